@@ -1,0 +1,326 @@
+"""The command line: one short function a verb. Heavy modules are imported inside them, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wingbar import __version__
+from wingbar.errors import WingbarError
+
+if TYPE_CHECKING:
+    from wingbar.adding import AddReport, Failure, Progress, RefitReport
+    from wingbar.index import Hits
+
+FINE = ("none", "ties", "pool")  # as in index.py, which is not imported for --help
+SHOWN = 20  # bad files named on the terminal; --json names all
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 good, 1 something is wrong with the index, 2 wrong usage, 130 stopped."""
+    args = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # images.py has its own, stricter words for it
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        print("wingbar: stopped; what was stored stays, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; flushing at exit must not fail too
+        return 0
+    except WingbarError as error:
+        return _failed(args, str(error))
+    except OSError as error:
+        return _failed(args, f"{error.filename or 'a file'}: {error.strerror or error}")
+    except Exception as error:
+        return _failed(args, f"a bug in wingbar ({type(error).__name__}: {error}): please report it with what --debug prints")
+
+
+def _failed(args: argparse.Namespace, message: str) -> int:
+    if args.debug:
+        raise  # noqa: PLE0704  # only called while an exception is being handled
+    print(f"wingbar: {message}", file=sys.stderr)
+    return 2
+
+
+# -- verbs
+
+
+def index(args: argparse.Namespace) -> int:
+    """Create an index from images, or bring it up to date with them."""
+    from wingbar.index import Index
+
+    path = Path(args.index)
+    if not args.images and not args.refit:
+        raise WingbarError("name the images to index: a folder, a CSV file or image files")
+    if args.refit and args.images:
+        raise WingbarError("--refit learns from what is indexed already: run it without images")
+    opened = Index.open(path) if path.exists() or args.refit else Index.create(path, args.model or "general")
+    with opened as found, _progress() as progress:
+        if args.model:
+            _check_model(args.model, found)
+        if args.refit:
+            refitted = found.refit(bits=args.bits, seed=args.seed, threads=args.threads, progress=progress)
+            return _print(args, asdict(refitted), _refit_text(path, refitted))
+        sources = [_images(args, name) for name in args.images]
+        reports = [found.add(s, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress) for s in sources]
+        record = {"index": str(path), "items": len(found), "reports": [asdict(report) for report in reports]}
+        for report in reports:
+            _list_failures(report.failed)
+        return _print(args, record, "\n".join(_add_text(path, len(found), report) for report in reports))
+
+
+def search(args: argparse.Namespace) -> int:
+    """Find the images most like the given ones."""
+    from wingbar.index import Index
+
+    with Index.open(args.index) as found:
+        answers = found.search_many(
+            args.images, args.k, radius=args.radius, fine=args.fine, shortlist=args.shortlist, where=args.where
+        )
+    for name, hits in zip(args.images, answers, strict=True):
+        if args.json or not sys.stdout.isatty():
+            for hit in hits:
+                print(json.dumps({"query": name, **asdict(hit)}, ensure_ascii=False))
+        else:
+            print(_hits_text(name, hits))
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Measure an index with the labelled queries of a data set."""
+    from wingbar.datasets import read_dataset, read_images
+    from wingbar.evaluation import evaluate
+    from wingbar.index import Index
+
+    with Index.open(args.index) as found, _progress() as progress:
+        if args.split:
+            queries = read_images(args.data, args.split, seed=args.seed)
+            protocol = f"{queries.protocol} as queries, the index as gallery"
+        else:
+            data = read_dataset(args.data, seed=args.seed)
+            queries, protocol = data.query, data.protocol
+        result = evaluate(found, queries, protocol=protocol, fine=args.fine, shortlist=args.shortlist, progress=progress)
+    _list_failures(result.failed)
+    record = asdict(result)
+    width = max(map(len, record))
+    lines = [f"{key:{width}}  {_number(value)}" for key, value in record.items() if key != "failed"]
+    return _print(args, record, "\n".join(lines))
+
+
+def info(args: argparse.Namespace) -> int:
+    """Say what an index or a model is."""
+    from wingbar.index import Index
+    from wingbar.model import Model
+
+    if args.path == "general" or Path(args.path).is_dir():
+        model = Model.load(args.path)
+        record = {**model.record, "bits": model.bits if model.gives_codes else None, "fingerprint": model.fingerprint}
+    else:
+        with Index.open(args.path) as found:
+            record = asdict(found.info())
+    width = max(map(len, record))
+    return _print(args, record, "\n".join(f"{key:{width}}  {_number(value)}" for key, value in record.items()))
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Check an index, down to the checksums; exit code 1 when something is wrong."""
+    from wingbar.index import verify
+
+    problems = verify(args.index)
+    text = "\n".join(problems) if problems else f"{args.index} is whole"
+    if problems:
+        text += f"\n{args.index}: {len(problems)} problems; make it anew with wingbar index, or bring back a copy"
+    _print(args, {"index": args.index, "problems": problems}, text)
+    return 1 if problems else 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Index, search and evaluate real handwritten digits, or your own images, and leave a page to look at."""
+    from wingbar import demo
+
+    with _progress() as progress:
+        shown = demo.run(Path(args.output), Path(args.images) if args.images else None, bits=args.bits, progress=progress)
+    _list_failures(shown.report.failed)
+    return _print(args, demo.record(shown), demo.text(shown))
+
+
+# -- what they share
+
+
+def _images(args: argparse.Namespace, name: str) -> Any:
+    from wingbar.datasets import read_images
+
+    chosen = read_images(name, args.split, seed=args.seed)
+    if not len(chosen) and not chosen.root:
+        raise WingbarError(f"{name} lists no images")
+    return chosen
+
+
+def _check_model(name: str, found: Any) -> None:
+    """Refuse to add to an index with another model than its own, naming both."""
+    from wingbar.model import Model
+
+    wanted = Model.load(name)
+    if wanted.files["model.onnx"] != found.model.files["model.onnx"] or wanted.rotation not in (None, found.model.rotation):
+        raise WingbarError(f"{found.path} was made with {found.model}, not with {wanted}: leave --model out, or name a new index")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar with images/s and the time left, on a terminal only."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[Any]] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            bars[stage] = tqdm(desc=stage, total=total, unit=" images", leave=False, disable=None, smoothing=0.1)
+        bars[stage].total = total
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield report
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _print(args: argparse.Namespace, record: dict[str, Any], text: str) -> int:
+    print(json.dumps(record, ensure_ascii=False) if args.json else text)
+    return 0
+
+
+def _list_failures(failed: Sequence[Failure]) -> None:
+    for failure in failed[:SHOWN]:
+        print(f"wingbar: left out {failure.path}: {failure.reason}", file=sys.stderr)
+    if len(failed) > SHOWN:
+        print(f"wingbar: left out {len(failed) - SHOWN:,} more; --json lists them all", file=sys.stderr)
+
+
+def _add_text(path: Path, items: int, report: AddReport) -> str:
+    counts = {name: getattr(report, name) for name in ("added", "updated", "unchanged", "moved", "removed")}
+    counts["failed"] = len(report.failed)
+    parts = [f"{count:,} {name}" for name, count in counts.items() if count] or ["nothing to do"]
+    lines = [f"{path}: {items:,} images ({', '.join(parts)}) in {report.seconds:.1f} s, {report.images_per_second:.0f} images/s"]
+    if report.fitted_on:
+        lines.append(f"The codes were learnt from {report.fitted_on:,} of them.")
+    if report.ignored:
+        lines.append(f"{len(report.ignored):,} files that are no images by name were passed over.")
+    if report.advice:
+        lines.append(f"Note: {report.advice}.")
+    return "\n".join(lines)
+
+
+def _refit_text(path: Path, report: RefitReport) -> str:
+    return (
+        f"{path}: codes of {report.bits} bits (before: {report.bits_before}) learnt anew from {report.sample:,} images; "
+        f"{report.codes_changed:,} of {report.items:,} codes changed.\n"
+        f"The model is now {report.fingerprint[:12]}, it was {report.fingerprint_before[:12]}: "
+        "embeddings made before do not fit any more."
+    )
+
+
+def _hits_text(name: str, hits: Hits) -> str:
+    total = sum(hits.milliseconds.values())
+    stages = " + ".join(f"{stage} {ms:.1f}" for stage, ms in hits.milliseconds.items())
+    looked = f"; {hits.shortlist:,} in the shortlist" + (" (cut inside a tie)" if hits.cut else "") if hits.shortlist else ""
+    lines = [f"{name}: {len(hits)} hits in {total:.0f} ms ({stages}){looked}"]
+    label_width = max([len(hit.label or "") for hit in hits] + [5])
+    lines.append(f"{'rank':>4}  {'bits':>4}  {'cosine':>6}  {'label':{label_width}}  path")
+    for hit in hits:
+        score = "" if hit.score is None else f"{hit.score:.3f}"
+        lines.append(f"{hit.rank:>4}  {hit.distance:>4}  {score:>6}  {hit.label or '':{label_width}}  {hit.path}")
+    return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# -- flags
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wingbar",
+        description="Visual search for a folder of images, on an ordinary CPU.",
+        epilog="Start with: wingbar demo\nThen: wingbar index photos.wb photos/ && wingbar search photos.wb query.jpg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wingbar {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    p = _verb(verbs, index, "wingbar index photos.wb photos/\nwingbar index photos.wb catalogue.csv --split gallery --bits 48")
+    p.add_argument("index", metavar="INDEX", help="the index file; made when it is not there")
+    p.add_argument("images", metavar="IMAGES", nargs="*", help="a folder, a CSV file (path,label,split,...), or image files")
+    p.add_argument("--model", help="a model directory, or general (the default): no labels, no training")
+    p.add_argument("--bits", type=int, help="code length of a label-free index (default 64)")
+    p.add_argument("--split", default="all", help="only this part of a data set: gallery, train, query, val, test (default all)")
+    p.add_argument("--seed", type=int, default=0, help="draws the images that label-free codes are learnt from (default 0)")
+    p.add_argument("--threads", type=int, help="threads that decode pictures (default: one a core)")
+    p.add_argument("--refit", action="store_true", help="learn label-free codes anew from all that is indexed")
+
+    p = _verb(verbs, search, "wingbar search photos.wb query.jpg -k 5 --where label=monarch")
+    p.add_argument("index", metavar="INDEX")
+    p.add_argument("images", metavar="IMAGE", nargs="+", help="one or more query images")
+    p.add_argument("-k", type=int, default=10, help="how many hits (default 10)")
+    p.add_argument("--radius", type=int, help="only items at most so many bits away")
+    _ranking_flags(p)
+    p.add_argument(
+        "--where", action="append", default=[], metavar="FILTER", help="label=monarch, path=blue/* or price<20; may be repeated"
+    )
+
+    p = _verb(verbs, evaluate, "wingbar evaluate birds.wb birds/ --json")
+    p.add_argument("index", metavar="INDEX")
+    p.add_argument("data", metavar="DATA", help="a folder or CSV file with labels; its query, test or val part is searched for")
+    p.add_argument("--split", help="use this part as queries instead")
+    p.add_argument("--seed", type=int, default=0, help="draws the queries where the data has no split (default 0)")
+    _ranking_flags(p)
+
+    p = _verb(verbs, info, "wingbar info photos.wb --json")
+    p.add_argument("path", metavar="PATH", help="an index, a model directory, or general")
+
+    p = _verb(verbs, verify, "wingbar verify photos.wb && echo fine")
+    p.add_argument("index", metavar="INDEX")
+
+    p = _verb(verbs, demo, "wingbar demo\nwingbar demo --images photos/")
+    p.add_argument("--images", metavar="DIR", help="show your own folder of images instead of the digits")
+    p.add_argument("-o", "--output", default="wingbar-demo", metavar="DIR", help="where to write (default wingbar-demo)")
+    p.add_argument("--bits", type=int, default=64, help="code length (default 64)")
+    return parser
+
+
+def _verb(verbs: Any, run: Any, example: str) -> argparse.ArgumentParser:
+    """A subcommand named after its function, described by its docstring, its help ending in an example."""
+    text = run.__doc__.splitlines()[0]
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        run.__name__,
+        help=text,
+        description=text,
+        epilog="example:\n  " + example.replace("\n", "\n  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--debug", action="store_true", help="print a traceback when something goes wrong")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _ranking_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fine", choices=FINE, help="second stage: none, ties or pool (default: what the model says)")
+    parser.add_argument("--shortlist", type=int, default=200, help="items that --fine pool orders anew (default 200)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

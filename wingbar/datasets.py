@@ -1,0 +1,281 @@
+"""Read what people have: class folders, plain folders, CSV files and hashing lists, as train, query and gallery."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wingbar import images
+from wingbar.errors import DataError
+
+# Names that people give to the parts of a data set, and what wingbar calls them.
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "query": "query",
+    "queries": "query",
+    "gallery": "gallery",
+    "database": "gallery",
+}
+QUERY_SHARE = 0.2  # of each class, where a data set has no split of its own
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a data set: an absolute path, a label or None, and the other columns of a CSV."""
+
+    path: Path
+    label: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Images(Sequence[Entry]):
+    """A list of images. `root` is the folder that was listed completely, `others` its files that are no images."""
+
+    entries: Sequence[Entry]
+    protocol: str
+    root: Path | None = None
+    others: Sequence[Path] = ()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]  # int -> Entry, slice -> list of Entry, as a list does
+        return self.entries[i]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [entry.path for entry in self.entries]
+
+    @property
+    def labels(self) -> list[str | None]:
+        return [entry.label for entry in self.entries]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The parts of a data set. `protocol` says in one line which they are and where they come from.
+
+    `train` is what a method may learn from, `gallery` what is searched, `query` what is searched for. `val` is a part
+    that is neither, when the data set has one.
+    """
+
+    train: Images
+    query: Images
+    gallery: Images
+    val: Images | None
+    protocol: str
+
+
+def read_dataset(path: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
+    """The data set at `path`: a folder, a CSV file, or a folder of hashing lists.
+
+    - Folder: one folder a class, with or without `train/ val/ test/ query/ gallery/` (or `database/`) above them.
+      Images lying directly in it make it a plain folder without labels.
+    - CSV: columns `path` and, where there are, `label` and `split`; further columns are kept for filters.
+      Paths are relative to the file.
+    - Lists: `train.txt test.txt database.txt`, each line a path and a one-hot label.
+
+    Where there is no split, 20 % of each class, at least one image of a class of two, become queries, drawn with `seed`.
+    Raises DataError when nothing is there or a line cannot be read.
+    """
+    return _as_dataset(_read_parts(Path(path)), Path(path), seed)
+
+
+def read_images(path: str | os.PathLike[str], split: str = "all", *, seed: int = 0) -> Images:
+    """The images at `path` as one list: all of them, or one part ("train", "query", "gallery", "val", "test").
+
+    `path` is what `read_dataset` takes, or a single image file. Raises DataError.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix.lower() not in (".csv", ".txt"):
+        return Images([Entry(path.resolve())], protocol="one file")
+    parts = _read_parts(path)
+    if split == "all":
+        return parts.all
+    if split in parts.named:
+        return parts.images(split)
+    dataset = _as_dataset(parts, path, seed)
+    chosen = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery, "val": dataset.val}.get(split)
+    if chosen is None:
+        have = ", ".join(parts.named) or "no parts of its own; train, query and gallery can be drawn from it"
+        raise DataError(f"{path} has no part {split!r}: it has {have}")
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What was found: all images, and those of each named part ("train", "val", "test", "query", "gallery")."""
+
+    kind: str
+    all: Images
+    named: Mapping[str, Sequence[Entry]]
+
+    def images(self, name: str) -> Images:
+        return Images(self.named[name], f"{self.kind}: {name}", self.all.root, self.all.others)
+
+
+def _read_parts(path: Path) -> _Parts:
+    if not path.exists():
+        raise DataError(f"there is no {path}")
+    if path.is_file():
+        if path.suffix.lower() == ".csv":
+            return _read_csv(path)
+        raise DataError(f"{path} is not a data set: name a folder, a CSV file, or a folder with train.txt and test.txt")
+    if _list_files(path):
+        return _read_lists(path)
+    return _read_folder(path)
+
+
+def _as_dataset(parts: _Parts, path: Path, seed: int) -> Dataset:
+    named = parts.named
+    query = next((name for name in ("query", "test", "val") if name in named), None)
+    if not len(parts.all):
+        raise DataError(f"{path} holds no images")
+    if query is None or set(named) == {query}:
+        return _drawn(parts, path, seed)
+    gallery = next(name for name in ("gallery", "train", "val", "test") if name in named and name != query)
+    train = "train" if "train" in named else gallery
+    protocol = f"{parts.kind}: query={query}, gallery={gallery}"
+    val = parts.images("val") if "val" in named and "val" not in (query, gallery) else None
+    return Dataset(parts.images(train), parts.images(query), parts.images(gallery), val, protocol)
+
+
+def _drawn(parts: _Parts, path: Path, seed: int) -> Dataset:
+    """A seeded split of a data set that has none: QUERY_SHARE of each class are queries, the rest train and gallery."""
+    entries = parts.all.entries
+    if len(entries) < 2:
+        raise DataError(f"{path} holds one image: two are needed, a query and a gallery")
+    by_label: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        by_label.setdefault(entry.label or "", []).append(i)
+    rng = np.random.default_rng(seed)
+    queries: set[int] = set()
+    for label in sorted(by_label):
+        members = by_label[label]
+        count = min(max(1, round(QUERY_SHARE * len(members))), len(members) - 1)
+        queries.update(np.array(members)[rng.permutation(len(members))[:count]].tolist())
+    protocol = f"{parts.kind}: no split, {QUERY_SHARE:.0%} of each class drawn as queries (seed {seed})"
+    rest = Images([e for i, e in enumerate(entries) if i not in queries], protocol, parts.all.root, parts.all.others)
+    drawn = Images([e for i, e in enumerate(entries) if i in queries], protocol, parts.all.root, parts.all.others)
+    return Dataset(rest, drawn, rest, None, protocol)
+
+
+# -- folders
+
+
+def _read_folder(root: Path) -> _Parts:
+    root = root.resolve()
+    found = images.find(root)
+    tops = {path.relative_to(root).parts[0] for path in found.images}
+    has_parts = bool(tops) and all(top.lower() in _PARTS and (root / top).is_dir() for top in tops)
+    if not has_parts:
+        entries = _labelled(root, found.images)
+        return _Parts("folder", Images(entries, "folder: all", root, found.others), {})
+    by_part: dict[str, list[Entry]] = {}
+    for top in sorted(tops):
+        below = [path for path in found.images if path.relative_to(root).parts[0] == top]
+        by_part.setdefault(_PARTS[top.lower()], []).extend(_labelled(root / top, below))
+    everything = sorted((e for entries in by_part.values() for e in entries), key=lambda e: e.path)
+    return _Parts("folder", Images(everything, "folder: all", root, found.others), by_part)
+
+
+def _labelled(root: Path, paths: Iterable[Path]) -> list[Entry]:
+    """Entries labelled with the first folder below `root`; without labels when an image lies directly in `root`."""
+    relative = [(path, path.relative_to(root).parts) for path in paths]
+    plain = any(len(parts) == 1 for _, parts in relative)
+    return [Entry(path, None if plain else parts[0]) for path, parts in relative]
+
+
+# -- CSV
+
+
+def _read_csv(path: Path) -> _Parts:
+    by_part: dict[str, list[Entry]] = {}
+    everything: list[Entry] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = {name.strip().lower(): name for name in reader.fieldnames or []}
+            if "path" not in header:
+                raise DataError(f"{path} needs a column named path; it has {', '.join(header) or 'none'}")
+            if odd := [name for name in header if '"' in name or not name]:
+                raise DataError(f"{path}: a column is named {odd[0]!r}; give it a name without quotes")
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                entry, part = _csv_entry(row, header, path.parent, where)
+                everything.append(entry)
+                if part:
+                    by_part.setdefault(part, []).append(entry)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
+    if by_part and sum(map(len, by_part.values())) < len(everything):
+        raise DataError(f"{path}: some rows have a split and some have none; fill the column or remove it")
+    return _Parts("csv", Images(everything, "csv: all"), by_part)
+
+
+def _csv_entry(row: Mapping[str, str | None], header: Mapping[str, str], folder: Path, where: str) -> tuple[Entry, str]:
+    """One row of a CSV: its entry, and its part or ""."""
+    if None in row:
+        raise DataError(f"{where}: more values than the header has names")
+    values = {name: (row[original] or "").strip() for name, original in header.items()}
+    if not values["path"]:
+        raise DataError(f"{where}: the path is empty")
+    split = values.get("split", "").lower()
+    if split and split not in _PARTS:
+        raise DataError(f"{where}: no part is named {split!r}; use {', '.join(_PARTS)}")
+    columns = {original.strip(): values[name] for name, original in header.items() if name not in ("path", "label", "split")}
+    path = Path(os.path.abspath(folder / values["path"]))
+    return Entry(path, values.get("label") or None, columns), _PARTS.get(split, "")
+
+
+# -- hashing lists
+
+
+def _list_files(folder: Path) -> dict[str, Path]:
+    """The list files of a folder by part, when it has a test.txt or query.txt and one to search."""
+    files = {_PARTS[p.stem.lower()]: p for p in folder.glob("*.txt") if p.stem.lower() in _PARTS}
+    return files if {"test", "query"} & files.keys() and {"train", "gallery"} & files.keys() else {}
+
+
+def _read_lists(folder: Path) -> _Parts:
+    named = {part: list(_read_list(path)) for part, path in sorted(_list_files(folder).items())}
+    unique = {entry.path: entry for entries in named.values() for entry in entries}
+    everything = sorted(unique.values(), key=lambda entry: entry.path)
+    return _Parts("lists", Images(everything, "lists: all"), named)
+
+
+def _read_list(path: Path) -> Iterator[Entry]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8 ({error})") from None
+    classes = 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        words = line.split()
+        hot = len(words)
+        while hot > 1 and words[hot - 1] in ("0", "1"):
+            hot -= 1
+        name, one_hot = " ".join(words[:hot]), words[hot:]
+        classes = classes or len(one_hot)
+        if not name or not one_hot:
+            raise DataError(f"{where}: expected a path and a one-hot label, as in images/1.jpg 0 0 1")
+        if len(one_hot) != classes:
+            raise DataError(f"{where}: {len(one_hot)} classes, the first line has {classes}")
+        if one_hot.count("1") != 1:
+            raise DataError(f"{where}: {one_hot.count('1')} classes are marked; lists of several labels are not supported")
+        yield Entry(Path(os.path.abspath(path.parent / name)), str(one_hot.index("1")))

@@ -1,0 +1,250 @@
+"""Files to pixels: find, read, decode, turn upright, cut and scale. The only module that knows pixels.
+
+Training-time evaluation, indexing and queries all pass through `load`, so a file and its bytes give the same pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wingbar.errors import ImageError
+
+Pixels = NDArray[np.uint8]
+Source = str | os.PathLike[str] | bytes | Image.Image | Pixels
+
+# Twice Pillow's own warning level, which is where Pillow itself refuses: 178,956,970 pixels, 0.5 GB as RGB.
+MAX_PIXELS = 178_956_970
+MAX_BYTES = 256 * 2**20
+
+# Pillow also opens formats that start other programs (EPS) or that nobody photographs in; those are left out.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "PPM", "TIFF", "AVIF", "JPEG2000")
+_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .ppm .pgm .pnm .tif .tiff .avif .jp2 .j2k .heic .heif".split()
+)
+_READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM"
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a model wants its pixels; recorded in model.json. `size` is the side of the square, in pixels.
+
+    The central square that keeps `keep` of the short side (0 < keep <= 1) is scaled to `size`, bilinear with
+    antialiasing.
+    """
+
+    size: int = 224
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 0 < self.keep <= 1:
+            raise ValueError(f"a Preparation needs size >= 1 and 0 < keep <= 1, not {self}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: `images` by file name, and `others`, both sorted by path."""
+
+    images: list[Path]
+    others: list[Path]
+
+
+def find(folder: str | os.PathLike[str]) -> Found:
+    """The files below `folder`, links followed once, hidden files and folders left out.
+
+    A file counts as an image by its ending, or, where it has none, by its first bytes.
+    Raises NotADirectoryError when `folder` is not one, PermissionError when it cannot be listed.
+    """
+    folder = Path(folder)
+    os.listdir(folder)  # a folder that cannot be read must not look like an empty one
+    images, others = [], []
+    for path in _walk(folder):
+        (images if _looks_like_image(path) else others).append(path)
+    return Found(sorted(images), sorted(others))
+
+
+def load(source: Source, preparation: Preparation) -> Pixels:
+    """The pixels that a model sees: [size, size, 3] uint8, RGB, 0..255.
+
+    `source` is a path, the bytes of a file, a PIL image, or an array [H, W, 3], [H, W, 4] or [H, W] of uint8.
+    Raises ImageError with the reason when it cannot be decoded or is over the limits.
+    """
+    return _fit(_open(source, 2 * preparation.size), preparation)
+
+
+def read(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file. Raises ImageError when it is missing, empty, too large or not a plain file."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not a regular file")
+        if status.st_size > max_bytes:
+            raise ImageError(f"{status.st_size:,} bytes, over the limit of {max_bytes:,}")
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from None
+    if not data:
+        raise ImageError("the file is empty")
+    if len(data) > max_bytes:
+        raise ImageError(f"over the limit of {max_bytes:,} bytes")
+    return data
+
+
+def thumbnail(source: Source, side: int, *, smooth: bool = True) -> bytes:
+    """A small upright picture for pages, as the bytes of a JPEG without EXIF: longer side at most `side` pixels.
+
+    A picture smaller than that is enlarged by a whole factor when `smooth` is false, so that its pixels stay visible.
+    """
+    image = _open(source, side)
+    if not smooth and max(image.size) <= side // 2:
+        image = ImageOps.scale(image, side // max(image.size), Image.Resampling.NEAREST)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()  # device and inode, so that a loop of links ends
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def _looks_like_image(path: Path) -> bool:
+    if path.suffix:
+        return path.suffix.lower() in _SUFFIXES
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    magic = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+    return head.startswith(magic) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def _open(source: Source, side: int) -> Image.Image:
+    """An upright RGB picture from any source; a large JPEG is decoded at a fraction of its size, not under `side`."""
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        _check_pixels(source.size)
+        return _upright_rgb(source)
+    data = source if isinstance(source, bytes) else read(source)
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_pixels(image.size)
+            image.draft(None, (side, side))  # JPEG only; picks 1/2, 1/4 or 1/8 where that keeps both sides >= side
+            image.load()
+            return _upright_rgb(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(_why_unreadable(data)) from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"more than {MAX_PIXELS:,} pixels") from None
+    except MemoryError:
+        raise ImageError("not enough memory to decode it") from None
+    except Exception as error:  # on hostile bytes Pillow's decoders raise nearly every built-in exception
+        raise ImageError(f"truncated or corrupt ({_one_line(error)})") from None
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(f"{size[0]} x {size[1]} is more than {MAX_PIXELS:,} pixels")
+
+
+def _why_unreadable(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"msf1"):
+        return "HEIC is not supported: convert it to JPEG"
+    if data.startswith(b"%PDF"):
+        return "a PDF, not an image: save its pages as PNG"
+    if b"<svg" in data[:1000]:
+        return "an SVG drawing: save it as PNG"
+    return f"not an image in a format that can be read ({_READABLE}), or its header is corrupt"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _from_array(array: Pixels) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(f"an array must be uint8 [H, W, 3], [H, W, 4] or [H, W], not {array.dtype} {array.shape}")
+    if not array.size:
+        raise ImageError("an array without pixels")
+    _check_pixels((array.shape[1], array.shape[0]))
+    return _upright_rgb(Image.fromarray(array))
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    return _to_rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says; unreadable EXIF counts as none."""
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF raises many things, and the picture is still good
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: transparency over white, 16-bit and float scaled to 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_eight_bits(image)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits is divided by 257; wider integers and floats are stretched from their least to their greatest value."""
+    values = np.asarray(image).astype(np.float64)
+    finite = np.isfinite(values)
+    if not finite.all():
+        values = np.where(finite, values, values[finite].min(initial=0))
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I") and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return Image.fromarray(np.round(scaled).astype(np.uint8))
+
+
+def _fit(image: Image.Image, preparation: Preparation) -> Pixels:
+    width, height = image.size
+    side = max(1.0, min(width, height) * preparation.keep)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    square = (preparation.size, preparation.size)
+    return np.asarray(image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0))
+

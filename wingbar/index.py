@@ -1,0 +1,473 @@
+"""Index: a file of images that can be searched by image."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbar import adding, codes, datasets, images
+from wingbar.adding import AddReport, Progress, RefitReport
+from wingbar.errors import ModelError, QueryError, StoreError, WingbarError
+from wingbar.model import Embeddings, Model, check_same
+from wingbar.store import Condition, Store
+
+Fine = Literal["none", "ties", "pool"]
+FINE: tuple[Fine, ...] = ("none", "ties", "pool")
+BITS = 64
+SHORTLIST = 200
+TIE_CAP = 10  # a shortlist grows by ties to at most so many times what was asked for
+
+Where = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result. `distance` counts differing bits; `score` is the cosine of the features, or None when the
+    features were not read. `rank` starts at 1."""
+
+    rank: int
+    id: int
+    path: str
+    label: str | None
+    distance: int
+    score: float | None
+    columns: Mapping[str, str]
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first, and how they were found.
+
+    `shortlist` is how many items the fine stage looked at, `cut` whether items tied with its last one were left out.
+    `milliseconds` has the time of each stage: decode, encode, coarse, fine, fetch.
+    """
+
+    def __init__(self, hits: Iterable[Hit], shortlist: int, cut: bool, milliseconds: Mapping[str, float]) -> None:
+        super().__init__(hits)
+        self.shortlist = shortlist
+        self.cut = cut
+        self.milliseconds = milliseconds
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index is: numbers of items and labels, code and feature length, size of the file, and its model."""
+
+    items: int
+    labels: int
+    bits: int | None
+    dim: int
+    unique_codes: int
+    bytes: int
+    fingerprint: str
+    model: str
+    method: str
+    fine: str
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The order of one query: rows of `Searchable`, distances [n] and, where features were read, cosines [n]."""
+
+    rows: codes.Rows
+    distances: codes.Distances
+    scores: NDArray[np.float32] | None
+    shortlist: int
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """The codes of an index in memory: ids [N] ascending; a row is a place in them."""
+
+    ids: NDArray[np.int64]
+    codes: codes.Codes
+    version: tuple[int, int]
+
+
+class Index:
+    """An index file and its model. Make one with `create`, open one with `open`; use it in a `with` block or `close` it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.model = Model(store.model_files())
+        self._searchable: Searchable | None = None
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], model: Model | str | os.PathLike[str] = "general") -> Index:
+        """A new index at `path` for images encoded by `model`: a Model, a model directory, or "general".
+
+        Raises StoreError when something is at `path` already, ModelError when the model cannot be loaded.
+        """
+        loaded = model if isinstance(model, Model) else Model.load(model)
+        return cls(Store.create(Path(path), loaded.files))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Index:
+        """The index at `path`. Raises StoreError when there is none or it is damaged."""
+        store = Store.open(Path(path))
+        try:
+            return cls(store)
+        except ModelError as error:
+            raise StoreError(f"{path} is damaged ({error}): run wingbar verify {path}") from None
+
+    @property
+    def path(self) -> Path:
+        return self._store.path
+
+    def close(self) -> None:
+        """Release the file. Afterwards it is complete in itself and can be copied."""
+        self._store.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._store.count()
+
+    # -- change
+
+    def add(
+        self,
+        source: str | os.PathLike[str] | datasets.Images | NDArray[np.uint8] | Sequence[images.Source],
+        *,
+        bits: int | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Add images, or bring the index up to date with them.
+
+        `source` is a folder, a CSV file, an image file, part of a data set, a list of paths, or images that are no
+        files: bytes, PIL images, arrays [H, W, 3] or one array [N, H, W, 3], all uint8. Files with unchanged size and
+        time are skipped. For a folder, items whose files are gone from it are removed and moved files keep their id.
+
+        A label-free index learns its codes of `bits` bits (default 64) from the first images it gets, drawn with
+        `seed`, and never again by itself. Bad files are listed in the report and stop nothing.
+        Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what the index has,
+        StoreError when the file cannot be written; what was stored before stays.
+        """
+        self._refresh_model()
+        if self.model.gives_codes and bits not in (None, self.model.bits):
+            raise ModelError(
+                f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, or use --refit to change it"
+            )
+        wanted, root, others = self._wanted(source)
+        report, self.model = adding.add(
+            self._store,
+            self.model,
+            wanted,
+            root=root,
+            ignored=others,
+            bits=bits or BITS,
+            seed=seed,
+            threads=threads,
+            progress=progress,
+        )
+        return report
+
+    def delete(self, items: Iterable[int | str | os.PathLike[str]]) -> int:
+        """Remove items by id or by path; what is not there is passed over. Returns how many were removed."""
+        ids, paths = [], []
+        for item in items:
+            if isinstance(item, int):
+                ids.append(item)
+            else:
+                paths += [os.fspath(item), os.path.abspath(item)]
+        with self._store.writing():
+            return self._store.delete({*ids, *self._store.ids_of_paths(paths).values()})
+
+    def refit(
+        self, *, bits: int | None = None, seed: int = 0, threads: int | None = None, progress: Progress | None = None
+    ) -> RefitReport:
+        """Learn the codes of a label-free index anew from the images it holds now, as a new index would.
+
+        All files are read again; the index changes in one transaction or not at all.
+        Raises StoreError when a file is no longer what was indexed, ModelError for a trained model.
+        """
+        self._refresh_model()
+        report, self.model = adding.refit(
+            self._store, self.model, bits=bits or self.model.bits, seed=seed, threads=threads, progress=progress
+        )
+        return report
+
+    def _wanted(self, source: object) -> tuple[list[adding.Wanted], str | None, list[str]]:
+        """Anything that `add` takes, as: images, the folder they fill completely, and its files that are no images."""
+        if isinstance(source, (str, os.PathLike)):
+            source = datasets.read_images(source)
+        if isinstance(source, datasets.Images):
+            whole = source.root is not None and source.protocol.endswith(": all")
+            root = str(source.root) if whole else None
+            return adding.wanted_files(source), root, [str(path) for path in source.others]
+        listed = list(source)  # type: ignore[call-overload]
+        paths = [item for item in listed if isinstance(item, (str, os.PathLike))]
+        if len(paths) not in (0, len(listed)):
+            raise WingbarError("add takes paths or pictures, not both in one list")
+        if paths:
+            entries = [datasets.Entry(Path(os.path.abspath(path))) for path in paths]
+            return adding.wanted_files(datasets.Images(entries, "paths")), None, []
+        return adding.wanted_arrays(listed), None, []
+
+    # -- search
+
+    def search(
+        self,
+        query: images.Source | Embeddings,
+        k: int = 10,
+        *,
+        radius: int | None = None,
+        fine: Fine | None = None,
+        shortlist: int = SHORTLIST,
+        where: Where = (),
+    ) -> Hits:
+        """The `k` images most like `query`: a path, bytes, a PIL image, an array, or an embedding by this index's model.
+
+        Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage, by `fine`:
+        "none" keeps that order; "ties" orders items of equal distance by the cosine of their features; "pool" orders
+        a `shortlist` of the nearest (all that are tied with its last one included) by that cosine. None means the
+        model's own choice. Equal results keep the order of their ids.
+
+        `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20"; several on one field
+        with = are alternatives, otherwise all must hold.
+        Raises QueryError when the index is empty or an argument is out of range, ImageError when the query image
+        cannot be read.
+        """
+        return self.search_many([query], k, radius=radius, fine=fine, shortlist=shortlist, where=where)[0]
+
+    def search_many(
+        self,
+        queries: Iterable[images.Source] | Embeddings,
+        k: int = 10,
+        *,
+        radius: int | None = None,
+        fine: Fine | None = None,
+        shortlist: int = SHORTLIST,
+        where: Where = (),
+    ) -> list[Hits]:
+        """`search` for many queries: one Hits each, in their order. Stage times are shares of the whole batch."""
+        self._refresh_model()
+        mode = self._checked(k, radius, fine, shortlist)
+        embeddings, times = self._embed_queries(queries)
+        found = []
+        with self._store.reading():
+            searchable = self.searchable()
+            allowed = self._allowed(where, searchable)
+            for i in range(len(embeddings)):
+                clock = Clock(times)
+                ranked = self.rank(searchable, embeddings[i], k, radius, mode, shortlist, allowed, clock)
+                hits = self._fetch(searchable, ranked)
+                clock.lap("fetch")
+                found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
+        return found
+
+    def rank(
+        self,
+        searchable: Searchable,
+        query: Embeddings,
+        k: int,
+        radius: int | None,
+        fine: Fine,
+        shortlist: int,
+        allowed: NDArray[np.bool_] | None,
+        clock: Clock,
+    ) -> Ranked:
+        """The order that a search shows for one encoded query, as rows; `search` and evaluation both come through here."""
+        if fine == "none":
+            nearest = searchable.codes.nearest(query.codes[0], k, radius=radius, allowed=allowed)
+            clock.lap("coarse")
+            return Ranked(nearest.rows, nearest.distances, None, 0, False)
+        want = k if fine == "ties" else max(k, shortlist)
+        pool = self.pool(searchable, query, want, radius, allowed, clock)
+        assert pool.scores is not None
+        keys = (pool.rows, -pool.scores, pool.distances) if fine == "ties" else (pool.rows, -pool.scores)
+        order = np.lexsort(keys)[:k]
+        clock.lap("fine")
+        return replace(pool, rows=pool.rows[order], distances=pool.distances[order], scores=pool.scores[order])
+
+    def pool(
+        self,
+        searchable: Searchable,
+        query: Embeddings,
+        want: int,
+        radius: int | None,
+        allowed: NDArray[np.bool_] | None,
+        clock: Clock,
+    ) -> Ranked:
+        """The `want` items of nearest code with all that tie with the last, and their cosines, in Hamming order."""
+        nearest = searchable.codes.nearest(query.codes[0], want, radius=radius, allowed=allowed, ties="include")
+        rows, distances = nearest.rows[: TIE_CAP * want], nearest.distances[: TIE_CAP * want]
+        clock.lap("coarse")
+        features = self._store.features(searchable.ids[rows].tolist(), self.model.dim)
+        scores = features.astype(np.float32) @ query.features[0]
+        clock.lap("fine")
+        return Ranked(rows, distances, scores, len(rows), len(rows) < len(nearest.rows))
+
+    def searchable(self) -> Searchable:
+        """The codes in memory, read again when this or another process has changed the file."""
+        version = self._store.version()
+        if self._searchable is None or self._searchable.version != version:
+            ids, packed = self._store.codes(self.model.bits)
+            self._searchable = Searchable(ids, codes.Codes(packed, self.model.bits), version)
+        return self._searchable
+
+    def _checked(self, k: int, radius: int | None, fine: Fine | None, shortlist: int) -> Fine:
+        """The fine mode to use. Raises QueryError for arguments that cannot be meant."""
+        if not self.model.gives_codes or not len(self):
+            raise QueryError(f"{self.path} holds no images yet: add some with wingbar index {self.path} IMAGES")
+        if k < 1 or shortlist < 1:
+            raise QueryError(f"k and shortlist must be at least 1, not {k} and {shortlist}")
+        if radius is not None and not 0 <= radius <= self.model.bits:
+            raise QueryError(f"radius must be from 0 to {self.model.bits}, the bits of a code, not {radius}")
+        mode = self.model.fine if fine is None else fine
+        if mode not in FINE:
+            raise QueryError(f"fine must be one of {', '.join(FINE)}, not {mode!r}")
+        return mode
+
+    def _embed_queries(self, queries: Iterable[images.Source] | Embeddings) -> tuple[Embeddings, dict[str, float]]:
+        """The queries encoded, and milliseconds a query for decoding and encoding."""
+        if isinstance(queries, Embeddings):
+            embeddings, times = queries, {"decode": 0.0, "encode": 0.0}
+        else:
+            given = list(queries)
+            if len(given) == 1 and isinstance(given[0], Embeddings):
+                return self._embed_queries(given[0])
+            start = time.perf_counter()
+            pixels = [images.load(query, self.model.preparation) for query in given]
+            decoded = time.perf_counter()
+            embeddings = self.model.encode_pixels(pixels)
+            encoded = time.perf_counter()
+            each = 1000 / max(len(given), 1)
+            times = {"decode": (decoded - start) * each, "encode": (encoded - decoded) * each}
+        check_same(embeddings, self.model, str(self.path))
+        return embeddings, times
+
+    def _allowed(self, where: Where, searchable: Searchable) -> NDArray[np.bool_] | None:
+        conditions = parse_where(where)
+        if not conditions:
+            return None
+        return np.isin(searchable.ids, self._store.matching(conditions), assume_unique=True)
+
+    def _fetch(self, searchable: Searchable, ranked: Ranked) -> list[Hit]:
+        ids = searchable.ids[ranked.rows].tolist()
+        scores = [None] * len(ids) if ranked.scores is None else ranked.scores.tolist()
+        items = self._store.items(ids)
+        return [
+            Hit(rank, id_, item.path, item.label, distance, score, item.columns)
+            for rank, (id_, item, distance, score) in enumerate(
+                zip(ids, items, ranked.distances.tolist(), scores, strict=True), start=1
+            )
+        ]
+
+    # -- look
+
+    def info(self) -> IndexInfo:
+        """Numbers about the index; see IndexInfo."""
+        self._refresh_model()
+        fitted = self.model.gives_codes
+        beside = [self.path, Path(f"{self.path}-wal")]
+        return IndexInfo(
+            items=len(self),
+            labels=len(self._store.label_counts()),
+            bits=self.model.bits if fitted else None,
+            dim=self.model.dim,
+            unique_codes=len(self.searchable().codes.unique) if fitted else 0,
+            bytes=sum(path.stat().st_size for path in beside if path.exists()),
+            fingerprint=self.model.fingerprint,
+            model=self.model.name,
+            method=self.model.method,
+            fine=self.model.fine,
+        )
+
+    def label_counts(self) -> dict[str, int]:
+        """How many items each label has."""
+        return self._store.label_counts()
+
+    def labels(self) -> list[str | None]:
+        """The label of every item, by ascending id, as in `Searchable.ids`."""
+        return self._store.labels()
+
+    def contents(self) -> list[bytes]:
+        """The sha256 of every item's file, by ascending id."""
+        return self._store.contents()
+
+    def features(self) -> NDArray[np.float16]:
+        """The features [N, d] float16 of all items, by ascending id."""
+        return self._store.all_features(self.model.dim)
+
+    def verify(self) -> list[str]:
+        """Check every byte that matters: checksums of all rows, the model, and that the parts agree.
+
+        Returns what is wrong, one line each; an empty list means that the index is whole.
+        """
+        return verify(self.path)
+
+    def _refresh_model(self) -> None:
+        """Take over the model when another process has fitted or refitted it."""
+        if self._store.model_fingerprint() != self.model.fingerprint:
+            self.model = Model(self._store.model_files())
+            self._searchable = None
+
+
+class Clock:
+    """Milliseconds of the stages of a search."""
+
+    def __init__(self, times: Mapping[str, float]) -> None:
+        self.milliseconds = {**times, "coarse": 0.0, "fine": 0.0, "fetch": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.milliseconds[stage] += (now - self._last) * 1000
+        self._last = now
+
+
+def verify(path: str | os.PathLike[str]) -> list[str]:
+    """Everything that is wrong with the index at `path`, one line each, even where it cannot be opened as an index.
+
+    Raises StoreError only when there is no file or it is no index at all.
+    """
+    store = Store.open(Path(path))
+    try:
+        try:
+            model = Model(store.model_files())
+        except WingbarError as error:
+            return [f"model: {error}"]
+        wrong = []
+        try:
+            if store.model_fingerprint() != model.fingerprint:
+                wrong.append("model: model.json is not the one that was stored")
+        except StoreError as error:
+            wrong.append(f"model: {error}")
+        return wrong + store.problems(model.bits if model.gives_codes else None, model.dim)
+    finally:
+        store.close()
+
+
+def parse_where(where: Where) -> list[Condition]:
+    """Conditions from "field=value" and the like. Raises QueryError with an example for anything else."""
+    conditions = []
+    for text in [where] if isinstance(where, str) else where:
+        match = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", text, re.DOTALL)
+        if match is None:
+            raise QueryError(f"cannot read the filter {text!r}: write label=monarch, path=blue/* or price<20")
+        field, operator, value = match.groups()
+        if operator not in ("=", "!="):
+            try:
+                float(value)
+            except ValueError:
+                raise QueryError(f"{text!r}: {operator} compares numbers, and {value!r} is none") from None
+            if field in ("label", "path"):
+                raise QueryError(f"{text!r}: {field} is text; use = or !=")
+        conditions.append(Condition(field, operator, value))
+    return conditions

@@ -1,0 +1,126 @@
+"""Iterative quantisation: a label-free encoder from features to codes, in numpy.
+
+Gong & Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", CVPR 2011.
+Fitted on a sample: centre it, keep the directions of largest variance (PCA), and turn them so that signs lose least.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbar.errors import ModelError
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+ITERATIONS = 50  # the paper's number
+DIM = 256  # of the reduced feature; see docs/label-free.md for what it costs and gains
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What a sample taught: raw features x [B, r] become code logits and reduced features.
+
+    mean [r]; code [r, b]: logits = (x - mean) @ code; feature [r, d]: unit((x - mean) @ feature). All float32.
+    """
+
+    mean: Float32
+    code: Float32
+    feature: Float32
+
+    @property
+    def bits(self) -> int:
+        return self.code.shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self.feature.shape[1]
+
+    def apply(self, raw: Float32) -> tuple[Float64, Float32]:
+        """Raw features [B, r] -> code logits [B, b] float64 and unit features [B, d] float32.
+
+        Summed in float64, so that an image gets the same bits alone and in a batch of any size.
+        """
+        centred = raw.astype(np.float64) - self.mean
+        return centred @ self.code.astype(np.float64), unit(centred @ self.feature.astype(np.float64)).astype(np.float32)
+
+    def to_bytes(self) -> bytes:
+        """The content of rotation.npz; equal rotations give equal bytes."""
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:  # np.savez writes the time of day, which would change the fingerprint
+            for name, array in (("mean", self.mean), ("code", self.code), ("feature", self.feature)):
+                member = io.BytesIO()
+                np.save(member, np.ascontiguousarray(array, "<f4"), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Rotation:
+        """Read what `to_bytes` wrote. Raises ModelError when it is something else."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return cls(arrays["mean"], arrays["code"], arrays["feature"])
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            raise ModelError(f"rotation.npz cannot be read ({error})") from None
+
+
+def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) -> Rotation:
+    """Fit a Rotation to raw features [n, r] of a sample: codes of `bits` bits, features of max(dim, bits) numbers at most r.
+
+    Works from one image up: directions in which the sample does not vary are drawn at random, which makes their bits
+    random-hyperplane hashes. Raises ValueError when bits is not in 1..r or the sample is empty.
+    """
+    n, r = sample.shape
+    if not 1 <= bits <= r:
+        raise ValueError(f"bits must be from 1 to {r}, the length of the raw feature, not {bits}")
+    if n == 0:
+        raise ValueError("ITQ needs at least one image to be fitted on")
+    x = sample.astype(np.float64)
+    mean = x.mean(0) if n > 1 else np.zeros(r)  # one image centred on itself would leave nothing
+    directions = _principal_directions(x - mean, min(r, max(dim, bits)), rng)
+    projected = (x - mean) @ directions[:, :bits]
+    turn = _itq_rotation(projected, rng)
+    return Rotation(
+        mean.astype(np.float32), (directions[:, :bits] @ turn).astype(np.float32), directions.astype(np.float32)
+    )
+
+
+def unit(x: Float64) -> Float64:
+    """Rows of x [B, d] at length one; a zero row stays zero."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _principal_directions(centred: Float64, count: int, rng: np.random.Generator) -> Float64:
+    """Orthonormal directions [r, count] of falling variance of centred [n, r], made up at random past its rank."""
+    n, r = centred.shape
+    random = rng.standard_normal((r, count))  # drawn always, so that the generator's state does not depend on the rank
+    variance, vectors = np.linalg.eigh(centred.T @ centred / n)
+    variance, vectors = variance[::-1], vectors[:, ::-1]
+    rank = min(count, int((variance > 1e-9 * max(float(variance[0]), 1e-12)).sum()))
+    found = _signed(vectors[:, :rank])
+    if rank == count:
+        return found
+    random = random[:, rank:] - found @ (found.T @ random[:, rank:])
+    return np.concatenate([found, np.linalg.qr(random)[0]], axis=1)
+
+
+def _signed(vectors: Float64) -> Float64:
+    """Columns turned so that their largest entry is positive: LAPACK leaves the sign open."""
+    largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
+    return vectors * np.where(largest < 0, -1.0, 1.0)
+
+
+def _itq_rotation(projected: Float64, rng: np.random.Generator) -> Float64:
+    """The orthogonal matrix R [b, b] that makes ||sign(V R) - V R|| small for V = projected [n, b] (the paper's Eq. 2)."""
+    b = projected.shape[1]
+    turn = np.linalg.qr(rng.standard_normal((b, b)))[0]
+    for _ in range(ITERATIONS):
+        signs = np.where(projected @ turn >= 0, 1.0, -1.0)  # fix R, update B
+        left, _, right = np.linalg.svd(projected.T @ signs)  # fix B, update R: the Procrustes problem
+        turn = left @ right
+    return turn

@@ -1,0 +1,37 @@
+"""The compiled loops of `codes.py`, apart so that small indexes never wait for the compiler to be imported.
+
+numba keeps the machine code beside this file (or in NUMBA_CACHE_DIR), so a machine compiles once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from numba.core import types
+from numba.extending import intrinsic
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _popcount(typing: Any, word: Any) -> Any:
+    """Count the ones of a 64-bit word: LLVM's ctpop, which is one instruction on CPUs that have it."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), emit
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def scan(codes, query, out):  # type: ignore[no-untyped-def]
+    """Hamming distances: codes [U, w] uint64, query [w] uint64 -> out [U] uint16, filled in place."""
+    if codes.shape[1] == 1:
+        q = query[0]
+        for i in range(codes.shape[0]):
+            out[i] = _popcount(codes[i, 0] ^ q)
+        return
+    for i in range(codes.shape[0]):
+        distance = types.uint64(0)
+        for j in range(codes.shape[1]):
+            distance += _popcount(codes[i, j] ^ query[j])
+        out[i] = distance

@@ -1,0 +1,259 @@
+"""Model: a directory of files that turns images into codes and features, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbar import codes, images, itq
+from wingbar.errors import ModelError, QueryError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FORMAT = 1
+GENERAL = Path(__file__).parent / "general"
+BATCH = 16  # images a run of the network; on 2 cores larger batches gain nothing
+SAMPLE = 4096  # images that a label-free model is fitted on, at most
+
+T = TypeVar("T")
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a model made of B images: codes [B, w] uint64 (see codes.py), features [B, d] float32 of length one.
+
+    `model` and `fingerprint` say whose they are; an index of another model refuses them.
+    """
+
+    codes: codes.Packed
+    features: Float32
+    bits: int
+    model: str
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, i: int) -> Embeddings:
+        """The embedding of image `i`, still with its batch axis."""
+        return Embeddings(self.codes[i : i + 1], self.features[i : i + 1], self.bits, self.model, self.fingerprint)
+
+
+class Model:
+    """A loaded model. Its `files` are all there is to it: the same bytes in a folder or inside an index."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        """`files` by name, model.json among them. Raises ModelError when they do not belong together."""
+        self.files = dict(files)
+        record = _read_record(self.files)
+        self.record: Mapping[str, Any] = record
+        self.name: str = record["name"]
+        self.method: str = record["method"]
+        self.fine: str = record["fine"]
+        self.preparation = _preparation(record["preparation"])
+        self.fingerprint = hashlib.sha256(self.files["model.json"]).hexdigest()
+        self.rotation = itq.Rotation.from_bytes(files["rotation.npz"]) if "rotation.npz" in files else None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] = "general") -> Model:
+        """The model in the directory `path`, or the one inside the package when that is "general".
+
+        Raises ModelError when there is none, or when a file is not the one that model.json describes.
+        """
+        folder = GENERAL if path == "general" else Path(path)
+        if not (folder / "model.json").is_file():
+            raise ModelError(f"no model in {folder}: a model is a directory with model.json in it, or the word general")
+        try:
+            record = (folder / "model.json").read_bytes()
+            names = list(json.loads(record)["files"])
+            return cls({"model.json": record} | {name: (folder / name).read_bytes() for name in names})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{folder / 'model.json'} cannot be read ({error}): copy the directory again") from None
+        except OSError as error:
+            raise ModelError(f"{folder} is not complete ({error}): copy the directory again") from None
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model's files into `folder`, model.json last, so that a half-written directory is no model."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in sorted(self.files.items(), key=lambda item: item[0] == "model.json"):
+            partial = folder / f".{name}.partial"
+            partial.write_bytes(data)
+            partial.replace(folder / name)
+
+    def __str__(self) -> str:
+        bits = f"{self.bits} bits" if self.gives_codes else "not fitted yet"
+        return f"{self.name} ({self.method}, {bits}, {self.fingerprint[:12]})"
+
+    @property
+    def gives_codes(self) -> bool:
+        """Whether codes come out: a label-free model has none before it was fitted on images."""
+        return self.rotation is not None or "bits" in self.record
+
+    @property
+    def bits(self) -> int:
+        """Length of the code. Raises ModelError before a label-free model was fitted."""
+        if self.rotation is not None:
+            return self.rotation.bits
+        if "bits" not in self.record:
+            raise ModelError(f"{self.name} learns its codes from the first images that an index gets: add some first")
+        return int(self.record["bits"])
+
+    @property
+    def dim(self) -> int:
+        """Length of the feature."""
+        return int(self.record["dim"]) if self.rotation is None else self.rotation.dim
+
+    def encode(self, sources: Iterable[images.Source], *, threads: int | None = None) -> Embeddings:
+        """Codes and features of images: paths, bytes, PIL images or uint8 arrays [H, W, 3].
+
+        Pictures are decoded by `threads` threads (default: one a core) while the network runs.
+        Raises ImageError when one cannot be used, ModelError when the model was not fitted.
+        """
+        pixels = in_order(sources, lambda source: images.load(source, self.preparation), threads or cores())
+        return self.encode_pixels(pixels)
+
+    def encode_pixels(self, pixels: Iterable[images.Pixels]) -> Embeddings:
+        """Codes and features of pixels [H, W, 3] uint8 that `images.load` has prepared for this model."""
+        raw = [self.run(batch) for batch in batched(pixels, BATCH)]
+        return self.embed(np.concatenate(raw) if raw else np.empty((0, self._outputs_wide), np.float32))
+
+    def run(self, pixels: Iterable[images.Pixels]) -> Float32:
+        """The network alone: pixels of equal shape [B, H, W, 3] uint8 -> raw outputs [B, r] float32.
+
+        A raw output is the network's feature, followed by its code logits where it has them.
+        """
+        outputs = self._session.run(None, {"pixels": np.stack(list(pixels))})
+        return np.concatenate(outputs, axis=1).astype(np.float32, copy=False)
+
+    def embed(self, raw: Float32) -> Embeddings:
+        """Raw outputs [B, r] of `run` -> codes and features. Raises ModelError when the model was not fitted."""
+        bits = self.bits
+        if self.rotation is not None:
+            logits, features = self.rotation.apply(raw)
+        else:
+            features, logits = raw[:, :-bits], raw[:, -bits:].astype(np.float64)
+        return Embeddings(codes.pack(logits >= 0), features, bits, self.name, self.fingerprint)
+
+    def fitted(self, raw: Float32, bits: int, seed: int) -> Model:
+        """This label-free model with codes of `bits` bits, learnt from raw outputs [n, r] of a sample (ITQ).
+
+        Raises ModelError when the model has codes of its own or `bits` does not fit.
+        """
+        if self.method != "itq":
+            raise ModelError(f"{self.name} was trained with {self.method} and has codes of its own: nothing to fit")
+        try:
+            rotation = itq.fit(raw, bits, np.random.default_rng(seed))
+        except ValueError as error:
+            raise ModelError(str(error)) from None
+        record = {**self.record, "fitted": {"sample": len(raw), "bits": bits, "dim": rotation.dim, "seed": seed}}
+        rest = {name: data for name, data in self.files.items() if name != "model.json"}
+        return Model(with_record(rest | {"rotation.npz": rotation.to_bytes()}, record))
+
+    @cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(self.files["model.onnx"], options, providers=["CPUExecutionProvider"])
+
+    @property
+    def _outputs_wide(self) -> int:
+        return sum(int(output.shape[1]) for output in self._session.get_outputs())
+
+
+def with_record(files: Mapping[str, bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
+    """`files` with a model.json made of `record`, the format number and the sha256 of each file."""
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    content = {**record, "format": FORMAT, "files": hashes}
+    return {**files, "model.json": json.dumps(content, indent=1, sort_keys=True).encode()}
+
+
+def preparation_record(preparation: images.Preparation) -> dict[str, Any]:
+    """What model.json says of the preparation; read back by `Model`."""
+    return asdict(preparation)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` values; the last may be shorter."""
+    batch: list[T] = []
+    for value in values:
+        batch.append(value)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+S = TypeVar("S")
+
+
+def in_order(values: Iterable[S], work: Callable[[S], T], threads: int) -> Iterator[T]:
+    """`work` of each value by `threads` threads, results in the order of the values, a bounded number ahead."""
+    ahead = 4 * BATCH
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for value in values:
+                waiting.append(pool.submit(work, value))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def check_same(embeddings: Embeddings, model: Model, owner: str) -> None:
+    """Refuse embeddings of another model than the one of `owner`, naming both. Raises QueryError."""
+    if embeddings.fingerprint != model.fingerprint:
+        raise QueryError(
+            f"the query was encoded by {embeddings.model} ({embeddings.fingerprint[:12]}), {owner} by {model}: "
+            "encode it with the index's own model"
+        )
+
+
+def _read_record(files: Mapping[str, bytes]) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(files["model.json"])
+        if record["format"] > FORMAT:
+            raise ModelError(f"the model has format {record['format']}, this wingbar reads {FORMAT}: upgrade wingbar")
+        for name, expected in record["files"].items():
+            if name not in files or hashlib.sha256(files[name]).hexdigest() != expected:
+                raise ModelError(f"{name} is not the file that model.json describes: copy the model again")
+        for key in ("name", "method", "fine", "preparation", "dim"):
+            record[key]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"model.json cannot be read ({type(error).__name__}: {error})") from None
+    return record
+
+
+def _preparation(record: dict[str, Any]) -> images.Preparation:
+    try:
+        return images.Preparation(**record)
+    except TypeError:
+        raise ModelError(f"this model needs a newer wingbar: it prepares pixels by {record}") from None
+
+
