@@ -39,6 +39,8 @@ class PixelsToFeature(nn.Module):
     def __init__(self, net: EfficientNetLite0) -> None:
         super().__init__()
         self.net = net
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(net.mean)[None, :, None, None])
         self.register_buffer("std", torch.tensor(net.std)[None, :, None, None])
 
@@ -47,11 +49,9 @@ class PixelsToFeature(nn.Module):
         return nn.functional.normalize(self.net(x), dim=1)
 
 
-class _Pixels(CalibrationDataReader):
+class _Pixels(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, pixels: np.ndarray) -> None:
-        self._batches: Iterator[dict[str, np.ndarray]] = (
-            {"pixels": pixels[i : i + BATCH]} for i in range(0, len(pixels), BATCH)
-        )
+        self._batches: Iterator[dict[str, np.ndarray]] = ({"pixels": pixels[i : i + BATCH]} for i in range(0, len(pixels), BATCH))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._batches, None)
@@ -72,9 +72,7 @@ def read_pixels(folders: list[Path], count: int, rng: np.random.Generator) -> tu
 
 def run(path: Path, pixels: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.concatenate(
-        [session.run(None, {"pixels": pixels[i : i + BATCH]})[0] for i in range(0, len(pixels), BATCH)]
-    )
+    return np.concatenate([session.run(None, {"pixels": pixels[i : i + BATCH]})[0] for i in range(0, len(pixels), BATCH)])
 
 
 def export_float(path: Path, weights: str | None) -> None:

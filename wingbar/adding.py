@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wingbar import images
 from wingbar.datasets import Images
 from wingbar.errors import DataError, ImageError, ModelError, StoreError
-from wingbar.model import BATCH, SAMPLE, Embeddings, Model, batched, cores, in_order
+from wingbar.model import BATCH, SAMPLE, Model, batched, cores, in_order
 from wingbar.store import Item, Store
 
 COMMIT_IMAGES = 1024
@@ -97,36 +97,51 @@ class _Tally:
     failed: list[Failure] = field(default_factory=list)
 
 
-def wanted_files(entries: Images) -> list[Wanted]:
+@dataclass(frozen=True)
+class Batch:
+    """What one `add` is asked to bring in. `root` is the folder that `wanted` fills completely, or None; the rest is
+    what was seen on the way there."""
+
+    wanted: Sequence[Wanted]
+    root: str | None = None
+    ignored: Sequence[str] = ()
+    unreadable: Sequence[str] = ()
+
+
+def files(entries: Images) -> Batch:
     """The images of a data set as an index wants them."""
-    return [Wanted(str(e.path), e.label, e.columns, str(e.path)) for e in entries]
+    whole = entries.root is not None and entries.protocol.endswith(": all")
+    return Batch(
+        [Wanted(str(e.path), e.label, e.columns, str(e.path)) for e in entries],
+        str(entries.root) if whole else None,
+        [str(path) for path in entries.others],
+        [str(path) for path in entries.unreadable],
+    )
 
 
-def wanted_arrays(arrays: Iterable[images.Source]) -> list[Wanted]:
+def arrays(pictures: Iterable[images.Source]) -> Batch:
     """Pictures that are no files, named by what they show: array:<first 16 digits of the sha256 of their pixels>."""
-    return [Wanted(f"array:{_content(array).hex()[:16]}", None, {}, array) for array in arrays]
+    return Batch([Wanted(f"array:{_content(picture).hex()[:16]}", None, {}, picture) for picture in pictures])
 
 
 def add(
     store: Store,
     model: Model,
-    wanted: Sequence[Wanted],
+    batch: Batch,
     *,
-    root: str | None,
-    ignored: Sequence[str],
     bits: int,
     seed: int,
     threads: int | None,
     progress: Progress | None,
 ) -> tuple[AddReport, Model]:
-    """Make the index hold `wanted`, and of the folder `root`, where given, nothing else. Returns the model it then has.
+    """Make the index hold what `batch` wants, and of its root, where it has one, nothing else. Returns the model then used.
 
-    Raises StoreError when it cannot be written (what was stored stays), DataError when `root` became empty.
+    Raises StoreError when it cannot be written (what was stored stays), DataError when there is nothing to bring in.
     """
     start = time.monotonic()
     job = _Job(store, model, bits, seed, threads or cores(), progress or (lambda stage, done, total: None))
-    gone = job.gone_from(root, wanted)
-    todo = job.plan(wanted)
+    gone = job.gone_from(batch)
+    todo = job.plan(batch)
     try:
         if not job.model.gives_codes and todo:
             todo = job.fit_on_sample(todo)
@@ -144,7 +159,7 @@ def add(
         moved=tally.moved,
         removed=removed,
         failed=tuple(tally.failed),
-        ignored=tuple(ignored),
+        ignored=tuple(batch.ignored),
         fitted_on=job.fitted_on,
         seconds=seconds,
         images_per_second=job.encoded / seconds if seconds > 0 else 0.0,
@@ -153,7 +168,9 @@ def add(
     return report, job.model
 
 
-def refit(store: Store, model: Model, *, bits: int, seed: int, threads: int | None, progress: Progress | None) -> tuple[RefitReport, Model]:
+def refit(
+    store: Store, model: Model, *, bits: int, seed: int, threads: int | None, progress: Progress | None
+) -> tuple[RefitReport, Model]:
     """Learn the codes of a label-free index anew from its images, as if it had just been made, in one transaction.
 
     Raises StoreError, and changes nothing, when an image is no longer what was indexed.
@@ -174,11 +191,11 @@ def refit(store: Store, model: Model, *, bits: int, seed: int, threads: int | No
     with store.writing():
         if store.model_fingerprint() != model.fingerprint or dict(store.all_items()) != before:
             raise StoreError(f"{store.path} was changed by another process meanwhile: nothing was refitted, try again")
-        old_ids, old = store.codes(model.bits)
+        _, old = store.codes(model.bits)  # by ascending id
         store.set_model(fitted.files)
         store.clear_codes()
         store.replace_embeddings(packed, features, np.array(ids, np.int64), bits)
-    new = packed[np.argsort(ids)]  # in the order of old_ids
+    new = packed[np.argsort(ids)]
     changed = int((new != old).any(1).sum()) if old.shape == new.shape else len(ids)
     return RefitReport(len(ids), len(sample), model.bits, bits, changed, model.fingerprint, fitted.fingerprint), fitted
 
@@ -198,32 +215,42 @@ class _Job:
         self._done, self._total = 0, 0
         self._claimed: set[int] = set()
         self._changes: dict[int, Item] = {}
-        self._items: list[Item] = []
-        self._raw: list[NDArray[np.float32]] = []
+        self._waiting: list[tuple[list[Item], NDArray[np.float32]]] = []  # encoded batches that are not stored yet
         self._stored_at = time.monotonic()
 
-    def gone_from(self, root: str | None, wanted: Sequence[Wanted]) -> dict[int, str]:
-        """Ids and paths of items below `root` whose files are not there any more."""
+    def gone_from(self, batch: Batch) -> dict[int, str]:
+        """Ids and paths of items below the batch's root whose files are not there any more."""
+        here = {w.path for w in batch.wanted}
+        root = batch.root
         if root is None:
             return {}
-        here = {w.path for w in wanted}
-        below = {path: id_ for path, (id_, _) in self.known.items() if path.startswith(root.rstrip(os.sep) + os.sep)}
-        if below and not here:
+        below = {path: id_ for path, (id_, _) in self.known.items() if _is_below(path, root)}
+        if not here and below:
             raise DataError(
                 f"{root} has no images now, but {len(below):,} of them are indexed: is a disk not mounted? "
                 "Nothing was removed; to give them up, delete the index"
             )
-        return {id_: path for path, id_ in below.items() if path not in here and not os.path.exists(path)}
+        if not here:
+            raise DataError(f"{root} has no images" + (f", only {len(batch.ignored):,} other files" if batch.ignored else ""))
+        unseen = [path for path in batch.unreadable if _is_below(path, root)]
+        return {
+            id_: path
+            for path, id_ in below.items()
+            if path not in here and not os.path.lexists(path) and not any(_is_below(path, folder) for folder in unseen)
+        }
 
-    def plan(self, wanted: Sequence[Wanted]) -> list[Wanted]:
+    def plan(self, batch: Batch) -> list[Wanted]:
         """What has to be read: everything that is not stored with the same size and time."""
+        self.tally.failed += [Failure(path, "the folder cannot be listed") for path in batch.unreadable]
         todo = []
         seen: set[str] = set()
-        for w in wanted:
+        for w in batch.wanted:
             if w.path in seen:
                 continue
             seen.add(w.path)
-            if not w.path.isprintable() and _has_surrogates(w.path):
+            if w.label is None and not w.columns and w.path in self.known:  # a bare path takes away no label
+                w = replace(w, label=self.known[w.path][1].label, columns=self.known[w.path][1].columns)
+            if _has_surrogates(w.path):
                 shown = w.path.encode("utf-8", "backslashreplace").decode()
                 self.tally.failed.append(Failure(shown, "the file name is not valid UTF-8: rename it"))
             elif not self._is_unchanged(w):
@@ -254,9 +281,10 @@ class _Job:
         chosen = set(_sample(len(todo), self.seed).tolist())
         for _ in self._take(w for i, w in enumerate(todo) if i in chosen):
             pass  # nothing can be stored yet: codes come out of the whole sample
-        if self._raw:
-            self.fitted_on = len(self._items)
-            self.model = self.model.fitted(np.concatenate(self._raw), self.bits, self.seed)
+        if self._waiting:
+            raw = np.concatenate([raw for _, raw in self._waiting])
+            self.fitted_on = len(raw)
+            self.model = self.model.fitted(raw, self.bits, self.seed)
             self.commit(new_model=True)
             return [w for i, w in enumerate(todo) if i not in chosen]
         if len(chosen) < len(todo):  # a sample of nothing but bad files: try the rest
@@ -266,24 +294,25 @@ class _Job:
     def process(self, todo: Sequence[Wanted]) -> None:
         """Read, encode and store the rest."""
         for _ in self._take(todo):
-            if len(self._items) >= COMMIT_IMAGES or time.monotonic() - self._stored_at > COMMIT_SECONDS:
+            waiting = sum(len(items) for items, _ in self._waiting)
+            if waiting >= COMMIT_IMAGES or time.monotonic() - self._stored_at > COMMIT_SECONDS:
                 self.commit()
         self.commit()
 
     def commit(self, new_model: bool = False) -> None:
         """Store what waits, in one transaction. Where another process fitted the model meanwhile, its codes are used."""
-        if not self._items and not self._changes:
+        if not self._waiting and not self._changes:
             return
-        if self._items and not self.model.gives_codes:
+        if self._waiting and not self.model.gives_codes:
             return  # interrupted before the codes were known
         with self.store.writing():
             self._adopt_or_write_model(new_model)
-            if self._items:
-                embeddings: Embeddings = self.model.embed(np.concatenate(self._raw))
-                self.store.add(self._items, embeddings.codes, embeddings.features, self.model.bits)
+            for items, raw in self._waiting:
+                embeddings = self.model.embed(raw)
+                self.store.add(items, embeddings.codes, embeddings.features, self.model.bits)
             taken = self.store.ids_of_paths(item.path for item in self._changes.values())
             self.store.update({i: item for i, item in self._changes.items() if taken.get(item.path, i) == i})
-        self._items, self._raw, self._changes = [], [], {}
+        self._waiting, self._changes = [], {}
         self._stored_at = time.monotonic()
 
     def remove(self, gone: Mapping[int, str]) -> int:
@@ -306,17 +335,13 @@ class _Job:
 
     def _take(self, todo: Iterable[Wanted]) -> Iterator[None]:
         """Read images with threads, run the network in batches, and put the outcome in line; yields after each batch."""
-        fresh = (read for read in in_order(todo, self._read, self.threads) if self._needs_network(read))
+        fresh = (new for new in map(self._settled, in_order(todo, self._read, self.threads)) if new is not None)
         for batch in batched(fresh, BATCH):
-            pixels = [read.pixels for read in batch if read.pixels is not None]
-            self._raw.append(self.model.run(pixels))
-            for read in batch:
-                assert read.item is not None
-                self._items.append(read.item)
-                if read.wanted.path in self.known:
-                    self.tally.updated += 1
-                else:
-                    self.tally.added += 1
+            raw = self.model.run([read.pixels for read in batch if read.pixels is not None])
+            self._waiting.append(([read.item for read in batch if read.item is not None], raw))
+            known = sum(read.wanted.path in self.known for read in batch)
+            self.tally.updated += known
+            self.tally.added += len(batch) - known
             self.encoded += len(batch)
             yield
 
@@ -343,36 +368,43 @@ class _Job:
         ids = self.by_content.get(content, [])
         return [i for i in ids if self.known[self.path_of[i]][1].size != NO_FILE and not os.path.exists(self.path_of[i])]
 
-    def _needs_network(self, read: _Read) -> bool:
-        """Deal with everything that needs no network: failures, untouched content, moved files."""
+    def _settled(self, read: _Read) -> _Read | None:
+        """Deal with what needs no network: failures, untouched content, moved files. Returns what is left to encode."""
         self._done += 1
         self.progress("indexing", self._done, self._total)
+        if read.item is not None and read.pixels is None:
+            id_ = self._same_image(read)
+            if id_ is not None:
+                self._changes[id_] = read.item
+                return None
+            read = self._decoded(read)  # a second copy of a file that moved once: it is new
         if read.item is None:
             self.tally.failed.append(Failure(read.wanted.path, read.failure or "unknown reason"))
-            return False
-        if read.pixels is not None:
-            return True
-        unclaimed = [i for i in read.moved_from if i not in self._claimed]
-        if read.wanted.path in self.known:  # touched, not changed
-            self._changes[self.known[read.wanted.path][0]] = read.item
-            self.tally.unchanged += 1
-        elif unclaimed:
-            self._claimed.add(unclaimed[0])
-            self._changes[unclaimed[0]] = read.item
-            self.tally.moved += 1
-        else:  # a second copy of a file that moved once: it is new
-            return self._needs_network(self._read_copy(read))
-        return False
+            return None
+        return read
 
-    def _read_copy(self, read: _Read) -> _Read:
-        self._done -= 1
+    def _same_image(self, read: _Read) -> int | None:
+        """The item that already has this content: at the same path, or at a path that its file has left."""
+        if read.wanted.path in self.known:
+            self.tally.unchanged += 1
+            return self.known[read.wanted.path][0]
+        for id_ in read.moved_from:
+            if id_ not in self._claimed:
+                self._claimed.add(id_)
+                self.tally.moved += 1
+                return id_
+        return None
+
+    def _decoded(self, read: _Read) -> _Read:
         try:
-            return _Read(read.wanted, read.item, images.load(read.wanted.source, self.model.preparation))
+            return replace(read, pixels=images.load(read.wanted.source, self.model.preparation))
         except ImageError as error:
             return _Read(read.wanted, failure=str(error))
 
 
-def _raw_again(model: Model, items: Sequence[Item], threads: int | None, stage: str, progress: Progress) -> Iterator[NDArray[np.float32]]:
+def _raw_again(
+    model: Model, items: Sequence[Item], threads: int | None, stage: str, progress: Progress
+) -> Iterator[NDArray[np.float32]]:
     """Raw outputs of indexed images, read again from their files, a batch at a time. Raises StoreError where one changed."""
 
     def pixels(item: Item) -> images.Pixels:
@@ -417,7 +449,9 @@ def _content(source: images.Source) -> bytes:
     return hashlib.sha256(f"{array.shape} {array.dtype}".encode() + array.tobytes()).digest()
 
 
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
 def _has_surrogates(text: str) -> bool:
     return any("\ud800" <= c <= "\udfff" for c in text)
-
-

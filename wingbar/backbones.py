@@ -87,6 +87,7 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = nn.BatchNorm2d(self.width, eps=_BN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] float -> feature [B, 1280]."""
         x = F.relu6(self._bn0(self._conv_stem(x)))  # [B, 32, H/2, W/2]
         for block in self._blocks:
             x = block(x)  # ends as [B, 320, H/32, W/32]

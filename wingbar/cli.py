@@ -27,7 +27,7 @@ SHOWN = 20  # bad files named on the terminal; --json names all
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 good, 1 something is wrong with the index, 2 wrong usage, 130 stopped."""
     args = _parser().parse_args(arguments)
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # images.py has its own, stricter words for it
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of its remarks is said in the list of failures
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -63,6 +63,7 @@ def index(args: argparse.Namespace) -> int:
         raise WingbarError("name the images to index: a folder, a CSV file or image files")
     if args.refit and args.images:
         raise WingbarError("--refit learns from what is indexed already: run it without images")
+    sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
     opened = Index.open(path) if path.exists() or args.refit else Index.create(path, args.model or "general")
     with opened as found, _progress() as progress:
         if args.model:
@@ -70,12 +71,14 @@ def index(args: argparse.Namespace) -> int:
         if args.refit:
             refitted = found.refit(bits=args.bits, seed=args.seed, threads=args.threads, progress=progress)
             return _print(args, asdict(refitted), _refit_text(path, refitted))
-        sources = [_images(args, name) for name in args.images]
         reports = [found.add(s, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress) for s in sources]
         record = {"index": str(path), "items": len(found), "reports": [asdict(report) for report in reports]}
         for report in reports:
             _list_failures(report.failed)
-        return _print(args, record, "\n".join(_add_text(path, len(found), report) for report in reports))
+        _print(args, record, "\n".join(_add_text(path, len(found), report) for report in reports))
+        if not len(found):
+            raise WingbarError(f"none of the images could be used, {path} is empty: the reasons are above")
+        return 0
 
 
 def search(args: argparse.Namespace) -> int:
@@ -160,8 +163,9 @@ def _images(args: argparse.Namespace, name: str) -> Any:
     from wingbar.datasets import read_images
 
     chosen = read_images(name, args.split, seed=args.seed)
-    if not len(chosen) and not chosen.root:
-        raise WingbarError(f"{name} lists no images")
+    if not len(chosen) and not Path(args.index).exists():
+        others = f", only {len(chosen.others):,} other files" if chosen.others else ""
+        raise WingbarError(f"{name} has no images{others}")
     return chosen
 
 

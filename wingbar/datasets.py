@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Images(Sequence[Entry]):
-    """A list of images. `root` is the folder that was listed completely, `others` its files that are no images."""
+    """A list of images. `root` is the folder that was listed, None for a list that names files; `others` are its files
+    that are no images and `unreadable` the folders below it that could not be listed."""
 
     entries: Sequence[Entry]
     protocol: str
     root: Path | None = None
     others: Sequence[Path] = ()
+    unreadable: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -56,10 +58,12 @@ class Images(Sequence[Entry]):
 
     @property
     def paths(self) -> list[Path]:
+        """The path of every image."""
         return [entry.path for entry in self.entries]
 
     @property
     def labels(self) -> list[str | None]:
+        """The label of every image."""
         return [entry.label for entry in self.entries]
 
 
@@ -100,7 +104,7 @@ def read_images(path: str | os.PathLike[str], split: str = "all", *, seed: int =
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() not in (".csv", ".txt"):
-        return Images([Entry(path.resolve())], protocol="one file")
+        return Images([Entry(Path(os.path.abspath(path)))], protocol="one file")
     parts = _read_parts(path)
     if split == "all":
         return parts.all
@@ -123,7 +127,7 @@ class _Parts:
     named: Mapping[str, Sequence[Entry]]
 
     def images(self, name: str) -> Images:
-        return Images(self.named[name], f"{self.kind}: {name}", self.all.root, self.all.others)
+        return replace(self.all, entries=self.named[name], protocol=f"{self.kind}: {name}")
 
 
 def _read_parts(path: Path) -> _Parts:
@@ -167,8 +171,8 @@ def _drawn(parts: _Parts, path: Path, seed: int) -> Dataset:
         count = min(max(1, round(QUERY_SHARE * len(members))), len(members) - 1)
         queries.update(np.array(members)[rng.permutation(len(members))[:count]].tolist())
     protocol = f"{parts.kind}: no split, {QUERY_SHARE:.0%} of each class drawn as queries (seed {seed})"
-    rest = Images([e for i, e in enumerate(entries) if i not in queries], protocol, parts.all.root, parts.all.others)
-    drawn = Images([e for i, e in enumerate(entries) if i in queries], protocol, parts.all.root, parts.all.others)
+    rest = replace(parts.all, entries=[e for i, e in enumerate(entries) if i not in queries], protocol=protocol)
+    drawn = replace(parts.all, entries=[e for i, e in enumerate(entries) if i in queries], protocol=protocol)
     return Dataset(rest, drawn, rest, None, protocol)
 
 
@@ -176,19 +180,22 @@ def _drawn(parts: _Parts, path: Path, seed: int) -> Dataset:
 
 
 def _read_folder(root: Path) -> _Parts:
-    root = root.resolve()
-    found = images.find(root)
+    root = Path(os.path.abspath(root))
+    try:
+        found = images.find(root)
+    except OSError as error:
+        raise DataError(f"{root} cannot be listed: {error.strerror}") from None
     tops = {path.relative_to(root).parts[0] for path in found.images}
     has_parts = bool(tops) and all(top.lower() in _PARTS and (root / top).is_dir() for top in tops)
     if not has_parts:
-        entries = _labelled(root, found.images)
-        return _Parts("folder", Images(entries, "folder: all", root, found.others), {})
+        everything = _labelled(root, found.images)
+        return _Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable), {})
     by_part: dict[str, list[Entry]] = {}
     for top in sorted(tops):
         below = [path for path in found.images if path.relative_to(root).parts[0] == top]
         by_part.setdefault(_PARTS[top.lower()], []).extend(_labelled(root / top, below))
     everything = sorted((e for entries in by_part.values() for e in entries), key=lambda e: e.path)
-    return _Parts("folder", Images(everything, "folder: all", root, found.others), by_part)
+    return _Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable), by_part)
 
 
 def _labelled(root: Path, paths: Iterable[Path]) -> list[Entry]:

@@ -90,7 +90,7 @@ def text(shown: Demo) -> str:
     """What the command prints."""
     added = shown.report
     lines = [
-        f"{shown.index}: {added.added:,} images indexed at {added.images_per_second:.0f} images/s, without labels or training"
+        f"{shown.index}: {added.added:,} images indexed at {added.images_per_second:.0f} images/s, no labels or training used"
     ]
     e = shown.evaluation
     if e:
@@ -134,7 +134,8 @@ def _drawn(images: Images, rng: np.random.Generator) -> list[Entry]:
     """SHOWN images, of different labels first."""
     order = [images[i] for i in rng.permutation(len(images))]
     seen: set[str | None] = set()
-    first, later = [], []
+    first: list[Entry] = []
+    later: list[Entry] = []
     for entry in order:
         (later if entry.label in seen else first).append(entry)
         seen.add(entry.label)
@@ -146,7 +147,8 @@ def _answers(index: Index, queries: Sequence[Entry]) -> list[Answer]:
     answers = []
     for entry in queries:
         try:
-            found = [index.search(str(entry.path), NEIGHBOURS + 1, fine=fine) for fine in ("none", "pool")]  # type: ignore[arg-type]
+            path = str(entry.path)
+            found = [index.search(path, NEIGHBOURS + 1, fine="none"), index.search(path, NEIGHBOURS + 1, fine="pool")]
         except ImageError:
             continue  # listed among the failures already
         for hits in found:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,21 @@ def _in_buckets(distance: NDArray[np.generic], relevant: Bool) -> _Buckets:
 
 def _harmonic(first: Int64, last: Int64) -> Float64:
     """1/(first+1) + ... + 1/last, elementwise."""
-    sums = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, int(last.max(initial=0)) + 1))])
+    sums = _harmonic_numbers(int(last.max(initial=0)).bit_length())
     return np.asarray(sums[last] - sums[first])
+
+
+@lru_cache(maxsize=2)
+def _harmonic_numbers(power: int) -> Float64:
+    """H(0) .. H(2^power): [2^power + 1]."""
+    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 2**power + 1))])
+
+
+def _hamming_buckets(distance: Int64, relevant: Bool) -> _Buckets:
+    """`_in_buckets` for small whole distances, by counting instead of sorting."""
+    size, hits = np.bincount(distance), np.bincount(distance[relevant], minlength=int(distance.max(initial=0)) + 1)
+    used = size > 0
+    return _Buckets(size[used], hits[used])
 
 
 def _before(counts: Int64) -> Int64:
@@ -201,25 +215,30 @@ def evaluate(
     """
     searchable, gallery = _labelled_gallery(index)
     mode: Fine = fine or index.model.fine  # type: ignore[assignment]
-    features = index.features()
+    features = index.features().astype(np.float32)
     labelled = [(entry.path, entry.label) for entry in query if entry.label is not None]
     if not labelled:
-        raise DataError("the queries have no labels, so nothing says what is right: use class folders or a CSV with a label column")
+        raise DataError(
+            "the queries have no labels, so nothing says what is right: use class folders or a CSV with a label column"
+        )
     scores: list[_Score] = []
     failed: list[Failure] = []
     copies = unmatched = 0
     for block in batched(_encoded(index, labelled, failed, progress), _BLOCK_QUERIES):
-        cosines = np.concatenate([e.features for e, _, _ in block]) @ features.astype(np.float32).T  # [block, N]
+        cosines = np.concatenate([e.features for e, _, _ in block]) @ features.T  # [block, N]
         for (embedding, label, content), cosine in zip(block, cosines, strict=True):
-            keep = gallery.contents != content
-            relevant = gallery.labels == label
+            keep = np.ones(len(features), bool)
+            keep[gallery.rows_of_content.get(content, [])] = False
+            relevant = gallery.label_ids == gallery.id_of_label.get(label, -1)
             copies += not keep.all()
             if not (relevant & keep).any():
                 unmatched += 1
                 continue
             scores.append(_score(index, searchable, embedding, cosine, relevant, keep, mode, shortlist))
     if not scores:
-        raise DataError(f"none of the {len(labelled):,} labelled queries has a match in {index.path}: are these the same classes?")
+        raise DataError(
+            f"none of the {len(labelled):,} labelled queries has a match in {index.path}: are these the same classes?"
+        )
     mean = {name: float(np.mean([getattr(score, name) for score in scores])) for name in _Score.__dataclass_fields__}
     return Evaluation(
         protocol=_protocol(protocol or query.protocol, mode, shortlist, copies),
@@ -246,8 +265,11 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Gallery:
-    labels: NDArray[np.object_]
-    contents: NDArray[np.object_]
+    """Labels as numbers [N], -2 for none, and the rows that hold each file content."""
+
+    label_ids: Int64
+    id_of_label: dict[str, int]
+    rows_of_content: dict[bytes, list[int]]
 
 
 @dataclass(frozen=True)
@@ -268,12 +290,15 @@ class _Score:
 def _labelled_gallery(index: Index) -> tuple[Searchable, _Gallery]:
     if not len(index):
         raise QueryError(f"{index.path} holds no images yet: add some with wingbar index {index.path} IMAGES")
-    labels = np.array(index.labels(), object)
+    labels = index.labels()
     if all(label is None for label in labels):
         raise DataError(f"no item of {index.path} has a label: index class folders, or a CSV with a label column")
-    contents = np.empty(len(labels), object)
-    contents[:] = index.contents()
-    return index.searchable(), _Gallery(labels, contents)
+    id_of_label = {label: i for i, label in enumerate(sorted({label for label in labels if label is not None}))}
+    label_ids = np.array([-2 if label is None else id_of_label[label] for label in labels], np.int64)
+    rows_of_content: dict[bytes, list[int]] = {}
+    for row, content in enumerate(index.contents()):
+        rows_of_content.setdefault(content, []).append(row)
+    return index.searchable(), _Gallery(label_ids, id_of_label, rows_of_content)
 
 
 def _encoded(
@@ -314,7 +339,7 @@ def _score(
     """Rank the gallery [N] for one query in each way and score it."""
     allowed = None if keep.all() else keep
     hamming = searchable.codes.distances(query.codes[0]).astype(np.int64)
-    by_code = _in_buckets(hamming[keep], relevant[keep])
+    by_code = _hamming_buckets(hamming[keep], relevant[keep])
     near = hamming[keep] <= RADIUS
     inside = int(near.sum())
     by_feature = _in_buckets(-cosine[keep], relevant[keep])

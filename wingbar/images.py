@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +52,11 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds: `images` by file name, and `others`, both sorted by path."""
+    """What a folder holds, each sorted by path: `images`, `others`, and folders below it that cannot be listed."""
 
     images: list[Path]
     others: list[Path]
+    unreadable: list[Path]
 
 
 def find(folder: str | os.PathLike[str]) -> Found:
@@ -66,10 +67,12 @@ def find(folder: str | os.PathLike[str]) -> Found:
     """
     folder = Path(folder)
     os.listdir(folder)  # a folder that cannot be read must not look like an empty one
-    images, others = [], []
-    for path in _walk(folder):
+    images: list[Path] = []
+    others: list[Path] = []
+    unreadable: list[Path] = []
+    for path in _walk(folder, lambda error: unreadable.append(Path(error.filename))):
         (images if _looks_like_image(path) else others).append(path)
-    return Found(sorted(images), sorted(others))
+    return Found(sorted(images), sorted(others), sorted(unreadable))
 
 
 def load(source: Source, preparation: Preparation) -> Pixels:
@@ -114,9 +117,9 @@ def thumbnail(source: Source, side: int, *, smooth: bool = True) -> bytes:
     return out.getvalue()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()  # device and inode, so that a loop of links ends
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -247,4 +250,3 @@ def _fit(image: Image.Image, preparation: Preparation) -> Pixels:
     box = (left, top, left + side, top + side)
     square = (preparation.size, preparation.size)
     return np.asarray(image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0))
-

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wingbar import adding, codes, datasets, images
 from wingbar.adding import AddReport, Progress, RefitReport
-from wingbar.errors import ModelError, QueryError, StoreError, WingbarError
+from wingbar.errors import DataError, ModelError, QueryError, StoreError, WingbarError
 from wingbar.model import Embeddings, Model, check_same
 from wingbar.store import Condition, Store
 
@@ -121,6 +121,7 @@ class Index:
 
     @property
     def path(self) -> Path:
+        """Where the file is."""
         return self._store.path
 
     def close(self) -> None:
@@ -163,17 +164,8 @@ class Index:
             raise ModelError(
                 f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, or use --refit to change it"
             )
-        wanted, root, others = self._wanted(source)
         report, self.model = adding.add(
-            self._store,
-            self.model,
-            wanted,
-            root=root,
-            ignored=others,
-            bits=bits or BITS,
-            seed=seed,
-            threads=threads,
-            progress=progress,
+            self._store, self.model, _batch(source), bits=bits or BITS, seed=seed, threads=threads, progress=progress
         )
         return report
 
@@ -202,23 +194,6 @@ class Index:
         )
         return report
 
-    def _wanted(self, source: object) -> tuple[list[adding.Wanted], str | None, list[str]]:
-        """Anything that `add` takes, as: images, the folder they fill completely, and its files that are no images."""
-        if isinstance(source, (str, os.PathLike)):
-            source = datasets.read_images(source)
-        if isinstance(source, datasets.Images):
-            whole = source.root is not None and source.protocol.endswith(": all")
-            root = str(source.root) if whole else None
-            return adding.wanted_files(source), root, [str(path) for path in source.others]
-        listed = list(source)  # type: ignore[call-overload]
-        paths = [item for item in listed if isinstance(item, (str, os.PathLike))]
-        if len(paths) not in (0, len(listed)):
-            raise WingbarError("add takes paths or pictures, not both in one list")
-        if paths:
-            entries = [datasets.Entry(Path(os.path.abspath(path))) for path in paths]
-            return adding.wanted_files(datasets.Images(entries, "paths")), None, []
-        return adding.wanted_arrays(listed), None, []
-
     # -- search
 
     def search(
@@ -243,7 +218,8 @@ class Index:
         Raises QueryError when the index is empty or an argument is out of range, ImageError when the query image
         cannot be read.
         """
-        return self.search_many([query], k, radius=radius, fine=fine, shortlist=shortlist, where=where)[0]
+        one = query if isinstance(query, Embeddings) else [query]
+        return self.search_many(one, k, radius=radius, fine=fine, shortlist=shortlist, where=where)[0]
 
     def search_many(
         self,
@@ -256,13 +232,14 @@ class Index:
         where: Where = (),
     ) -> list[Hits]:
         """`search` for many queries: one Hits each, in their order. Stage times are shares of the whole batch."""
-        self._refresh_model()
-        mode = self._checked(k, radius, fine, shortlist)
-        embeddings, times = self._embed_queries(queries)
         found = []
-        with self._store.reading():
+        with self._store.reading():  # one state of the file for model, codes, features and items
+            self._refresh_model()
+            mode = self._checked(k, radius, fine, shortlist)
+            conditions = parse_where(where)
+            embeddings, times = self._embed_queries(queries)
             searchable = self.searchable()
-            allowed = self._allowed(where, searchable)
+            allowed = self._allowed(conditions, searchable)
             for i in range(len(embeddings)):
                 clock = Clock(times)
                 ranked = self.rank(searchable, embeddings[i], k, radius, mode, shortlist, allowed, clock)
@@ -340,8 +317,6 @@ class Index:
             embeddings, times = queries, {"decode": 0.0, "encode": 0.0}
         else:
             given = list(queries)
-            if len(given) == 1 and isinstance(given[0], Embeddings):
-                return self._embed_queries(given[0])
             start = time.perf_counter()
             pixels = [images.load(query, self.model.preparation) for query in given]
             decoded = time.perf_counter()
@@ -352,8 +327,7 @@ class Index:
         check_same(embeddings, self.model, str(self.path))
         return embeddings, times
 
-    def _allowed(self, where: Where, searchable: Searchable) -> NDArray[np.bool_] | None:
-        conditions = parse_where(where)
+    def _allowed(self, conditions: Sequence[Condition], searchable: Searchable) -> NDArray[np.bool_] | None:
         if not conditions:
             return None
         return np.isin(searchable.ids, self._store.matching(conditions), assume_unique=True)
@@ -419,6 +393,21 @@ class Index:
             self._searchable = None
 
 
+def _batch(source: object) -> adding.Batch:
+    """Anything that `Index.add` takes."""
+    if isinstance(source, (str, os.PathLike)):
+        source = datasets.read_images(source)
+    if isinstance(source, datasets.Images):
+        return adding.files(source)
+    listed = list(source)  # type: ignore[call-overload]
+    paths = [item for item in listed if isinstance(item, (str, os.PathLike))]
+    if len(paths) not in (0, len(listed)):
+        raise DataError("add takes paths or pictures, not both in one list")
+    if paths:
+        return adding.files(datasets.Images([datasets.Entry(Path(os.path.abspath(path))) for path in paths], "paths"))
+    return adding.arrays(listed)
+
+
 class Clock:
     """Milliseconds of the stages of a search."""
 
@@ -427,6 +416,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Count the time since the last lap, or since the start, for `stage`."""
         now = time.perf_counter()
         self.milliseconds[stage] += (now - self._last) * 1000
         self._last = now
@@ -435,9 +425,14 @@ class Clock:
 def verify(path: str | os.PathLike[str]) -> list[str]:
     """Everything that is wrong with the index at `path`, one line each, even where it cannot be opened as an index.
 
-    Raises StoreError only when there is no file or it is no index at all.
+    Raises StoreError only when there is no file.
     """
-    store = Store.open(Path(path))
+    try:
+        store = Store.open(Path(path))
+    except StoreError as error:
+        if not Path(path).is_file():
+            raise
+        return [str(error)]
     try:
         try:
             model = Model(store.model_files())

@@ -12,7 +12,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _popcount(typing: Any, word: Any) -> Any:
     """Count the ones of a 64-bit word: LLVM's ctpop, which is one instruction on CPUs that have it."""
 
@@ -22,16 +22,16 @@ def _popcount(typing: Any, word: Any) -> Any:
     return types.uint64(types.uint64), emit
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def scan(codes, query, out):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True)
+def scan(codes: Any, query: Any, out: Any) -> None:
     """Hamming distances: codes [U, w] uint64, query [w] uint64 -> out [U] uint16, filled in place."""
     if codes.shape[1] == 1:
         q = query[0]
         for i in range(codes.shape[0]):
-            out[i] = _popcount(codes[i, 0] ^ q)
+            out[i] = _popcount(codes[i, 0] ^ q)  # type: ignore[call-arg]
         return
     for i in range(codes.shape[0]):
         distance = types.uint64(0)
         for j in range(codes.shape[1]):
-            distance += _popcount(codes[i, j] ^ query[j])
+            distance += _popcount(codes[i, j] ^ query[j])  # type: ignore[call-arg]
         out[i] = distance

@@ -255,5 +255,3 @@ def _preparation(record: dict[str, Any]) -> images.Preparation:
         return images.Preparation(**record)
     except TypeError:
         raise ModelError(f"this model needs a newer wingbar: it prepares pixels by {record}") from None
-
-

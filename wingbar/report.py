@@ -32,7 +32,8 @@ ol { list-style: none; display: flex; gap: .5rem; margin: 0 0 .9rem; padding: 0 
 li { flex: 0 0 6rem; font-size: .75rem; overflow-wrap: anywhere; }
 figure { margin: 0; }
 img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft); border-radius: .35rem; }
-li.good img { outline: 3px solid var(--good); outline-offset: -3px; } li.bad img { outline: 3px dashed var(--bad); outline-offset: -3px; }
+li.good img { outline: 3px solid var(--good); outline-offset: -3px; }
+li.bad img { outline: 3px dashed var(--bad); outline-offset: -3px; }
 .mark { font-weight: 700; } .good .mark { color: var(--good); } .bad .mark { color: var(--bad); }
 .missing { display: grid; place-items: center; aspect-ratio: 1; background: var(--soft); border-radius: .35rem; padding: .3rem; }
 footer { border-top: 1px solid var(--line); font-size: .85rem; padding-top: 1rem; }

@@ -13,14 +13,14 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar import codes
+from wingbar.codes import Packed, words
 from wingbar.errors import QueryError, StoreError
 
 FORMAT = 1
@@ -130,10 +130,8 @@ class Store:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that one file is the index, and close it."""
-        try:
+        with suppress(sqlite3.Error):  # another process reads, or the file cannot be written: the log beside it stays valid
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:
-            pass  # another process is reading, or the file cannot be written: the log stays beside it and stays valid
         self._db.close()
 
     @contextmanager
@@ -156,6 +154,7 @@ class Store:
             nested = self._db.in_transaction
             if not nested:
                 self._db.execute("BEGIN")
+                self._db.execute("SELECT 1 FROM meta").fetchone()  # the snapshot starts with the first read, not with BEGIN
             try:
                 yield
             finally:
@@ -186,7 +185,7 @@ class Store:
 
     # -- write items
 
-    def add(self, items: Sequence[Item], packed: codes.Packed, features: NDArray[np.float32], bits: int) -> None:
+    def add(self, items: Sequence[Item], packed: Packed, features: NDArray[np.float32], bits: int) -> None:
         """Store items with their codes [N, w] and features [N, d]; an item whose path is there is replaced. Inside `writing`."""
         self.delete(self.ids_of_paths([item.path for item in items]).values())
         halves = features.astype("<f2")
@@ -223,7 +222,7 @@ class Store:
                 self._put_chunk(chunk, data, alive)
         return max(removed, 0)
 
-    def replace_embeddings(self, packed: codes.Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int) -> None:
+    def replace_embeddings(self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int) -> None:
         """New codes [N, w] and features [N, d] for the items `ids` [N]. Inside `writing`."""
         blobs = [half.tobytes() for half in features.astype("<f2")]
         rows = [(blob, zlib.crc32(blob), id_) for blob, id_ in zip(blobs, ids.tolist(), strict=True)]
@@ -236,10 +235,9 @@ class Store:
 
     # -- read
 
-    def codes(self, bits: int) -> tuple[NDArray[np.int64], codes.Packed]:
+    def codes(self, bits: int) -> tuple[NDArray[np.int64], Packed]:
         """Ids [N] int64, ascending, and codes [N, w] uint64 of all items."""
-        w = codes.words(bits)
-        ids, packed = [np.empty(0, np.int64)], [np.empty((0, w), np.uint64)]
+        ids, packed = [np.empty(0, np.int64)], [np.empty((0, words(bits)), np.uint64)]
         with self._explaining():
             for chunk, data, alive_bytes in self._db.execute("SELECT chunk, data, alive FROM codes ORDER BY chunk"):
                 column = _from_disk(data, bits)
@@ -404,7 +402,7 @@ class Store:
 
     # -- inside
 
-    def _write_codes(self, ids: NDArray[np.int64], packed: codes.Packed, bits: int) -> None:
+    def _write_codes(self, ids: NDArray[np.int64], packed: Packed, bits: int) -> None:
         """Put codes [N, w] into the columns at the places of `ids` [N]."""
         chunks = ids // CHUNK
         for chunk in np.unique(chunks).tolist():
@@ -471,16 +469,16 @@ def _item(row: Sequence[object]) -> Item:
 
 def _disk_bytes(bits: int) -> int:
     """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
-    return 4 if bits <= 32 else 8 * codes.words(bits)
+    return 4 if bits <= 32 else 8 * words(bits)
 
 
-def _to_disk(packed: codes.Packed, bits: int) -> bytes:
+def _to_disk(packed: Packed, bits: int) -> bytes:
     return packed.astype("<u4" if bits <= 32 else "<u8").tobytes()
 
 
-def _from_disk(data: bytes, bits: int) -> codes.Packed:
+def _from_disk(data: bytes, bits: int) -> Packed:
     flat = np.frombuffer(data, "<u4" if bits <= 32 else "<u8").astype(np.uint64)
-    return flat.reshape(-1, codes.words(bits))
+    return flat.reshape(-1, words(bits))
 
 
 def _alive_from_disk(data: bytes) -> NDArray[np.bool_]:

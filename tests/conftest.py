@@ -1,0 +1,49 @@
+"""Pictures made by code, so that tests need no files from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wingbar.index import Index
+
+HUES = {"red": (200, 40, 30), "green": (40, 170, 60), "blue": (30, 60, 200)}
+
+
+def picture(seed: int, size: tuple[int, int] = (96, 72), hue: tuple[int, int, int] = (128, 128, 128)) -> Image.Image:
+    """A smooth random RGB picture of (width, height) around a colour."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(-60, 60, (5, 6, 3)) + np.array(hue)
+    return Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+
+
+def write_classes(folder: Path, each: int, first_seed: int = 0) -> Path:
+    """A folder of class folders red, green and blue with `each` JPEGs in every one."""
+    for c, (name, hue) in enumerate(HUES.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(each):
+            picture(first_seed + 1000 * c + i, hue=hue).save(folder / name / f"{i:03}.jpg")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_classes(tmp_path / "photos", 8)
+
+
+@pytest.fixture(scope="session")
+def shared_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders that no test may change."""
+    return write_classes(tmp_path_factory.mktemp("shared") / "photos", 20)
+
+
+@pytest.fixture(scope="session")
+def shared_index_path(shared_photos: Path) -> Path:
+    """An index of `shared_photos` with 24 bits that no test may change."""
+    path = shared_photos.parent / "shared.wb"
+    with Index.create(path) as index:
+        index.add(shared_photos, bits=24)
+    return path

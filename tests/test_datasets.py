@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wingbar.datasets import read_dataset, read_images
+from wingbar.errors import DataError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def names(images: object) -> list[str]:
+    return [f"{entry.path.name}:{entry.label}" for entry in images]  # type: ignore[attr-defined]
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "cat/deep/b.png", "dog/c.jpg", "notes.txt")
+    everything = read_images(tmp_path)
+    assert names(everything) == ["a.jpg:cat", "b.png:cat", "c.jpg:dog"]
+    assert everything.root == tmp_path
+    assert [path.name for path in everything.others] == ["notes.txt"]
+
+
+def test_a_plain_folder_has_no_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "trips/b.jpg", "test/c.jpg")
+    assert names(read_images(tmp_path)) == ["a.jpg:None", "c.jpg:None", "b.jpg:None"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["train", "val"], ("train", "val", "train", None)),
+        (["train", "test"], ("train", "test", "train", None)),
+        (["train", "val", "test"], ("train", "test", "train", "val")),
+        (["query", "gallery"], ("gallery", "query", "gallery", None)),
+        (["train", "query", "gallery"], ("train", "query", "gallery", None)),
+        (["train", "test", "database"], ("train", "test", "gallery", None)),
+        (["Train", "Valid"], ("train", "val", "train", None)),
+        (["test", "query"], ("test", "query", "test", None)),
+    ],
+)
+def test_folders_of_parts(tmp_path: Path, parts: list[str], expected: tuple[str | None, ...]) -> None:
+    for part in parts:
+        touch(tmp_path, f"{part}/cat/{part.lower()}.jpg")
+    data = read_dataset(tmp_path)
+    own_name = {"database": "gallery", "valid": "val"}
+    found = {own_name.get(p.lower(), p.lower()): p.lower() for p in parts}
+    train, query, gallery, val = expected
+    assert names(data.train) == [f"{found[str(train)]}.jpg:cat"]
+    assert names(data.query) == [f"{found[str(query)]}.jpg:cat"]
+    assert names(data.gallery) == [f"{found[str(gallery)]}.jpg:cat"]
+    assert (data.val is None) == (val is None)
+    assert data.protocol == f"folder: query={query}, gallery={gallery}"
+    assert len(read_images(tmp_path)) == len(parts)
+    assert names(read_images(tmp_path, str(query))) == names(data.query)
+
+
+def test_the_drawn_split_is_seeded_and_by_class(tmp_path: Path) -> None:
+    touch(tmp_path, *[f"cat/{i:02}.jpg" for i in range(20)], *[f"dog/{i}.jpg" for i in range(3)], "owl/only.jpg")
+    data = read_dataset(tmp_path, seed=3)
+    labels = data.query.labels
+    assert (labels.count("cat"), labels.count("dog"), labels.count("owl")) == (4, 1, 0)
+    assert data.train == data.gallery
+    assert not set(data.query.paths) & set(data.gallery.paths)
+    assert len(data.query) + len(data.gallery) == 24
+    assert data.protocol == "folder: no split, 20% of each class drawn as queries (seed 3)"
+    assert read_dataset(tmp_path, seed=3).query == data.query
+    assert read_dataset(tmp_path, seed=4).query != data.query
+
+
+def test_csv(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg")
+    (tmp_path / "list.csv").write_text(
+        "\ufeffPath,label,split,Price,colour\nimages/a.jpg,cat,train,12.5,red\nimages/b.jpg,,test,,\n", encoding="utf-8"
+    )
+    data = read_dataset(tmp_path / "list.csv")
+    first, second = data.gallery[0], data.query[0]
+    assert first.path == tmp_path / "images" / "a.jpg"
+    assert (first.label, dict(first.columns)) == ("cat", {"Price": "12.5", "colour": "red"})
+    assert second.label is None
+    assert data.protocol == "csv: query=test, gallery=train"
+    assert read_images(tmp_path / "list.csv").root is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("file,label\na.jpg,cat\n", "needs a column named path"),
+        ("", "needs a column named path"),
+        ("path,split\na.jpg,holdout\n", "line 2: no part is named 'holdout'"),
+        ("path,label\na.jpg,cat,dog\n", "line 2: more values"),
+        ("path,label\n,cat\n", "line 2: the path is empty"),
+        ("path,split\na.jpg,train\nb.jpg,\n", "some rows have a split"),
+        ('path,"a""b"\nx.jpg,1\n', "quotes"),
+    ],
+)
+def test_bad_csv(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read_images(tmp_path / "list.csv")
+
+
+def test_csv_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"path\n\xff\xfe\x00")
+    with pytest.raises(DataError, match="not a CSV file in UTF-8"):
+        read_images(tmp_path / "list.csv")
+
+
+def test_hashing_lists(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("images/a.jpg 1 0 0\nimages/with space.jpg 0 0 1\n")
+    (tmp_path / "test.txt").write_text("images/q.jpg 0 1 0\n\n")
+    (tmp_path / "database.txt").write_text("images/a.jpg 1 0 0\nimages/d.jpg 0 1 0\n")
+    data = read_dataset(tmp_path)
+    assert names(data.train) == ["a.jpg:0", "with space.jpg:2"]
+    assert names(data.query) == ["q.jpg:1"]
+    assert names(data.gallery) == ["a.jpg:0", "d.jpg:1"]
+    assert data.gallery[0].path == tmp_path / "images" / "a.jpg"
+    assert data.protocol == "lists: query=test, gallery=gallery"
+    assert len(read_images(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("images/a.jpg\n", "line 1: expected a path and a one-hot label"),
+        ("a.jpg 1 0\nb.jpg 1 0 0\n", "line 2: 3 classes, the first line has 2"),
+        ("a.jpg 1 1 0\n", "line 1: 2 classes are marked"),
+        ("a.jpg 0 0 0\n", "line 1: 0 classes are marked"),
+    ],
+)
+def test_bad_lists(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "train.txt").write_text(text)
+    (tmp_path / "test.txt").write_text("q.jpg 1 0\n")
+    with pytest.raises(DataError, match=reason):
+        read_dataset(tmp_path)
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no"):
+        read_dataset(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no images"):
+        read_dataset(tmp_path)
+    touch(tmp_path, "cat/a.jpg")
+    with pytest.raises(DataError, match="holds one image"):
+        read_dataset(tmp_path)
+    with pytest.raises(DataError, match="no part 'val'"):
+        touch(tmp_path, "cat/b.jpg")
+        read_images(tmp_path, "val")
+    with pytest.raises(DataError, match="not a data set"):
+        read_dataset(tmp_path / "cat" / "a.jpg")
+    assert names(read_images(tmp_path / "cat" / "a.jpg")) == ["a.jpg:None"]

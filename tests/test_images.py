@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.conftest import picture
+from wingbar import images
+from wingbar.errors import ImageError
+from wingbar.images import Preparation
+
+SMALL = Preparation(size=32)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "allowed"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("PPM", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 95}, 4),
+        ("JPEG", {"quality": 95}, 4),
+        ("JPEG", {"quality": 95, "progressive": True}, 4),
+        ("GIF", {}, 12),
+        ("AVIF", {"quality": 95}, 6),
+        ("JPEG2000", {}, 4),
+    ],
+)
+def test_every_format_gives_the_picture(kind: str, options: dict[str, object], allowed: float) -> None:
+    image = picture(1)
+    pixels = images.load(encoded(image, kind, **options), SMALL)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert difference(pixels, images.load(image, SMALL)) <= allowed
+
+
+def test_a_file_its_bytes_its_image_and_its_array_are_one(tmp_path: Path) -> None:
+    image = picture(2)
+    path = tmp_path / "a.png"
+    image.save(path)
+    expected = images.load(str(path), SMALL)
+    for source in (path, path.read_bytes(), image, np.asarray(image)):
+        np.testing.assert_array_equal(images.load(source, SMALL), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation: int) -> None:
+    upright = picture(3, (90, 50))
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,  # the camera was turned; a viewer turns by 270
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "TIFF"):
+        data = encoded(stored, kind, exif=exif.tobytes())
+        np.testing.assert_array_equal(images.load(data, SMALL), images.load(upright, SMALL))
+
+
+def test_broken_exif_is_ignored() -> None:
+    data = encoded(picture(4), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 40)
+    assert images.load(data, SMALL).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F", "HSV"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    grey = picture(5).convert("L")
+    if mode in ("I;16", "I"):
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        image = image if mode == "I;16" else Image.fromarray(np.asarray(image).astype(np.int32))
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(grey).astype(np.float32) / 7)
+    else:
+        image = picture(5).convert(mode)
+    pixels = images.load(image, SMALL)
+    if mode in ("L", "LA", "I;16", "I"):
+        np.testing.assert_array_equal(pixels, images.load(grey, SMALL))
+    elif mode == "F":  # stretched to the whole range
+        values = np.asarray(grey).astype(float)
+        stretched = np.round((values - values.min()) * 255 / np.ptp(values)).astype(np.uint8)
+        np.testing.assert_array_equal(pixels, images.load(stretched, SMALL))
+    elif mode != "1":
+        assert difference(pixels, images.load(picture(5), SMALL)) < 12
+
+
+def test_sixteen_bit_files() -> None:
+    grey = np.asarray(picture(6).convert("L")).astype(np.uint16)
+    deep = Image.fromarray(grey * 257)
+    expected = images.load(grey.astype(np.uint8), SMALL)
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(images.load(encoded(deep, kind), SMALL), expected)
+
+
+def test_float_pictures_with_nan_and_infinity_are_stretched() -> None:
+    values = np.linspace(-3, 5, 64 * 64, dtype=np.float32).reshape(64, 64)
+    values[0, 0], values[1, 1] = np.nan, np.inf
+    assert images.load(Image.fromarray(values), SMALL).max() > 240
+    assert images.load(Image.fromarray(np.full((9, 9), np.nan, np.float32)), SMALL).max() == 0
+
+
+def test_transparency_is_put_over_white() -> None:
+    clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    assert (images.load(encoded(clear, "PNG"), SMALL) == 255).all()
+    palette = Image.new("P", (40, 40), 3)
+    assert (images.load(encoded(palette, "GIF", transparency=3), SMALL) == 255).all()
+    half = Image.new("LA", (40, 40), (0, 128))
+    assert abs(int(images.load(encoded(half, "PNG"), SMALL)[0, 0, 0]) - 127) <= 1
+
+
+def test_cmyk_jpeg() -> None:
+    data = encoded(Image.new("RGB", (64, 64), (200, 30, 40)).convert("CMYK"), "JPEG")
+    assert difference(images.load(data, SMALL), np.full((32, 32, 3), (200, 30, 40))) < 6
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_many(kind: str) -> None:
+    first, second = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
+    pixels = images.load(encoded(first, kind, save_all=True, append_images=[second]), SMALL)
+    assert difference(pixels, np.full((32, 32, 3), (255, 0, 0))) < 4
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
+    image = picture(7, (1600, 1200))
+    data = encoded(image, "JPEG", quality=95)
+    assert difference(images.load(data, SMALL), images.load(image, SMALL)) < 2
+
+
+def test_the_central_square_is_kept() -> None:
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("blue", (100, 0, 200, 100))
+    assert (images.load(wide, Preparation(size=50))[:, 1:-1] == (0, 0, 255)).all()
+    ring = Image.new("RGB", (100, 100), "red")
+    ring.paste("blue", (25, 25, 75, 75))
+    assert (images.load(ring, Preparation(size=50, keep=0.5)) == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2)])
+def test_odd_shapes(size: tuple[int, int]) -> None:
+    assert images.load(Image.new("RGB", size, "green"), SMALL).shape == (32, 32, 3)
+
+
+def test_preparation_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="size >= 1"):
+        Preparation(size=0)
+    with pytest.raises(ValueError, match="keep"):
+        Preparation(keep=1.5)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims to be width x height and holds almost nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png_header(100_000, 100_000), "pixels"),
+        (png_header(14_000, 14_000), "pixels"),
+        (png_header(64, 64), "truncated or corrupt"),
+        (encoded(picture(8), "JPEG")[:-400], "truncated or corrupt"),
+        (encoded(picture(8), "PNG")[:300], "truncated or corrupt"),
+        (b"just some words in a file", "not an image"),
+        (b"%PDF-1.7 and so on", "PDF"),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 20, "HEIC"),
+        (b"\xff\xd8\xff", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image"),
+    ],
+)
+def test_bad_bytes_are_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason) as refused:
+        images.load(data, SMALL)
+    assert "\n" not in str(refused.value)
+
+
+def test_bad_files_are_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    large = tmp_path / "large.jpg"
+    with large.open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)
+    for name, reason in [
+        ("empty.jpg", "the file is empty"),
+        ("pipe.jpg", "not a regular file"),
+        ("large.jpg", "over the limit"),
+        ("missing.jpg", "No such file"),
+        (".", "not a regular file"),
+    ]:
+        with pytest.raises(ImageError, match=reason):
+            images.load(tmp_path / name, SMALL)
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_bad_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="array"):
+        images.load(array, SMALL)
+
+
+@settings(max_examples=300, deadline=None)
+@given(kind=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]), data=st.data())
+def test_damaged_files_give_pixels_or_a_reason(kind: str, data: st.DataObject) -> None:
+    whole = bytearray(encoded(picture(9, (24, 20)), kind))
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(1, len(whole)))
+    try:
+        assert images.load(bytes(whole[:cut]), SMALL).shape == (32, 32, 3)
+    except ImageError as error:
+        assert str(error)  # noqa: PT017  # both outcomes are right
+
+
+def test_find_lists_images_others_and_follows_links_once(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    for name in ("b.JPG", "a.png", "deep/er/c.tiff", ".hidden/d.jpg", "._e.jpg", "notes.txt", "deep/movie.mp4"):
+        (root / name).write_bytes(b"x")
+    (root / "no_ending").write_bytes(encoded(picture(1), "PNG"))
+    (root / "Makefile").write_bytes(b"all:\n")
+    (root / "deep" / "loop").symlink_to(root)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f.webp").write_bytes(b"x")
+    (root / "linked").symlink_to(outside)
+    found = images.find(root)
+    assert [str(p.relative_to(root)) for p in found.images] == ["a.png", "b.JPG", "deep/er/c.tiff", "linked/f.webp", "no_ending"]
+    assert [p.name for p in found.others] == ["Makefile", "movie.mp4", "notes.txt"]
+
+
+def test_find_says_when_there_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        images.find(tmp_path / "nowhere")
+
+
+def test_find_reports_folders_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert images.find(tmp_path).unreadable == [tmp_path / "locked"]
+
+
+def test_thumbnails_are_small_and_carry_no_exif() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    data = images.thumbnail(encoded(picture(1, (800, 400)), "JPEG", exif=exif.tobytes()), 128)
+    with Image.open(io.BytesIO(data)) as small:
+        assert small.size == (128, 64)
+        assert not small.getexif()
