@@ -49,7 +49,10 @@ def test_what_changed_is_noticed(photos: Path, tmp_path: Path) -> None:
         assert counts(index.add(photos)) == (2, 1, 20, 2, 1, 0)
         after = content(index)
         assert len(after) == 25
-        path = lambda name: str(photos / name)  # noqa: E731
+
+        def path(name: str) -> str:
+            return str(photos / name)
+
         assert after[path("blue/moved.jpg")] == before[path("blue/000.jpg")]
         assert after[path("green/crossed.jpg")] == ("green", *before[path("blue/001.jpg")][1:])
         assert after[path("green/copy.jpg")] == after[path("green/000.jpg")]
@@ -237,7 +240,9 @@ def test_the_order_of_commits_does_not_matter(photos: Path, tmp_path: Path, monk
         monkeypatch.setattr(adding, "COMMIT_IMAGES", commit)
         with Index.create(tmp_path / f"{commit}.wb") as index:
             assert index.add(photos, bits=16).fitted_on == 6
-            contents.append([(item.path, code) for (_, item), code in zip(index._store.all_items(), index.features(), strict=True)])
+            contents.append(
+                [(item.path, code) for (_, item), code in zip(index._store.all_items(), index.features(), strict=True)]
+            )
     for other in contents[1:]:
         assert [path for path, _ in other] == [path for path, _ in contents[0]]
         np.testing.assert_array_equal([f for _, f in other], [f for _, f in contents[0]])

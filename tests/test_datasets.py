@@ -149,8 +149,8 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.jpg")
     with pytest.raises(DataError, match="holds one image"):
         read_dataset(tmp_path)
+    touch(tmp_path, "cat/b.jpg")
     with pytest.raises(DataError, match="no part 'val'"):
-        touch(tmp_path, "cat/b.jpg")
         read_images(tmp_path, "val")
     with pytest.raises(DataError, match="not a data set"):
         read_dataset(tmp_path / "cat" / "a.jpg")

@@ -137,7 +137,9 @@ def test_filters_are_read(text: str, expected: Condition) -> None:
     assert parse_where(text) == [expected]
 
 
-@pytest.mark.parametrize(("text", "reason"), [("monarch", "cannot read"), ("price<cheap", "compares numbers"), ("label<3", "text")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("monarch", "cannot read"), ("price<cheap", "compares numbers"), ("label<3", "text")]
+)
 def test_filters_that_cannot_be_read(text: str, reason: str) -> None:
     with pytest.raises(QueryError, match=reason):
         parse_where(text)

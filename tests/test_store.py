@@ -101,9 +101,14 @@ def test_any_order_of_adding_and_deleting(tmp_path_factory: pytest.TempPathFacto
 def test_a_failed_transaction_leaves_nothing(empty: Store) -> None:
     add(empty, [item("a")])
     packed, features = embeddings(1)
-    with pytest.raises(RuntimeError), empty.writing():
-        empty.add([item("b")], packed, features, BITS)
-        raise RuntimeError("power cut")
+
+    def broken() -> None:
+        with empty.writing():
+            empty.add([item("b")], packed, features, BITS)
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert empty.count() == 1
     assert len(empty.codes(BITS)[0]) == 1
 
@@ -241,6 +246,5 @@ def test_problems_are_named(empty: Store, damage: str, reason: str) -> None:
     other.close()
     found = empty.problems(BITS, DIM)
     assert found
-
 
     assert any(re.search(reason, line) for line in found), found

@@ -16,7 +16,7 @@ from wingbar.adding import AddReport, Progress
 from wingbar.datasets import Dataset, Entry, Images, read_dataset, read_images
 from wingbar.errors import DataError, ImageError, WingbarError
 from wingbar.evaluation import Evaluation, evaluate
-from wingbar.index import Hits, Index
+from wingbar.index import SHORTLIST, Hits, Index
 
 SHOWN = 12  # queries on the page
 NEIGHBOURS = 10
@@ -89,16 +89,15 @@ def write_digits(folder: Path) -> Path:
 def text(shown: Demo) -> str:
     """What the command prints."""
     added = shown.report
-    lines = [
-        f"{shown.index}: {added.added:,} images indexed at {added.images_per_second:.0f} images/s, no labels or training used"
-    ]
+    speed = f"{added.images_per_second:.0f} images/s"
+    lines = [f"{shown.index}: {added.added:,} images indexed at {speed}, no labels or training used"]
     e = shown.evaluation
     if e:
         lines += [
             f"{e.queries:,} queries, {e.protocol.split(';')[0]}:",
-            f"  MAP of the {e.bits}-bit codes        {e.map:.3f}   (between {e.map_low:.3f} and {e.map_high:.3f} by order of ties)",
-            f"  MAP after re-ranking {e.shortlist}     {e.rerank_map:.3f}",
-            f"  MAP of the float features      {e.feature_map:.3f}   (nearest neighbour right: {e.feature_top1:.1%})",
+            f"  {f'MAP of the {e.bits}-bit codes':32} {e.map:.3f}   (ties allow {e.map_low:.3f} to {e.map_high:.3f})",
+            f"  {f'MAP after re-ranking {e.shortlist}':32} {e.rerank_map:.3f}",
+            f"  {'MAP of the float features':32} {e.feature_map:.3f}   (nearest neighbour right: {e.feature_top1:.1%})",
         ]
     for answer in shown.answers[:3]:
         names = [hit.label or Path(hit.path).name for hit in answer.fine]
@@ -163,7 +162,7 @@ def _page(source: Path, index: Index, evaluation: Evaluation | None, answers: Se
         ("images in the index", f"{info.items:,}"),
         ("bits of a code", str(info.bits)),
         ("distinct codes", f"{info.unique_codes:,}"),
-        ("numbers of a feature", str(info.dim)),
+        ("length of a feature", str(info.dim)),
     ]
     if evaluation:
         e = evaluation
@@ -180,7 +179,7 @@ def _page(source: Path, index: Index, evaluation: Evaluation | None, answers: Se
     ]
     intro = (
         f"The neighbours of {len(rows)} images of {source.name}, found without labels or training: first by Hamming distance "
-        f"of {info.bits}-bit codes, then with the nearest {200:,} ordered by the cosine of their features."
+        f"of {info.bits}-bit codes, then with the nearest {SHORTLIST:,} ordered by the cosine of their features."
     )
     note = evaluation.protocol if evaluation else ""
     return report.page(f"wingbar: {source.name}", intro, facts, rows, note)

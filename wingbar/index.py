@@ -165,7 +165,13 @@ class Index:
                 f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, or use --refit to change it"
             )
         report, self.model = adding.add(
-            self._store, self.model, _batch(source), bits=bits or BITS, seed=seed, threads=threads, progress=progress
+            self._store,
+            self.model,
+            _batch(source),
+            bits=BITS if bits is None else bits,
+            seed=seed,
+            threads=threads,
+            progress=progress,
         )
         return report
 
@@ -190,7 +196,7 @@ class Index:
         """
         self._refresh_model()
         report, self.model = adding.refit(
-            self._store, self.model, bits=bits or self.model.bits, seed=seed, threads=threads, progress=progress
+            self._store, self.model, bits=self.model.bits if bits is None else bits, seed=seed, threads=threads, progress=progress
         )
         return report
 

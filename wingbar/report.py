@@ -25,11 +25,12 @@ p { max-width: 46rem; margin: .5rem 0 1rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .75rem; margin: 1.25rem 0 2rem; }
 .facts div { background: var(--soft); border-radius: .5rem; padding: .6rem .8rem; }
 .facts dt { font-size: .8rem; } .facts dd { margin: 0; font-weight: 600; }
-section { border-top: 1px solid var(--line); padding: 1rem 0; display: grid; grid-template-columns: 8.5rem 1fr; gap: 1rem; }
+section { border-top: 1px solid var(--line); padding: 1rem 0; display: grid; gap: 1rem; }
+section { grid-template-columns: 8.5rem minmax(0, 1fr); }
 section h2 { font-size: 1rem; margin: .4rem 0 0; overflow-wrap: anywhere; }
 h3 { font-size: .85rem; font-weight: 600; margin: 0 0 .35rem; }
 ol { list-style: none; display: flex; gap: .5rem; margin: 0 0 .9rem; padding: 0 0 .3rem; overflow-x: auto; }
-li { flex: 0 0 6rem; font-size: .75rem; overflow-wrap: anywhere; }
+li { flex: 0 1 6.4rem; min-width: 5rem; font-size: .75rem; overflow-wrap: anywhere; }
 figure { margin: 0; }
 img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft); border-radius: .35rem; }
 li.good img { outline: 3px solid var(--good); outline-offset: -3px; }
@@ -37,7 +38,7 @@ li.bad img { outline: 3px dashed var(--bad); outline-offset: -3px; }
 .mark { font-weight: 700; } .good .mark { color: var(--good); } .bad .mark { color: var(--bad); }
 .missing { display: grid; place-items: center; aspect-ratio: 1; background: var(--soft); border-radius: .35rem; padding: .3rem; }
 footer { border-top: 1px solid var(--line); font-size: .85rem; padding-top: 1rem; }
-@media (max-width: 40rem) { section { grid-template-columns: 1fr; } section > figure { max-width: 8.5rem; } }
+@media (max-width: 40rem) { section { grid-template-columns: minmax(0, 1fr); } section > figure { max-width: 8.5rem; } }
 """
 
 
@@ -80,9 +81,10 @@ def _hit(hit: Hit, label: str | None) -> str:
     kind = "" if label is None else "good" if right else "bad"
     mark = "" if label is None else f'<span class="mark">{"✓" if right else "✗"}</span> '
     name = hit.label or Path(hit.path).name
-    score = "" if hit.score is None else f" · cos {hit.score:.2f}"
+    bits = f"{hit.distance} bit{'' if hit.distance == 1 else 's'}"
+    score = "" if hit.score is None else f"<br>cosine {hit.score:.2f}"
     picture = _picture(hit.path, name)
-    return f'<li class="{kind}">{picture}{mark}{escape(name)}<br>{hit.distance} bits{score}</li>'
+    return f'<li class="{kind}">{picture}{mark}{escape(name)}<br>{bits}{score}</li>'
 
 
 def _picture(path: str, alt: str) -> str:

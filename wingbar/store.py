@@ -105,7 +105,8 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             raise _explained(error, path) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
         return cls.open(path)
 
     @classmethod
@@ -178,9 +179,11 @@ class Store:
         return self._meta("fingerprint")
 
     def set_model(self, files: Mapping[str, bytes]) -> None:
-        """Replace the model. Inside `writing`."""
-        self._db.execute("DELETE FROM model")
-        self._db.executemany("INSERT INTO model VALUES (?, ?)", sorted(files.items()))
+        """Replace the model; files that stay as they are are not written again. Inside `writing`."""
+        stored = dict(self._db.execute("SELECT name, data FROM model"))
+        self._db.executemany("DELETE FROM model WHERE name = ?", [(name,) for name in stored.keys() - files.keys()])
+        changed = sorted((name, data) for name, data in files.items() if stored.get(name) != data)
+        self._db.executemany("INSERT OR REPLACE INTO model VALUES (?, ?)", changed)
         self._set_meta("fingerprint", hashlib.sha256(files["model.json"]).hexdigest())
 
     # -- write items
@@ -507,7 +510,8 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
             db.close()
             db = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
         return db
-    db.execute("PRAGMA journal_mode = WAL")
+    # A file that is being made is renamed when it is whole: a log beside it would stay behind.
+    db.execute(f"PRAGMA journal_mode = {'WAL' if mode == 'rw' else 'MEMORY'}")
     db.execute("PRAGMA synchronous = FULL")  # an item that was reported as stored survives a power cut
     return db
 

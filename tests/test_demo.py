@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import builtins
+import re
+from pathlib import Path
+
+import pytest
+
+from wingbar import cli, demo
+from wingbar.errors import WingbarError
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
+    pytest.importorskip("sklearn")
+    return demo.run(tmp_path_factory.mktemp("demo"), None, bits=48)
+
+
+def test_the_digits_are_found(shown: demo.Demo) -> None:
+    assert shown.report.added == 1438
+    assert shown.evaluation is not None
+    assert shown.evaluation.queries == 359
+    assert shown.evaluation.feature_map > 0.35  # chance is 0.1
+    assert shown.evaluation.feature_top1 > 0.7
+    text = demo.text(shown)
+    assert str(shown.page) in text
+    assert "MAP of the 48-bit codes" in text
+
+
+def test_the_page_stands_alone(shown: demo.Demo) -> None:
+    page = shown.page.read_text(encoding="utf-8")
+    assert page.count("<section>") == demo.SHOWN
+    assert page.count("by code") == page.count("then by feature") == demo.SHOWN
+    assert page.count("data:image/jpeg;base64,") == demo.SHOWN * (1 + 2 * demo.NEIGHBOURS)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "http" not in page
+    assert all(f'alt="query: {digit}"' in page for digit in range(10))
+
+
+def test_own_images_without_labels(shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--images", str(shared_photos / "red"), "-o", str(tmp_path), "--bits", "16", "--json"]) == 0
+    assert '"evaluation": null' in capsys.readouterr().out
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "✓" not in page
+    assert page.count("<section>") == 12
+    assert cli.main(["demo", "--images", str(shared_photos), "-o", str(tmp_path), "--bits", "16"]) == 0  # a second time
+    assert "✓" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_names_from_files_are_escaped(tmp_path: Path, shared_photos: Path) -> None:
+    folder = tmp_path / "<b>bold"
+    folder.mkdir()
+    for i in range(3):
+        data = (shared_photos / "red" / f"{i:03}.jpg").read_bytes()
+        (folder / f'"><script>{i}.jpg').write_bytes(data)
+    page = demo.run(tmp_path / "out", folder, bits=8).page.read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>" not in page
+
+
+def test_without_scikit_learn_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *rest: object) -> object:
+        if name.startswith("sklearn"):
+            raise ModuleNotFoundError(name)
+        return real(name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(WingbarError, match=r"pip install 'wingbar\[demo\]'"):
+        demo.run(tmp_path, None, bits=8)
+
+
+def test_nothing_usable(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.jpg").write_text("no")
+    with pytest.raises(WingbarError, match="none of the images"):
+        demo.run(tmp_path / "out", tmp_path / "p", bits=8)
