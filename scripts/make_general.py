@@ -25,7 +25,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from wingbar import images
-from wingbar.backbones import EfficientNetLite0, load_lite0_weights
+from wingbar import backbones, export
 from wingbar.model import Model, preparation_record, with_record
 
 SEED = 0

@@ -178,7 +178,9 @@ def test_no_model_there(tmp_path: Path) -> None:
 
 
 def test_another_models_embedding_is_refused_with_both_names(fitted: Model) -> None:
-    stranger = Embeddings(np.zeros((1, 1), np.uint64), np.zeros((1, 256), np.float32), 32, "other", "ab" * 32)
+    stranger = Embeddings(
+        np.zeros((1, 1), np.uint64), np.zeros((1, 256), np.float32), np.zeros((1, 32), np.float32), 32, "other", "ab" * 32
+    )
     with pytest.raises(QueryError, match=r"other \(abababababab\).*general \(itq, 32 bits"):
         check_same(stranger, fitted, "photos.wb")
 

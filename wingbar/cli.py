@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wingbar.adding import AddReport, Failure, Progress, RefitReport
     from wingbar.index import Hits
 
-FINE = ("none", "ties", "pool")  # as in index.py, which is not imported for --help
+FINE = ("none", "ties", "pool", "asymmetric")  # as in index.py, which is not imported for --help
 SHOWN = 20  # bad files named on the terminal; --json names all
 
 
@@ -322,7 +322,9 @@ def _verb(verbs: Any, run: Any, example: str) -> argparse.ArgumentParser:
 
 
 def _ranking_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fine", choices=FINE, help="second stage: none, ties or pool (default: what the model says)")
+    parser.add_argument(
+        "--fine", choices=FINE, help="second stage: none, ties, pool or asymmetric (default: what the model says)"
+    )
     parser.add_argument("--shortlist", type=int, default=200, help="items that --fine pool orders anew (default 200)")
 
 

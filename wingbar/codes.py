@@ -44,6 +44,17 @@ def hamming(query: Packed, codes: Packed) -> Distances:
     return np.bitwise_count(query ^ codes).sum(1, dtype=np.int64)
 
 
+def agreement(logits: NDArray[np.floating], codes: Packed, bits: int) -> NDArray[np.float32]:
+    """How well stored codes agree with a query's real-valued logits: logits [b], codes [N, w] -> [N] in [-1, 1].
+
+    The sum of the logits, counted positive where the stored bit has their sign, over the sum of their sizes: 1 when
+    all bits agree; a bit about which the query is unsure weighs little. (Asymmetric distance.)
+    """
+    size = float(np.abs(logits).sum())
+    signs = np.where(unpack(codes, bits), np.float32(1), np.float32(-1))
+    return (signs @ (logits / (size or 1.0)).astype(np.float32)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Nearest:
     """Rows of the items found and their distances in bits, ordered by (distance, row). `cut` is true when items at
@@ -75,6 +86,10 @@ class Codes:
 
     def __len__(self) -> int:
         return len(self.unique_of_row)
+
+    def of_rows(self, rows: Rows) -> Packed:
+        """The codes [n, w] of rows [n]."""
+        return self.unique[self.unique_of_row[rows]]
 
     def distances(self, query: Packed) -> NDArray[np.uint16]:
         """Distance of one query [w] to every row: [N] uint16."""

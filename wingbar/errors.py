@@ -23,3 +23,7 @@ class StoreError(WingbarError):
 
 class QueryError(WingbarError):
     """A search that cannot be answered as asked."""
+
+
+class TrainingError(WingbarError):
+    """A training run that cannot start or go on."""

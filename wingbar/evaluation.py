@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wingbar import images
+from wingbar import codes, images
 from wingbar.adding import Failure, Progress
 from wingbar.datasets import Images
 from wingbar.errors import DataError, ImageError, QueryError
-from wingbar.index import SHORTLIST, Clock, Fine, Index, Searchable
+from wingbar.index import FINE, SHORTLIST, TIE_CAP, Clock, Fine, Index, Searchable
 from wingbar.model import BATCH, Embeddings, batched, cores, in_order
 
 Bool = NDArray[np.bool_]
@@ -195,6 +195,56 @@ def _hypergeometric(items: int, hits: int, drawn: int) -> tuple[Int64, Float64]:
     return h, weights / weights.sum()
 
 
+# -- fine modes
+
+
+@dataclass(frozen=True)
+class Side:
+    """Network outputs of images in memory: code logits [n, b], features [n, d] of any length, labels [n]."""
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
+    labels: Int64
+
+
+def fine_scores(query: Side, gallery: Side, shortlist: int = SHORTLIST) -> dict[str, float]:
+    """MAP of the whole gallery in each fine mode, by which a trained model's own mode is chosen on held-out images."""
+    packed = codes.pack(gallery.logits >= 0)
+    searchable = codes.Codes(packed, gallery.logits.shape[1])
+    unit = [_unit(side.features) for side in (query, gallery)]
+    aps: dict[str, list[float]] = {mode: [] for mode in FINE}
+    for i in range(len(query.labels)):
+        relevant = gallery.labels == query.labels[i]
+        if not relevant.any():
+            continue
+        code = codes.pack(query.logits[i : i + 1] >= 0)[0]
+        hamming = searchable.distances(code).astype(np.int64)
+        pool = searchable.nearest(code, shortlist, ties="include").rows[: TIE_CAP * shortlist]
+        agreement = codes.agreement(query.logits[i], packed, gallery.logits.shape[1])
+        cosine = unit[1] @ unit[0][i]
+        for mode in FINE:
+            place = fine_places(mode, hamming, pool, agreement if mode == "asymmetric" else cosine)
+            aps[mode].append(expected_ap(place, relevant))
+    return {mode: float(np.mean(values)) if values else 0.0 for mode, values in aps.items()}
+
+
+def fine_places(fine: Fine, hamming: Int64, pool: Int64, score: NDArray[np.floating]) -> Float64:
+    """Places [N] (smaller is earlier, equal is tied) of the whole gallery in a fine mode.
+
+    hamming [N]; `pool` are the rows of the shortlist; `score` [N] in [-1, 1] is what the mode orders by.
+    """
+    place = hamming.astype(np.float64)
+    if fine == "ties":
+        place += (1 - score) / 4  # in [0, 0.5]: never past the next distance
+    elif fine != "none":
+        place[pool] = -3 - score[pool].astype(np.float64)  # before every distance
+    return place
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
 # -- an index
 
 
@@ -343,13 +393,13 @@ def _score(
     near = hamming[keep] <= RADIUS
     inside = int(near.sum())
     by_feature = _in_buckets(-cosine[keep], relevant[keep])
-    place = hamming.astype(np.float64)
-    if fine == "ties":
-        place += (1 - cosine) / 4  # in [0, 0.5]: never past the next distance
-    elif fine == "pool":
-        pool = index.pool(searchable, query, shortlist, None, allowed, Clock({}))
-        assert pool.scores is not None
-        place[pool.rows] = -3 - pool.scores  # below every distance
+    score: NDArray[np.floating] = cosine
+    pool = np.empty(0, np.int64)
+    if fine not in ("none", "ties"):
+        found = index.pool(searchable, query, shortlist, None, allowed, Clock({}), fine)
+        pool, score = found.rows, np.zeros(len(cosine), np.float32)
+        score[pool] = found.scores
+    place = fine_places(fine, hamming, pool, score)
     expected = _expected(by_code)
     return _Score(
         map=expected,

@@ -84,6 +84,41 @@ def load(source: Source, preparation: Preparation) -> Pixels:
     return _fit(_open(source, 2 * preparation.size), preparation)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training varies pictures: a random box of at least `area` of the picture (0 < area <= 1) with sides of 3:4 to
+    4:3 is scaled to the square, and mirrored half of the time with `mirror`."""
+
+    area: float = 0.35
+    mirror: bool = True
+
+
+def augment(source: Source, preparation: Preparation, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
+    """A varied view of a training picture: [size, size, 3] uint8. Raises ImageError as `load` does."""
+    image = _open(source, 2 * preparation.size)
+    box = _random_box(image.size, augmentation.area, rng)
+    square = (preparation.size, preparation.size)
+    view = image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
+    if augmentation.mirror and rng.random() < 0.5:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(view)
+
+
+def _random_box(size: tuple[int, int], area: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A box (left, top, right, bottom) inside a picture; the whole short side squared where ten draws do not fit."""
+    width, height = size
+    for _ in range(10):
+        wanted = rng.uniform(area, 1) * width * height
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = np.sqrt(wanted * aspect), np.sqrt(wanted / aspect)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            return float(left), float(top), float(left + w), float(top + h)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
 def read(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file. Raises ImageError when it is missing, empty, too large or not a plain file."""
     try:

@@ -20,8 +20,8 @@ from wingbar.errors import DataError, ModelError, QueryError, StoreError, Wingba
 from wingbar.model import Embeddings, Model, check_same
 from wingbar.store import Condition, Store
 
-Fine = Literal["none", "ties", "pool"]
-FINE: tuple[Fine, ...] = ("none", "ties", "pool")
+Fine = Literal["none", "ties", "pool", "asymmetric"]
+FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
 BITS = 64
 SHORTLIST = 200
 TIE_CAP = 10  # a shortlist grows by ties to at most so many times what was asked for
@@ -31,8 +31,9 @@ Where = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result. `distance` counts differing bits; `score` is the cosine of the features, or None when the
-    features were not read. `rank` starts at 1."""
+    """One search result. `distance` counts differing bits. `score`, in [-1, 1], is what the fine stage ranked by:
+    the cosine of the features, or for "asymmetric" the agreement of logits and bits; None without a fine stage.
+    `rank` starts at 1."""
 
     rank: int
     id: int
@@ -216,8 +217,9 @@ class Index:
 
         Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage, by `fine`:
         "none" keeps that order; "ties" orders items of equal distance by the cosine of their features; "pool" orders
-        a `shortlist` of the nearest (all that are tied with its last one included) by that cosine. None means the
-        model's own choice. Equal results keep the order of their ids.
+        a `shortlist` of the nearest (all that are tied with its last one included) by that cosine; "asymmetric" orders
+        it by the agreement of the query's real-valued logits with the stored bits, which reads no feature. None means
+        the model's own choice. Equal results keep the order of their ids.
 
         `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20"; several on one field
         with = are alternatives, otherwise all must hold.
@@ -271,7 +273,7 @@ class Index:
             clock.lap("coarse")
             return Ranked(nearest.rows, nearest.distances, None, 0, False)
         want = k if fine == "ties" else max(k, shortlist)
-        pool = self.pool(searchable, query, want, radius, allowed, clock)
+        pool = self.pool(searchable, query, want, radius, allowed, clock, fine)
         assert pool.scores is not None
         keys = (pool.rows, -pool.scores, pool.distances) if fine == "ties" else (pool.rows, -pool.scores)
         order = np.lexsort(keys)[:k]
@@ -286,13 +288,16 @@ class Index:
         radius: int | None,
         allowed: NDArray[np.bool_] | None,
         clock: Clock,
+        fine: Fine,
     ) -> Ranked:
-        """The `want` items of nearest code with all that tie with the last, and their cosines, in Hamming order."""
+        """The `want` items of nearest code with all that tie with the last, in Hamming order, and what `fine` ranks by."""
         nearest = searchable.codes.nearest(query.codes[0], want, radius=radius, allowed=allowed, ties="include")
         rows, distances = nearest.rows[: TIE_CAP * want], nearest.distances[: TIE_CAP * want]
         clock.lap("coarse")
-        features = self._store.features(searchable.ids[rows].tolist(), self.model.dim)
-        scores = features.astype(np.float32) @ query.features[0]
+        if fine == "asymmetric":
+            scores = codes.agreement(query.logits[0], searchable.codes.of_rows(rows), self.model.bits)
+        else:
+            scores = self._store.features(searchable.ids[rows].tolist(), self.model.dim).astype(np.float32) @ query.features[0]
         clock.lap("fine")
         return Ranked(rows, distances, scores, len(rows), len(rows) < len(nearest.rows))
 

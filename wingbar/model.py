@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,13 +33,15 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What a model made of B images: codes [B, w] uint64 (see codes.py), features [B, d] float32 of length one.
+    """What a model made of B images: codes [B, w] uint64 (see codes.py), features [B, d] float32 of length one, and the
+    logits [B, b] float32 whose signs are the codes.
 
     `model` and `fingerprint` say whose they are; an index of another model refuses them.
     """
 
     codes: codes.Packed
     features: Float32
+    logits: Float32
     bits: int
     model: str
     fingerprint: str
@@ -49,7 +51,8 @@ class Embeddings:
 
     def __getitem__(self, i: int) -> Embeddings:
         """The embedding of image `i`, still with its batch axis."""
-        return Embeddings(self.codes[i : i + 1], self.features[i : i + 1], self.bits, self.model, self.fingerprint)
+        one = slice(i, i + 1)
+        return replace(self, codes=self.codes[one], features=self.features[one], logits=self.logits[one])
 
 
 class Model:
@@ -146,7 +149,8 @@ class Model:
             logits, features = self.rotation.apply(raw)
         else:
             features, logits = raw[:, :-bits], raw[:, -bits:].astype(np.float64)
-        return Embeddings(codes.pack(logits >= 0), features, bits, self.name, self.fingerprint)
+        packed = codes.pack(logits >= 0)
+        return Embeddings(packed, features, logits.astype(np.float32), bits, self.name, self.fingerprint)
 
     def fitted(self, raw: Float32, bits: int, seed: int) -> Model:
         """This label-free model with codes of `bits` bits, learnt from raw outputs [n, r] of a sample (ITQ).

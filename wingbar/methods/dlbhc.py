@@ -1,0 +1,82 @@
+"""DLBHC: Lin, Yang, Hsiao & Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015.
+
+A latent layer H of sigmoid units stands between the feature layer F7 and the classifier F8 and is trained by the
+classification loss alone: if few units must carry all that tells the classes apart, they become attributes that are on
+or off. Bit j is 1 where H_j >= 0.5 (Section 2.2.1), which is where its logit is >= 0. Search is coarse to fine: Hamming
+distance of H, then Euclidean distance of F7, ascending. F7 is scaled to length one in the exported model, so that
+ascending Euclidean distance and descending cosine are the same order.
+
+Initialisation and learning-rate multipliers are those of the authors' released configuration for CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wingbar.backbones import Backbone
+from wingbar.methods import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What DLBHC needs; the defaults are the released configuration's."""
+
+    bits: int = field(default=48, metadata={"help": "code length, units of the latent layer"})
+    latent_std: float = field(default=0.005, metadata={"help": "standard deviation of the latent layer's first weights"})
+    latent_bias: float = field(default=1.0, metadata={"help": "first bias of the latent layer"})
+    classifier_std: float = field(default=0.01, metadata={"help": "standard deviation of the classifier's first weights"})
+    latent_lr: float = field(default=1.0, metadata={"help": "learning rate of the latent layer, times that of the run"})
+    classifier_lr: float = field(default=10.0, metadata={"help": "learning rate of the classifier, times that of the run"})
+
+
+class Net(nn.Module):
+    """Backbone and latent layer."""
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.latent = nn.Linear(backbone.width, config.bits)
+        nn.init.normal_(self.latent.weight, std=config.latent_std)
+        nn.init.constant_(self.latent.bias, config.latent_bias)
+
+    def forward(self, pixels: Tensor) -> Output:
+        """Pixels [B, H, W, 3] uint8 -> logits of H [B, bits] and F7 [B, width]."""
+        feature = self.backbone(pixels)
+        return Output(self.latent(feature), feature)
+
+
+class Loss(nn.Module):
+    """The classifier F8 on H, and its softmax loss."""
+
+    def __init__(self, backbone: Backbone, config: Config, classes: int, items: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(config.bits, classes)
+        nn.init.normal_(self.classifier.weight, std=config.classifier_std)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Scalars "classification" and "total", which are the same here."""
+        latent = torch.sigmoid(net(pixels).code)
+        classification = F.cross_entropy(self.classifier(latent), labels)
+        return {"classification": classification, "total": classification}
+
+    def end_epoch(self) -> None:
+        """Nothing is kept from one epoch to the next."""
+
+
+def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
+    """Weights decay, biases and batch normalisation do not; biases of layers learn twice as fast as their weights."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module, scale in ((net.backbone, 1.0), (net.latent, config.latent_lr), (loss.classifier, config.classifier_lr)):
+        for layer in module.modules():
+            normalises = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            for name, parameter in layer.named_parameters(recurse=False):
+                is_bias = name == "bias" and not normalises
+                key = (scale * (2.0 if is_bias else 1.0), 0.0 if is_bias or normalises else 1.0)
+                groups.setdefault(key, []).append(parameter)
+    return [{"params": params, "lr_scale": lr, "decay_scale": decay} for (lr, decay), params in groups.items()]
