@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import picture, write_classes
 from wingbar import adding
+from wingbar.datasets import read_images
 from wingbar.errors import DataError, StoreError
 from wingbar.index import Index
 
@@ -271,6 +273,96 @@ def test_progress_counts_to_the_end(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(photos, bits=8, progress=lambda *step: seen.append(step))
     assert seen == [("indexing", i + 1, 24) for i in range(24)]
+
+
+def test_two_pictures_of_one_palette_index_are_two(tmp_path: Path) -> None:
+    pictures = []
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        pictures.append(Image.new("P", (20, 20), 0))
+        pictures[-1].putpalette([*colour] * 256)
+    with Index.create(tmp_path / "a.wb") as index:
+        assert index.add(pictures, bits=8).added == 2
+        assert index.add(np.zeros((30, 40, 3), np.uint8)).added == 1  # one picture, not thirty
+        assert len(index) == 3
+
+
+def test_parts_and_slices_of_a_data_set(photos: Path, tmp_path: Path) -> None:
+    everything = read_images(photos)
+    with Index.create(tmp_path / "a.wb") as index:
+        assert index.add(everything[:4], bits=8).added == 4
+        assert index.add(list(everything)[4:6]).added == 2
+        assert index.add([everything[:4], everything[6:10]]).added == 4
+
+
+def test_a_path_listed_twice_with_two_labels_is_reported(photos: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label\nphotos/red/000.jpg,a\nphotos/red/000.jpg,b\nphotos/red/000.jpg,a\n")
+    with Index.create(tmp_path / "a.wb") as index:
+        report = index.add(listing, bits=8)
+        assert (report.added, len(report.failed)) == (1, 1)
+        assert "the first (a) was taken" in report.failed[0].reason
+
+
+def test_a_label_can_be_taken_away_by_a_list_of_labels(photos: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label\nphotos/red/000.jpg,a\n")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(listing, bits=8)
+        index.add([photos / "red" / "000.jpg"])
+        assert index.label_counts() == {"a": 1}  # a bare path says nothing about labels
+        listing.write_text("path,label\nphotos/red/000.jpg,\n")
+        assert index.add(listing).updated == 1
+        assert index.label_counts() == {}
+
+
+def test_a_move_between_folders_that_are_indexed_together(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        both = [read_images(photos / "red"), read_images(photos / "blue")]
+        index.add(both, bits=8)
+        (photos / "red" / "000.jpg").rename(photos / "blue" / "new.jpg")
+        report = index.add([read_images(photos / "red"), read_images(photos / "blue")])
+        assert (report.moved, report.removed, report.added) == (1, 0, 0)
+
+
+def test_files_gone_from_a_part_are_removed(photos: Path, tmp_path: Path) -> None:
+    (photos / "red").rename(tmp_path / "red")
+    data = tmp_path / "data"
+    (data / "val").mkdir(parents=True)
+    photos.rename(data / "train")
+    (tmp_path / "red").rename(data / "val" / "red")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(data, bits=8)
+        (data / "train" / "blue" / "000.jpg").unlink()
+        report = index.add(read_images(data, "train"))
+        assert (report.unchanged, report.removed) == (15, 1)
+        assert len(index) == 23
+
+
+def test_a_file_that_another_process_found_again_is_not_removed(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8)
+        (tmp_path / "out").mkdir()
+        (photos / "red" / "000.jpg").rename(tmp_path / "out" / "000.jpg")
+        picture(900).save(photos / "red" / "new.jpg")
+        with Index.open(tmp_path / "a.wb") as other:
+            index.add(photos, progress=lambda stage, done, total: (other.add(tmp_path / "out"), None)[1])
+        assert len(index) == 25
+        assert str(tmp_path / "out" / "000.jpg") in content(index)
+
+
+def test_moves_are_stored_as_they_go(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adding, "COMMIT_IMAGES", 5)
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8)
+        photos.rename(tmp_path / "pictures")
+
+        def killed(stage: str, done: int, total: int) -> None:
+            if done == 20:
+                raise SystemExit
+
+        with pytest.raises(SystemExit):
+            index.add(tmp_path / "pictures", progress=killed)
+        assert sum(path.startswith(str(tmp_path / "pictures")) for path in content(index)) == 15
 
 
 @pytest.mark.parametrize("names", [["a.jpg", "a.jpg"], ["a.jpg", "./a.jpg"]])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "learnt from 24" in out
     code, out, _ = run(capsys, "index", path, photos, "--json")
     record = json.loads(out)
-    assert (record["items"], record["reports"][0]["unchanged"]) == (24, 24)
+    assert (record["items"], record["unchanged"]) == (24, 24)
     query = photos / "red" / "001.jpg"
     code, out, _ = run(capsys, "search", path, query, photos / "blue" / "002.jpg", "-k", 3)
     lines = [json.loads(line) for line in out.splitlines()]  # not a terminal: JSON lines
@@ -107,7 +108,6 @@ def test_evaluate_has_the_keys(photos: Path, tmp_path: Path, capsys: pytest.Capt
         (["index", "a.wb", "photos", "--refit"], "run it without images"),
         (["index", "a.wb", "--refit"], "no index at a.wb"),
         (["index", "a.wb", "photos", "--model", "nowhere"], "no model in nowhere"),
-        (["index", "a.wb", "photos", "--bits", "0"], "bits must be from 1 to 1280"),
         (["index", "a.wb", "photos", "--split", "holdout"], "no part 'holdout'"),
         (["index", "a.wb", "hollow"], "hollow has no images, only 1 other files"),
         (["index", "no/such/folder.wb", "photos"], "cannot be"),
@@ -116,7 +116,9 @@ def test_evaluate_has_the_keys(photos: Path, tmp_path: Path, capsys: pytest.Capt
         (["demo", "--images", "hollow"], "hollow has no images"),
         (["evaluate", "photos.wb", "nowhere"], "there is no nowhere"),
         (["evaluate", "photos.wb", "photos/red"], "queries have no labels"),
-        (["search", "photos.wb", "hollow/notes.txt"], "not an image"),
+        (["search", "photos.wb", "hollow/notes.txt"], "hollow/notes.txt: not an image"),
+        (["evaluate", "photos.wb", "photos", "--shortlist", "-3"], "at least 1"),
+        (["index", "photos.wb", "photos/red/000.jpg", "--split", "gallery"], "is one image and has no part"),
         (["search", "photos.wb", "photos/red/000.jpg", "-k", "0"], "at least 1"),
         (["search", "photos.wb", "photos/red/000.jpg", "--where", "shelf=3"], "no item has a column 'shelf'"),
         (["index", "photos.wb", "photos", "--bits", "48"], "has codes of 24 bits, not 48"),
@@ -149,6 +151,39 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert out == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["index", "a.wb", "p", "--bits", "0"], ["index", "a.wb", "p", "--threads", "-1"], ["index", "a.wb", "p", "--seed", "-1"]],
+)
+def test_numbers_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "is not a" in capsys.readouterr().err
+
+
+def test_one_bad_query_does_not_lose_the_others(
+    shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = shared_photos / "red" / "000.jpg"
+    code, out, err = run(capsys, "search", shared_index_path, good, "nowhere.jpg", good, "-k", 1)
+    assert (code, len(out.splitlines())) == (2, 2)
+    assert err == "wingbar: nowhere.jpg: No such file or directory\n"
+
+
+def test_names_that_are_not_utf8(photos: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"q\xe9.jpg")
+    (photos / "red" / "000.jpg").rename(tmp_path / name)
+    (photos / os.fsdecode(b"caf\xe9.txt")).touch()
+    wingbar = [sys.executable, "-m", "wingbar.cli"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "LC_ALL": "C.UTF-8"}
+    indexed = ["index", "a.wb", "photos", "--bits", "8", "--json"]
+    for arguments in (indexed, ["search", "a.wb", name, "-k", "1"], ["demo", "--images", "."]):
+        done = subprocess.run([*wingbar, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"bug" not in done.stderr
+
+
 def test_a_traceback_only_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
     from wingbar.errors import StoreError
 
@@ -175,7 +210,7 @@ def test_bad_images_are_named_on_stderr(photos: Path, tmp_path: Path, capsys: py
     assert err.count("wingbar: left out") == 21
     assert "left out 5 more; --json lists them all" in err
     code, out, _ = run(capsys, "index", tmp_path / "a.wb", photos, "--json")
-    assert len(json.loads(out)["reports"][0]["failed"]) == 25
+    assert len(json.loads(out)["failed"]) == 25
 
 
 def test_nothing_but_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

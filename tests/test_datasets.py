@@ -113,11 +113,11 @@ def test_csv_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_hashing_lists(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("images/a.jpg 1 0 0\nimages/with space.jpg 0 0 1\n")
+    (tmp_path / "train.txt").write_text("\ufeffimages/a.jpg 1 0 0\nimages/with  space.jpg 0 0 1\n", encoding="utf-8")
     (tmp_path / "test.txt").write_text("images/q.jpg 0 1 0\n\n")
     (tmp_path / "database.txt").write_text("images/a.jpg 1 0 0\nimages/d.jpg 0 1 0\n")
     data = read_dataset(tmp_path)
-    assert names(data.train) == ["a.jpg:0", "with space.jpg:2"]
+    assert names(data.train) == ["a.jpg:0", "with  space.jpg:2"]
     assert names(data.query) == ["q.jpg:1"]
     assert names(data.gallery) == ["a.jpg:0", "d.jpg:1"]
     assert data.gallery[0].path == tmp_path / "images" / "a.jpg"
@@ -128,7 +128,7 @@ def test_hashing_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("images/a.jpg\n", "line 1: expected a path and a one-hot label"),
+        ("b.jpg 0 1\nimages/a.jpg\n", "line 2: expected a path and a one-hot label"),
         ("a.jpg 1 0\nb.jpg 1 0 0\n", "line 2: 3 classes, the first line has 2"),
         ("a.jpg 1 1 0\n", "line 1: 2 classes are marked"),
         ("a.jpg 0 0 0\n", "line 1: 0 classes are marked"),
@@ -139,6 +139,42 @@ def test_bad_lists(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "test.txt").write_text("q.jpg 1 0\n")
     with pytest.raises(DataError, match=reason):
         read_dataset(tmp_path)
+
+
+def test_parts_beside_something_else_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/red/a.jpg", "val/red/b.jpg", "images to predict/c.jpg")
+    with pytest.raises(DataError, match="has train and val, which are parts of a data set, beside images to predict: move"):
+        read_images(tmp_path)
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
+    touch(tmp_path, "test/a.jpg", "holiday/b.jpg")
+    assert names(read_images(tmp_path)) == ["b.jpg:holiday", "a.jpg:test"]
+
+
+def test_texts_beside_class_folders_are_no_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    (tmp_path / "train.txt").write_text("cat/a\n")
+    (tmp_path / "test.txt").write_text("dog/b\n")
+    assert names(read_images(tmp_path)) == ["a.jpg:cat", "b.jpg:dog"]
+
+
+def test_a_part_of_a_part(tmp_path: Path) -> None:
+    touch(tmp_path, *[f"cat/{i}.jpg" for i in range(5)])
+    everything = read_images(tmp_path)
+    assert names(everything[1:3]) == ["1.jpg:cat", "2.jpg:cat"]
+    assert everything[1:3].root is None
+    with pytest.raises(DataError, match="is one image and has no part 'gallery'"):
+        read_images(tmp_path / "cat" / "0.jpg", "gallery")
+
+
+def test_links_do_not_give_a_file_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "real/cat/a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    by_link = read_images(tmp_path / "link").paths
+    monkeypatch.chdir(tmp_path / "link")
+    assert read_images(".").paths == by_link == [tmp_path / "real" / "cat" / "a.jpg"]
+    assert read_images("cat/a.jpg").paths == by_link
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

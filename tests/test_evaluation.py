@@ -12,7 +12,7 @@ from tests.conftest import picture, write_classes
 from wingbar import codes
 from wingbar.datasets import Entry, Images, read_dataset, read_images
 from wingbar.errors import DataError, QueryError
-from wingbar.evaluation import ap_bounds, evaluate, expected_ap, expected_ap_at
+from wingbar.evaluation import Side, ap_bounds, evaluate, expected_ap, expected_ap_at, fine_scores
 from wingbar.index import Index
 
 
@@ -152,7 +152,7 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
     assert "network codes on both sides" in result.protocol
 
 
-@pytest.mark.parametrize("fine", ["none", "ties", "pool"])
+@pytest.mark.parametrize("fine", ["none", "ties", "pool", "asymmetric"])
 def test_the_reranked_order_is_the_one_that_search_shows(index: Index, queries: Images, fine: str) -> None:
     result = evaluate(index, queries, fine=fine, shortlist=60)  # type: ignore[arg-type]
     scores = []
@@ -175,6 +175,35 @@ def test_a_query_in_the_gallery_does_not_find_itself(index: Index, shared_photos
         others = np.arange(60) != row
         expected.append(expected_ap(codes.hamming(packed[row], packed)[others], (labels == labels[row])[others]))
     assert result.map == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_a_gallery_that_changes_meanwhile(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
+        index.add(photos, bits=16)
+        before = evaluate(index, read_images(photos))
+
+        def disturb(stage: str, done: int, total: int) -> None:
+            other.delete([photos / "red" / "001.jpg"])
+
+        assert evaluate(index, read_images(photos), progress=disturb) == before
+        after = evaluate(index, read_images(photos))
+        assert (after.gallery, after.queries) == (23, 24)
+
+
+def test_fine_scores_are_those_of_the_index(shared_index_path: Path, queries: Images) -> None:
+    with Index.open(shared_index_path) as index:
+        labels = np.unique([str(label) for label in index.labels()], return_inverse=True)[1]
+        by_label = {"blue": 0, "green": 1, "red": 2}
+        stored = index.model.encode([item.path for _, item in index._store.all_items()])
+        found = index.model.encode(queries.paths)
+        sides = [
+            Side(found.logits, found.features, np.array([by_label[str(label)] for label in queries.labels])),
+            Side(stored.logits, stored.features, labels),
+        ]
+        scores = fine_scores(sides[0], sides[1], shortlist=20)
+        for mode in ("none", "ties", "pool", "asymmetric"):
+            expected = evaluate(index, queries, fine=mode, shortlist=20).rerank_map
+            assert scores[mode] == pytest.approx(expected, abs=2e-3)  # stored features are float16
 
 
 def test_queries_that_cannot_be_scored_are_counted(index: Index, queries: Images, tmp_path: Path) -> None:

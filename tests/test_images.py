@@ -217,6 +217,7 @@ def test_bad_files_are_refused_with_the_reason(tmp_path: Path) -> None:
         ("large.jpg", "over the limit"),
         ("missing.jpg", "No such file"),
         (".", "not a regular file"),
+        ("nul\0.jpg", "null byte"),
     ]:
         with pytest.raises(ImageError, match=reason):
             images.load(tmp_path / name, SMALL)
@@ -241,7 +242,7 @@ def test_damaged_files_give_pixels_or_a_reason(kind: str, data: st.DataObject) -
         assert str(error)  # noqa: PT017  # both outcomes are right
 
 
-def test_find_lists_images_others_and_follows_links_once(tmp_path: Path) -> None:
+def test_find_lists_images_others_and_follows_links(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "deep" / "er").mkdir(parents=True)
     (root / ".hidden").mkdir()
@@ -257,6 +258,17 @@ def test_find_lists_images_others_and_follows_links_once(tmp_path: Path) -> None
     found = images.find(root)
     assert [str(p.relative_to(root)) for p in found.images] == ["a.png", "b.JPG", "deep/er/c.tiff", "linked/f.webp", "no_ending"]
     assert [p.name for p in found.others] == ["Makefile", "movie.mp4", "notes.txt"]
+
+
+def test_a_linked_folder_is_in_both_places_and_loops_end(tmp_path: Path) -> None:
+    for name in ("cats/1.jpg", "cats/deep/2.jpg", "eels/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "eels" / "also").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats" / "friends").symlink_to(tmp_path / "eels")
+    found = [str(path.relative_to(tmp_path)) for path in images.find(tmp_path).images]
+    assert {"cats/1.jpg", "cats/deep/2.jpg", "eels/3.jpg", "eels/also/1.jpg", "cats/friends/3.jpg"} <= set(found)
+    assert len(found) == len(set(found)) < 12
 
 
 def test_find_says_when_there_is_no_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,54 @@ def test_a_closed_index_can_be_copied(photos: Path, tmp_path: Path) -> None:
         assert index.search(photos / "red" / "000.jpg") == expected
 
 
+def test_ties_are_ordered_over_the_whole_group(tmp_path: Path) -> None:
+    stack = np.stack([np.asarray(picture(i)) for i in range(60)])
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(stack, bits=2)
+        for i in range(0, 60, 7):
+            hits = index.search(stack[i], 1, fine="ties")
+            assert hits[0].score == pytest.approx(1, abs=1e-3)
+            assert not hits.cut
+
+
+def test_asymmetric_orders_by_agreement_of_logits_and_bits(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "green" / "007.jpg"
+    hits = index.search(query, 60, fine="asymmetric", shortlist=60)
+    embedded = index.model.encode([query])
+    ids, packed = index._store.codes(24)
+    logits, bits = embedded.logits[0].astype(float), codes.unpack(packed, 24)
+    score = {}
+    for id_, row in zip(ids.tolist(), bits, strict=True):
+        score[id_] = float(sum(logit if bit else -logit for logit, bit in zip(logits, row, strict=True)))
+    total = float(np.abs(logits).sum())
+    found = [float(hit.score or 0) for hit in hits]
+    np.testing.assert_allclose(found, [score[hit.id] / total for hit in hits], atol=1e-5)
+    assert found == sorted(found, reverse=True)
+    assert found[0] == pytest.approx(1)
+
+
+def test_verify_and_search_while_another_process_writes(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
+        index.add(photos / "red", bits=8)
+        stop = threading.Event()
+
+        def churn() -> None:
+            paths = sorted((photos / "blue").iterdir())
+            while not stop.is_set():
+                other.add(paths)
+                other.delete(paths)
+
+        thread = threading.Thread(target=churn)
+        thread.start()
+        try:
+            for _ in range(60):
+                assert index.verify() == []
+                assert len(index.search(photos / "red" / "000.jpg", 50)) in (8, 16)
+        finally:
+            stop.set()
+            thread.join()
+
+
 def test_info(index: Index) -> None:
     info = index.info()
     assert (info.items, info.labels, info.bits, info.dim) == (60, 3, 24, 256)
@@ -216,8 +265,8 @@ def test_info(index: Index) -> None:
 
 def test_sources_that_make_no_sense(tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
-        with pytest.raises(DataError, match="not both"):
-            index.add(["a.jpg", np.zeros((4, 4, 3), np.uint8)])
+        with pytest.raises(DataError, match="paths and pictures"):
+            index.add(["a.jpg", np.zeros((4, 4, 3), np.uint8)])  # type: ignore[arg-type]
         with pytest.raises(DataError, match="there is no"):
             index.add(tmp_path / "nowhere")
         (tmp_path / "hollow").mkdir()

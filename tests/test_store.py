@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def test_a_failed_transaction_leaves_nothing(empty: Store) -> None:
         ([("price", ">=", "10")], "bc"),
         ([("price", "=", "10")], "b"),
         ([("price", "<", "50"), ("label", "=", "cat")], "ac"),
+        ([("price", "<=", "99999")], "abc"),
         ([("colour", "=", "re'd\"")], "c"),
         ([("label", "=", "nobody")], ""),
     ],
@@ -137,7 +139,7 @@ def test_filters(empty: Store, filters: list[tuple[str, str, str]], expected: st
             item("a", "cat", price="9.5"),
             item("b", "dog", price="10"),
             item("c", "cat", price="11", colour="re'd\""),
-            item("sub/d"),
+            item("sub/d", price="1,200 or n/a"),
         ],
     )
     ids = empty.matching([Condition(*parts) for parts in filters])
@@ -188,6 +190,45 @@ def test_closed_it_is_one_file(tmp_path: Path) -> None:
 def test_create_replaces_nothing(empty: Store) -> None:
     with pytest.raises(StoreError, match="exists already"):
         Store.create(empty.path, MODEL)
+
+
+def test_the_log_of_a_deleted_index_is_not_replayed_into_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.wb"
+    opened = Store.create(path, MODEL)
+    add(opened, [item("old")])
+    log = Path(f"{path}-wal").read_bytes()
+    assert log
+    opened.close()
+    path.unlink()
+    Path(f"{path}-wal").write_bytes(log)  # as a killed process leaves it
+    fresh = Store.create(path, MODEL)
+    assert fresh.count() == 0
+    assert fresh.problems(BITS, DIM) == []
+    fresh.close()
+
+
+def test_closing_does_not_wait_for_readers(empty: Store) -> None:
+    add(empty, [item("a")])
+    with empty.reading():
+        other = Store.open(empty.path)
+        add(other, [item("b")])
+        start = time.monotonic()
+        other.close()
+        assert time.monotonic() - start < 5
+
+
+def test_opening_changes_nothing_in_a_foreign_file(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE t (x)")
+    other.commit()
+    other.close()
+    (tmp_path / "empty.db").touch()
+    for name in ("other.db", "empty.db"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(StoreError, match="not a wingbar index"):
+            Store.open(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
 
 
 def test_what_is_no_index(tmp_path: Path) -> None:

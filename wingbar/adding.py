@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wingbar import images
 from wingbar.datasets import Images
@@ -21,6 +22,7 @@ from wingbar.errors import DataError, ImageError, ModelError, StoreError
 from wingbar.model import BATCH, SAMPLE, Model, batched, cores, in_order
 from wingbar.store import Item, Store
 
+BITS = 64  # of a label-free index that was not told otherwise
 COMMIT_IMAGES = 1024
 COMMIT_SECONDS = 5.0
 NO_FILE = -1  # the size of an item that came as an array
@@ -75,6 +77,7 @@ class Wanted:
     label: str | None
     columns: Mapping[str, str]
     source: images.Source
+    labelled: bool = False  # whether label and columns were given, so that none means to take them away
 
 
 @dataclass(frozen=True)
@@ -99,23 +102,22 @@ class _Tally:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one `add` is asked to bring in. `root` is the folder that `wanted` fills completely, or None; the rest is
-    what was seen on the way there."""
+    """What one `add` is asked to bring in. `roots` are the folders that were listed for it; the rest is what was seen on
+    the way there."""
 
     wanted: Sequence[Wanted]
-    root: str | None = None
+    roots: Sequence[str] = ()
     ignored: Sequence[str] = ()
     unreadable: Sequence[str] = ()
 
 
-def files(entries: Images) -> Batch:
-    """The images of a data set as an index wants them."""
-    whole = entries.root is not None and entries.protocol.endswith(": all")
+def files(parts: Sequence[Images]) -> Batch:
+    """The images of data sets as an index wants them."""
     return Batch(
-        [Wanted(str(e.path), e.label, e.columns, str(e.path)) for e in entries],
-        str(entries.root) if whole else None,
-        [str(path) for path in entries.others],
-        [str(path) for path in entries.unreadable],
+        [Wanted(str(e.path), e.label, e.columns, str(e.path), part.labelled) for part in parts for e in part],
+        sorted({str(part.root) for part in parts if part.root is not None}),
+        [printable(path) for part in parts for path in part.others],
+        [str(path) for part in parts for path in part.unreadable],
     )
 
 
@@ -129,12 +131,12 @@ def add(
     model: Model,
     batch: Batch,
     *,
-    bits: int,
+    bits: int | None,
     seed: int,
     threads: int | None,
     progress: Progress | None,
 ) -> tuple[AddReport, Model]:
-    """Make the index hold what `batch` wants, and of its root, where it has one, nothing else. Returns the model then used.
+    """Make the index hold what `batch` wants, and of its roots nothing whose file is gone. Returns the model then used.
 
     Raises StoreError when it cannot be written (what was stored stays), DataError when there is nothing to bring in.
     """
@@ -203,7 +205,7 @@ def refit(
 class _Job:
     """The state of one `add`: what is known, what waits to be stored, what was counted."""
 
-    def __init__(self, store: Store, model: Model, bits: int, seed: int, threads: int, progress: Progress) -> None:
+    def __init__(self, store: Store, model: Model, bits: int | None, seed: int, threads: int, progress: Progress) -> None:
         self.store, self.model, self.bits, self.seed, self.threads, self.progress = store, model, bits, seed, threads, progress
         self.known = {item.path: (id_, item) for id_, item in store.all_items()}
         self.by_content: dict[bytes, list[int]] = {}
@@ -219,40 +221,41 @@ class _Job:
         self._stored_at = time.monotonic()
 
     def gone_from(self, batch: Batch) -> dict[int, str]:
-        """Ids and paths of items below the batch's root whose files are not there any more."""
+        """Ids and paths of items below the batch's roots whose files are not there any more."""
         here = {w.path for w in batch.wanted}
-        root = batch.root
-        if root is None:
-            return {}
-        below = {path: id_ for path, (id_, _) in self.known.items() if _is_below(path, root)}
-        if not here and below:
-            raise DataError(
-                f"{root} has no images now, but {len(below):,} of them are indexed: is a disk not mounted? "
-                "Nothing was removed; to give them up, delete the index"
-            )
-        if not here:
-            raise DataError(f"{root} has no images" + (f", only {len(batch.ignored):,} other files" if batch.ignored else ""))
-        unseen = [path for path in batch.unreadable if _is_below(path, root)]
-        return {
-            id_: path
-            for path, id_ in below.items()
-            if path not in here and not os.path.lexists(path) and not any(_is_below(path, folder) for folder in unseen)
-        }
+        gone = {}
+        for root in batch.roots:
+            below = {path: id_ for path, (id_, _) in self.known.items() if _is_below(path, root)}
+            if not any(_is_below(path, root) for path in here):
+                if below:
+                    raise DataError(
+                        f"{root} has no images now, but {len(below):,} of them are indexed: is a disk not mounted? "
+                        "Nothing was removed; to give them up, delete the index"
+                    )
+                others = f", only {len(batch.ignored):,} other files" if batch.ignored else ""
+                raise DataError(f"{root} has no images{others}")
+            unseen = [path for path in batch.unreadable if _is_below(path, root)]
+            for path, id_ in below.items():
+                if path not in here and not os.path.lexists(path) and not any(_is_below(path, u) for u in unseen):
+                    gone[id_] = path
+        return gone
 
     def plan(self, batch: Batch) -> list[Wanted]:
         """What has to be read: everything that is not stored with the same size and time."""
-        self.tally.failed += [Failure(path, "the folder cannot be listed") for path in batch.unreadable]
+        self.tally.failed += [Failure(printable(path), "the folder cannot be listed") for path in batch.unreadable]
         todo = []
-        seen: set[str] = set()
+        seen: dict[str, Wanted] = {}
         for w in batch.wanted:
-            if w.path in seen:
+            first = seen.setdefault(w.path, w)
+            if first is not w:
+                if (first.label, first.columns) != (w.label, w.columns):
+                    reason = f"listed again with another label or columns; the first ({first.label}) was taken"
+                    self.tally.failed.append(Failure(printable(w.path), reason))
                 continue
-            seen.add(w.path)
-            if w.label is None and not w.columns and w.path in self.known:  # a bare path takes away no label
+            if not w.labelled and w.path in self.known:  # a bare path takes away no label
                 w = replace(w, label=self.known[w.path][1].label, columns=self.known[w.path][1].columns)
             if _has_surrogates(w.path):
-                shown = w.path.encode("utf-8", "backslashreplace").decode()
-                self.tally.failed.append(Failure(shown, "the file name is not valid UTF-8: rename it"))
+                self.tally.failed.append(Failure(printable(w.path), "the file name is not valid UTF-8: rename it"))
             elif not self._is_unchanged(w):
                 todo.append(w)
         self._total = len(todo)
@@ -283,9 +286,10 @@ class _Job:
             pass  # nothing can be stored yet: codes come out of the whole sample
         if self._waiting:
             raw = np.concatenate([raw for _, raw in self._waiting])
-            self.fitted_on = len(raw)
-            self.model = self.model.fitted(raw, self.bits, self.seed)
+            mine = self.model = self.model.fitted(raw, BITS if self.bits is None else self.bits, self.seed)
             self.commit(new_model=True)
+            if self.model.fingerprint == mine.fingerprint:
+                self.fitted_on = len(raw)
             return [w for i, w in enumerate(todo) if i not in chosen]
         if len(chosen) < len(todo):  # a sample of nothing but bad files: try the rest
             return self.fit_on_sample([w for i, w in enumerate(todo) if i not in chosen])
@@ -294,10 +298,13 @@ class _Job:
     def process(self, todo: Sequence[Wanted]) -> None:
         """Read, encode and store the rest."""
         for _ in self._take(todo):
-            waiting = sum(len(items) for items, _ in self._waiting)
-            if waiting >= COMMIT_IMAGES or time.monotonic() - self._stored_at > COMMIT_SECONDS:
-                self.commit()
+            self._commit_if_due()
         self.commit()
+
+    def _commit_if_due(self) -> None:
+        waiting = sum(len(items) for items, _ in self._waiting) + len(self._changes)
+        if waiting >= COMMIT_IMAGES or time.monotonic() - self._stored_at > COMMIT_SECONDS:
+            self.commit()
 
     def commit(self, new_model: bool = False) -> None:
         """Store what waits, in one transaction. Where another process fitted the model meanwhile, its codes are used."""
@@ -317,17 +324,23 @@ class _Job:
 
     def remove(self, gone: Mapping[int, str]) -> int:
         """Delete the items of files that are gone, unless they were found to have moved."""
-        left = [id_ for id_ in gone if id_ not in self._claimed]
+        left = {path: id_ for id_, path in gone.items() if id_ not in self._claimed}
         if not left:
             return 0
-        with self.store.writing():
-            return self.store.delete(left)
+        with self.store.writing():  # another process may have recorded that one of them moved
+            still = self.store.ids_of_paths(left)
+            return self.store.delete(id_ for path, id_ in still.items() if left[path] == id_)
 
     def _adopt_or_write_model(self, new_model: bool) -> None:
         stored = self.store.model_files()
         theirs = Model(stored)
         if theirs.files["model.onnx"] != self.model.files["model.onnx"]:
             raise StoreError(f"{self.store.path} was given another model by another process: run the same command again")
+        if theirs.gives_codes and self.bits not in (None, theirs.bits):
+            raise ModelError(
+                f"{self.store.path} was given codes of {theirs.bits} bits by another process meanwhile, not {self.bits}: "
+                "leave --bits out"
+            )
         if theirs.gives_codes:
             self.model = theirs if theirs.fingerprint != self.model.fingerprint else self.model
         elif new_model:
@@ -362,6 +375,8 @@ class _Job:
             return _Read(w, failure=str(error))
         except OSError as error:
             return _Read(w, failure=error.strerror or str(error))
+        except ValueError as error:  # a path with a NUL byte
+            return _Read(w, failure=str(error))
 
     def _files_that_left(self, content: bytes) -> list[int]:
         """Items of this content whose file is not at its place any more."""
@@ -376,10 +391,11 @@ class _Job:
             id_ = self._same_image(read)
             if id_ is not None:
                 self._changes[id_] = read.item
+                self._commit_if_due()
                 return None
             read = self._decoded(read)  # a second copy of a file that moved once: it is new
         if read.item is None:
-            self.tally.failed.append(Failure(read.wanted.path, read.failure or "unknown reason"))
+            self.tally.failed.append(Failure(printable(read.wanted.path), read.failure or "unknown reason"))
             return None
         return read
 
@@ -446,11 +462,19 @@ def _content(source: images.Source) -> bytes:
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
     array = np.asarray(source)
-    return hashlib.sha256(f"{array.shape} {array.dtype}".encode() + array.tobytes()).digest()
+    described = f"{array.shape} {array.dtype}"
+    if isinstance(source, Image.Image) and source.mode in ("P", "PA"):
+        described += f" {source.getpalette()} {source.info.get('transparency')}"  # the same numbers in other colours
+    return hashlib.sha256(described.encode() + array.tobytes()).digest()
 
 
 def _is_below(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def printable(path: object) -> str:
+    """A path as text that can be shown and stored: bytes that are not UTF-8 become backslash escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _has_surrogates(text: str) -> bool:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar import __version__
-from wingbar.errors import WingbarError
+from wingbar.errors import ImageError, WingbarError
 
 if TYPE_CHECKING:
     from wingbar.adding import AddReport, Failure, Progress, RefitReport
     from wingbar.index import Hits
+    from wingbar.model import Model
 
+METHODS = ("dlbhc",)  # as in methods/__init__.py, which imports PyTorch
 FINE = ("none", "ties", "pool", "asymmetric")  # as in index.py, which is not imported for --help
 SHOWN = 20  # bad files named on the terminal; --json names all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 good, 1 something is wrong with the index, 2 wrong usage, 130 stopped."""
-    args = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = _parser(arguments).parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     warnings.filterwarnings("ignore", module="PIL")  # what matters of its remarks is said in the list of failures
     try:
         return int(args.run(args))
@@ -71,11 +78,9 @@ def index(args: argparse.Namespace) -> int:
         if args.refit:
             refitted = found.refit(bits=args.bits, seed=args.seed, threads=args.threads, progress=progress)
             return _print(args, asdict(refitted), _refit_text(path, refitted))
-        reports = [found.add(s, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress) for s in sources]
-        record = {"index": str(path), "items": len(found), "reports": [asdict(report) for report in reports]}
-        for report in reports:
-            _list_failures(report.failed)
-        _print(args, record, "\n".join(_add_text(path, len(found), report) for report in reports))
+        report = found.add(sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress)
+        _list_failures(report.failed)
+        _print(args, {"index": str(path), "items": len(found), **asdict(report)}, _add_text(path, len(found), report))
         if not len(found):
             raise WingbarError(f"none of the images could be used, {path} is empty: the reasons are above")
         return 0
@@ -85,17 +90,21 @@ def search(args: argparse.Namespace) -> int:
     """Find the images most like the given ones."""
     from wingbar.index import Index
 
+    code = 0
     with Index.open(args.index) as found:
-        answers = found.search_many(
-            args.images, args.k, radius=args.radius, fine=args.fine, shortlist=args.shortlist, where=args.where
-        )
-    for name, hits in zip(args.images, answers, strict=True):
-        if args.json or not sys.stdout.isatty():
-            for hit in hits:
-                print(json.dumps({"query": name, **asdict(hit)}, ensure_ascii=False))
-        else:
-            print(_hits_text(name, hits))
-    return 0
+        for name in args.images:
+            try:
+                hits = found.search(name, args.k, radius=args.radius, fine=args.fine, shortlist=args.shortlist, where=args.where)
+            except ImageError as error:  # the other queries still get their answers
+                print(f"wingbar: {error}", file=sys.stderr)
+                code = 2
+                continue
+            if args.json or not sys.stdout.isatty():
+                for hit in hits:
+                    print(json.dumps({"query": name, **asdict(hit)}, ensure_ascii=False))
+            else:
+                print(_hits_text(name, hits))
+    return code
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -125,8 +134,7 @@ def info(args: argparse.Namespace) -> int:
     from wingbar.model import Model
 
     if args.path == "general" or Path(args.path).is_dir():
-        model = Model.load(args.path)
-        record = {**model.record, "bits": model.bits if model.gives_codes else None, "fingerprint": model.fingerprint}
+        record = _model_record(Model.load(args.path))
     else:
         with Index.open(args.path) as found:
             record = asdict(found.info())
@@ -146,6 +154,65 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def train(args: argparse.Namespace) -> int:
+    """Train a method on labelled images; name a method to see its flags."""
+    from wingbar import methods, training
+    from wingbar.datasets import read_images
+
+    if args.repeat:
+        if args.method or args.data or args.resume:
+            raise WingbarError("--repeat takes everything from the run that it repeats: leave METHOD, DATA and --resume out")
+        found = training.recorded(args.repeat)
+    elif not args.method or not args.data:
+        raise WingbarError(f"name a method ({', '.join(METHODS)}) and labelled images, as in wingbar train dlbhc photos/ -o m")
+    else:
+        method = methods.get(args.method)
+        data = read_images(args.data, _training_part(args.data, args.split))
+        found = training.Recorded(method, _from_flags(method.Config, args), _from_flags(training.Run, args), data, args.start)
+    with _progress() as progress:
+        model = training.train(
+            found.method,
+            found.data,
+            args.output,
+            found.config,
+            found.run,
+            resume=args.resume,
+            start=found.start,
+            progress=progress,
+        )
+    return _print(args, _model_record(model), _trained_text(model, args.output))
+
+
+def export(args: argparse.Namespace) -> int:
+    """Make a model directory of a run's last checkpoint, or an int8 version of a model."""
+    import numpy as np
+
+    from wingbar import export, images, training
+    from wingbar.model import Model
+
+    if not args.int8:
+        with _progress() as progress:
+            model = training.export_checkpoint(args.path, progress)
+        return _print(args, _model_record(model), _trained_text(model, args.path))
+    if not args.calibrate or not args.output:
+        raise WingbarError("--int8 needs --calibrate DIR, a folder of typical pictures, and -o NEW, where to write")
+    model = Model.load(args.path)
+    paths = images.find(args.calibrate).images
+    chosen = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:384]]
+    small, agreed = export.int8_model(model, np.stack([images.load(path, model.preparation) for path in chosen]))
+    small.save(args.output)
+    return _print(args, _model_record(small), f"{args.output}: {small}; agreement with the exact model: {agreed}")
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure encoding, beside PyTorch in the same run."""
+    from wingbar import bench
+
+    record = bench.encode(args.model, args.images)
+    width = max(map(len, record))
+    return _print(args, record, "\n".join(f"{key:{width}}  {_number(value)}" for key, value in record.items()))
+
+
 def demo(args: argparse.Namespace) -> int:
     """Index, search and evaluate real handwritten digits, or your own images, and leave a page to look at."""
     from wingbar import demo
@@ -157,6 +224,45 @@ def demo(args: argparse.Namespace) -> int:
 
 
 # -- what they share
+
+
+def _model_record(model: Model) -> dict[str, Any]:
+    """What `info` says of a model; `classes` is how many."""
+    keys = ("method", "backbone", "dim", "parameters", "macs", "preparation", "fine", "held_out_map", "protocol")
+    known = {key: model.record[key] for key in keys if key in model.record}
+    bits = model.bits if model.gives_codes else None
+    classes = len(model.record.get("classes", []))
+    return {"name": model.name, **known, "bits": bits, "classes": classes, "fingerprint": model.fingerprint}
+
+
+def _trained_text(model: Model, path: str) -> str:
+    scores = ", ".join(f"{mode} {value:.3f}" for mode, value in model.record.get("held_out_map", {}).items())
+    lines = [f"{path}: {model}, {len(model.record['classes'])} classes"]
+    if scores:
+        lines.append(f"MAP of held-out training images by fine mode: {scores}; searches use {model.fine}.")
+    lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
+    return "\n".join(lines)
+
+
+def _training_part(data: str, split: str | None) -> str:
+    """The part of a data set to learn from: the one asked for, or train where there is one, or all."""
+    from wingbar.datasets import has_part
+
+    return split or ("train" if has_part(data, "train") else "all")
+
+
+def _from_flags(kind: Any, args: argparse.Namespace) -> Any:
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+
+
+def _add_flags(parser: argparse._ArgumentGroup, kind: Any) -> None:
+    """A flag for each field of a dataclass: its name, type, default and help."""
+    for field in fields(kind):
+        flag, text = "--" + field.name.replace("_", "-"), f"{field.metadata['help']} (default {field.default})"
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+        else:
+            parser.add_argument(flag, type=type(field.default), default=field.default, help=text)
 
 
 def _images(args: argparse.Namespace, name: str) -> Any:
@@ -255,7 +361,8 @@ def _number(value: object) -> str:
 # -- flags
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The flags of all verbs; those of `train METHOD` only when that is what `arguments` ask for, as they need PyTorch."""
     parser = argparse.ArgumentParser(
         prog="wingbar",
         description="Visual search for a folder of images, on an ordinary CPU.",
@@ -269,10 +376,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("index", metavar="INDEX", help="the index file; made when it is not there")
     p.add_argument("images", metavar="IMAGES", nargs="*", help="a folder, a CSV file (path,label,split,...), or image files")
     p.add_argument("--model", help="a model directory, or general (the default): no labels, no training")
-    p.add_argument("--bits", type=int, help="code length of a label-free index (default 64)")
+    p.add_argument("--bits", type=_bits, help="code length of a label-free index (default 64)")
     p.add_argument("--split", default="all", help="only this part of a data set: gallery, train, query, val, test (default all)")
-    p.add_argument("--seed", type=int, default=0, help="draws the images that label-free codes are learnt from (default 0)")
-    p.add_argument("--threads", type=int, help="threads that decode pictures (default: one a core)")
+    p.add_argument("--seed", type=_count, default=0, help="draws the images that label-free codes are learnt from (default 0)")
+    p.add_argument("--threads", type=_positive, help="threads that decode pictures (default: one a core)")
     p.add_argument("--refit", action="store_true", help="learn label-free codes anew from all that is indexed")
 
     p = _verb(verbs, search, "wingbar search photos.wb query.jpg -k 5 --where label=monarch")
@@ -289,7 +396,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("index", metavar="INDEX")
     p.add_argument("data", metavar="DATA", help="a folder or CSV file with labels; its query, test or val part is searched for")
     p.add_argument("--split", help="use this part as queries instead")
-    p.add_argument("--seed", type=int, default=0, help="draws the queries where the data has no split (default 0)")
+    p.add_argument("--seed", type=_count, default=0, help="draws the queries where the data has no split (default 0)")
     _ranking_flags(p)
 
     p = _verb(verbs, info, "wingbar info photos.wb --json")
@@ -298,11 +405,59 @@ def _parser() -> argparse.ArgumentParser:
     p = _verb(verbs, verify, "wingbar verify photos.wb && echo fine")
     p.add_argument("index", metavar="INDEX")
 
+    p = _verb(verbs, train, "wingbar train dlbhc photos/ -o models/photos48 --bits 48 --epochs 20")
+    p.add_argument(
+        "method", metavar="METHOD", nargs="?", help=f"{', '.join(METHODS)}; wingbar train METHOD --help lists its flags"
+    )
+    p.add_argument("data", metavar="DATA", nargs="?", help="labelled images; of a data set with parts only train is used")
+    p.add_argument("-o", "--output", required=True, metavar="DIR", help="the model directory to make")
+    p.add_argument("--split", help="learn from this part of DATA instead")
+    p.add_argument("--from", dest="start", metavar="MODEL", help="begin from a trained model of the same backbone")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+    p.add_argument("--repeat", metavar="RUN", help="do the run in this directory again, with all it says")
+    if list(arguments[:1]) == ["train"] and len(arguments) > 1 and arguments[1] in METHODS:
+        from wingbar import methods, training
+
+        p.usage = f"wingbar train {arguments[1]} DATA -o DIR [flags]"
+        _add_flags(p.add_argument_group(f"flags of {arguments[1]}"), methods.get(arguments[1]).Config)
+        _add_flags(p.add_argument_group("flags of the run"), training.Run)
+
+    p = _verb(
+        verbs, export, "wingbar export models/photos48\nwingbar export models/photos48 --int8 --calibrate photos/ -o models/small"
+    )
+    p.add_argument("path", metavar="MODEL", help="a run with a checkpoint, or for --int8 a model directory")
+    p.add_argument("--int8", action="store_true", help="write a version of 8 bits, several times faster and smaller")
+    p.add_argument("--calibrate", metavar="DIR", help="typical pictures that set the ranges of --int8")
+    p.add_argument("-o", "--output", metavar="DIR", help="where --int8 writes")
+
+    p = _verb(verbs, bench, "wingbar bench encode general photos/ --json")
+    p.add_argument("what", choices=["encode"], help="encode: decoding, encoding and both, in images/s")
+    p.add_argument("model", metavar="MODEL", help="a model directory, or general")
+    p.add_argument("images", metavar="IMAGES", help="a folder of pictures")
+
     p = _verb(verbs, demo, "wingbar demo\nwingbar demo --images photos/")
     p.add_argument("--images", metavar="DIR", help="show your own folder of images instead of the digits")
     p.add_argument("-o", "--output", default="wingbar-demo", metavar="DIR", help="where to write (default wingbar-demo)")
-    p.add_argument("--bits", type=int, default=64, help="code length (default 64)")
+    p.add_argument("--bits", type=_bits, default=64, help="code length (default 64)")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _count(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _bits(text: str) -> int:
+    if not 1 <= _count(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bits from 1 to 1024")
+    return int(text)
 
 
 def _verb(verbs: Any, run: Any, example: str) -> argparse.ArgumentParser:

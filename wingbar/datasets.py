@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -27,6 +29,7 @@ _PARTS = {
     "gallery": "gallery",
     "database": "gallery",
 }
+_ONE_HOT = re.compile(r"(.+?)((?:\s+[01])+)")  # a path, and zeros and ones
 QUERY_SHARE = 0.2  # of each class, where a data set has no split of its own
 
 
@@ -42,19 +45,25 @@ class Entry:
 @dataclass(frozen=True)
 class Images(Sequence[Entry]):
     """A list of images. `root` is the folder that was listed, None for a list that names files; `others` are its files
-    that are no images and `unreadable` the folders below it that could not be listed."""
+    that are no images and `unreadable` the folders below it that could not be listed. `labelled` is false where the
+    source has no place for labels, so that having none says nothing."""
 
     entries: Sequence[Entry]
     protocol: str
     root: Path | None = None
     others: Sequence[Path] = ()
     unreadable: Sequence[Path] = ()
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]  # int -> Entry, slice -> list of Entry, as a list does
-        return self.entries[i]
+    @overload
+    def __getitem__(self, i: int) -> Entry: ...
+    @overload
+    def __getitem__(self, i: slice) -> Images: ...
+    def __getitem__(self, i: int | slice) -> Entry | Images:
+        return replace(self, entries=self.entries[i], root=None) if isinstance(i, slice) else self.entries[i]
 
     @property
     def paths(self) -> list[Path]:
@@ -104,7 +113,9 @@ def read_images(path: str | os.PathLike[str], split: str = "all", *, seed: int =
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() not in (".csv", ".txt"):
-        return Images([Entry(Path(os.path.abspath(path)))], protocol="one file")
+        if split != "all":
+            raise DataError(f"{path} is one image and has no part {split!r}")
+        return Images([Entry(absolute(path))], protocol="one file", labelled=False)
     parts = _read_parts(path)
     if split == "all":
         return parts.all
@@ -116,6 +127,17 @@ def read_images(path: str | os.PathLike[str], split: str = "all", *, seed: int =
         have = ", ".join(parts.named) or "no parts of its own; train, query and gallery can be drawn from it"
         raise DataError(f"{path} has no part {split!r}: it has {have}")
     return chosen
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The path by which an index knows a file: its folder without links, and its own name."""
+    full = os.path.abspath(path)
+    return Path(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
+
+
+def has_part(path: str | os.PathLike[str], part: str) -> bool:
+    """Whether the data set at `path` has a part of this name ("train", "val", "test", "query" or "gallery")."""
+    return part in _read_parts(Path(path)).named
 
 
 @dataclass(frozen=True)
@@ -180,16 +202,23 @@ def _drawn(parts: _Parts, path: Path, seed: int) -> Dataset:
 
 
 def _read_folder(root: Path) -> _Parts:
-    root = Path(os.path.abspath(root))
+    root = Path(os.path.realpath(root))
     try:
         found = images.find(root)
     except OSError as error:
         raise DataError(f"{root} cannot be listed: {error.strerror}") from None
     tops = {path.relative_to(root).parts[0] for path in found.images}
-    has_parts = bool(tops) and all(top.lower() in _PARTS and (root / top).is_dir() for top in tops)
-    if not has_parts:
+    parts = {top for top in tops if top.lower() in _PARTS and (root / top).is_dir()}
+    rest = sorted(tops - parts)
+    if rest and len(parts) > 1:
+        raise DataError(
+            f"{root} has {' and '.join(sorted(parts))}, which are parts of a data set, beside {', '.join(rest[:3])}"
+            f"{' and more' if len(rest) > 3 else ''}: move those away, or name the folders one by one"
+        )
+    if rest or not parts:
         everything = _labelled(root, found.images)
-        return _Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable), {})
+        labelled = any(entry.label is not None for entry in everything)
+        return _Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable, labelled), {})
     by_part: dict[str, list[Entry]] = {}
     for top in sorted(tops):
         below = [path for path in found.images if path.relative_to(root).parts[0] == top]
@@ -229,7 +258,8 @@ def _read_csv(path: Path) -> _Parts:
         raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
     if by_part and sum(map(len, by_part.values())) < len(everything):
         raise DataError(f"{path}: some rows have a split and some have none; fill the column or remove it")
-    return _Parts("csv", Images(everything, "csv: all"), by_part)
+    labelled = bool(set(header) - {"path", "split"})
+    return _Parts("csv", Images(everything, "csv: all", labelled=labelled), by_part)
 
 
 def _csv_entry(row: Mapping[str, str | None], header: Mapping[str, str], folder: Path, where: str) -> tuple[Entry, str]:
@@ -243,7 +273,9 @@ def _csv_entry(row: Mapping[str, str | None], header: Mapping[str, str], folder:
     if split and split not in _PARTS:
         raise DataError(f"{where}: no part is named {split!r}; use {', '.join(_PARTS)}")
     columns = {original.strip(): values[name] for name, original in header.items() if name not in ("path", "label", "split")}
-    path = Path(os.path.abspath(folder / values["path"]))
+    if "\0" in values["path"]:
+        raise DataError(f"{where}: the path has a NUL byte in it")
+    path = absolute(folder / values["path"])
     return Entry(path, values.get("label") or None, columns), _PARTS.get(split, "")
 
 
@@ -251,9 +283,18 @@ def _csv_entry(row: Mapping[str, str | None], header: Mapping[str, str], folder:
 
 
 def _list_files(folder: Path) -> dict[str, Path]:
-    """The list files of a folder by part, when it has a test.txt or query.txt and one to search."""
+    """The list files of a folder by part, when it has a test.txt or query.txt and one to search, and they look like it."""
     files = {_PARTS[p.stem.lower()]: p for p in folder.glob("*.txt") if p.stem.lower() in _PARTS}
+    if not all(_looks_like_list(path) for path in files.values()):
+        return {}
     return files if {"test", "query"} & files.keys() and {"train", "gallery"} & files.keys() else {}
+
+
+def _looks_like_list(path: Path) -> bool:
+    """Whether the first line ends as a line of a list does. Lists of another kind may lie beside images."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline(100_000)
+    return _ONE_HOT.fullmatch(first.strip()) is not None
 
 
 def _read_lists(folder: Path) -> _Parts:
@@ -265,7 +306,7 @@ def _read_lists(folder: Path) -> _Parts:
 
 def _read_list(path: Path) -> Iterator[Entry]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8 ({error})") from None
     classes = 0
@@ -273,16 +314,13 @@ def _read_list(path: Path) -> Iterator[Entry]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        words = line.split()
-        hot = len(words)
-        while hot > 1 and words[hot - 1] in ("0", "1"):
-            hot -= 1
-        name, one_hot = " ".join(words[:hot]), words[hot:]
-        classes = classes or len(one_hot)
-        if not name or not one_hot:
+        match = _ONE_HOT.fullmatch(line.strip())
+        if match is None:
             raise DataError(f"{where}: expected a path and a one-hot label, as in images/1.jpg 0 0 1")
+        name, one_hot = match[1], match[2].split()
+        classes = classes or len(one_hot)
         if len(one_hot) != classes:
             raise DataError(f"{where}: {len(one_hot)} classes, the first line has {classes}")
         if one_hot.count("1") != 1:
             raise DataError(f"{where}: {one_hot.count('1')} classes are marked; lists of several labels are not supported")
-        yield Entry(Path(os.path.abspath(path.parent / name)), str(one_hot.index("1")))
+        yield Entry(absolute(path.parent / name), str(one_hot.index("1")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from wingbar.datasets import Dataset, Entry, Images, read_dataset, read_images
 from wingbar.errors import DataError, ImageError, WingbarError
 from wingbar.evaluation import Evaluation, evaluate
 from wingbar.index import SHORTLIST, Hits, Index
+from wingbar.store import remove_index
 
 SHOWN = 12  # queries on the page
 NEIGHBOURS = 10
@@ -54,16 +56,21 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | No
     source = folder or write_digits(output / "digits")
     gallery, queries, data = _parts(source)
     index_path = output / "demo.wb"
-    index_path.unlink(missing_ok=True)
+    page = output / "index.html"
+    if page.exists() and not index_path.exists():
+        raise WingbarError(f"{page} is there and not from a demo: name another folder with -o")
+    remove_index(index_path)
     with Index.create(index_path) as index:
         added = index.add(gallery, bits=bits, progress=progress)
         if not len(index):
             reasons = "; ".join(f"{f.path}: {f.reason}" for f in added.failed[:3])
             raise DataError(f"none of the images in {source} could be used ({reasons})")
-        evaluation = None if data is None else evaluate(index, data.query, protocol=data.protocol, progress=progress)
+        evaluation = None
+        if data is not None:
+            with suppress(DataError):  # nothing to score, such as one image a class
+                evaluation = evaluate(index, data.query, protocol=data.protocol, progress=progress)
         answers = _answers(index, queries)
-        page = output / "index.html"
-        page.write_text(_page(source, index, evaluation, answers), encoding="utf-8")
+        page.write_text(_page(source, index, evaluation, answers), encoding="utf-8", errors="backslashreplace")
     return Demo(index_path, page, added, evaluation, answers, time.monotonic() - start)
 
 

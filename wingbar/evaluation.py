@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from wingbar import codes, images
 from wingbar.adding import Failure, Progress
 from wingbar.datasets import Images
-from wingbar.errors import DataError, ImageError, QueryError
+from wingbar.errors import DataError, ImageError
 from wingbar.index import FINE, SHORTLIST, TIE_CAP, Clock, Fine, Index, Searchable
 from wingbar.model import BATCH, Embeddings, batched, cores, in_order
 
@@ -235,7 +235,7 @@ def fine_places(fine: Fine, hamming: Int64, pool: Int64, score: NDArray[np.float
     """
     place = hamming.astype(np.float64)
     if fine == "ties":
-        place += (1 - score) / 4  # in [0, 0.5]: never past the next distance
+        place[pool] -= 0.25 + score[pool].astype(np.float64) / 4  # by at most 0.5: before the rest of its distance, if any
     elif fine != "none":
         place[pool] = -3 - score[pool].astype(np.float64)  # before every distance
     return place
@@ -263,8 +263,12 @@ def evaluate(
     the gallery (same file content) is searched without its copies. Memory does not grow with the number of queries.
     Raises DataError when either side has no labels.
     """
+    with index.snapshot():
+        return _evaluate(index, query, protocol or query.protocol, index.checked(fine, shortlist), shortlist, progress)
+
+
+def _evaluate(index: Index, query: Images, protocol: str, mode: Fine, shortlist: int, progress: Progress | None) -> Evaluation:
     searchable, gallery = _labelled_gallery(index)
-    mode: Fine = fine or index.model.fine  # type: ignore[assignment]
     features = index.features().astype(np.float32)
     labelled = [(entry.path, entry.label) for entry in query if entry.label is not None]
     if not labelled:
@@ -291,7 +295,7 @@ def evaluate(
         )
     mean = {name: float(np.mean([getattr(score, name) for score in scores])) for name in _Score.__dataclass_fields__}
     return Evaluation(
-        protocol=_protocol(protocol or query.protocol, mode, shortlist, copies),
+        protocol=_protocol(protocol, mode, shortlist, copies),
         queries=len(scores),
         gallery=len(searchable.ids),
         bits=index.model.bits,
@@ -338,8 +342,6 @@ class _Score:
 
 
 def _labelled_gallery(index: Index) -> tuple[Searchable, _Gallery]:
-    if not len(index):
-        raise QueryError(f"{index.path} holds no images yet: add some with wingbar index {index.path} IMAGES")
     labels = index.labels()
     if all(label is None for label in labels):
         raise DataError(f"no item of {index.path} has a label: index class folders, or a CSV with a label column")
@@ -395,7 +397,7 @@ def _score(
     by_feature = _in_buckets(-cosine[keep], relevant[keep])
     score: NDArray[np.floating] = cosine
     pool = np.empty(0, np.int64)
-    if fine not in ("none", "ties"):
+    if fine != "none":
         found = index.pool(searchable, query, shortlist, None, allowed, Clock({}), fine)
         pool, score = found.rows, np.zeros(len(cosine), np.float32)
         score[pool] = found.scores

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,7 @@ def to_onnx(net: nn.Module, size: int) -> bytes:
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if getattr(getattr(net, "backbone", None), "any_size", False):
         axes |= {1: torch.export.Dim("height", min=32, max=4096), 2: torch.export.Dim("width", min=32, max=4096)}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks on its own dependencies
+    with tempfile.TemporaryDirectory() as folder, _quiet_exporter():
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
             Exported(net).eval(),
@@ -98,9 +99,84 @@ def to_onnx(net: nn.Module, size: int) -> bytes:
         return path.read_bytes()
 
 
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's remarks on its own dependencies."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def quantise(network: bytes, pixels: images.Pixels) -> bytes:
+    """An int8 version of a graph: static, uint8 activations and int8 weights with a scale per channel, ONNX Runtime's
+    default list of operators; the ranges come from pixels [n, H, W, 3] of ordinary pictures."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            self.left = iter([pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)])
+
+        def get_next(self) -> dict[str, images.Pixels] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {"pixels": batch}
+
+    with tempfile.TemporaryDirectory() as folder:
+        exact, ready, int8 = (Path(folder) / f"{name}.onnx" for name in ("exact", "ready", "int8"))
+        exact.write_bytes(network)
+        quant_pre_process(str(exact), str(ready), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(ready),
+            str(int8),
+            Pictures(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return int8.read_bytes()
+
+
+def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, float]]:
+    """`model` with an int8 network, and how far it agrees on pixels [n, H, W, 3]: the first half sets the ranges, the
+    second half is compared. Raises ModelError when fewer than three quarters keep their nearest neighbour."""
+    half = len(pixels) // 2
+    if half < 2:
+        raise ModelError(f"calibration needs at least 4 pictures, better 400; there are {len(pixels)}")
+    network = quantise(model.files["model.onnx"], pixels[:half])
+    rest = {name: data for name, data in model.files.items() if name not in ("model.json", "model.onnx")}
+    record = {**model.record, "name": f"{model.name}-int8"}
+    small = Model(with_record(rest | {"model.onnx": network}, record))
+    agreed = agreement(*(_in_batches(m, pixels[half:])[:, : int(model.record["dim"])] for m in (model, small)))
+    if agreed["same_neighbour"] < 0.75:
+        raise ModelError(f"the int8 model does not agree with the exact one ({agreed}): use more typical pictures")
+    return Model(with_record(rest | {"model.onnx": network}, {**record, "int8_agreement": agreed})), agreed
+
+
+def agreement(exact: NDArray[np.float32], quantised: NDArray[np.float32]) -> dict[str, float]:
+    """How alike unit features [n, d] are: mean and least cosine, and the share of pictures with the same nearest neighbour."""
+    cosine = (exact * quantised).sum(1)
+    nearest = [(x @ x.T - 2 * np.eye(len(x), dtype=x.dtype)).argmax(1) for x in (exact, quantised)]
+    return {
+        "cosine_mean": round(float(cosine.mean()), 4),
+        "cosine_min": round(float(cosine.min()), 4),
+        "same_neighbour": round(float((nearest[0] == nearest[1]).mean()), 4),
+    }
+
+
+def _in_batches(model: Model, pixels: images.Pixels) -> NDArray[np.float32]:
+    return np.concatenate([model.run(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)])
+
+
 def check_parity(model: Model, pixels: images.Pixels, feature: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
     """Compare ONNX Runtime with PyTorch's outputs for pixels [B, H, W, 3]. Raises ModelError where they differ."""
-    raw = np.concatenate([model.run(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)])
+    raw = _in_batches(model, pixels)
     found_feature, found_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
     off = float(np.abs(found_feature - feature).max())
     if not off <= 1e-4:

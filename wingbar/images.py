@@ -60,7 +60,7 @@ class Found:
 
 
 def find(folder: str | os.PathLike[str]) -> Found:
-    """The files below `folder`, links followed once, hidden files and folders left out.
+    """The files below `folder`, links followed, hidden files and folders left out.
 
     A file counts as an image by its ending, or, where it has none, by its first bytes.
     Raises NotADirectoryError when `folder` is not one, PermissionError when it cannot be listed.
@@ -131,6 +131,8 @@ def read(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from None
+    except ValueError as error:  # a path with a NUL byte
+        raise ImageError(str(error)) from None
     if not data:
         raise ImageError("the file is empty")
     if len(data) > max_bytes:
@@ -153,15 +155,23 @@ def thumbnail(source: Source, side: int, *, smooth: bool = True) -> bytes:
 
 
 def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()  # device and inode, so that a loop of links ends
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name), folder)]
         yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def _leads_back(path: Path, root: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, which would go on for ever."""
+    if not path.is_symlink():
+        return False
+    real = os.path.realpath(path)
+    above = path.parent
+    while True:
+        if os.path.realpath(above) == real:
+            return True
+        if above in (root, above.parent):
+            return os.path.realpath(root).startswith(real.rstrip(os.sep) + os.sep)
+        above = above.parent
 
 
 def _looks_like_image(path: Path) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +17,12 @@ from numpy.typing import NDArray
 
 from wingbar import adding, codes, datasets, images
 from wingbar.adding import AddReport, Progress, RefitReport
-from wingbar.errors import DataError, ModelError, QueryError, StoreError, WingbarError
+from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, WingbarError
 from wingbar.model import Embeddings, Model, check_same
 from wingbar.store import Condition, Store
 
 Fine = Literal["none", "ties", "pool", "asymmetric"]
 FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
-BITS = 64
 SHORTLIST = 200
 TIE_CAP = 10  # a shortlist grows by ties to at most so many times what was asked for
 
@@ -142,7 +142,13 @@ class Index:
 
     def add(
         self,
-        source: str | os.PathLike[str] | datasets.Images | NDArray[np.uint8] | Sequence[images.Source],
+        source: str
+        | os.PathLike[str]
+        | datasets.Images
+        | NDArray[np.uint8]
+        | Sequence[images.Source]
+        | Sequence[datasets.Entry]
+        | Sequence[datasets.Images],
         *,
         bits: int | None = None,
         seed: int = 0,
@@ -151,9 +157,10 @@ class Index:
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
-        `source` is a folder, a CSV file, an image file, part of a data set, a list of paths, or images that are no
-        files: bytes, PIL images, arrays [H, W, 3] or one array [N, H, W, 3], all uint8. Files with unchanged size and
-        time are skipped. For a folder, items whose files are gone from it are removed and moved files keep their id.
+        `source` is a folder, a CSV file, an image file, a data set's part or several of them, a list of paths, or
+        images that are no files: bytes, PIL images, arrays [H, W, 3] or one array [N, H, W, 3], all uint8. Files with
+        unchanged size and time are skipped. For a folder, items whose files are gone from it are removed and moved files
+        keep their id.
 
         A label-free index learns its codes of `bits` bits (default 64) from the first images it gets, drawn with
         `seed`, and never again by itself. Bad files are listed in the report and stop nothing.
@@ -165,11 +172,13 @@ class Index:
             raise ModelError(
                 f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, or use --refit to change it"
             )
+        if bits is not None and not 1 <= bits <= self.model.longest_code:
+            raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
         report, self.model = adding.add(
             self._store,
             self.model,
             _batch(source),
-            bits=BITS if bits is None else bits,
+            bits=bits,
             seed=seed,
             threads=threads,
             progress=progress,
@@ -183,7 +192,7 @@ class Index:
             if isinstance(item, int):
                 ids.append(item)
             else:
-                paths += [os.fspath(item), os.path.abspath(item)]
+                paths += [os.fspath(item), os.path.abspath(item), str(datasets.absolute(item))]
         with self._store.writing():
             return self._store.delete({*ids, *self._store.ids_of_paths(paths).values()})
 
@@ -240,21 +249,37 @@ class Index:
         where: Where = (),
     ) -> list[Hits]:
         """`search` for many queries: one Hits each, in their order. Stage times are shares of the whole batch."""
-        found = []
-        with self._store.reading():  # one state of the file for model, codes, features and items
+        conditions = parse_where(where)
+        given = queries if isinstance(queries, Embeddings) else list(queries)
+        while True:
             self._refresh_model()
             mode = self._checked(k, radius, fine, shortlist)
-            conditions = parse_where(where)
-            embeddings, times = self._embed_queries(queries)
-            searchable = self.searchable()
-            allowed = self._allowed(conditions, searchable)
-            for i in range(len(embeddings)):
-                clock = Clock(times)
-                ranked = self.rank(searchable, embeddings[i], k, radius, mode, shortlist, allowed, clock)
-                hits = self._fetch(searchable, ranked)
-                clock.lap("fetch")
-                found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
-        return found
+            embeddings, times = self._embed_queries(given)
+            with self.snapshot() as unchanged:
+                if not unchanged and not isinstance(given, Embeddings):
+                    continue  # refitted by another process while the queries were encoded: encode them again
+                check_same(embeddings, self.model, str(self.path))
+                searchable = self.searchable()
+                allowed = self._allowed(conditions, searchable)
+                found = []
+                for i in range(len(embeddings)):
+                    clock = Clock(times)
+                    ranked = self.rank(searchable, embeddings[i], k, radius, mode, shortlist, allowed, clock)
+                    hits = self._fetch(searchable, ranked)
+                    clock.lap("fetch")
+                    found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
+                return found
+
+    @contextmanager
+    def snapshot(self) -> Iterator[bool]:
+        """One state of the file for everything that is read inside, whatever other processes write.
+
+        Gives whether the model is still the one that was loaded; where it is not, the new one is taken over.
+        """
+        with self._store.reading():
+            before = self.model.fingerprint
+            self._refresh_model()
+            yield self.model.fingerprint == before
 
     def rank(
         self,
@@ -272,8 +297,7 @@ class Index:
             nearest = searchable.codes.nearest(query.codes[0], k, radius=radius, allowed=allowed)
             clock.lap("coarse")
             return Ranked(nearest.rows, nearest.distances, None, 0, False)
-        want = k if fine == "ties" else max(k, shortlist)
-        pool = self.pool(searchable, query, want, radius, allowed, clock, fine)
+        pool = self.pool(searchable, query, max(k, shortlist), radius, allowed, clock, fine)
         assert pool.scores is not None
         keys = (pool.rows, -pool.scores, pool.distances) if fine == "ties" else (pool.rows, -pool.scores)
         order = np.lexsort(keys)[:k]
@@ -309,6 +333,10 @@ class Index:
             self._searchable = Searchable(ids, codes.Codes(packed, self.model.bits), version)
         return self._searchable
 
+    def checked(self, fine: Fine | None, shortlist: int) -> Fine:
+        """The fine mode to use; raises QueryError as `search` does."""
+        return self._checked(1, None, fine, shortlist)
+
     def _checked(self, k: int, radius: int | None, fine: Fine | None, shortlist: int) -> Fine:
         """The fine mode to use. Raises QueryError for arguments that cannot be meant."""
         if not self.model.gives_codes or not len(self):
@@ -329,14 +357,21 @@ class Index:
         else:
             given = list(queries)
             start = time.perf_counter()
-            pixels = [images.load(query, self.model.preparation) for query in given]
+            pixels = [self._pixels(query) for query in given]
             decoded = time.perf_counter()
             embeddings = self.model.encode_pixels(pixels)
             encoded = time.perf_counter()
             each = 1000 / max(len(given), 1)
             times = {"decode": (decoded - start) * each, "encode": (encoded - decoded) * each}
-        check_same(embeddings, self.model, str(self.path))
         return embeddings, times
+
+    def _pixels(self, query: images.Source) -> images.Pixels:
+        try:
+            return images.load(query, self.model.preparation)
+        except ImageError as error:
+            if isinstance(query, (str, os.PathLike)):
+                raise ImageError(f"{os.fspath(query)}: {error}") from None
+            raise
 
     def _allowed(self, conditions: Sequence[Condition], searchable: Searchable) -> NDArray[np.bool_] | None:
         if not conditions:
@@ -409,14 +444,29 @@ def _batch(source: object) -> adding.Batch:
     if isinstance(source, (str, os.PathLike)):
         source = datasets.read_images(source)
     if isinstance(source, datasets.Images):
-        return adding.files(source)
+        return adding.files([source])
+    if isinstance(source, np.ndarray) and source.ndim < 4:
+        return adding.arrays([source])  # one picture
     listed = list(source)  # type: ignore[call-overload]
-    paths = [item for item in listed if isinstance(item, (str, os.PathLike))]
-    if len(paths) not in (0, len(listed)):
-        raise DataError("add takes paths or pictures, not both in one list")
-    if paths:
-        return adding.files(datasets.Images([datasets.Entry(Path(os.path.abspath(path))) for path in paths], "paths"))
+    kinds = {_kind(item) for item in listed}
+    if len(kinds) > 1:
+        raise DataError(f"add takes one kind of thing at a time, not {' and '.join(sorted(kinds))} in one list")
+    if kinds == {"paths"}:
+        entries = [datasets.Entry(datasets.absolute(path)) for path in listed]
+        return adding.files([datasets.Images(entries, "paths", labelled=False)])
+    if kinds == {"entries"}:
+        return adding.files([datasets.Images(listed, "entries")])
+    if kinds == {"data sets"}:
+        return adding.files(listed)
     return adding.arrays(listed)
+
+
+def _kind(item: object) -> str:
+    if isinstance(item, (str, os.PathLike)):
+        return "paths"
+    if isinstance(item, datasets.Entry):
+        return "entries"
+    return "data sets" if isinstance(item, datasets.Images) else "pictures"
 
 
 class Clock:
@@ -445,19 +495,26 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
             raise
         return [str(error)]
     try:
-        try:
-            model = Model(store.model_files())
-        except WingbarError as error:
-            return [f"model: {error}"]
-        wrong = []
-        try:
-            if store.model_fingerprint() != model.fingerprint:
-                wrong.append("model: model.json is not the one that was stored")
-        except StoreError as error:
-            wrong.append(f"model: {error}")
-        return wrong + store.problems(model.bits if model.gives_codes else None, model.dim)
+        with store.reading():
+            return _problems(store)
+    except StoreError as error:
+        return [str(error)]
     finally:
         store.close()
+
+
+def _problems(store: Store) -> list[str]:
+    try:
+        model = Model(store.model_files())
+    except WingbarError as error:
+        return [f"model: {error}"]
+    wrong = []
+    try:
+        if store.model_fingerprint() != model.fingerprint:
+            wrong.append("model: model.json is not the one that was stored")
+    except StoreError as error:
+        wrong.append(f"model: {error}")
+    return wrong + store.problems(model.bits if model.gives_codes else None, model.dim)
 
 
 def parse_where(where: Where) -> list[Condition]:

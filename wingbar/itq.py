@@ -111,8 +111,12 @@ def _principal_directions(centred: Float64, count: int, rng: np.random.Generator
     """Orthonormal directions [r, count] of falling variance of centred [n, r], made up at random past its rank."""
     n, r = centred.shape
     random = rng.standard_normal((r, count))  # drawn always, so that the generator's state does not depend on the rank
-    variance, vectors = np.linalg.eigh(centred.T @ centred / n)
-    variance, vectors = variance[::-1], vectors[:, ::-1]
+    if n < r:
+        _, spread, rows = np.linalg.svd(centred, full_matrices=False)
+        variance, vectors = spread**2 / n, rows.T
+    else:
+        variance, vectors = np.linalg.eigh(centred.T @ centred / n)
+        variance, vectors = variance[::-1], vectors[:, ::-1]
     rank = min(count, int((variance > 1e-9 * max(float(variance[0]), 1e-12)).sum()))
     found = _signed(vectors[:, :rank])
     if rank == count:

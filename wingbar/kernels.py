@@ -22,7 +22,15 @@ def _popcount(typing: Any, word: Any) -> Any:
     return types.uint64(types.uint64), emit
 
 
-@numba.njit(cache=True, nogil=True)
+def _compiled(function: Any) -> Any:
+    """Compiled on first use and kept for the next process, where there is a place that can be written."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither this folder nor a home can be written
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
 def scan(codes: Any, query: Any, out: Any) -> None:
     """Hamming distances: codes [U, w] uint64, query [w] uint64 -> out [U] uint16, filled in place."""
     if codes.shape[1] == 1:

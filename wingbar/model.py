@@ -116,6 +116,11 @@ class Model:
         return int(self.record["bits"])
 
     @property
+    def longest_code(self) -> int:
+        """How many bits a code of this model may have."""
+        return int(self.record["dim"]) if self.method == "itq" else self.bits
+
+    @property
     def dim(self) -> int:
         """Length of the feature."""
         return int(self.record["dim"]) if self.rotation is None else self.rotation.dim

@@ -86,6 +86,8 @@ class Store:
         """A new file at `path` that holds the model. Raises StoreError when something is there already."""
         if path.exists():
             raise StoreError(f"{path} exists already: name another file, or delete it first")
+        with suppress(OSError):
+            _remove_logs(path)  # a log that a killed process left of a deleted index must not be replayed into this one
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             store = cls(partial, _connect(partial, "rwc"))
@@ -127,12 +129,21 @@ class Store:
         if version > FORMAT:
             connection.close()
             raise StoreError(f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar")
+        try:
+            if writable:  # only now: a file that is no index is left as it is
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")  # what was reported as stored survives a power cut
+        except sqlite3.Error as error:
+            connection.close()
+            raise _explained(error, path) from error
         return cls(path, connection)
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that one file is the index, and close it."""
         with suppress(sqlite3.Error):  # another process reads, or the file cannot be written: the log beside it stays valid
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("PRAGMA busy_timeout = 0")  # a reader elsewhere is no reason to wait
+            if self._db.total_changes:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     @contextmanager
@@ -350,8 +361,8 @@ class Store:
         if condition.operator in ("=", "!="):
             values += [*key, condition.value]
             return f"{column} IS {'NOT ' if condition.operator == '!=' else ''}?"
-        values += [*key, *key, float(condition.value)]
-        return f"({column} != '' AND CAST({column} AS REAL) {condition.operator} ?)"
+        values += [*key, float(condition.value)]
+        return f"number({column}) {condition.operator} ?"
 
     def _require_column(self, name: str, key: str) -> None:
         with self._explaining():
@@ -365,7 +376,7 @@ class Store:
     # -- check
 
     def problems(self, bits: int | None, dim: int) -> list[str]:
-        """Everything that is wrong inside the file, one line each; empty when it is whole."""
+        """Everything that is wrong inside the file, one line each; empty when it is whole. Inside `reading`."""
         try:
             return list(self._problems(bits, dim))
         except sqlite3.Error as error:
@@ -488,6 +499,25 @@ def _alive_from_disk(data: bytes) -> NDArray[np.bool_]:
     return np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(bool)
 
 
+def remove_index(path: Path) -> None:
+    """Delete the index at `path`, or what is left of one: the file and the logs that SQLite keeps beside it."""
+    path.unlink(missing_ok=True)
+    _remove_logs(path)
+
+
+def _remove_logs(path: Path) -> None:
+    for suffix in ("-wal", "-shm", "-journal"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _number(text: object) -> float | None:
+    """Text as a number for filters; None, which fulfils no condition, where it is none."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return None
+
+
 def _put_in_place(partial: Path, path: Path) -> None:
     """Give the finished file its name. Raises FileExistsError when another process was faster."""
     try:
@@ -509,10 +539,9 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         except sqlite3.OperationalError:  # a log needs a folder that can be written; without one nobody writes, so none is needed
             db.close()
             db = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
-        return db
-    # A file that is being made is renamed when it is whole: a log beside it would stay behind.
-    db.execute(f"PRAGMA journal_mode = {'WAL' if mode == 'rw' else 'MEMORY'}")
-    db.execute("PRAGMA synchronous = FULL")  # an item that was reported as stored survives a power cut
+    if mode == "rwc":  # a file that is being made is renamed when it is whole: a log beside it would stay behind
+        db.execute("PRAGMA journal_mode = MEMORY")
+    db.create_function("number", 1, _number, deterministic=True)
     return db
 
 

@@ -6,6 +6,7 @@ workers or on where a run was interrupted, so a resumed run continues bit for bi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -21,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from wingbar import backbones, images
+from wingbar import backbones, images, methods
 from wingbar.adding import Failure, Progress
-from wingbar.datasets import Images
-from wingbar.errors import DataError, ImageError, TrainingError
+from wingbar.datasets import Entry, Images
+from wingbar.errors import DataError, ImageError, ModelError, TrainingError
 from wingbar.evaluation import Side, fine_scores
 from wingbar.images import Augmentation, Preparation
 from wingbar.model import Model, batched, cores, in_order
@@ -115,21 +116,74 @@ def train(
     """
     run, config = run or Run(), config or method.Config()
     output = Path(output)
-    name = method.__name__.rsplit(".", 1)[-1]
-    described = {"method": name, "config": asdict(config), "run": asdict(run), "start": start and os.fspath(start)}
-    _claim(output, described, resume)
+    described = describe(method, config, run, data, start)
     with _processes() as (rank, world):
+        if rank == 0:
+            _claim(output, described, resume)
         report = progress if progress and rank == 0 else _no_progress
-        parts = split(data, run, report)
-        job = _Job(method, config, run, parts, output, described, rank, world, report)
+        job = _Job(method, config, run, split(data, run, report), output, described, rank, world, report)
         if start is not None:
-            _load_net(job.net, Path(start))
+            _load_net(job.net, Path(start), run.backbone)
         if resume:
             job.load()
         job.train()
         if rank == 0:
             return job.finish()
     return Model.load(output)
+
+
+def describe(method: ModuleType, config: Any, run: Run, data: Images, start: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Everything that a run needs to be done again, as JSON; `recorded` reads it."""
+    described = {
+        "method": method.__name__.rsplit(".", 1)[-1],
+        "config": asdict(config),
+        "run": asdict(run),
+        "start": None if start is None else os.path.abspath(start),
+        "data": data.protocol,
+        "images": [[str(entry.path), entry.label] for entry in data if entry.label is not None],
+    }
+    return json.loads(json.dumps(described))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run as it was written down in its folder."""
+
+    method: ModuleType
+    config: Any
+    run: Run
+    data: Images
+    start: str | None
+
+
+def recorded(folder: str | os.PathLike[str]) -> Recorded:
+    """The run that `folder` holds. Raises TrainingError when it holds none, or one of another version of wingbar."""
+    path = Path(folder) / "train" / "run.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        method = methods.get(found["method"])
+        entries = [Entry(Path(name), label) for name, label in found["images"]]
+        data = Images(entries, found["data"])
+        return Recorded(method, method.Config(**found["config"]), Run(**found["run"]), data, found["start"])
+    except FileNotFoundError:
+        raise TrainingError(f"{folder} holds no run: there is no {path}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}): was it written by another version?") from None
+
+
+def export_checkpoint(folder: str | os.PathLike[str], progress: Progress | None = None) -> Model:
+    """Make a model directory of the last checkpoint of an unfinished run, in its own folder.
+
+    Raises TrainingError when there is no checkpoint.
+    """
+    found = recorded(folder)
+    report = progress or _no_progress
+    described = describe(found.method, found.config, found.run, found.data, found.start)
+    parts = split(found.data, found.run, report)
+    job = _Job(found.method, found.config, found.run, parts, Path(folder), described, 0, 1, report)
+    if not job.load():
+        raise TrainingError(f"{folder} has no checkpoint yet: let the training run longer, or resume it")
+    return job.finish()
 
 
 def split(data: Images, run: Run, progress: Progress) -> Parts:
@@ -299,7 +353,7 @@ class _Job:
             group["lr"] = learning_rate(self.run, at + 1 / self.steps) * group["lr_scale"]
         with self._autocast():
             terms = self.both(pixels.to(self.device), labels.to(self.device), rows.to(self.device))
-        losses = {name: float(term.detach()) for name, term in terms.items()}
+        losses = self._over_processes({name: float(term.detach()) for name, term in terms.items()})
         for name, value in losses.items():
             if not np.isfinite(value):
                 kept = "the last checkpoint stays" if self._checkpoint.exists() else "there was no checkpoint yet"
@@ -313,6 +367,14 @@ class _Job:
             nn.utils.clip_grad_norm_(self.both.parameters(), self.run.clip)
         self.optimizer.step()
         return losses
+
+    def _over_processes(self, losses: dict[str, float]) -> dict[str, float]:
+        """The mean of each term over the processes, which share a batch equally; so all of them see the same numbers."""
+        if self.world == 1:
+            return losses
+        values = torch.tensor(list(losses.values()), dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(values)
+        return dict(zip(losses, (values / self.world).tolist(), strict=True))
 
     def _after_step(self, interrupted: list[bool]) -> None:
         due = time.monotonic() - self._saved_at >= 60 * self.run.checkpoint_minutes
@@ -342,10 +404,10 @@ class _Job:
         data = save({name: value.contiguous() for name, value in tensors.items()}, {"place": f"{self.epoch} {self.step}"})
         write_whole(self._checkpoint, data)
 
-    def load(self) -> None:
-        """Go to where the checkpoint was written. Raises TrainingError when there is none or it cannot be read."""
+    def load(self) -> bool:
+        """Go to where the checkpoint was written; False when there is none yet. Raises TrainingError when it is damaged."""
         if not self._checkpoint.is_file():
-            return  # interrupted before the first checkpoint: start again
+            return False
         try:
             with safe_open(self._checkpoint, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
@@ -362,6 +424,7 @@ class _Job:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["generator"])
         _forget_log_after(self.output / "train" / "log.jsonl", self.epoch, self.step)
+        return True
 
     def _log(self, record: Mapping[str, Any]) -> None:
         if self.rank == 0:
@@ -402,7 +465,13 @@ class _Job:
             "held_out_map": {mode: round(value, 6) for mode, value in scores.items()},
             "classes": list(self.parts.classes),
             "protocol": self.parts.protocol,
-            **self.described,
+            "trained": {
+                "epochs": self.epoch,
+                "steps": self.step,
+                "images": len(self.parts.paths),
+                "failed": len(self.parts.failed),
+            },
+            **{key: value for key, value in self.described.items() if key != "images"},
         }
         return export.write(self.output, self.net.to("cpu"), record, self.parts.paths[: export.PARITY_IMAGES])
 
@@ -411,19 +480,29 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
-def _load_net(net: nn.Module, folder: Path) -> None:
-    """Weights of a trained model into `net`. Raises TrainingError when they do not fit."""
-    from safetensors.torch import load_file
+def load_net(folder: str | os.PathLike[str]) -> nn.Module:
+    """The Net of a trained model directory, with its weights. Raises ModelError or OSError when it is not complete."""
+    model = Model.load(folder)
+    weights = Path(folder) / "model.safetensors"
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != model.record["weights"]["model.safetensors"]:
+        raise ModelError(f"{weights} is not the file that model.json describes: copy the model again")
+    method = methods.get(model.method)
+    net: nn.Module = method.Net(backbones.create(model.record["backbone"]), method.Config(**model.record["config"]))
+    net.load_state_dict(load_file(weights))
+    return net
 
+
+def _load_net(net: nn.Module, folder: Path, backbone: str) -> None:
+    """Weights of a trained model of `backbone` into `net`, where their shapes fit. Raises TrainingError."""
     try:
+        theirs = Model.load(folder).record["backbone"]
         state = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ModelError) as error:
         raise TrainingError(f"{folder} has no weights to begin from ({error})") from None
+    if theirs != backbone:
+        raise TrainingError(f"{folder} is of the backbone {theirs}, not {backbone}: begin from a model of the same one")
     own = net.state_dict()
-    same = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if not any(name.startswith("backbone.") for name in same):
-        raise TrainingError(f"{folder} is of another backbone: begin from a model of the same one")
-    net.load_state_dict(same, strict=False)
+    net.load_state_dict({n: v for n, v in state.items() if n in own and own[n].shape == v.shape}, strict=False)
 
 
 def _claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
@@ -433,7 +512,7 @@ def _claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
         if not there.is_file():
             raise TrainingError(f"{output} holds no run to resume")
         before = json.loads(there.read_text())
-        changed = [key for key in described if json.loads(json.dumps(described[key])) != before.get(key)]
+        changed = [key for key in described if described[key] != before.get(key)]
         if changed:
             raise TrainingError(f"{output} was started with another {', '.join(changed)}: resume with the same flags")
     elif output.exists() and any(output.iterdir()):
@@ -446,7 +525,6 @@ def _write_run(output: Path, described: Mapping[str, Any], parts: Parts) -> None
         **described,
         "protocol": parts.protocol,
         "classes": list(parts.classes),
-        "train": list(parts.paths),
         "held_out": list(parts.held_paths),
         "failed": [asdict(failure) for failure in parts.failed],
     }

@@ -1,0 +1,84 @@
+"""What every method must do, whatever it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+
+import pytest
+import torch
+
+from wingbar import backbones, cli, methods
+from wingbar.errors import ModelError
+
+CLASSES, ITEMS = 4, 8
+
+
+def made(method: ModuleType, bits: int = 12) -> tuple[torch.nn.Module, torch.nn.Module, object]:
+    torch.manual_seed(0)
+    backbone = backbones.create("resnet20")
+    config = method.Config(bits=bits)
+    return method.Net(backbone, config), method.Loss(backbone, config, CLASSES, ITEMS), config
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (ITEMS, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    return pixels, torch.arange(ITEMS) % CLASSES, torch.arange(ITEMS)
+
+
+@pytest.fixture(params=cli.METHODS)
+def method(request: pytest.FixtureRequest) -> ModuleType:
+    return methods.get(request.param)
+
+
+def test_a_config_is_flags_and_record(method: ModuleType) -> None:
+    assert method.__doc__
+    for field in dataclasses.fields(method.Config):
+        assert field.metadata["help"], field.name
+        assert field.default is not None, field.name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method.Config().bits = 3
+    with pytest.raises(TypeError):
+        method.Config(bitts=3)
+
+
+def test_outputs_have_their_shapes(method: ModuleType) -> None:
+    net, _, _ = made(method, bits=20)
+    found = net(batch()[0])
+    assert found.code.shape == (ITEMS, 20)
+    assert found.feature.ndim == 2
+    assert len(found.feature) == ITEMS
+
+
+def test_every_parameter_gets_a_gradient_and_a_group(method: ModuleType) -> None:
+    net, loss, config = made(method)
+    losses = loss(net, *batch())
+    assert all(term.ndim == 0 for term in losses.values())
+    losses["total"].backward()
+    for module in (net, loss):
+        assert not [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    grouped = [p for group in method.param_groups(net, loss, config) for p in group["params"]]
+    every = [*net.parameters(), *loss.parameters()]
+    assert len(grouped) == len(every)
+    assert {id(p) for p in grouped} == {id(p) for p in every}
+
+
+def test_eight_images_are_overfitted(method: ModuleType) -> None:
+    net, loss, config = made(method)
+    groups = [{"params": g["params"], "lr": 0.01 * g["lr_scale"]} for g in method.param_groups(net, loss, config)]
+    optimizer = torch.optim.Adam(groups, lr=0.01)
+    pixels, labels, rows = batch()
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(net, pixels, labels, rows)["total"].backward()
+        optimizer.step()
+    codes = net(pixels).code >= 0
+    distance = (codes[:, None] != codes[None]).sum(2)
+    same = labels[:, None] == labels[None]
+    assert distance[same].max() < distance[~same].min()
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(ModelError, match="no method named 'dlbch': have dlbhc"):
+        methods.get("dlbch")
