@@ -12,34 +12,55 @@ from wingbar.errors import WingbarError
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
-    pytest.importorskip("sklearn")
     return demo.run(tmp_path_factory.mktemp("demo"), None, bits=48)
 
 
 def test_the_digits_are_found(shown: demo.Demo) -> None:
     assert shown.report.added == 1438
-    assert shown.evaluation is not None
-    assert shown.evaluation.queries == 359
-    assert shown.evaluation.feature_map > 0.35  # chance is 0.1
-    assert shown.evaluation.feature_top1 > 0.7
+    label_free, trained = shown.evaluations["label-free"], shown.evaluations["trained"]
+    assert label_free.queries == trained.queries == 359
+    assert label_free.feature_map > 0.35  # chance is 0.1
+    assert label_free.feature_top1 > 0.7
+    assert trained.map >= 0.95
     text = demo.text(shown)
     assert str(shown.page) in text
-    assert "MAP of the 48-bit codes" in text
+    assert "MAP of trained 48-bit codes" in text
 
 
 def test_the_page_stands_alone(shown: demo.Demo) -> None:
     page = shown.page.read_text(encoding="utf-8")
     assert page.count("<section>") == demo.SHOWN
-    assert page.count("by code") == page.count("then by feature") == demo.SHOWN
-    assert page.count("data:image/jpeg;base64,") == demo.SHOWN * (1 + 2 * demo.NEIGHBOURS)
+    assert page.count(">trained codes<") == page.count(">label-free codes<") == demo.SHOWN
+    assert page.count("data:image/jpeg;base64,") == demo.SHOWN * (1 + 3 * demo.NEIGHBOURS)
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "http" not in page
     assert all(f'alt="query: {digit}"' in page for digit in range(10))
 
 
+def test_without_pytorch_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    shown = demo.run(tmp_path, None, bits=16)
+    assert list(shown.evaluations) == ["label-free"]
+    assert "pip install 'wingbar[demo]'" in demo.text(shown)
+
+
+def test_one_image_a_class_is_shown_without_numbers(tmp_path: Path, shared_photos: Path) -> None:
+    for label in ("red", "green", "blue"):
+        (tmp_path / "p" / label).mkdir(parents=True)
+        (tmp_path / "p" / label / "1.jpg").write_bytes((shared_photos / label / "001.jpg").read_bytes())
+    assert demo.run(tmp_path / "out", tmp_path / "p", bits=8).evaluations == {}
+
+
+def test_a_page_that_is_not_ours_is_left_alone(tmp_path: Path, shared_photos: Path) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(WingbarError, match="name another folder"):
+        demo.run(tmp_path, shared_photos, bits=8)
+    assert (tmp_path / "index.html").read_text() == "mine"
+
+
 def test_own_images_without_labels(shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "--images", str(shared_photos / "red"), "-o", str(tmp_path), "--bits", "16", "--json"]) == 0
-    assert '"evaluation": null' in capsys.readouterr().out
+    assert '"evaluations": {}' in capsys.readouterr().out
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "✓" not in page
     assert page.count("<section>") == 12

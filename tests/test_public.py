@@ -36,12 +36,15 @@ def test_exported_names() -> None:
         "ModelError",
         "QueryError",
         "RefitReport",
+        "Run",
         "StoreError",
+        "TrainingError",
         "WingbarError",
         "evaluate",
         "expected_ap",
         "read_dataset",
         "read_images",
+        "train",
         "verify",
     ]
     for name in wingbar.__all__:

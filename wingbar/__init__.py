@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wingbar.adding import AddReport, Failure, RefitReport
     from wingbar.datasets import Dataset, Images, read_dataset, read_images
-    from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, WingbarError
+    from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, TrainingError, WingbarError
     from wingbar.evaluation import Evaluation, evaluate, expected_ap
     from wingbar.index import Hit, Hits, Index, IndexInfo, verify
     from wingbar.model import Embeddings, Model
+    from wingbar.training import Run, train
 
 __version__ = "0.1.0"
 
@@ -30,12 +31,15 @@ _HOME = {
     "ModelError": "errors",
     "QueryError": "errors",
     "RefitReport": "adding",
+    "Run": "training",
     "StoreError": "errors",
+    "TrainingError": "errors",
     "WingbarError": "errors",
     "evaluate": "evaluation",
     "expected_ap": "evaluation",
     "read_dataset": "datasets",
     "read_images": "datasets",
+    "train": "training",
     "verify": "index",
 }
 __all__ = [*_HOME]  # noqa: PLE0604

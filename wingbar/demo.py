@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from wingbar import report
+from wingbar import images, report
 from wingbar.adding import AddReport, Progress
 from wingbar.datasets import Dataset, Entry, Images, read_dataset, read_images
 from wingbar.errors import DataError, ImageError, WingbarError
 from wingbar.evaluation import Evaluation, evaluate
-from wingbar.index import SHORTLIST, Hits, Index
+from wingbar.index import SHORTLIST, Fine, Hits, Index, IndexInfo
+from wingbar.model import Model
 from wingbar.store import remove_index
 
+LABEL_FREE, TRAINED = "label-free", "trained"
 SHOWN = 12  # queries on the page
 NEIGHBOURS = 10
 DIGIT_SIDE = 64  # the digits are 8 x 8; enlarged so that a person can look at the files
@@ -27,21 +31,20 @@ DIGIT_SIDE = 64  # the digits are 8 x 8; enlarged so that a person can look at t
 
 @dataclass(frozen=True)
 class Answer:
-    """A query and its neighbours by codes alone (`coarse`) and after the fine stage."""
+    """A query and its neighbours in several rankings, each with a title."""
 
     query: Entry
-    coarse: Hits
-    fine: Hits
+    rankings: Sequence[tuple[str, Hits]]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo did and where it left it. `evaluation` is None when the images have no labels."""
+    """What a demo did and where it left it. `evaluations` by kind of code; empty when the images have no labels."""
 
     index: Path
     page: Path
     report: AddReport
-    evaluation: Evaluation | None
+    evaluations: Mapping[str, Evaluation]
     answers: Sequence[Answer]
     seconds: float
 
@@ -49,29 +52,54 @@ class Demo:
 def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | None = None) -> Demo:
     """Index the images of `folder` (default: scikit-learn's digits), evaluate, search, and write a page into `output`.
 
+    Where PyTorch is installed, DLBHC is first trained on the digits, and both kinds of codes are shown.
     Raises WingbarError when scikit-learn is missing or the folder has no images.
     """
     start = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
+    page = output / "index.html"
+    if page.exists() and not (output / "demo.wb").exists():
+        raise WingbarError(f"{page} is there and not from a demo: name another folder with -o")
     source = folder or write_digits(output / "digits")
     gallery, queries, data = _parts(source)
-    index_path = output / "demo.wb"
-    page = output / "index.html"
-    if page.exists() and not index_path.exists():
-        raise WingbarError(f"{page} is there and not from a demo: name another folder with -o")
-    remove_index(index_path)
-    with Index.create(index_path) as index:
-        added = index.add(gallery, bits=bits, progress=progress)
-        if not len(index):
-            reasons = "; ".join(f"{f.path}: {f.reason}" for f in added.failed[:3])
-            raise DataError(f"none of the images in {source} could be used ({reasons})")
-        evaluation = None
-        if data is not None:
-            with suppress(DataError):  # nothing to score, such as one image a class
-                evaluation = evaluate(index, data.query, protocol=data.protocol, progress=progress)
-        answers = _answers(index, queries)
-        page.write_text(_page(source, index, evaluation, answers), encoding="utf-8", errors="backslashreplace")
-    return Demo(index_path, page, added, evaluation, answers, time.monotonic() - start)
+    models = {LABEL_FREE: Model.load()}
+    if folder is None and data is not None and find_spec("torch") is not None:
+        models = {TRAINED: _train(data, output / "model", bits, progress), **models}
+    evaluations: dict[str, Evaluation] = {}
+    rankings: list[tuple[str, list[Hits]]] = []
+    for kind, model in models.items():
+        path = output / ("demo.wb" if kind == LABEL_FREE else "trained.wb")
+        remove_index(path)
+        with Index.create(path, model) as index:
+            added = index.add(gallery, bits=bits, progress=progress)
+            if not len(index):
+                reasons = "; ".join(f"{f.path}: {f.reason}" for f in added.failed[:3])
+                raise DataError(f"none of the images in {source} could be used ({reasons})")
+            if data is not None:
+                with suppress(DataError):  # nothing to score, such as one image a class
+                    evaluations[kind] = evaluate(index, data.query, protocol=data.protocol, progress=progress)
+            queries = [entry for entry in queries if _can_be_read(entry)]
+            rankings.append((f"{kind} codes", _neighbours(index, queries, "none")))
+            if kind == LABEL_FREE:
+                rankings.append(("label-free codes, then features", _neighbours(index, queries, "pool")))
+            info = index.info()
+    answers = [Answer(entry, [(title, found[i]) for title, found in rankings]) for i, entry in enumerate(queries)]
+    page.write_text(_page(source, info, evaluations, answers), encoding="utf-8", errors="backslashreplace")
+    return Demo(output / "demo.wb", page, added, evaluations, answers, time.monotonic() - start)
+
+
+def _train(data: Dataset, output: Path, bits: int, progress: Progress | None) -> Model:
+    """DLBHC on the digits: ResNet-20 from scratch, in under a minute on 2 cores."""
+    from wingbar import training
+    from wingbar.methods import dlbhc
+
+    if output.exists():
+        shutil.rmtree(output)
+    config = dlbhc.Config(bits=bits, latent_std=0.1, latent_bias=0.0, classifier_lr=1.0)
+    run = training.Run(
+        backbone="resnet20", weights="none", size=32, epochs=15, lr=0.2, area=0.6, mirror=False, precision="float32", workers=0
+    )
+    return training.train(dlbhc, data.train, output, config, run, progress=progress)
 
 
 def write_digits(folder: Path) -> Path:
@@ -97,18 +125,20 @@ def text(shown: Demo) -> str:
     """What the command prints."""
     added = shown.report
     speed = f"{added.images_per_second:.0f} images/s"
-    lines = [f"{shown.index}: {added.added:,} images indexed at {speed}, no labels or training used"]
-    e = shown.evaluation
-    if e:
-        lines += [
-            f"{e.queries:,} queries, {e.protocol.split(';')[0]}:",
-            f"  {f'MAP of the {e.bits}-bit codes':32} {e.map:.3f}   (ties allow {e.map_low:.3f} to {e.map_high:.3f})",
-            f"  {f'MAP after re-ranking {e.shortlist}':32} {e.rerank_map:.3f}",
-            f"  {'MAP of the float features':32} {e.feature_map:.3f}   (nearest neighbour right: {e.feature_top1:.1%})",
-        ]
+    lines = [f"{shown.index}: {added.added:,} images indexed at {speed}"]
+    for i, (kind, e) in enumerate(shown.evaluations.items()):
+        if i == 0:
+            lines.append(f"{e.queries:,} queries, {e.protocol.split(';')[0]}:")
+        ties = f"ties allow {e.map_low:.3f} to {e.map_high:.3f}"
+        lines.append(f"  {f'MAP of {kind} {e.bits}-bit codes':36} {e.map:.3f}   ({ties})")
+        if kind == LABEL_FREE:
+            lines.append(f"  {'MAP of label-free features':36} {e.feature_map:.3f}   (nearest right: {e.feature_top1:.1%})")
     for answer in shown.answers[:3]:
-        names = [hit.label or Path(hit.path).name for hit in answer.fine]
-        lines.append(f"{answer.query.label or answer.query.path.name}  ->  {' '.join(names)}")
+        title, hits = answer.rankings[0]
+        names = " ".join(hit.label or Path(hit.path).name for hit in hits)
+        lines.append(f"{answer.query.label or answer.query.path.name}  ->  {names}   ({title})")
+    if shown.evaluations and TRAINED not in shown.evaluations and find_spec("torch") is None:
+        lines.append("PyTorch is not installed, so nothing was trained: pip install 'wingbar[demo]' adds it.")
     lines.append(f"Look at {shown.page} in a browser. {shown.seconds:.0f} s in all.")
     return "\n".join(lines)
 
@@ -120,7 +150,7 @@ def record(shown: Demo) -> dict[str, Any]:
         "page": str(shown.page),
         "seconds": round(shown.seconds, 2),
         "report": asdict(shown.report),
-        "evaluation": asdict(shown.evaluation) if shown.evaluation else None,
+        "evaluations": {kind: asdict(evaluation) for kind, evaluation in shown.evaluations.items()},
     }
 
 
@@ -136,9 +166,9 @@ def _parts(source: Path) -> tuple[Images, Sequence[Entry], Dataset | None]:
     return everything, _drawn(everything, rng), None
 
 
-def _drawn(images: Images, rng: np.random.Generator) -> list[Entry]:
+def _drawn(source: Images, rng: np.random.Generator) -> list[Entry]:
     """SHOWN images, of different labels first."""
-    order = [images[i] for i in rng.permutation(len(images))]
+    order = [source[i] for i in rng.permutation(len(source))]
     seen: set[str | None] = set()
     first: list[Entry] = []
     later: list[Entry] = []
@@ -148,45 +178,38 @@ def _drawn(images: Images, rng: np.random.Generator) -> list[Entry]:
     return sorted((first + later)[:SHOWN], key=lambda entry: str(entry.path))
 
 
-def _answers(index: Index, queries: Sequence[Entry]) -> list[Answer]:
-    """Search for each query both ways; one that is itself in the index is not shown as its own neighbour."""
-    answers = []
+def _can_be_read(entry: Entry) -> bool:
+    try:
+        images.load(entry.path, images.Preparation())
+    except ImageError:
+        return False  # among the failures already
+    return True
+
+
+def _neighbours(index: Index, queries: Sequence[Entry], fine: Fine) -> list[Hits]:
+    """The hits of each query; one that is itself in the index is not shown as its own neighbour."""
+    found = []
     for entry in queries:
-        try:
-            path = str(entry.path)
-            found = [index.search(path, NEIGHBOURS + 1, fine="none"), index.search(path, NEIGHBOURS + 1, fine="pool")]
-        except ImageError:
-            continue  # listed among the failures already
-        for hits in found:
-            hits[:] = [hit for hit in hits if hit.path != str(entry.path)][:NEIGHBOURS]
-        answers.append(Answer(entry, *found))
-    return answers
+        hits = index.search(entry.path, NEIGHBOURS + 1, fine=fine)
+        hits[:] = [hit for hit in hits if hit.path != str(entry.path)][:NEIGHBOURS]
+        found.append(hits)
+    return found
 
 
-def _page(source: Path, index: Index, evaluation: Evaluation | None, answers: Sequence[Answer]) -> str:
-    info = index.info()
-    facts = [
-        ("images in the index", f"{info.items:,}"),
-        ("bits of a code", str(info.bits)),
-        ("distinct codes", f"{info.unique_codes:,}"),
-        ("length of a feature", str(info.dim)),
-    ]
-    if evaluation:
-        e = evaluation
-        facts += [
-            ("queries", f"{e.queries:,}"),
-            ("MAP of the codes", f"{e.map:.3f} (ties: {e.map_low:.3f} to {e.map_high:.3f})"),
-            (f"MAP after re-ranking {e.shortlist}", f"{e.rerank_map:.3f}"),
-            ("MAP of the features", f"{e.feature_map:.3f}"),
-            ("nearest neighbour right", f"{e.feature_top1:.1%}"),
-        ]
-    rows = [
-        report.Gallery(a.query, [("by code", a.coarse), ("then by feature", a.fine)], marked=evaluation is not None)
-        for a in answers
-    ]
+def _page(source: Path, info: IndexInfo, evaluations: Mapping[str, Evaluation], answers: Sequence[Answer]) -> str:
+    facts = [("images in the index", f"{info.items:,}"), ("bits of a code", str(info.bits))]
+    for kind, e in evaluations.items():
+        facts.append((f"MAP, {kind} codes", f"{e.map:.3f} (ties: {e.map_low:.3f} to {e.map_high:.3f})"))
+        facts.append((f"distinct {kind} codes", f"{e.unique_codes:,}"))
+        if kind == LABEL_FREE:
+            facts.append((f"MAP after re-ranking {e.shortlist}", f"{e.rerank_map:.3f}"))
+            facts.append(("MAP of the features", f"{e.feature_map:.3f}"))
+            facts.append(("nearest neighbour right", f"{e.feature_top1:.1%}"))
+    rows = [report.Gallery(answer.query, answer.rankings, marked=bool(evaluations)) for answer in answers]
+    both = "by codes trained on labels (DLBHC), and " if TRAINED in evaluations else ""
     intro = (
-        f"The neighbours of {len(rows)} images of {source.name}, found without labels or training: first by Hamming distance "
-        f"of {info.bits}-bit codes, then with the nearest {SHORTLIST:,} ordered by the cosine of their features."
+        f"The neighbours of {len(rows)} images of {source.name}, found by Hamming distance of {info.bits}-bit codes: {both}"
+        f"by codes that needed no labels; below those, the nearest {SHORTLIST:,} in the order of their features."
     )
-    note = evaluation.protocol if evaluation else ""
+    note = next(iter(evaluations.values())).protocol if evaluations else ""
     return report.page(f"wingbar: {source.name}", intro, facts, rows, note)
