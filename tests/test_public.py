@@ -95,4 +95,4 @@ def test_every_command_in_the_documents_exists() -> None:
     assert len(commands) >= 6
     for command in commands:
         if "PATH" not in command:
-            cli._parser().parse_args(command)
+            cli._parser(command).parse_args(command)

@@ -94,7 +94,6 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
 
     from wingbar import backbones, training
 
-    torch.set_num_threads(cores())
     if model.method == "itq":
         try:
             net: torch.nn.Module = backbones.create(model.record["backbone"], "imagenet").eval()
@@ -107,7 +106,12 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
             return None
 
     def run(pixels: images.Pixels) -> object:
-        with torch.no_grad():
-            return net(torch.from_numpy(pixels))
+        before = torch.get_num_threads()
+        torch.set_num_threads(cores())  # as many as ONNX Runtime uses
+        try:
+            with torch.no_grad():
+                return net(torch.from_numpy(pixels))
+        finally:
+            torch.set_num_threads(before)
 
     return run
