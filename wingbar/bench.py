@@ -15,7 +15,7 @@ import numpy as np
 
 from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError
-from wingbar.model import BATCH, Model, batched, cores
+from wingbar.model import BATCH, Model, batched, cores, in_order
 
 ROUNDS = 5
 IMAGES = 256  # a round; images of the folder are repeated where there are fewer
@@ -80,8 +80,6 @@ def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
 
 
 def _decode_and_run(model: Model, files: list[bytes]) -> None:
-    from wingbar.model import in_order
-
     for batch in batched(in_order(files, lambda data: images.load(data, model.preparation), cores()), BATCH):
         model.run(batch)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from wingbar.errors import ImageError
 
@@ -140,14 +140,9 @@ def read(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def thumbnail(source: Source, side: int, *, smooth: bool = True) -> bytes:
-    """A small upright picture for pages, as the bytes of a JPEG without EXIF: longer side at most `side` pixels.
-
-    A picture smaller than that is enlarged by a whole factor when `smooth` is false, so that its pixels stay visible.
-    """
+def thumbnail(source: Source, side: int) -> bytes:
+    """A small upright picture for pages, as the bytes of a JPEG without EXIF: longer side at most `side` pixels."""
     image = _open(source, side)
-    if not smooth and max(image.size) <= side // 2:
-        image = ImageOps.scale(image, side // max(image.size), Image.Resampling.NEAREST)
     image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=85)
