@@ -292,3 +292,11 @@ def test_one_file_can_be_added(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code, out, _ = run(capsys, "index", tmp_path / "a.wb", tmp_path / "one.png", tmp_path / "two.png", "--bits", 8, "--json")
     assert code == 0
     assert json.loads(out)["items"] == 2
+
+
+def test_the_lists_that_help_shows_are_the_real_ones() -> None:
+    """They are written a second time so that --help imports neither numpy nor PyTorch."""
+    from wingbar import index, methods
+
+    assert cli.FINE == index.FINE
+    assert all(methods.get(name).Config for name in cli.METHODS)
