@@ -56,8 +56,8 @@ def main() -> None:
         right = []
         embedded = model.encode(data.query.paths)
         for i, label in enumerate(data.query.labels):
-            top = searchable.codes.nearest(embedded.codes[i], 1000)
-            right.append((labels[top.rows] == label).mean())
+            top = searchable.nearest(embedded.codes[i], 1000)
+            right.append((labels[np.searchsorted(searchable.ids, top.ids)] == label).mean())
     print(f"{args.bits} bits: precision@1000 {np.mean(right):.4f}, MAP@1000 {result.map_at_1000:.4f}, MAP {result.map:.4f}")
     print(result)
 

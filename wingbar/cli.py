@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wingbar.model import Model
 
 METHODS = ("dlbhc",)  # as in methods/__init__.py, which imports PyTorch
+PEERS = "flat,multihash,ivf,hnsw,usearch,numpy"  # as in bench.py
 FINE = ("none", "ties", "pool", "asymmetric")  # as in index.py, which is not imported for --help
 SHOWN = 20  # bad files named on the terminal; --json names all
 
@@ -205,12 +206,38 @@ def export(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Measure encoding, beside PyTorch in the same run."""
+    """Measure encoding or Hamming search, beside peers in the same run."""
     from wingbar import bench
 
-    record = bench.encode(args.model, args.images)
-    width = max(map(len, record))
-    return _print(args, record, "\n".join(f"{key:{width}}  {_number(value)}" for key, value in record.items()))
+    if args.what == "encode":
+        record = bench.encode(args.model, args.images)
+    else:
+        record = bench.hamming(
+            args.items,
+            args.bits,
+            centres=args.centres,
+            flip=args.flip,
+            k=args.k,
+            radius=args.radius,
+            threads=args.threads,
+            peers=tuple(args.peers.split(",")) if args.peers else (),
+            seed=args.seed,
+        )
+    return _print(args, record, "\n".join(_record_lines(record)))
+
+
+def _record_lines(record: dict[str, Any]) -> list[str]:
+    """One line for each value; a record inside a record in one line of its own."""
+    flat: dict[str, object] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                one = inner.items() if isinstance(inner, dict) else [("", inner)]
+                flat[f"{key} {name}"] = ", ".join(f"{k} {_number(v)}".strip() for k, v in one)
+        else:
+            flat[key] = value
+    width = max(map(len, flat))
+    return [f"{key:{width}}  {_number(value)}" for key, value in flat.items()]
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -354,7 +381,7 @@ def _hits_text(name: str, hits: Hits) -> str:
 
 def _number(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -430,10 +457,25 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument("--calibrate", metavar="DIR", help="typical pictures that set the ranges of --int8")
     p.add_argument("-o", "--output", metavar="DIR", help="where --int8 writes")
 
-    p = _verb(verbs, bench, "wingbar bench encode general photos/ --json")
-    p.add_argument("what", choices=["encode"], help="encode: decoding, encoding and both, in images/s")
+    p = _verb(
+        verbs,
+        bench,
+        "wingbar bench encode general photos/ --json\nwingbar bench hamming --items 1000000 --bits 48 --centres 10000",
+    )
+    whats = p.add_subparsers(dest="what", metavar="WHAT", required=True)
+    p = _sub(whats, "encode", "Images a second of decoding, encoding and both, beside PyTorch.")
     p.add_argument("model", metavar="MODEL", help="a model directory, or general")
     p.add_argument("images", metavar="IMAGES", help="a folder of pictures")
+    p = _sub(whats, "hamming", "Exact Hamming search beside FAISS, usearch and NumPy, on synthetic codes.")
+    p.add_argument("--items", type=_positive, default=1_000_000, help="codes in the gallery (default 1000000)")
+    p.add_argument("--bits", type=_bits, default=48, help="code length (default 48)")
+    p.add_argument("--centres", type=_count, default=0, help="codes fall around so many, as learned ones do (default 0: uniform)")
+    p.add_argument("--flip", type=float, default=0.05, help="probability that a bit differs from its centre's (default 0.05)")
+    p.add_argument("--k", type=_positive, default=10, help="neighbours (default 10)")
+    p.add_argument("--radius", type=_count, default=2, help="of the radius search, inclusive (default 2)")
+    p.add_argument("--threads", type=_positive, default=1, help="threads of every contestant (default 1)")
+    p.add_argument("--peers", default=PEERS, help=f"comma list; those not installed are left out (default {PEERS})")
+    p.add_argument("--seed", type=_count, default=0, help="draws the codes (default 0)")
 
     p = _verb(verbs, demo, "wingbar demo\nwingbar demo --images photos/")
     p.add_argument("--images", metavar="DIR", help="show your own folder of images instead of the digits")
@@ -473,6 +515,14 @@ def _verb(verbs: Any, run: Any, example: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--debug", action="store_true", help="print a traceback when something goes wrong")
     parser.set_defaults(run=run)
+    return parser
+
+
+def _sub(whats: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """One thing that a verb does, with the flags that every verb has."""
+    parser: argparse.ArgumentParser = whats.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--debug", action="store_true", help="print a traceback when something goes wrong")
     return parser
 
 

@@ -20,7 +20,7 @@ from wingbar import codes, images
 from wingbar.adding import Failure, Progress
 from wingbar.datasets import Images
 from wingbar.errors import DataError, ImageError
-from wingbar.index import FINE, SHORTLIST, TIE_CAP, Clock, Fine, Index, Searchable
+from wingbar.index import FINE, SHORTLIST, TIE_CAP, Fine, Index
 from wingbar.model import BATCH, Embeddings, batched, cores, in_order
 
 Bool = NDArray[np.bool_]
@@ -219,7 +219,7 @@ def fine_scores(query: Side, gallery: Side, shortlist: int = SHORTLIST) -> dict[
             continue
         code = codes.pack(query.logits[i : i + 1] >= 0)[0]
         hamming = searchable.distances(code).astype(np.int64)
-        pool = searchable.nearest(code, shortlist, ties="include").rows[: TIE_CAP * shortlist]
+        pool = searchable.nearest(code, shortlist, ties="include", limit=TIE_CAP * shortlist).ids
         agreement = codes.agreement(query.logits[i], packed, gallery.logits.shape[1])
         cosine = unit[1] @ unit[0][i]
         for mode in FINE:
@@ -297,7 +297,7 @@ def _evaluate(index: Index, query: Images, protocol: str, mode: Fine, shortlist:
     return Evaluation(
         protocol=_protocol(protocol, mode, shortlist, copies),
         queries=len(scores),
-        gallery=len(searchable.ids),
+        gallery=len(searchable),
         bits=index.model.bits,
         map=mean["map"],
         map_low=mean["low"],
@@ -305,7 +305,7 @@ def _evaluate(index: Index, query: Images, protocol: str, mode: Fine, shortlist:
         map_at_1000=mean["at_1000"],
         precision_radius_2=mean["precision"],
         empty_radius_2=mean["empty"],
-        unique_codes=len(searchable.codes.unique),
+        unique_codes=searchable.merged().unique,
         feature_map=mean["feature_map"],
         feature_top1=mean["feature_top1"],
         rerank_map=mean["rerank_map"],
@@ -341,7 +341,7 @@ class _Score:
     rerank_map: float
 
 
-def _labelled_gallery(index: Index) -> tuple[Searchable, _Gallery]:
+def _labelled_gallery(index: Index) -> tuple[codes.Codes, _Gallery]:
     labels = index.labels()
     if all(label is None for label in labels):
         raise DataError(f"no item of {index.path} has a label: index class folders, or a CSV with a label column")
@@ -380,7 +380,7 @@ def _encoded(
 
 def _score(
     index: Index,
-    searchable: Searchable,
+    searchable: codes.Codes,
     query: Embeddings,
     cosine: NDArray[np.float32],
     relevant: Bool,
@@ -389,8 +389,7 @@ def _score(
     shortlist: int,
 ) -> _Score:
     """Rank the gallery [N] for one query in each way and score it."""
-    allowed = None if keep.all() else keep
-    hamming = searchable.codes.distances(query.codes[0]).astype(np.int64)
+    hamming = searchable.distances(query.codes[0]).astype(np.int64)
     by_code = _hamming_buckets(hamming[keep], relevant[keep])
     near = hamming[keep] <= RADIUS
     inside = int(near.sum())
@@ -398,8 +397,10 @@ def _score(
     score: NDArray[np.floating] = cosine
     pool = np.empty(0, np.int64)
     if fine != "none":
-        found = index.pool(searchable, query, shortlist, None, allowed, Clock({}), fine)
-        pool, score = found.rows, np.zeros(len(cosine), np.float32)
+        among = None if keep.all() else searchable.among(searchable.ids[keep])
+        [first] = index.coarse(searchable, query, shortlist, fine, shortlist, among=among)
+        found = index.rank(searchable, query, first, fine)
+        pool, score = np.searchsorted(searchable.ids, found.ids), np.zeros(len(cosine), np.float32)
         score[pool] = found.scores
     place = fine_places(fine, hamming, pool, score)
     expected = _expected(by_code)

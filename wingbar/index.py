@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +20,12 @@ from wingbar import adding, codes, datasets, images
 from wingbar.adding import AddReport, Progress, RefitReport
 from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, WingbarError
 from wingbar.model import Embeddings, Model, check_same
-from wingbar.store import Condition, Store
+from wingbar.store import CHUNK, Condition, Store
 
 Fine = Literal["none", "ties", "pool", "asymmetric"]
 FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
 SHORTLIST = 200
+MERGED_FROM = 20_000  # items that came or went, from which codes are sorted anew
 TIE_CAP = 10  # a shortlist grows by ties to at most so many times what was asked for
 
 Where = str | Sequence[str]
@@ -60,13 +62,15 @@ class Hits(list[Hit]):
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index is: numbers of items and labels, code and feature length, size of the file, and its model."""
+    """What an index is: numbers of items and labels, code and feature length, its model; `bytes` are those of the file,
+    `search_bytes` those that a search keeps in memory for the codes."""
 
     items: int
     labels: int
     bits: int | None
     dim: int
     unique_codes: int
+    search_bytes: int
     bytes: int
     fingerprint: str
     model: str
@@ -76,9 +80,9 @@ class IndexInfo:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The order of one query: rows of `Searchable`, distances [n] and, where features were read, cosines [n]."""
+    """The order of one query: ids [n], distances [n] and, with a fine stage, the scores [n] it ranked by."""
 
-    rows: codes.Rows
+    ids: codes.Ids
     distances: codes.Distances
     scores: NDArray[np.float32] | None
     shortlist: int
@@ -86,12 +90,12 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Searchable:
-    """The codes of an index in memory: ids [N] ascending; a row is a place in them."""
+class _Loaded:
+    """Codes in memory and the state of the file they are from: a checksum by chunk, and its version where known."""
 
-    ids: NDArray[np.int64]
     codes: codes.Codes
-    version: tuple[int, int]
+    marks: Mapping[int, int]
+    version: tuple[int, int] | None
 
 
 class Index:
@@ -100,7 +104,9 @@ class Index:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.model = Model(store.model_files())
-        self._searchable: Searchable | None = None
+        self._loaded: _Loaded | None = None
+        self._merging: tuple[_Loaded, Future[codes.Codes]] | None = None
+        self._background = ThreadPoolExecutor(1, "wingbar-merge")
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], model: Model | str | os.PathLike[str] = "general") -> Index:
@@ -127,6 +133,7 @@ class Index:
 
     def close(self) -> None:
         """Release the file. Afterwards it is complete in itself and can be copied."""
+        self._background.shutdown(wait=False, cancel_futures=True)
         self._store.close()
 
     def __enter__(self) -> Index:
@@ -260,12 +267,16 @@ class Index:
                     continue  # refitted by another process while the queries were encoded: encode them again
                 check_same(embeddings, self.model, str(self.path))
                 searchable = self.searchable()
-                allowed = self._allowed(conditions, searchable)
+                among = searchable.among(self._store.matching(conditions)) if conditions else None
+                start = time.perf_counter()
+                nearest = self.coarse(searchable, embeddings, k, mode, shortlist, radius=radius, among=among)
+                times["coarse"] = (time.perf_counter() - start) * 1000 / max(len(nearest), 1)
                 found = []
-                for i in range(len(embeddings)):
+                for i, near in enumerate(nearest):
                     clock = Clock(times)
-                    ranked = self.rank(searchable, embeddings[i], k, radius, mode, shortlist, allowed, clock)
-                    hits = self._fetch(searchable, ranked)
+                    ranked = self.rank(searchable, embeddings[i], near, mode, k)
+                    clock.lap("fine")
+                    hits = self._fetch(ranked)
                     clock.lap("fetch")
                     found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
                 return found
@@ -281,57 +292,70 @@ class Index:
             self._refresh_model()
             yield self.model.fingerprint == before
 
-    def rank(
+    def coarse(
         self,
-        searchable: Searchable,
-        query: Embeddings,
+        searchable: codes.Codes,
+        queries: Embeddings,
         k: int,
-        radius: int | None,
         fine: Fine,
         shortlist: int,
-        allowed: NDArray[np.bool_] | None,
-        clock: Clock,
-    ) -> Ranked:
-        """The order that a search shows for one encoded query, as rows; `search` and evaluation both come through here."""
+        *,
+        radius: int | None = None,
+        among: codes.Filter | None = None,
+    ) -> list[codes.Nearest]:
+        """The first stage of each query, by Hamming distance: `k` items, or for a fine stage its `shortlist` with what ties."""
         if fine == "none":
-            nearest = searchable.codes.nearest(query.codes[0], k, radius=radius, allowed=allowed)
-            clock.lap("coarse")
-            return Ranked(nearest.rows, nearest.distances, None, 0, False)
-        pool = self.pool(searchable, query, max(k, shortlist), radius, allowed, clock, fine)
-        assert pool.scores is not None
-        keys = (pool.rows, -pool.scores, pool.distances) if fine == "ties" else (pool.rows, -pool.scores)
-        order = np.lexsort(keys)[:k]
-        clock.lap("fine")
-        return replace(pool, rows=pool.rows[order], distances=pool.distances[order], scores=pool.scores[order])
+            return searchable.nearest_many(queries.codes, k, radius=radius, among=among)
+        want = max(k, shortlist)
+        return searchable.nearest_many(queries.codes, want, radius=radius, among=among, ties="include", limit=TIE_CAP * want)
 
-    def pool(
-        self,
-        searchable: Searchable,
-        query: Embeddings,
-        want: int,
-        radius: int | None,
-        allowed: NDArray[np.bool_] | None,
-        clock: Clock,
-        fine: Fine,
-    ) -> Ranked:
-        """The `want` items of nearest code with all that tie with the last, in Hamming order, and what `fine` ranks by."""
-        nearest = searchable.codes.nearest(query.codes[0], want, radius=radius, allowed=allowed, ties="include")
-        rows, distances = nearest.rows[: TIE_CAP * want], nearest.distances[: TIE_CAP * want]
-        clock.lap("coarse")
+    def rank(self, searchable: codes.Codes, query: Embeddings, near: codes.Nearest, fine: Fine, k: int | None = None) -> Ranked:
+        """The second stage of one query: the first `k` (None for all) of what `coarse` found, in the order of the fine mode.
+
+        `search` and evaluation both come through here.
+        """
+        if fine == "none":
+            return Ranked(near.ids[:k], near.distances[:k], None, 0, False)
         if fine == "asymmetric":
-            scores = codes.agreement(query.logits[0], searchable.codes.of_rows(rows), self.model.bits)
+            scores = codes.agreement(query.logits[0], searchable.of(near.ids), self.model.bits)
         else:
-            scores = self._store.features(searchable.ids[rows].tolist(), self.model.dim).astype(np.float32) @ query.features[0]
-        clock.lap("fine")
-        return Ranked(rows, distances, scores, len(rows), len(rows) < len(nearest.rows))
+            scores = self._store.features(near.ids.tolist(), self.model.dim).astype(np.float32) @ query.features[0]
+        keys = (near.ids, -scores, near.distances) if fine == "ties" else (near.ids, -scores)
+        order = np.lexsort(keys)[:k]
+        return Ranked(near.ids[order], near.distances[order], scores[order], len(near.ids), near.cut)
 
-    def searchable(self) -> Searchable:
-        """The codes in memory, read again when this or another process has changed the file."""
+    def searchable(self) -> codes.Codes:
+        """The codes in memory, brought up to date when this or another process has changed the file.
+
+        What came and went since the last call is taken over in milliseconds; the large part is made anew in the background
+        once that has grown.
+        """
+        if self._merging is not None and self._merging[1].done():
+            before, merged = self._merging
+            self._merging = None
+            if self._loaded is not None:  # not refitted meanwhile
+                self._loaded = replace(before, codes=merged.result(), version=None)
         version = self._store.version()
-        if self._searchable is None or self._searchable.version != version:
+        if self._loaded is None or self._loaded.version != version:
+            self._loaded = self._up_to_date(self._loaded, version)
+            now = self._loaded.codes
+            if self._merging is None and now.unmerged > max(MERGED_FROM, len(now) // 16):
+                self._merging = self._loaded, self._background.submit(now.merged)
+        return self._loaded.codes
+
+    def _up_to_date(self, before: _Loaded | None, version: tuple[int, int]) -> _Loaded:
+        marks = self._store.code_marks()
+        if before is None:
             ids, packed = self._store.codes(self.model.bits)
-            self._searchable = Searchable(ids, codes.Codes(packed, self.model.bits), version)
-        return self._searchable
+            return _Loaded(codes.Codes(packed, self.model.bits, ids), marks, version)
+        changed = [chunk for chunk in {*marks, *before.marks} if marks.get(chunk) != before.marks.get(chunk)]
+        ids, packed = self._store.codes(self.model.bits, changed)
+        places = np.concatenate([np.arange(c * CHUNK, (c + 1) * CHUNK) for c in sorted(changed)]) if changed else ids[:0]
+        new = ~before.codes.has(ids)
+        gone = places[before.codes.has(places) & ~np.isin(places, ids, assume_unique=True)]
+        if not new.any() and not len(gone):
+            return replace(before, marks=marks, version=version)
+        return _Loaded(before.codes.changed(ids[new], packed[new], gone), marks, version)
 
     def checked(self, fine: Fine | None, shortlist: int) -> Fine:
         """The fine mode to use; raises QueryError as `search` does."""
@@ -339,7 +363,7 @@ class Index:
 
     def _checked(self, k: int, radius: int | None, fine: Fine | None, shortlist: int) -> Fine:
         """The fine mode to use. Raises QueryError for arguments that cannot be meant."""
-        if not self.model.gives_codes or not len(self):
+        if not self.model.gives_codes or self._store.is_empty():
             raise QueryError(f"{self.path} holds no images yet: add some with wingbar index {self.path} IMAGES")
         if k < 1 or shortlist < 1:
             raise QueryError(f"k and shortlist must be at least 1, not {k} and {shortlist}")
@@ -373,13 +397,8 @@ class Index:
                 raise ImageError(f"{os.fspath(query)}: {error}") from None
             raise
 
-    def _allowed(self, conditions: Sequence[Condition], searchable: Searchable) -> NDArray[np.bool_] | None:
-        if not conditions:
-            return None
-        return np.isin(searchable.ids, self._store.matching(conditions), assume_unique=True)
-
-    def _fetch(self, searchable: Searchable, ranked: Ranked) -> list[Hit]:
-        ids = searchable.ids[ranked.rows].tolist()
+    def _fetch(self, ranked: Ranked) -> list[Hit]:
+        ids = ranked.ids.tolist()
         scores = [None] * len(ids) if ranked.scores is None else ranked.scores.tolist()
         items = self._store.items(ids)
         return [
@@ -395,13 +414,15 @@ class Index:
         """Numbers about the index; see IndexInfo."""
         self._refresh_model()
         fitted = self.model.gives_codes
+        searchable = self.searchable().merged() if fitted else None
         beside = [self.path, Path(f"{self.path}-wal")]
         return IndexInfo(
             items=len(self),
             labels=len(self._store.label_counts()),
             bits=self.model.bits if fitted else None,
             dim=self.model.dim,
-            unique_codes=len(self.searchable().codes.unique) if fitted else 0,
+            unique_codes=searchable.unique if searchable else 0,
+            search_bytes=searchable.nbytes if searchable else 0,
             bytes=sum(path.stat().st_size for path in beside if path.exists()),
             fingerprint=self.model.fingerprint,
             model=self.model.name,
@@ -414,7 +435,7 @@ class Index:
         return self._store.label_counts()
 
     def labels(self) -> list[str | None]:
-        """The label of every item, by ascending id, as in `Searchable.ids`."""
+        """The label of every item, by ascending id, as in `Codes.ids`."""
         return self._store.labels()
 
     def contents(self) -> list[bytes]:
@@ -436,7 +457,7 @@ class Index:
         """Take over the model when another process has fitted or refitted it."""
         if self._store.model_fingerprint() != self.model.fingerprint:
             self.model = Model(self._store.model_files())
-            self._searchable = None
+            self._loaded = self._merging = None
 
 
 def _batch(source: object) -> adding.Batch:
@@ -473,7 +494,7 @@ class Clock:
     """Milliseconds of the stages of a search."""
 
     def __init__(self, times: Mapping[str, float]) -> None:
-        self.milliseconds = {**times, "coarse": 0.0, "fine": 0.0, "fetch": 0.0}
+        self.milliseconds = {**times, "fine": 0.0, "fetch": 0.0}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:

@@ -48,6 +48,7 @@ CREATE TABLE features (
     crc INTEGER NOT NULL
 );
 CREATE TABLE codes (chunk INTEGER PRIMARY KEY, data BLOB NOT NULL, alive BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE INDEX codes_by_crc ON codes (chunk, crc);  -- which chunks changed is known without reading past their blobs
 """
 
 
@@ -249,11 +250,20 @@ class Store:
 
     # -- read
 
-    def codes(self, bits: int) -> tuple[NDArray[np.int64], Packed]:
-        """Ids [N] int64, ascending, and codes [N, w] uint64 of all items."""
+    def code_marks(self) -> dict[int, int]:
+        """A checksum of every chunk of codes, which changes when an item of it comes or goes."""
+        with self._explaining():
+            return dict(self._db.execute("SELECT chunk, crc FROM codes"))
+
+    def codes(self, bits: int, chunks: Iterable[int] | None = None) -> tuple[NDArray[np.int64], Packed]:
+        """Ids [N] int64, ascending, and codes [N, w] uint64 of all items, or of those in `chunks`."""
         ids, packed = [np.empty(0, np.int64)], [np.empty((0, words(bits)), np.uint64)]
         with self._explaining():
-            for chunk, data, alive_bytes in self._db.execute("SELECT chunk, data, alive FROM codes ORDER BY chunk"):
+            for wanted in sorted(self.code_marks() if chunks is None else chunks):
+                row = self._db.execute("SELECT chunk, data, alive FROM codes WHERE chunk = ?", (wanted,)).fetchone()
+                if row is None:
+                    continue
+                chunk, data, alive_bytes = row
                 column = _from_disk(data, bits)
                 places = np.flatnonzero(_alive_from_disk(alive_bytes)[: len(column)])
                 ids.append(places + chunk * CHUNK)
@@ -321,6 +331,11 @@ class Store:
         """How many items there are."""
         with self._explaining():
             return int(self._db.execute("SELECT count(*) FROM items").fetchone()[0])
+
+    def is_empty(self) -> bool:
+        """Whether there is no item."""
+        with self._explaining():
+            return self._db.execute("SELECT 1 FROM items LIMIT 1").fetchone() is None
 
     def label_counts(self) -> dict[str, int]:
         """How many items each label has; items without one are left out."""
