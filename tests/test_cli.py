@@ -296,7 +296,23 @@ def test_one_file_can_be_added(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_lists_that_help_shows_are_the_real_ones() -> None:
     """They are written a second time so that --help imports neither numpy nor PyTorch."""
-    from wingbar import index, methods
+    from wingbar import bench, index, methods
 
     assert cli.FINE == index.FINE
+    assert tuple(cli.PEERS.split(",")) == bench.PEERS
     assert all(methods.get(name).Config for name in cli.METHODS)
+
+
+def test_bench_hamming_prints_what_it_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wingbar.bench.ROUNDS", 1)
+    arguments = ["bench", "hamming", "--items", 2000, "--bits", 12, "--centres", 9, "--k", 5, "--peers", "numpy"]
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert (record["items"], record["k"], record["exact"]) == (2000, 5, True)
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "peers numpy" in out
+    code, _, err = run(capsys, "bench", "hamming", "--items", 50)
+    assert code == 2
+    assert "at least 100" in err

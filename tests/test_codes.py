@@ -143,11 +143,11 @@ def test_items_come_and_go_and_searches_stay_exact(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("b", "centres", "flip"), [(48, 0, 0.5), (48, 300, 0.05), (24, 300, 0.1), (12, 50, 0.2), (64, 40, 0.02), (100, 50, 0.1)]
+    ("b", "centres", "flip"), [(48, 0, 0.5), (48, 9000, 0.05), (24, 0, 0.5), (12, 50, 0.2), (64, 5000, 0.05), (100, 50, 0.1)]
 )
 def test_paths_agree_where_all_of_them_are_used(b: int, centres: int, flip: float) -> None:
     rng = np.random.default_rng(b)
-    packed = codes.pack(clustered(rng, 120_000, b, centres or 120_000, flip))
+    packed = codes.pack(clustered(rng, 300_000, b, centres or 300_000, flip))
     searchable = Codes(packed, b)
     assert searchable._parts[0].compiled
     if b in (24, 48, 64):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -254,10 +255,59 @@ def test_verify_and_search_while_another_process_writes(photos: Path, tmp_path: 
             thread.join()
 
 
+@pytest.mark.parametrize("merged_from", [0, 10**9])
+def test_what_another_process_adds_and_deletes_is_taken_over(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged_from: int
+) -> None:
+    """By reading the changed chunks only, with the large part merged in the background or not at all."""
+    monkeypatch.setattr("wingbar.index.MERGED_FROM", merged_from)
+    monkeypatch.setattr("wingbar.codes.COMPILED_FROM", 10)
+    reads: list[Iterable[int] | None] = []
+    with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
+        index.add(photos / "red", bits=24)
+        query = photos / "blue" / "003.jpg"
+        assert {hit.label for hit in index.search(query, 100)} == {None}
+        whole, original = index.searchable(), index._store.codes
+
+        def watched(bits: int, chunks: Iterable[int] | None = None) -> tuple[codes.Ids, codes.Packed]:
+            reads.append(chunks)
+            return original(bits, chunks)
+
+        monkeypatch.setattr(index._store, "codes", watched)
+        for step in range(4):
+            other.add(photos / "blue")
+            found = index.search(query, 100, fine="none")
+            assert found[0].distance == 0
+            assert str(query) in {hit.path for hit in found}
+            ids, packed = original(24)
+            assert sorted(hit.id for hit in found) == ids.tolist()
+            distance = codes.hamming(index.model.encode([query]).codes[0], packed)
+            assert [hit.distance for hit in found] == sorted(distance.tolist())
+            other.delete(sorted((photos / "blue").iterdir())[step:])
+            other.delete([sorted((photos / "red").iterdir())[step]])
+            after = index.search(query, 100, fine="none")
+            assert sorted(hit.id for hit in after) == original(24)[0].tolist()
+            if index._merging is not None:
+                index._merging[1].result()
+        assert len(whole) == len(list((photos / "red").iterdir()))
+        assert None not in reads  # never all of it again
+
+
+def test_an_index_that_was_refitted_meanwhile_is_loaded_anew(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
+        index.add(photos, bits=24)
+        query = photos / "red" / "003.jpg"
+        index.search(query)
+        other.refit(bits=16)
+        assert index.search(query, fine="none")[0].distance == 0
+        assert index.searchable().bits == 16
+
+
 def test_info(index: Index) -> None:
     info = index.info()
     assert (info.items, info.labels, info.bits, info.dim) == (60, 3, 24, 256)
     assert info.unique_codes == len(np.unique(index._store.codes(24)[1]))
+    assert info.search_bytes == index.searchable().nbytes > 0
     assert info.bytes == index.path.stat().st_size
     assert info.fingerprint == Model(index._store.model_files()).fingerprint
     assert (info.model, info.method, info.fine) == ("general", "itq", "pool")

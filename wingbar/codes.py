@@ -26,7 +26,7 @@ Path = Literal["auto", "numpy", "scan", "probe"]
 
 # Below so many items numpy answers in under a millisecond, and the compiler (0.3 s to import) stays asleep.
 COMPILED_FROM = 50_000
-PROBED_FROM = 16_384  # fewer unique codes are compared sooner than buckets are looked up
+PROBED_FROM = 1 << 20  # bytes of unique codes; fewer are compared sooner than buckets are looked up
 THREADED_FROM = 5_000_000  # unique codes from which one query is worth several threads
 BATCH_THREADED_FROM = 5_000_000  # comparisons from which a batch is
 _PATHS = {"auto": 0, "scan": 1, "probe": 2}  # as in kernels.py
@@ -72,7 +72,7 @@ def agreement(logits: NDArray[np.floating], codes: Packed, bits: int) -> NDArray
 def warm_up(bits: int) -> float:
     """Compile the loops for codes of `bits` bits, or load them where that was done before. Returns the seconds it took."""
     start = time.perf_counter()
-    few = np.arange(PROBED_FROM, dtype=np.uint64)[:, None].repeat(words(bits), 1) & np.uint64(2 ** min(bits, 14) - 1)
+    few = np.arange(2**18, dtype=np.uint64)[:, None].repeat(words(bits), 1) & np.uint64(2 ** min(bits, 18) - 1)
     searchable = Codes(few, bits, compiled=True)
     listed = searchable.among(np.arange(3))
     for among in (None, listed):
@@ -385,7 +385,7 @@ class _Part:
             place_of_row[rows] = np.cumsum(new) - 1
         unique = _aligned(unique)
         heads, order = np.empty((0, 1), np.uint32), np.empty((0, 0), np.uint32)
-        if compiled and bits <= 64 and len(starts) - 1 >= PROBED_FROM:
+        if compiled and bits <= 64 and unique.nbytes >= PROBED_FROM:
             from wingbar import kernels
 
             heads, order = kernels.tables(unique, bits, max(1, bits // 16))

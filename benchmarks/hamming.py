@@ -1,0 +1,125 @@
+"""Hamming search over many sizes and kinds of codes: does probing pay, how fast is what, how soon is an insert visible.
+
+python benchmarks/hamming.py paths                 # each kind of code: what `auto` takes beside the plain scan
+python benchmarks/hamming.py figure latency.svg    # one query against N, beside FAISS and the memory's speed; needs matplotlib
+python benchmarks/hamming.py insert WORK           # an index file of a million items, and 1,000 more from a second handle
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from wingbar import bench, codes
+from wingbar.codes import Codes
+from wingbar.index import Index
+from wingbar.model import Model
+from wingbar.store import Item
+
+
+def paths() -> None:
+    """The ratio of the chosen path to the plain scan, over codes from well clustered to uniform."""
+    print("items bits centres flip k | auto us, scan us, ratio")
+    worst = 0.0
+    for items in (100_000, 1_000_000):
+        for bits in (24, 32, 48, 64):
+            for centres, flip in ((200, 0.02), (10_000, 0.05), (10_000, 0.1), (10_000, 0.15), (10_000, 0.2), (0, 0.0)):
+                packed, queries = bench._synthetic(items + bench.BATCH_QUERIES + bench.INSERTED, bits, centres, flip, 0, items)
+                engine = Codes(packed[:items], bits, threads=1)
+                for k in (1, 10, 100, 1000):
+                    times: dict[str, list[float]] = {"auto": [], "scan": []}
+                    for _ in range(3):
+                        for path in ("auto", "scan"):
+                            for query in queries[:32]:
+                                start = time.perf_counter()
+                                engine.nearest(query, k, path=path)  # type: ignore[arg-type]
+                                times[path].append(time.perf_counter() - start)
+                    auto, scan = (1e6 * median(times[path]) for path in ("auto", "scan"))
+                    worst = max(worst, auto / scan)
+                    print(f"{items} {bits} {centres} {flip} {k} | {auto:.0f} {scan:.0f} {auto / scan:.2f}", flush=True)
+    print(f"worst ratio {worst:.2f}")
+
+
+def figure(out: Path) -> None:
+    """Median latency of one query, k = 10, 48 bits, one thread."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    sizes = [10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6, 3 * 10**6, 10**7]
+    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "wingbar"})
+    drawing, axes = pyplot.subplots(figsize=(6.4, 4.2))
+    read = 0.0
+    for centres, colour, kind in ((0, "#1b6ca8", "uniform"), (10_000, "#c1440e", "10,000 centres, flip 0.05")):
+        found = [bench.hamming(n, 48, centres=centres, peers=("flat",)) for n in sizes]
+        for record in found:
+            print(
+                {key: record[key] for key in ("items", "centres", "single_ms", "scan_ms", "faiss_single_ms", "exact")}, flush=True
+            )
+        read = max(read, found[-1]["read_gb_s"])
+        axes.loglog(sizes, [r["single_ms"] for r in found], "o-", color=colour, label=f"wingbar, {kind}")
+        axes.loglog(sizes, [r["faiss_single_ms"] for r in found], "s--", color=colour, alpha=0.5, label=f"FAISS flat, {kind}")
+        if not centres:
+            axes.loglog(sizes, [r["scan_ms"] for r in found], "^:", color=colour, label="wingbar's plain scan, uniform")
+    line = [8 * n / read / 1e6 for n in sizes]
+    axes.loglog(sizes, line, "-", color="#999999", linewidth=1, label=f"reading the codes from memory, {read:.0f} GB/s")
+    axes.set_xlabel("codes of 48 bits")
+    axes.set_ylabel("one query, k = 10, in ms (median)")
+    axes.legend(frameon=False, fontsize=8)
+    drawing.tight_layout()
+    drawing.savefig(out, metadata={"Date": None})
+
+
+def insert(work: Path) -> None:
+    """From the commit of 1,000 new items by one handle to the first exact answer of another."""
+    rng = np.random.default_rng(0)
+    path = work / "million.wb"
+    model = Model.load("general").fitted(rng.normal(size=(300, 1280)).astype(np.float32), 48, 0)
+    count, dim = 1_000_000, model.dim
+    packed = codes.pack(rng.random((count + 1000, 48)) < 0.5)
+    feature = np.zeros((1, dim), np.float32)
+
+    def items(first: int, last: int) -> list[Item]:
+        return [Item(f"/nowhere/{i:07}.jpg", None, {}, 1, 1, b"") for i in range(first, last)]
+
+    with Index.create(path, model) as index, Index.open(path) as reader:
+        for first in range(0, count, 50_000):
+            with index._store.writing():
+                some = packed[first : first + 50_000]
+                index._store.add(items(first, first + 50_000), some, feature.repeat(50_000, 0), 48)
+        start = time.perf_counter()
+        reader.searchable().nearest(packed[0], 10)
+        print(f"codes loaded and searched the first time: {time.perf_counter() - start:.2f} s")
+        reader.searchable().nearest(packed[0], 10)
+        with index._store.writing():
+            index._store.add(items(count, count + 1000), packed[count:], feature.repeat(1000, 0), 48)
+        start = time.perf_counter()
+        found = reader.searchable().nearest(packed[count + 7], 10)
+        seen = time.perf_counter() - start
+        expected = codes.hamming(packed[count + 7], packed)
+        order = np.lexsort((np.arange(len(packed)), expected))[:10]
+        exact = bool((found.ids == order + 1).all() and (found.distances == expected[order]).all())
+        print(f"1,000 inserts into {count:,}: visible in {seen * 1e3:.1f} ms, exact: {exact}")
+        print(f"info: {reader.info()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["paths", "figure", "insert"])
+    parser.add_argument("path", type=Path, nargs="?", default=Path("latency.svg"))
+    args = parser.parse_args()
+    if args.what == "paths":
+        paths()
+    elif args.what == "figure":
+        figure(args.path)
+    else:
+        insert(args.path)
+
+
+if __name__ == "__main__":
+    main()
