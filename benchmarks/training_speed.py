@@ -46,7 +46,7 @@ def main() -> None:
         batches = [batch for batch, _ in zip(loader, range(4), strict=False)]
 
         backbone = backbones.create(args.backbone)
-        net = dlbhc.Net(backbone, config)
+        net = dlbhc.Net(backbone, config, len(parts.classes))
         loss = dlbhc.Loss(backbone, config, len(parts.classes), len(parts.paths))
         optimizer = torch.optim.SGD([*net.parameters(), *loss.parameters()], lr=0.01, momentum=0.9)
 

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
 from wingbar import bench, codes
 from wingbar.errors import DataError
@@ -36,8 +37,10 @@ KEYS = (
 def test_hamming_search_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch, items: int, bits: int, centres: int) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 2)
     monkeypatch.setattr(bench, "QUERIES", 4)
+    before = torch.get_num_threads()
     found = bench.hamming(items, bits, centres=centres, peers=bench.PEERS)
     assert set(KEYS) <= set(found)
+    assert torch.get_num_threads() == before  # FAISS shares OpenMP with PyTorch
     assert found["exact"] is True
     assert found["single_ms"] > 0
     assert found["peers"]["numpy"]["recall"] == 1.0

@@ -37,6 +37,21 @@ class Backbone(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean)[None, :, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[None, :, None, None], persistent=False)
+        self._behind: list[nn.Module] = []  # what `cut` took off; in a list, so that it is no part of this module any more
+
+    def cut(self) -> nn.Module:
+        """Take off what lies behind the last map but one, and give it: a module from that map to the last one.
+
+        Afterwards only the first two `stages` can be asked for. A second call gives the same module. Raises ModelError for
+        a network that cannot be taken apart.
+        """
+        if not self._behind:
+            self._behind.append(self.take_off())
+        return self._behind[0]
+
+    def take_off(self) -> nn.Module:
+        """The part of `cut` that differs between networks: remove the module behind the last map but one, and give it."""
+        raise ModelError(f"{type(self).__name__} cannot be taken apart at its last stage but one: choose another backbone")
 
     def stages(self, pixels: Tensor, count: int = 3) -> list[Tensor]:
         """The first `count` of the last three stages' maps; what lies behind them is not computed."""
@@ -127,10 +142,16 @@ class ResNet(Backbone):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         x = self.layer1(x)
         found = []
-        for layer in (self.layer2, self.layer3, self.layer4)[:count]:
-            x = layer(x)
+        for name in ("layer2", "layer3", "layer4")[:count]:
+            x = getattr(self, name)(x)
             found.append(x)
         return found
+
+    def take_off(self) -> nn.Module:
+        """layer4."""
+        last: nn.Module = self.layer4
+        del self.layer4
+        return last
 
 
 class ResNet20(Backbone):
@@ -156,10 +177,16 @@ class ResNet20(Backbone):
         """Maps after layer1 (/1), layer2 (/2) and layer3 (/4)."""
         x = F.relu(self.bn1(self.conv1(x)))
         found = []
-        for layer in (self.layer1, self.layer2, self.layer3)[:count]:
-            x = layer(x)
+        for name in ("layer1", "layer2", "layer3")[:count]:
+            x = getattr(self, name)(x)
             found.append(x)
         return found
+
+    def take_off(self) -> nn.Module:
+        """layer3."""
+        last = self.layer3
+        del self.layer3
+        return last
 
 
 class _Padded(nn.Module):
@@ -205,6 +232,13 @@ class AlexNet(Backbone):
             x = self.features[first:last](x)
             found.append(x)
         return found
+
+    def take_off(self) -> nn.Module:
+        """The last convolution and pooling; F6 and F7 are dropped."""
+        layers = list(self.features)
+        self.features = nn.Sequential(*layers[:10])
+        del self.classifier
+        return nn.Sequential(*layers[10:])
 
     def pool(self, last: Tensor) -> Tensor:
         """F6 and F7 (after ReLU) of the last map, which is averaged to 6 x 6."""
@@ -298,7 +332,17 @@ class EfficientNetLite0(Backbone):
                 if len(found) == count:
                     return found
             x = block(x)
+        if self._behind:
+            return [*found, x]
         return [*found, F.relu6(self._bn1(self._conv_head(x)))]
+
+    def take_off(self) -> nn.Module:
+        """The blocks at /32 and the head."""
+        first = _LITE0_STAGE_ENDS[1]
+        last: nn.Module = nn.Sequential(*self._blocks[first:], self._conv_head, self._bn1, nn.ReLU6())
+        self._blocks = self._blocks[:first]
+        del self._conv_head, self._bn1
+        return last
 
 
 def _kaiming(net: nn.Module) -> None:
@@ -331,6 +375,19 @@ class Timm(Backbone):
     def maps(self, x: Tensor, count: int) -> list[Tensor]:
         """The last three maps of the network."""
         return list(self.net(x))[:count]
+
+    def take_off(self) -> nn.Module:
+        """What timm's list of layers has behind the last map but one."""
+        layers = getattr(self.net, "return_layers", None)
+        if not isinstance(self.net, nn.ModuleDict) or not layers:
+            return super().take_off()
+        names, maps = list(self.net), list(layers)
+        behind = names[names.index(maps[-2]) + 1 :]
+        last = nn.Sequential(*(self.net[name] for name in behind))
+        for name in behind:
+            del self.net[name]
+        del layers[maps[-1]]
+        return last
 
 
 # -- by name, with weights

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,6 +161,30 @@ def hamming(
             if unknown
             else f"items must be at least {max(k, FILTERED)} and flip from 0 to 1"
         )
+    with _faiss_threads(threads):
+        return _hamming(items, bits, centres, flip, k, radius, threads, peers, seed)
+
+
+@contextmanager
+def _faiss_threads(threads: int) -> Iterator[None]:
+    """FAISS on so many threads; afterwards as before, since OpenMP's number is shared with PyTorch."""
+    if find_spec("faiss") is None:
+        yield
+        return
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _hamming(
+    items: int, bits: int, centres: int, flip: float, k: int, radius: int, threads: int, peers: tuple[str, ...], seed: int
+) -> dict[str, Any]:
+    """`hamming`, its arguments checked."""
     packed, queries = _synthetic(items + BATCH_QUERIES + INSERTED, bits, centres, flip, seed, items)
     warm_up = codes.warm_up(bits) if items >= codes.COMPILED_FROM else 0.0
     start = time.perf_counter()
@@ -346,7 +371,6 @@ def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: in
         return _Contestant(by_usearch, by_usearch, None, 0.0, lambda found: np.sort(found.distances.ravel()).astype(int).tolist())
     import faiss
 
-    faiss.omp_set_num_threads(threads)
     length = as_bytes.shape[1] * 8
     if name == "flat":
         index: Any = faiss.IndexBinaryFlat(length)

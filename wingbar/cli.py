@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wingbar.index import Hits
     from wingbar.model import Model
 
-METHODS = ("dlbhc",)  # as in methods/__init__.py, which imports PyTorch
+METHODS = ("cmbh", "dlbhc")  # as in methods/__init__.py, which imports PyTorch
 PEERS = "flat,multihash,ivf,hnsw,usearch,numpy"  # as in bench.py
 FINE = ("none", "ties", "pool", "asymmetric")  # as in index.py, which is not imported for --help
 SHOWN = 20  # bad files named on the terminal; --json names all
@@ -130,17 +130,32 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    """Say what an index or a model is."""
+    """Say what an index or a model is, or what a method would cost."""
     from wingbar.index import Index
     from wingbar.model import Model
 
-    if args.path == "general" or Path(args.path).is_dir():
+    if (args.path is None) == (args.method is None):
+        raise WingbarError("name an index or a model, or a method to be costed: wingbar info --method cmbh --backbone resnet50")
+    if args.method is not None:
+        record = _cost(args)
+    elif args.path == "general" or Path(args.path).is_dir():
         record = _model_record(Model.load(args.path))
     else:
         with Index.open(args.path) as found:
             record = asdict(found.info())
     width = max(map(len, record))
     return _print(args, record, "\n".join(f"{key:{width}}  {_number(value)}" for key, value in record.items()))
+
+
+def _cost(args: argparse.Namespace) -> dict[str, Any]:
+    """Parameters and multiply-accumulates of a method's net, before there is a model."""
+    from wingbar import backbones, export, methods
+
+    method = methods.get(args.method)
+    backbone = backbones.create(args.backbone)
+    net = method.Net(backbone, method.Config(bits=args.bits), args.classes)
+    about = {"method": args.method, "backbone": args.backbone, "bits": args.bits, "classes": args.classes, "size": args.size}
+    return {**about, **export.cost(net, args.size)}
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -255,7 +270,18 @@ def demo(args: argparse.Namespace) -> int:
 
 def _model_record(model: Model) -> dict[str, Any]:
     """What `info` says of a model; `classes` is how many."""
-    keys = ("method", "backbone", "dim", "parameters", "macs", "preparation", "fine", "held_out_map", "protocol")
+    keys = (
+        "method",
+        "backbone",
+        "dim",
+        "parameters",
+        "parameters_total",
+        "macs",
+        "preparation",
+        "fine",
+        "held_out_map",
+        "protocol",
+    )
     known = {key: model.record[key] for key in keys if key in model.record}
     bits = model.bits if model.gives_codes else None
     classes = len(model.record.get("classes", []))
@@ -426,8 +452,15 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument("--seed", type=_count, default=0, help="draws the queries where the data has no split (default 0)")
     _ranking_flags(p)
 
-    p = _verb(verbs, info, "wingbar info photos.wb --json")
-    p.add_argument("path", metavar="PATH", help="an index, a model directory, or general")
+    p = _verb(
+        verbs, info, "wingbar info photos.wb --json\nwingbar info --method cmbh --backbone resnet50 --bits 48 --classes 200"
+    )
+    p.add_argument("path", metavar="PATH", nargs="?", help="an index, a model directory, or general")
+    p.add_argument("--method", choices=METHODS, help="instead: what this method's network would cost")
+    p.add_argument("--backbone", default="resnet50", help="of --method (default resnet50)")
+    p.add_argument("--bits", type=_bits, default=48, help="code length, of --method (default 48)")
+    p.add_argument("--classes", type=_positive, default=100, help="classes, of --method (default 100)")
+    p.add_argument("--size", type=_positive, default=224, help="side of the picture in pixels, of --method (default 224)")
 
     p = _verb(verbs, verify, "wingbar verify photos.wb && echo fine")
     p.add_argument("index", metavar="INDEX")

@@ -53,7 +53,6 @@ def write(output: Path, net: nn.Module, record: Mapping[str, Any], paths: Sequen
     pixels = np.stack([images.load(path, preparation) for path in paths])
     network = to_onnx(net, preparation.size)
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
-    parameters, macs = cost(net, preparation.size)
     bits = int(record["config"]["bits"])
     with torch.no_grad():
         feature, logits = Exported(net)(torch.from_numpy(pixels))
@@ -63,8 +62,7 @@ def write(output: Path, net: nn.Module, record: Mapping[str, Any], paths: Sequen
         "bits": bits,
         "dim": feature.shape[1],
         "preparation": preparation_record(preparation),
-        "parameters": parameters,
-        "macs": macs,
+        **cost(net, preparation.size),
         "weights": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
         "versions": {name: version(name) for name in ("wingbar", "torch", "onnxruntime", "numpy")},
         "git_commit": _git_commit(),
@@ -187,13 +185,14 @@ def check_parity(model: Model, pixels: images.Pixels, feature: NDArray[np.float3
         raise ModelError(f"{wrong} bits of the exported model differ from PyTorch's: nothing was written")
 
 
-def cost(net: nn.Module, size: int) -> tuple[int, int]:
-    """Parameters of a Net, and multiply-accumulates for one picture of `size` x `size`.
+def cost(net: nn.Module, size: int) -> dict[str, int]:
+    """`parameters` of a Net and `macs`, multiply-accumulates, for one picture of `size` x `size`; `parameters_total`.
 
-    Counted as in the tables of the hashing literature: convolutions and linear layers, and 4 for each element that
-    batch normalisation gives out.
+    The first two are counted as in the tables of the hashing literature: convolutions and linear layers, and 4 for each
+    element that batch normalisation gives out. Parameters that are none of these (CMBH's C-vectors) are in the total only.
     """
     counted: list[int] = []
+    layers = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
@@ -213,7 +212,8 @@ def cost(net: nn.Module, size: int) -> tuple[int, int]:
         net.train(training)
         for hook in hooks:
             hook.remove()
-    return sum(parameter.numel() for parameter in net.parameters()), sum(counted)
+    of_layers = sum(p.numel() for m in net.modules() if isinstance(m, layers) for p in m.parameters(recurse=False))
+    return {"parameters": of_layers, "macs": sum(counted), "parameters_total": sum(p.numel() for p in net.parameters())}
 
 
 def _git_commit() -> str | None:

@@ -293,7 +293,7 @@ class _Job:
         self.device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(run.seed)
         backbone = backbones.create(run.backbone, run.weights)
-        self.net: nn.Module = method.Net(backbone, config)
+        self.net: nn.Module = method.Net(backbone, config, len(parts.classes))
         self.loss: Any = method.Loss(backbone, config, len(parts.classes), len(parts.paths))
         groups = method.param_groups(self.net, self.loss, config)
         both = _Both(self.net, self.loss).to(self.device)
@@ -487,7 +487,8 @@ def load_net(folder: str | os.PathLike[str]) -> nn.Module:
     if hashlib.sha256(weights.read_bytes()).hexdigest() != model.record["weights"]["model.safetensors"]:
         raise ModelError(f"{weights} is not the file that model.json describes: copy the model again")
     method = methods.get(model.method)
-    net: nn.Module = method.Net(backbones.create(model.record["backbone"]), method.Config(**model.record["config"]))
+    backbone, config = backbones.create(model.record["backbone"]), method.Config(**model.record["config"])
+    net: nn.Module = method.Net(backbone, config, len(model.record["classes"]))
     net.load_state_dict(load_file(weights))
     return net
 

@@ -14,7 +14,7 @@ def made(**config: float) -> tuple[dlbhc.Net, dlbhc.Loss, dlbhc.Config]:
     torch.manual_seed(0)
     settings = dlbhc.Config(**config)  # type: ignore[arg-type]
     backbone = backbones.create("resnet20")
-    return dlbhc.Net(backbone, settings), dlbhc.Loss(backbone, settings, 5, 100), settings
+    return dlbhc.Net(backbone, settings, 5), dlbhc.Loss(backbone, settings, 5, 100), settings
 
 
 def test_a_bit_is_whether_the_sigmoid_reaches_one_half() -> None:
@@ -65,7 +65,7 @@ def test_learning_rates_and_decay_are_the_released_ones() -> None:
 
 def test_on_alexnet_the_feature_is_f7() -> None:
     backbone = backbones.create("alexnet").eval()
-    net = dlbhc.Net(backbone, dlbhc.Config(bits=12)).eval()
+    net = dlbhc.Net(backbone, dlbhc.Config(bits=12), 5).eval()
     with torch.no_grad():
         found = net(torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8))
     assert found.feature.shape == (1, 4096)

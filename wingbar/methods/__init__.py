@@ -1,10 +1,10 @@
 """The methods, one file each. A method is four names:
 
 - `Config`: a frozen keyword-only dataclass. Its fields are the flags, their help and the record; its defaults the paper's.
-- `Net(backbone, config)`: exactly what inference needs. `forward(pixels [B, H, W, 3] uint8) -> Output`.
-- `Loss(backbone, config, classes, items)`: all that only training needs. `forward(net, pixels, labels, rows)` gives a
-  dict of scalar tensors with "total" among them; `end_epoch()` is called after each epoch. labels [B] int64 number the
-  classes, rows [B] int64 the training images.
+- `Net(backbone, config, classes)`: exactly what inference needs. `forward(pixels [B, H, W, 3] uint8) -> Output`.
+- `Loss(backbone, config, classes, items)`: all that only training needs; made after the Net, of the same backbone.
+  `forward(net, pixels, labels, rows)` gives a dict of scalar tensors with "total" among them; `end_epoch()` is called
+  after each epoch. labels [B] int64 number the classes, rows [B] int64 the training images.
 - `param_groups(net, loss, config)`: optimizer groups, each with `params`, `lr_scale` and `decay_scale`.
 """
 
@@ -27,9 +27,9 @@ class Output(NamedTuple):
 
 def get(name: str) -> ModuleType:
     """The method's module. Raises ModelError for an unknown name."""
-    from wingbar.methods import dlbhc
+    from wingbar.methods import cmbh, dlbhc
 
-    methods = {"dlbhc": dlbhc}
+    methods = {"cmbh": cmbh, "dlbhc": dlbhc}
     if name not in methods:
         raise ModelError(f"no method named {name!r}: have {', '.join(methods)}")
     return methods[name]

@@ -37,7 +37,8 @@ class Config:
 class Net(nn.Module):
     """Backbone and latent layer."""
 
-    def __init__(self, backbone: Backbone, config: Config) -> None:
+    def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
+        """The number of classes is the Loss's alone here."""
         super().__init__()
         self.backbone = backbone
         self.latent = nn.Linear(backbone.width, config.bits)

@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from wingbar import backbones, cli, export
+from wingbar.errors import ModelError, TrainingError
+from wingbar.methods import cmbh
+
+Array = NDArray[np.float64]
+
+
+def made(classes: int = 5, items: int = 40, backbone: str = "resnet20", **config: Any) -> tuple[cmbh.Net, cmbh.Loss, cmbh.Config]:
+    torch.manual_seed(0)
+    settings = cmbh.Config(**{"bits": 7, "dim": 16, "width": 8, **config})
+    net = backbones.create(backbone)
+    return cmbh.Net(net, settings, classes), cmbh.Loss(net, settings, classes, items), settings
+
+
+def pictures(count: int, size: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max())
+    return np.asarray(e / e.sum())
+
+
+# -- Eq. 3, 4, 12
+
+
+def scores_by_hand(vectors: Array, feature: Array) -> Array:
+    """Eq. 3, element by element."""
+    out = np.zeros(vectors.shape[:2])
+    for a in range(vectors.shape[0]):
+        for b in range(vectors.shape[1]):
+            out[a, b] = sum(
+                x / math.sqrt(sum(v * v for v in vectors[a, b])) * (y / math.sqrt(sum(v * v for v in feature)))
+                for x, y in zip(vectors[a, b], feature, strict=True)
+            )
+    return out
+
+
+@pytest.mark.parametrize("levels", [True, False])
+def test_code_is_eq_12_or_eq_4_by_hand(levels: bool) -> None:
+    net, _, config = made(levels=levels, transfer=False, regions=0)
+    net.eval()
+    found = net(pictures(3))
+    vectors, weight = net.vectors.detach().double().numpy(), net.hash.weight.detach().double().numpy()
+    for i in range(3):
+        m = scores_by_hand(vectors, found.feature[i].detach().double().numpy())
+        logits = config.alpha * m.sum(1)
+        if levels:
+            m = softmax(logits)[:, None] * m
+        flat = [m[a, b] for a in range(5) for b in range(2)]
+        np.testing.assert_allclose(found.code[i].detach(), weight @ np.array(flat), atol=1e-5)
+
+
+def test_inference_holds_nothing_of_training() -> None:
+    net, loss, _ = made(backbone="resnet18")
+    names = {name.split(".")[0] for name in net.state_dict()}
+    assert names == {"backbone", "sub", "vectors", "hash"}
+    assert not [name for name in net.state_dict() if "layer4" in name]
+    assert any(name.startswith("last.") for name in loss.state_dict())
+    assert net(pictures(2, 64)).feature.shape == (2, 16)
+
+
+TABLE_5 = {  # millions of parameters, 10^9 MACs
+    ("resnet50", 12): (14.3219, 4.3492),
+    ("resnet50", 24): (14.3267, 4.3492),
+    ("resnet50", 32): (14.3299, 4.3492),
+    ("resnet50", 48): (14.3363, 4.3492),
+    ("resnet18", 12): (4.2330, 1.6696),
+    ("resnet18", 24): (4.2378, 1.6696),
+    ("resnet18", 32): (4.2410, 1.6696),
+    ("resnet18", 48): (4.2474, 1.6696),
+}
+
+
+@pytest.mark.parametrize(("backbone", "bits"), TABLE_5)
+def test_table_5_to_every_digit(backbone: str, bits: int, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    arguments = ["info", "--method", "cmbh", "--backbone", backbone, "--bits", str(bits), "--classes", "200", "--json"]
+    assert cli.main(arguments) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (round(record["parameters"] / 1e6, 4), round(record["macs"] / 1e9, 4)) == TABLE_5[backbone, bits]
+    assert record["parameters_total"] == record["parameters"] + 200 * 2 * 512
+
+
+# -- Eq. 5 to 7
+
+
+def bank(n: int, classes: int, bits: int) -> tuple[Array, Array, NDArray[np.int64]]:
+    """u and b of the epoch before, and labels of unequal classes, one of them empty."""
+    rng = np.random.default_rng(5)
+    relaxed = np.tanh(rng.normal(size=(n, bits)))
+    label = rng.choice(classes - 1, n, p=np.arange(1, classes) / np.arange(1, classes).sum())
+    return relaxed, np.where(relaxed >= 0, 1.0, -1.0), label
+
+
+def test_pair_loss_is_the_double_loop() -> None:
+    bits, classes, n = 6, 5, 43
+    _, codes, label = bank(n, classes, bits)
+    u = np.tanh(np.random.default_rng(6).normal(size=(7, bits)))
+    labels = np.array([0, 1, 2, 3, 3, 2, 3])
+    similar = np.array([[1.0 if label[i] == label[j] else 0.0 for j in range(n)] for i in range(n)])
+    ratio = similar.sum() / (1 - similar).sum()
+    total = 0.0
+    for i in range(7):
+        for j in range(n):
+            s = 1.0 if labels[i] == label[j] else -ratio
+            total += (sum(u[i, c] * codes[j, c] for c in range(bits)) - bits * s) ** 2
+    sums = np.array([codes[label == c].sum(0) for c in range(classes)])
+    found = cmbh.pair_loss(
+        *map(torch.tensor, (u, labels, codes.T @ codes, sums, np.bincount(label, minlength=classes).astype(float)))
+    )
+    assert found.item() == pytest.approx(total / (7 * n), rel=1e-6)
+
+
+def test_proxy_loss_is_the_double_loop() -> None:
+    bits, classes = 6, 5
+    rng = np.random.default_rng(7)
+    u, proxies, labels = np.tanh(rng.normal(size=(4, bits))), rng.uniform(-1, 1, (classes, bits)), np.array([4, 0, 0, 2])
+    total = 0.0
+    for i in range(4):
+        for j in range(classes):
+            s = 1.0 if labels[i] == j else -4.0 / (4 * (classes - 1))  # -sum(S) / sum(1 - S) of 4 pictures
+            total += (sum(u[i, c] * proxies[j, c] for c in range(bits)) - bits * s) ** 2
+    found = cmbh.proxy_loss(*map(torch.tensor, (u, labels, proxies)))
+    assert found.item() == pytest.approx(total / (4 * classes), rel=1e-6)
+
+
+def test_hash_terms_of_the_loss_are_scaled_as_the_config_says() -> None:
+    for per_bit, weight in ((True, 1.0), (False, 0.5)):
+        net, loss, config = made(hash_per_bit=per_bit, hash_weight=weight, hash_warmup=0)
+        net.eval()
+        labels = torch.arange(6) % 5
+        found = loss(net, pictures(6), labels, torch.arange(6))
+        u = torch.tanh(net(pictures(6)).code)
+        scale = weight / (config.bits if per_bit else 1)
+        pair = cmbh.pair_loss(u, labels, loss.moment, loss.sums, loss.counts)
+        proxy = cmbh.proxy_loss(u, labels, loss.proxies)
+        assert found["pair"].item() == pytest.approx(scale * pair.item(), rel=1e-4)
+        assert found["proxy"].item() == pytest.approx(scale * proxy.item(), rel=1e-4)
+        assert found["total"].item() == pytest.approx(sum(v.item() for k, v in found.items() if k != "total"), rel=1e-5)
+
+
+def test_hash_losses_wait_for_the_banks() -> None:
+    net, loss, _ = made()
+    labels = torch.arange(40) % 5
+    assert loss(net, pictures(40), labels, torch.arange(40))["pair"].item() == 0
+    loss.end_epoch()
+    assert loss(net, pictures(40), labels, torch.arange(40))["pair"].item() > 0
+    alone, of_codes, _ = made(levels=False, transfer=False, regions=0)
+    assert of_codes(alone, pictures(6), labels[:6], torch.arange(6))["pair"].item() > 0
+
+
+def test_banks_are_the_codes_of_the_epoch_before() -> None:
+    net, loss, _ = made(items=12)
+    net.eval()
+    x, labels = pictures(10), torch.tensor([0, 0, 1, 1, 1, 2, 2, 4, 4, 4])
+    before = loss.proxies.clone()
+    for rows in ([3, 1, 0], [2, 5, 4, 6], [7, 8, 9]):
+        loss(net, x[rows], labels[rows], torch.tensor(rows))
+    assert int(loss.epoch) == 0
+    assert torch.equal(loss.proxies, before)
+    loss.end_epoch()
+    u = torch.tanh(net(x).code).detach().double()
+    b = torch.where(u >= 0, 1.0, -1.0).double()
+    for c in (0, 1, 2, 4):
+        np.testing.assert_allclose(loss.proxies[c], u[labels == c].mean(0), atol=1e-6)
+        np.testing.assert_allclose(loss.sums[c], b[labels == c].sum(0))
+    assert torch.equal(loss.proxies[3], before[3])  # nothing was seen of this class
+    np.testing.assert_allclose(loss.moment, b.T @ b)
+    assert loss.counts.tolist() == [2, 3, 2, 0, 3]
+    assert not loss.fresh.any()
+    assert loss.label.tolist() == [*labels.tolist(), -1, -1]
+    kept = loss.relaxed[7:10].clone()
+    loss(net, x[:2], labels[:2], torch.arange(2))
+    loss.end_epoch()
+    assert torch.equal(loss.relaxed[7:10], kept)  # pictures that an epoch leaves out keep their codes
+    assert loss.counts.sum() == 10
+
+
+# -- Eq. 8 to 11
+
+
+def test_classes_and_transfer_by_hand() -> None:
+    net, loss, config = made(regions=0, hash_warmup=9)
+    net.eval(), loss.eval()
+    x, labels = pictures(4), torch.tensor([1, 4, 0, 1])
+    found = loss(net, x, labels, torch.arange(4))
+    maps = net.backbone.stages(x, 2)
+    maps.append(loss.last(maps[1]))
+    f1, fl, f3 = loss.subs[0](maps[0]), net.sub(maps[1]), loss.subs[1](maps[2])
+    f0 = loss.fuse(torch.cat([f1, fl, f3], 1))
+    vectors = net.vectors.detach().double().numpy()
+    classes = transfer = 0.0
+    for i in range(4):
+        y0, yl = (config.alpha * scores_by_hand(vectors, f[i].detach().double().numpy()).sum(1) for f in (f0, fl))
+        y1, y3 = (c(f)[i].detach().double().numpy() for c, f in zip(loss.classifiers, (f1, f3), strict=True))
+        for logits in (y0, y1, yl, y3):
+            classes -= math.log(softmax(logits)[labels[i]])
+        teacher = softmax(y0 + y1 + yl + y3)
+        transfer -= sum(t * math.log(p) for t, p in zip(teacher, softmax(yl), strict=True))
+    assert found["classes"].item() == pytest.approx(classes / 4, rel=1e-4)
+    assert found["transfer"].item() == pytest.approx(transfer / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_teacher_is_detached_or_not(detach: bool) -> None:
+    levels = [torch.randn(3, 5, requires_grad=True) for _ in range(4)]
+    cmbh.transfer_loss(levels, levels[2], detach).backward()  # type: ignore[no-untyped-call]
+    assert [bool(level.grad is not None) for level in levels] == [not detach, not detach, True, not detach]
+
+
+# -- regions
+
+
+def test_algorithm_1_on_a_map_worked_by_hand() -> None:
+    """Greatest value 10: m = 1 takes what is above 8.5, which has two parts; the larger is the L of three nines and a ten.
+    All five cells are turned over (10 -> 0, 9 -> 1). Greatest is then 8; above 6.4 is the pair at the right edge. It
+    becomes 0 and 1; then the greatest is 4, above 3 one cell at the bottom left."""
+    a = np.zeros((7, 7))
+    a[1, 1], a[2, 1], a[3, 1], a[3, 2] = 10, 9, 9, 9
+    a[5, 5] = 9  # alone
+    a[0, 6], a[1, 6] = 8, 7
+    a[6, 0] = 4
+    before = a.copy()
+    assert cmbh.find_regions(a, 3) == [(1, 1, 2, 3), (6, 0, 6, 1), (0, 6, 0, 6)]
+    np.testing.assert_array_equal(a, before)
+
+
+def test_algorithm_1_turns_over_every_pixel_above_the_threshold() -> None:
+    """5 at one cell; 4.5 diagonally to it is above 4.25 but no neighbour: both are suppressed, the first part wins.
+    With a - A = 0.5 left there, m = 2 takes the 4 cells of 3 (above 2.4); m = 3 has a = 0.5 (above 0.375)."""
+    a = np.full((7, 7), 0.1)
+    a[2, 2], a[3, 3] = 5, 4.5
+    a[5:7, 0:2] = 3
+    assert cmbh.find_regions(a, 3) == [(2, 2, 2, 2), (0, 5, 1, 6), (3, 3, 3, 3)]
+
+
+def test_algorithm_1_thresholds_fall_with_m() -> None:
+    """0.85, 0.80, 0.75, 0.70 of the greatest value, each strictly: a row of cells of 100, 86, 85 and so on."""
+    a = np.zeros((7, 7))
+    a[0, :4] = [100, 86, 85, 80]
+    assert cmbh.find_regions(a, 1) == [(0, 0, 1, 0)]  # 85 is not above 85
+    assert cmbh.find_regions(a, 2)[1] == (2, 0, 3, 0)  # of 85, 0.8 is 68
+
+
+def test_a_flat_or_negative_map_gives_the_whole_picture() -> None:
+    assert cmbh.find_regions(np.zeros((7, 7)), 2) == [(0, 0, 6, 6)] * 2
+    assert cmbh.find_regions(np.full((4, 5), -1.0), 1) == [(0, 0, 4, 3)]
+    assert cmbh.find_regions(np.full((4, 5), 2.0), 1) == [(0, 0, 4, 3)]
+
+
+def test_boxes_in_image_coordinates() -> None:
+    assert cmbh.in_image((1, 0, 2, 6), (7, 7), (224, 224)) == (32, 0, 96, 224)
+    assert cmbh.in_image((0, 1, 0, 1), (2, 4), (100, 80)) == (0, 50, 20, 100)
+
+
+def test_activation_is_the_mean_over_all_channels_at_the_last_size() -> None:
+    maps = [torch.rand(2, 3, 8, 8), torch.rand(2, 5, 4, 4), torch.rand(2, 7, 2, 2)]
+    expected = np.zeros((2, 2, 2))
+    for i in range(2):
+        for y in range(2):
+            for x in range(2):
+                values = []
+                for stage in maps:
+                    step = stage.shape[2] // 2
+                    patch = stage[i, :, y * step : (y + 1) * step, x * step : (x + 1) * step]
+                    values += patch.mean((1, 2)).tolist()
+                expected[i, y, x] = sum(values) / 15
+    np.testing.assert_allclose(cmbh.activation(maps), expected, atol=1e-6)
+
+
+def test_crops_are_the_boxes() -> None:
+    x = pictures(2, 16)
+    boxes = torch.tensor([[[0.0, 0, 16, 16], [4, 8, 12, 16]], [[0, 0, 8, 8], [8, 0, 16, 8]]])
+    whole = cmbh.crop(x, boxes, 16)
+    np.testing.assert_allclose(whole[0], x[0].float(), atol=1e-3)
+    small = cmbh.crop(x, boxes, 8)
+    for at, (image, rows, columns) in {
+        1: (0, slice(8, 16), slice(4, 12)),
+        2: (1, slice(0, 8), slice(0, 8)),
+        3: (1, slice(0, 8), slice(8, 16)),
+    }.items():
+        np.testing.assert_allclose(small[at], x[image, rows, columns].float(), atol=1e-3)
+
+
+def test_region_loss_takes_the_greatest_score_and_sums_over_regions() -> None:
+    net, loss, config = made(regions=3, crop=16, hash_warmup=9)
+    net.eval(), loss.eval()
+    x, labels = pictures(2), torch.tensor([1, 3])
+    found = loss(net, x, labels, torch.arange(2))
+    maps = net.backbone.stages(x, 2)
+    maps.append(loss.last(maps[1]))
+    strength = cmbh.activation(maps).detach().numpy()
+    vectors = net.vectors.detach().double().numpy()
+    total = 0.0
+    for i in range(2):
+        for box in cmbh.find_regions(strength[i], 3):
+            cut = cmbh.crop(x[i : i + 1], torch.tensor([[cmbh.in_image(box, (8, 8), (32, 32))]]), 16)
+            inside = net.backbone.stages(cut, 2)
+            inside.append(loss.last(inside[1]))
+            f1, fl, f3 = loss.subs[0](inside[0]), net.sub(inside[1]), loss.subs[1](inside[2])
+            f0 = loss.fuse(torch.cat([f1, fl, f3], 1))
+            y0, yl = (config.alpha * scores_by_hand(vectors, f[0].detach().double().numpy()).max(1) for f in (f0, fl))
+            y1, y3 = (c(f)[0].detach().double().numpy() for c, f in zip(loss.classifiers, (f1, f3), strict=True))
+            total -= sum(math.log(softmax(y)[labels[i]]) for y in (y0, y1, yl, y3))
+            teacher = softmax(y0 + y1 + yl + y3)
+            total -= sum(t * math.log(p) for t, p in zip(teacher, softmax(yl), strict=True))
+    assert found["regions"].item() == pytest.approx(total / 2, rel=1e-3)
+
+
+# -- as a whole
+
+
+def test_parts_that_build_on_others_are_refused_alone() -> None:
+    with pytest.raises(TrainingError, match="--no-transfer"):
+        cmbh.Config(levels=False)
+    with pytest.raises(TrainingError, match="at least 1"):
+        cmbh.Config(bits=0)
+    assert cmbh.Config(levels=False, transfer=False, regions=0).levels is False
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet50", "alexnet", "efficientnet_lite0"])
+def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
+    size = 32 if name == "resnet20" else 96
+    torch.manual_seed(0)
+    backbone, config = backbones.create(name), cmbh.Config(bits=6, dim=16, width=8, regions=2)
+    x = pictures(3, size)
+    backbone.eval()
+    expected = [stage.detach() for stage in backbone.stages(x)]
+    net = cmbh.Net(backbone, config, 4)
+    loss = cmbh.Loss(backbone, config, 4, 3)
+    net.eval(), loss.eval()
+    maps = net.backbone.stages(x, 2)
+    torch.testing.assert_close([*maps, loss.last(maps[1])], expected)
+    assert torch.isfinite(loss(net, x, torch.tensor([0, 1, 3]), torch.arange(3))["total"])
+    if name in ("resnet20", "efficientnet_lite0"):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(export.to_onnx(net, size))
+        feature, logits = session.run(None, {"pixels": x.numpy()})
+        with torch.no_grad():
+            found = net(x)
+        np.testing.assert_allclose(feature, torch.nn.functional.normalize(found.feature), atol=1e-4)
+        np.testing.assert_allclose(logits, found.code, atol=1e-3)
+
+
+def test_a_network_that_cannot_be_taken_apart_is_refused() -> None:
+    class Whole(backbones.Backbone):
+        widths, width = (3, 3, 3), 3
+
+    with pytest.raises(ModelError, match="another backbone"):
+        Whole().cut()
+
+
+_TWO = """
+import sys, torch
+from wingbar import backbones
+from wingbar.methods import cmbh
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+torch.manual_seed(0)
+backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
+net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)
+x = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+labels = torch.arange(9) % 3
+net.eval(), loss.eval()
+for rows in ([0, 1, 2, 3], [4, 5, 6, 7]):
+    mine = rows[rank::2]
+    loss(net, x[mine], labels[mine], torch.tensor(mine))
+loss.end_epoch()
+torch.save(dict(loss.named_buffers()), f"{sys.argv[1]}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(_TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    subprocess.run([*launch, "--master-port", "29577", str(script), str(tmp_path)], check=True, capture_output=True, timeout=300)
+    torch.manual_seed(0)
+    backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
+    net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)
+    x = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    net.eval(), loss.eval()
+    loss(net, x[:8], torch.arange(8) % 3, torch.arange(8))
+    loss.end_epoch()
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, buffer in loss.named_buffers():
+        assert torch.equal(both[0][name], both[1][name]), name
+        torch.testing.assert_close(both[0][name], buffer, rtol=1e-4, atol=1e-5, msg=name)
