@@ -316,3 +316,31 @@ def test_bench_hamming_prints_what_it_measured(capsys: pytest.CaptureFixture[str
     code, _, err = run(capsys, "bench", "hamming", "--items", 50)
     assert code == 2
     assert "at least 100" in err
+
+
+def test_a_large_index_is_warmed_up(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingbar.codes.COMPILED_FROM", 5)
+    asked: list[int] = []
+
+    def warm_up(bits: int) -> float:
+        asked.append(bits)
+        return 9.0
+
+    monkeypatch.setattr("wingbar.codes.warm_up", warm_up)
+    code, _, err = run(capsys, "index", tmp_path / "a.wb", photos, "--bits", 24)
+    assert (code, asked) == (0, [24])
+    assert "compiled for this machine in 9 s" in err
+
+
+def test_a_fitted_model_can_be_named_again(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rotation is compared as bytes, that of another fit is refused."""
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos / "red", bits=8)
+        index.model.save(tmp_path / "fitted")
+    assert run(capsys, "index", tmp_path / "a.wb", photos, "--model", tmp_path / "fitted")[0] == 0
+    assert run(capsys, "index", tmp_path / "b.wb", photos, "--bits", 8)[0] == 0
+    code, _, err = run(capsys, "index", tmp_path / "b.wb", photos, "--model", tmp_path / "fitted")
+    assert code == 2
+    assert "leave --model out" in err

@@ -64,6 +64,7 @@ def _failed(args: argparse.Namespace, message: str) -> int:
 
 def index(args: argparse.Namespace) -> int:
     """Create an index from images, or bring it up to date with them."""
+    from wingbar import codes
     from wingbar.index import Index
 
     path = Path(args.index)
@@ -82,9 +83,20 @@ def index(args: argparse.Namespace) -> int:
         report = found.add(sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress)
         _list_failures(report.failed)
         _print(args, {"index": str(path), "items": len(found), **asdict(report)}, _add_text(path, len(found), report))
+        if len(found) >= codes.COMPILED_FROM:
+            _warm_up(found.model.bits)
         if not len(found):
             raise WingbarError(f"none of the images could be used, {path} is empty: the reasons are above")
         return 0
+
+
+def _warm_up(bits: int) -> None:
+    """Compile the search loops now, once on a machine, so that no search has to wait for it."""
+    from wingbar import codes
+
+    seconds = codes.warm_up(bits)
+    if seconds > 2:
+        print(f"wingbar: the search of large indexes was compiled for this machine in {seconds:.0f} s", file=sys.stderr)
 
 
 def search(args: argparse.Namespace) -> int:
@@ -333,7 +345,11 @@ def _check_model(name: str, found: Any) -> None:
     from wingbar.model import Model
 
     wanted = Model.load(name)
-    if wanted.files["model.onnx"] != found.model.files["model.onnx"] or wanted.rotation not in (None, found.model.rotation):
+    theirs = {name: found.model.files.get(name) for name in ("model.onnx", "rotation.npz")}  # fitted codes may come later
+    if wanted.files["model.onnx"] != theirs["model.onnx"] or wanted.files.get("rotation.npz") not in (
+        None,
+        theirs["rotation.npz"],
+    ):
         raise WingbarError(f"{found.path} was made with {found.model}, not with {wanted}: leave --model out, or name a new index")
 
 

@@ -11,8 +11,6 @@ rows[starts[u]:starts[u + 1]], ascending. `allowed` is a bitmap of rows, [ceil(N
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from llvmlite import ir
@@ -39,16 +37,16 @@ TRIAL = 0.1  # and while nothing is known yet, so much
 
 
 @intrinsic
-def _popcount(typing: Any, word: Any) -> Any:
+def _popcount(typing, word):
     """Count the ones of an unsigned word: LLVM's ctpop."""
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context, builder, signature, arguments):
         return builder.ctpop(arguments[0])
 
     return word(word), emit
 
 
-def _compiled(function: Any) -> Any:
+def _compiled(function):
     """Compiled on first use and kept for the next process, where there is a place that can be written."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -56,7 +54,7 @@ def _compiled(function: Any) -> Any:
         return numba.njit(nogil=True)(function)
 
 
-def _inlined(function: Any) -> Any:
+def _inlined(function):
     """A part of another loop: handing arrays over would cost more than what it does."""
     return numba.njit(nogil=True, forceinline=True)(function)
 
@@ -64,16 +62,16 @@ def _inlined(function: Any) -> Any:
 # -- distances; one word and several are two functions each, chosen when they are compiled
 
 
-def _distance(unique: Any, place: Any, query: Any) -> Any:
+def _distance(unique, place, query):
     """Distance of one unique code to the query [w]."""
 
 
 @overload(_distance, jit_options={"forceinline": True})
-def _distance_of(unique: Any, place: Any, query: Any) -> Any:
-    def one(unique: Any, place: Any, query: Any) -> Any:
+def _distance_of(unique, place, query):
+    def one(unique, place, query):
         return np.int64(_popcount(unique[place] ^ query[0]))
 
-    def several(unique: Any, place: Any, query: Any) -> Any:
+    def several(unique, place, query):
         distance = types.int64(0)
         for j in range(unique.shape[0]):
             distance += np.int64(_popcount(unique[j, place] ^ query[j]))
@@ -83,7 +81,7 @@ def _distance_of(unique: Any, place: Any, query: Any) -> Any:
 
 
 @intrinsic
-def _any_near(typing: Any, codes: Any, low: Any, query: Any, threshold: Any) -> Any:
+def _any_near(typing, codes, low, query, threshold):
     """Whether one of the BLOCK one-word codes from `low` on is within the threshold.
 
     Written as vectors of 64 bytes, which LLVM cuts to what the CPU has: its own vectorizer stops at half of AVX-512 on some
@@ -92,12 +90,12 @@ def _any_near(typing: Any, codes: Any, low: Any, query: Any, threshold: Any) -> 
     word = codes.dtype
     lanes = 64 // (word.bitwidth // 8)
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context, builder, signature, arguments):
         distances, vector = _distances(context, builder, signature, arguments, BLOCK // lanes)
         limit = arguments[3]
         limit = builder.trunc(limit, vector.element) if word.bitwidth < 64 else limit
         narrow = ir.VectorType(ir.IntType(32), 16)
-        least: list[Any] = []  # four of them, so that one does not wait for the other
+        least = []  # four of them, so that one does not wait for the other
         for i, distance in enumerate(distances):
             new = builder.bitcast(distance, narrow)
             least.append(new if i < 4 else _lesser(builder, least.pop(0), new))
@@ -110,12 +108,12 @@ def _any_near(typing: Any, codes: Any, low: Any, query: Any, threshold: Any) -> 
 
 
 @intrinsic
-def _near_of_64(typing: Any, codes: Any, low: Any, query: Any, threshold: Any) -> Any:
+def _near_of_64(typing, codes, low, query, threshold):
     """Which of the 64 one-word codes from `low` on are within the threshold: bit i for code low + i."""
     word = codes.dtype
     lanes = 64 // (word.bitwidth // 8)
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context, builder, signature, arguments):
         distances, vector = _distances(context, builder, signature, arguments, 64 // lanes)
         limit = arguments[3]
         splat = _splat(builder, builder.trunc(limit, vector.element) if word.bitwidth < 64 else limit, vector)
@@ -128,7 +126,7 @@ def _near_of_64(typing: Any, codes: Any, low: Any, query: Any, threshold: Any) -
     return types.uint64(codes, types.int64, word, types.int64), emit
 
 
-def _distances(context: Any, builder: Any, signature: Any, arguments: Any, count: int) -> Any:
+def _distances(context, builder, signature, arguments, count):
     """Instructions for the distances of codes from arguments[1] on to arguments[2], as `count` vectors; and their type."""
     array, first, query = arguments[:3]
     bits = signature.args[0].dtype.bitwidth
@@ -143,11 +141,11 @@ def _distances(context: Any, builder: Any, signature: Any, arguments: Any, count
     return distances, vector
 
 
-def _lesser(builder: Any, a: Any, b: Any) -> Any:
+def _lesser(builder, a, b):
     return builder.select(builder.icmp_unsigned("<", a, b), a, b)
 
 
-def _splat(builder: Any, value: Any, vector: Any) -> Any:
+def _splat(builder, value, vector):
     """A vector with the same value in every lane."""
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(
@@ -155,14 +153,14 @@ def _splat(builder: Any, value: Any, vector: Any) -> Any:
     )
 
 
-def _next_near(unique: Any, low: Any, high: Any, query: Any, threshold: Any, work: Any) -> Any:
+def _next_near(unique, low, high, query, threshold, work):
     """The first low + i BLOCK below `high` from which BLOCK codes, or what is left, hold one within the threshold; or `high`.
     `work` [BLOCK] is scratch."""
 
 
 @overload(_next_near)
-def _next_near_of(unique: Any, low: Any, high: Any, query: Any, threshold: Any, work: Any) -> Any:
-    def one(unique: Any, low: Any, high: Any, query: Any, threshold: Any, work: Any) -> Any:
+def _next_near_of(unique, low, high, query, threshold, work):
+    def one(unique, low, high, query, threshold, work):
         q = query[0]
         while low + BLOCK <= high:
             if _any_near(unique, low, q, threshold):
@@ -173,7 +171,7 @@ def _next_near_of(unique: Any, low: Any, high: Any, query: Any, threshold: Any, 
                 return low
         return high
 
-    def several(unique: Any, low: Any, high: Any, query: Any, threshold: Any, work: Any) -> Any:
+    def several(unique, low, high, query, threshold, work):
         while low < high:
             size = min(BLOCK, high - low)
             for j in range(unique.shape[0]):
@@ -195,13 +193,13 @@ def _next_near_of(unique: Any, low: Any, high: Any, query: Any, threshold: Any, 
     return one if unique.ndim == 1 else several
 
 
-def _near_mask(unique: Any, low: Any, high: Any, query: Any, threshold: Any) -> Any:
+def _near_mask(unique, low, high, query, threshold):
     """Which of the codes low <= u < high, at most 64, are within the threshold: bit i for code low + i."""
 
 
 @overload(_near_mask)
-def _near_mask_of(unique: Any, low: Any, high: Any, query: Any, threshold: Any) -> Any:
-    def one(unique: Any, low: Any, high: Any, query: Any, threshold: Any) -> Any:
+def _near_mask_of(unique, low, high, query, threshold):
+    def one(unique, low, high, query, threshold):
         if low + 64 <= high:
             return _near_of_64(unique, low, query[0], threshold)
         near = np.uint64(0)
@@ -210,7 +208,7 @@ def _near_mask_of(unique: Any, low: Any, high: Any, query: Any, threshold: Any) 
                 near |= np.uint64(1) << np.uint64(i - low)
         return near
 
-    def several(unique: Any, low: Any, high: Any, query: Any, threshold: Any) -> Any:
+    def several(unique, low, high, query, threshold):
         near = np.uint64(0)
         for i in range(low, min(low + 64, high)):
             if _distance(unique, i, query) <= threshold:
@@ -221,14 +219,14 @@ def _near_mask_of(unique: Any, low: Any, high: Any, query: Any, threshold: Any) 
 
 
 @_compiled
-def scan(unique: Any, query: Any, out: Any) -> None:
+def scan(unique, query, out):
     """Hamming distances to every unique code: out [U] uint16, filled in place."""
     for i in range(out.size):
         out[i] = _distance(unique, i, query)
 
 
 @_compiled
-def total(numbers: Any) -> Any:
+def total(numbers):
     """The sum of [n] uint64, which is as fast as memory can be read."""
     sum_ = np.uint64(0)
     for i in range(numbers.size):
@@ -242,7 +240,7 @@ def total(numbers: Any) -> Any:
 
 
 @_inlined
-def _allowed_rows(place: Any, starts: Any, rows: Any, allowed: Any) -> Any:
+def _allowed_rows(place, starts, rows, allowed):
     """How many rows of a unique code may be found."""
     if allowed.size == 0 and rows.size + 1 == starts.size:  # no code is there twice: one read less
         return np.int64(1)
@@ -257,18 +255,7 @@ def _allowed_rows(place: Any, starts: Any, rows: Any, allowed: Any) -> Any:
 
 
 @_inlined
-def _take(
-    place: Any,
-    distance: Any,
-    items: Any,
-    k: Any,
-    histogram: Any,
-    places: Any,
-    distances: Any,
-    count: Any,
-    total: Any,
-    threshold: Any,
-) -> Any:
+def _take(place, distance, items, k, histogram, places, distances, count, total, threshold):
     """Note a unique code of so many items, if any, within the threshold, and lower the threshold where k items are now nearer.
     Gives the state anew."""
     if items == 0:
@@ -284,7 +271,7 @@ def _take(
 
 
 @_compiled
-def _drop_far(state: Any, places: Any, distances: Any) -> None:
+def _drop_far(state, places, distances):
     """Forget the entries beyond the threshold."""
     kept = 0
     for i in range(state[0]):
@@ -295,7 +282,7 @@ def _drop_far(state: Any, places: Any, distances: Any) -> None:
 
 
 @_compiled
-def _longer(numbers: Any, used: Any) -> Any:
+def _longer(numbers, used):
     """A copy of the first `used` with room for twice as many as there was."""
     longer = np.empty(2 * numbers.size, numbers.dtype)
     longer[:used] = numbers[:used]
@@ -303,21 +290,7 @@ def _longer(numbers: Any, used: Any) -> Any:
 
 
 @_compiled
-def _scan(
-    unique: Any,
-    starts: Any,
-    rows: Any,
-    allowed: Any,
-    query: Any,
-    k: Any,
-    low: Any,
-    high: Any,
-    histogram: Any,
-    state: Any,
-    places: Any,
-    distances: Any,
-    work: Any,
-) -> Any:
+def _scan(unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances, work):
     """Compare the query with the codes low <= u < high. Gives at least `high`, or how far it came when the lists were full.
     `work` [BLOCK] is scratch."""
     count, total, threshold = state[0], state[1], state[2]
@@ -347,20 +320,7 @@ def _scan(
 
 
 @_compiled
-def _scan_all(
-    unique: Any,
-    starts: Any,
-    rows: Any,
-    allowed: Any,
-    query: Any,
-    k: Any,
-    low: Any,
-    high: Any,
-    histogram: Any,
-    state: Any,
-    places: Any,
-    distances: Any,
-) -> Any:
+def _scan_all(unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances):
     """`_scan` with lists that grow; they are given back."""
     work = np.empty(BLOCK, np.uint64)
     while True:
@@ -371,7 +331,7 @@ def _scan_all(
 
 
 @_compiled
-def _likely_bound(unique: Any, query: Any, k: Any, bits: Any) -> Any:
+def _likely_bound(unique, query, k, bits):
     """A distance within which k of the codes are almost surely: what a sample of them says, with three deviations to spare.
 
     Without it a scan for many neighbours notes most of the first codes that it meets, only to forget them.
@@ -397,7 +357,7 @@ def _likely_bound(unique: Any, query: Any, k: Any, bits: Any) -> Any:
 
 
 @_inlined
-def _choices(n: Any) -> Any:
+def _choices(n):
     """How many ways to choose 0 .. n of n: [n + 1] float64."""
     ways = np.ones(n + 1)
     for r in range(n):
@@ -406,7 +366,7 @@ def _choices(n: Any) -> Any:
 
 
 @_inlined
-def _next_mask(mask: Any) -> Any:
+def _next_mask(mask):
     """The next greater number with as many ones (Gosper)."""
     lowest = mask & -mask
     carried = mask + lowest
@@ -415,28 +375,12 @@ def _next_mask(mask: Any) -> Any:
 
 
 @_inlined
-def _substring(word: Any, shift: Any, ones: Any) -> Any:
+def _substring(word, shift, ones):
     """The 16 bits of a table in a code."""
     return np.int64((np.uint64(word) >> np.uint64(shift)) & np.uint64(ones))
 
 
-def _probe(
-    unique: Any,
-    starts: Any,
-    rows: Any,
-    allowed: Any,
-    heads: Any,
-    order: Any,
-    query: Any,
-    bits: Any,
-    k: Any,
-    always: Any,
-    scan_byte: Any,
-    histogram: Any,
-    state: Any,
-    places: Any,
-    distances: Any,
-) -> Any:
+def _probe(unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances):
     """Look only into buckets of codes that share a substring with the query, or nearly; whether that sufficed.
 
     Multi-index hashing (Norouzi, Punjani & Fleet, CVPR 2012): of m disjoint substrings, a code within m s + t bits differs
@@ -448,61 +392,17 @@ def _probe(
 
 @overload(_probe)
 def _probe_of(
-    unique: Any,
-    starts: Any,
-    rows: Any,
-    allowed: Any,
-    heads: Any,
-    order: Any,
-    query: Any,
-    bits: Any,
-    k: Any,
-    always: Any,
-    scan_byte: Any,
-    histogram: Any,
-    state: Any,
-    places: Any,
-    distances: Any,
-) -> Any:
-    def none(
-        unique: Any,
-        starts: Any,
-        rows: Any,
-        allowed: Any,
-        heads: Any,
-        order: Any,
-        query: Any,
-        bits: Any,
-        k: Any,
-        always: Any,
-        scan_byte: Any,
-        histogram: Any,
-        state: Any,
-        places: Any,
-        distances: Any,
-    ) -> Any:
+    unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances
+):
+    def none(unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances):
         return False
 
     return none if unique.ndim == 2 else _probe_words
 
 
 def _probe_words(
-    unique: Any,
-    starts: Any,
-    rows: Any,
-    allowed: Any,
-    heads: Any,
-    order: Any,
-    query: Any,
-    bits: Any,
-    k: Any,
-    always: Any,
-    scan_byte: Any,
-    histogram: Any,
-    state: Any,
-    places: Any,
-    distances: Any,
-) -> Any:
+    unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances
+):
     tables, width = heads.shape[0], min(bits, 16)
     ones, buckets = (1 << width) - 1, _choices(width)
     nbytes = unique.size * unique.itemsize
@@ -573,14 +473,14 @@ def _probe_words(
 
 
 @_inlined
-def _step_cost(buckets: Any, own: Any, beside: Any, s: Any, t: Any, there: Any) -> Any:
+def _step_cost(buckets, own, beside, s, t, there):
     """What the buckets of table t at s bits should cost: known sizes at 0 and 1, the neighbours' mean beyond."""
     codes = own[t] if s == 0 else beside[t] * buckets[s] / buckets[1]
     return BUCKET * buckets[s] + codes * (HERE if t == 0 else there)
 
 
 @_inlined
-def _mih_cost(buckets: Any, own: Any, beside: Any, radius: Any, s: Any, t: Any, there: Any, enough: Any) -> Any:
+def _mih_cost(buckets, own, beside, radius, s, t, there, enough):
     """What all steps from (s, t) on cost until everything within `radius` has been seen, or something beyond `enough`."""
     cost, tables = 0.0, own.size
     while s < buckets.size and cost <= enough:
@@ -594,7 +494,7 @@ def _mih_cost(buckets: Any, own: Any, beside: Any, radius: Any, s: Any, t: Any, 
 
 
 @_inlined
-def _ball_cost(buckets: Any, own: Any, beside: Any, radius: Any, enough: Any) -> Any:
+def _ball_cost(buckets, own, beside, radius, enough):
     cost, s = 0.0, 0
     while s <= min(radius, buckets.size - 1) and cost <= enough:
         cost += _step_cost(buckets, own, beside, s, 0, 0.0)
@@ -606,7 +506,7 @@ def _ball_cost(buckets: Any, own: Any, beside: Any, radius: Any, enough: Any) ->
 
 
 @_compiled
-def sort(keys: Any, bits: Any) -> Any:
+def sort(keys, bits):
     """Codes [N] of one word in ascending order and the row of each [N] uint32; equal codes keep the order of their rows.
 
     Radix sort, 11 bits a pass.
@@ -631,7 +531,7 @@ def sort(keys: Any, bits: Any) -> Any:
 
 
 @_compiled
-def _sort_rows(rows: Any) -> None:
+def _sort_rows(rows):
     if rows.size < RADIX_FROM:
         rows.sort()
     else:
@@ -639,17 +539,7 @@ def _sort_rows(rows: Any) -> None:
 
 
 @_compiled
-def _write(
-    starts: Any,
-    rows: Any,
-    allowed: Any,
-    histogram: Any,
-    state: Any,
-    places: Any,
-    distances: Any,
-    out_rows: Any,
-    out_distances: Any,
-) -> None:
+def _write(starts, rows, allowed, histogram, state, places, distances, out_rows, out_distances):
     """Fill both outputs [n] with the first n items by (distance, row)."""
     want, last = out_rows.size, state[2]
     fill = np.empty(last + 2, np.int64)
@@ -708,22 +598,7 @@ AUTO, SCAN, PROBE, TRY = 0, 1, 2, 3  # TRY probes only where that is worth it, a
 
 
 @_compiled
-def nearest(
-    unique: Any,
-    starts: Any,
-    rows: Any,
-    heads: Any,
-    order: Any,
-    allowed: Any,
-    query: Any,
-    bits: Any,
-    k: Any,
-    limit: Any,
-    radius: Any,
-    path: Any,
-    low: Any,
-    high: Any,
-) -> Any:
+def nearest(unique, starts, rows, heads, order, allowed, query, bits, k, limit, radius, path, low, high):
     """The k nearest items within `radius`, with what is tied with the last, the first `limit` of them by (distance, row):
     rows [n] and distances [n] int64, and how many there are without the limit. Only codes low <= u < high are scanned; a TRY
     that was not worth it gives -1."""
@@ -769,21 +644,7 @@ def nearest(
 
 
 @_compiled
-def nearest_many(
-    unique: Any,
-    starts: Any,
-    rows: Any,
-    heads: Any,
-    order: Any,
-    allowed: Any,
-    queries: Any,
-    bits: Any,
-    k: Any,
-    limit: Any,
-    radius: Any,
-    path: Any,
-    room: Any,
-) -> Any:
+def nearest_many(unique, starts, rows, heads, order, allowed, queries, bits, k, limit, radius, path, room):
     """`nearest` for queries [Q, w]: the answers one after the other, where each begins [Q + 1], the numbers without limit
     [Q]; -1 there for a query with more near codes than `room`, which has to be asked alone."""
     count, size = queries.shape[0], unique.shape[unique.ndim - 1]
@@ -858,7 +719,7 @@ def nearest_many(
 
 
 @_compiled
-def nearest_listed(unique: Any, place_of_row: Any, listed: Any, query: Any, bits: Any, k: Any, limit: Any, radius: Any) -> Any:
+def nearest_listed(unique, place_of_row, listed, query, bits, k, limit, radius):
     """`nearest` among few rows, `listed` [A] ascending, each looked up by itself."""
     distances = np.empty(listed.size, np.uint16)
     histogram = np.zeros(bits + 2, np.int64)
@@ -887,7 +748,7 @@ def nearest_listed(unique: Any, place_of_row: Any, listed: Any, query: Any, bits
 
 
 @_compiled
-def group(keys: Any, rows: Any) -> Any:
+def group(keys, rows):
     """Sorted codes and their rows -> unique codes [U], starts [U + 1] and the place of each row [N], all uint32 but the first."""
     count = 0
     for i in range(keys.size):
@@ -906,7 +767,7 @@ def group(keys: Any, rows: Any) -> Any:
 
 
 @_compiled
-def tables(unique: Any, bits: Any, count: Any) -> Any:
+def tables(unique, bits, count):
     """Where the codes with each substring are: heads [m, 2^16 + 1] and, for all tables but the first, whose codes lie in
     order already, their places [m - 1, U] sorted by substring. Substring t is the bits from b - 16 (t + 1) up."""
     width = min(bits, 16)

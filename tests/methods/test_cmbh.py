@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from wingbar import backbones, cli, export
+from tests.conftest import write_classes
+from wingbar import backbones, cli, export, training
+from wingbar.datasets import read_images
 from wingbar.errors import ModelError, TrainingError
 from wingbar.methods import cmbh
+from wingbar.training import Run
 
 Array = NDArray[np.float64]
 
@@ -87,8 +92,6 @@ TABLE_5 = {  # millions of parameters, 10^9 MACs
 
 @pytest.mark.parametrize(("backbone", "bits"), TABLE_5)
 def test_table_5_to_every_digit(backbone: str, bits: int, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
     arguments = ["info", "--method", "cmbh", "--backbone", backbone, "--bits", str(bits), "--classes", "200", "--json"]
     assert cli.main(arguments) == 0
     record = json.loads(capsys.readouterr().out)
@@ -403,3 +406,51 @@ def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
     for name, buffer in loss.named_buffers():
         assert torch.equal(both[0][name], both[1][name]), name
         torch.testing.assert_close(both[0][name], buffer, rtol=1e-4, atol=1e-5, msg=name)
+
+
+SMALL = Run(
+    backbone="resnet20", weights="none", size=32, epochs=3, batch=8, lr=0.02, workers=0, precision="float32", held_out=0.1, seed=3
+)
+TINY = cmbh.Config(bits=12, dim=16, width=8, regions=1, crop=16)
+
+
+def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The banks are half of one epoch and half of the one before when the checkpoint is written."""
+    data = read_images(write_classes(tmp_path / "photos", 12))
+    often = replace(SMALL, checkpoint_minutes=0.0)
+    whole = training.train(cmbh, data, tmp_path / "whole", TINY, often)
+    assert (whole.method, whole.bits, whole.dim) == ("cmbh", 12, 16)
+    real, calls = cmbh.Loss.forward, [0]
+
+    def stopped(self: cmbh.Loss, *arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 7:  # of 4 steps an epoch
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(cmbh.Loss, "forward", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(cmbh, data, tmp_path / "parts", TINY, often)
+    monkeypatch.setattr(cmbh.Loss, "forward", real)
+    training.train(cmbh, data, tmp_path / "parts", TINY, often, resume=True)
+    read = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert read[0] == read[1]
+    logs = [(tmp_path / name / "train" / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    assert [json.loads(line)["total"] for line in logs[0]] == [json.loads(line)["total"] for line in logs[1]]
+
+
+def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) -> None:
+    photos = write_classes(tmp_path / "photos", 12)
+    steady = replace(SMALL, freeze_bn=True, clip=0.0, lr=0.005)
+    training.train(cmbh, read_images(photos), tmp_path / "one", TINY, steady)
+    flags: list[str] = []
+    for name, value in {**asdict(TINY), **asdict(steady)}.items():
+        flag = name.replace("_", "-")
+        flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wingbar.cli"]
+    command = [*launch, "train", "cmbh", str(photos), "-o", str(tmp_path / "two"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    both = [(tmp_path / name / "train" / "log.jsonl").read_text().splitlines()[:10] for name in ("one", "two")]
+    one, two = ([json.loads(line)["total"] for line in lines] for lines in both)
+    np.testing.assert_allclose(two, one, rtol=1e-4)
