@@ -8,10 +8,11 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wingbar import __version__
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from wingbar.index import Hits
     from wingbar.model import Model
 
-METHODS = ("cmbh", "dlbhc")  # as in methods/__init__.py, which imports PyTorch
+METHODS = ("cmbh", "dlbhc", "dolg")  # as in methods/__init__.py, which imports PyTorch
 PEERS = "flat,multihash,ivf,hnsw,usearch,numpy"  # as in bench.py
 FINE = ("none", "ties", "pool", "asymmetric")  # as in index.py, which is not imported for --help
 SHOWN = 20  # bad files named on the terminal; --json names all
@@ -320,14 +321,15 @@ def _from_flags(kind: Any, args: argparse.Namespace) -> Any:
     return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
 
 
-def _add_flags(parser: argparse._ArgumentGroup, kind: Any) -> None:
-    """A flag for each field of a dataclass: its name, type, default and help."""
+def _add_flags(parser: argparse._ArgumentGroup, kind: Any, recipe: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """A flag for each field of a dataclass: its name, type, default (the recipe's, where it has one) and help."""
     for field in fields(kind):
-        flag, text = "--" + field.name.replace("_", "-"), f"{field.metadata['help']} (default {field.default})"
+        default = recipe.get(field.name, field.default)
+        flag, text = "--" + field.name.replace("_", "-"), f"{field.metadata['help']} (default {default})"
         if isinstance(field.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
         else:
-            parser.add_argument(flag, type=type(field.default), default=field.default, help=text)
+            parser.add_argument(flag, type=type(field.default), default=default, help=text)
 
 
 def _images(args: argparse.Namespace, name: str) -> Any:
@@ -496,7 +498,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
 
         p.usage = f"wingbar train {arguments[1]} DATA -o DIR [flags]"
         _add_flags(p.add_argument_group(f"flags of {arguments[1]}"), methods.get(arguments[1]).Config)
-        _add_flags(p.add_argument_group("flags of the run"), training.Run)
+        _add_flags(p.add_argument_group("flags of the run"), training.Run, methods.get(arguments[1]).RECIPE)
 
     p = _verb(
         verbs, export, "wingbar export models/photos48\nwingbar export models/photos48 --int8 --calibrate photos/ -o models/small"

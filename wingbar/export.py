@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from wingbar import images
 from wingbar.errors import ModelError
 from wingbar.images import Preparation
+from wingbar.itq import Rotation
 from wingbar.model import BATCH, Model, preparation_record, with_record
 
 PARITY_IMAGES = 16
@@ -36,17 +37,21 @@ class Exported(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """See the class; without logits where the codes are fitted to the features."""
         found = self.net(pixels)
-        return F.normalize(found.feature.float(), dim=1), found.code.float()
+        feature = F.normalize(found.feature.float(), dim=1)
+        return (feature,) if found.code is None else (feature, found.code.float())
 
 
-def write(output: Path, net: nn.Module, record: Mapping[str, Any], paths: Sequence[str]) -> Model:
+def write(
+    output: Path, net: nn.Module, record: Mapping[str, Any], paths: Sequence[str], rotation: Rotation | None = None
+) -> Model:
     """Write model.safetensors, model.onnx and, last, model.json into `output`, and return the Model.
 
-    `record` has name, method, config, run and so on; `paths` are images for the parity check. Raises ModelError when
-    ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit whose logit is clear of zero.
+    `rotation` makes the codes where the net gives none. `record` has name, method, config, run and so on; `paths` are images
+    for the parity check. Raises ModelError when ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit whose
+    logit is clear of zero.
     """
     net = net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     preparation = Preparation(size=record["run"]["size"])
@@ -55,20 +60,21 @@ def write(output: Path, net: nn.Module, record: Mapping[str, Any], paths: Sequen
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     bits = int(record["config"]["bits"])
     with torch.no_grad():
-        feature, logits = Exported(net)(torch.from_numpy(pixels))
+        outputs = [out.numpy() for out in Exported(net)(torch.from_numpy(pixels))]
     content = {
         **record,
         "backbone": record["run"]["backbone"],
         "bits": bits,
-        "dim": feature.shape[1],
+        "dim": outputs[0].shape[1],
         "preparation": preparation_record(preparation),
         **cost(net, preparation.size),
         "weights": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
         "versions": {name: version(name) for name in ("wingbar", "torch", "onnxruntime", "numpy")},
         "git_commit": _git_commit(),
     }
-    model = Model(with_record({"model.onnx": network}, content))
-    check_parity(model, pixels, feature.numpy(), logits.numpy())
+    files = {"model.onnx": network} | ({} if rotation is None else {"rotation.npz": rotation.to_bytes()})
+    model = Model(with_record(files, content))
+    check_parity(model, pixels, *outputs)
     (output / "model.safetensors").write_bytes(weights)
     model.save(output)
     return model
@@ -87,7 +93,7 @@ def to_onnx(net: nn.Module, size: int) -> bytes:
             (pixels,),
             dynamo=True,
             input_names=["pixels"],
-            output_names=["feature", "logits"],
+            output_names=["feature", "logits"][: len(Exported(net).eval()(pixels))],
             dynamic_shapes={"pixels": axes},
             verbose=False,
         )
@@ -172,13 +178,17 @@ def _in_batches(model: Model, pixels: images.Pixels) -> NDArray[np.float32]:
     return np.concatenate([model.run(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)])
 
 
-def check_parity(model: Model, pixels: images.Pixels, feature: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
+def check_parity(
+    model: Model, pixels: images.Pixels, feature: NDArray[np.float32], logits: NDArray[np.float32] | None = None
+) -> None:
     """Compare ONNX Runtime with PyTorch's outputs for pixels [B, H, W, 3]. Raises ModelError where they differ."""
     raw = _in_batches(model, pixels)
     found_feature, found_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
     off = float(np.abs(found_feature - feature).max())
     if not off <= 1e-4:
         raise ModelError(f"the exported model's features differ from PyTorch's by {off:.2g}: nothing was written")
+    if logits is None:
+        return
     clear = np.abs(logits) > CLEAR * np.abs(logits).mean()
     wrong = int(((found_logits >= 0) != (logits >= 0))[clear].sum())
     if wrong:

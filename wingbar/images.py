@@ -87,10 +87,12 @@ def load(source: Source, preparation: Preparation) -> Pixels:
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How training varies pictures: a random box of at least `area` of the picture (0 < area <= 1) with sides of 3:4 to
-    4:3 is scaled to the square, and mirrored half of the time with `mirror`."""
+    4:3 is scaled to the square, and mirrored half of the time with `mirror`. `lighting` is the deviation of a random change
+    along the principal colours of ImageNet (Krizhevsky, Sutskever & Hinton 2012, Section 4.1)."""
 
     area: float = 0.35
     mirror: bool = True
+    lighting: float = 0.0
 
 
 def augment(source: Source, preparation: Preparation, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
@@ -101,7 +103,18 @@ def augment(source: Source, preparation: Preparation, augmentation: Augmentation
     view = image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
     if augmentation.mirror and rng.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(view)
+    return _lit(np.asarray(view), augmentation.lighting, rng) if augmentation.lighting else np.asarray(view)
+
+
+# Principal directions of ImageNet's colours, the columns of RGB, and their deviations in bytes.
+_COLOURS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_DEVIATIONS = 255 * np.array([0.2175, 0.0188, 0.0045])
+
+
+def _lit(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+    """The same pixels [H, W, 3] under other light: one colour added everywhere."""
+    change = _COLOURS @ (_DEVIATIONS * rng.normal(scale=deviation, size=3))
+    return np.clip(pixels + change, 0, 255).round().astype(np.uint8)
 
 
 def _random_box(size: tuple[int, int], area: float, rng: np.random.Generator) -> tuple[float, float, float, float]:

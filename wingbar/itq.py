@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,16 @@ def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) ->
         feature_mean=(CENTRING * mean).astype(np.float32),
         feature=directions.astype(np.float32),
     )
+
+
+def fit_codes(features: Float32, bits: int, rng: np.random.Generator) -> Rotation:
+    """Fit codes of `bits` bits to unit features [n, d], which stay as they are: a Rotation whose reduced feature is the feature.
+
+    Raises ValueError as `fit` does.
+    """
+    fitted = fit(features, bits, rng, dim=bits)
+    d = features.shape[1]
+    return replace(fitted, feature_mean=np.zeros(d, np.float32), feature=np.eye(d, dtype=np.float32))
 
 
 def unit(x: Float64) -> Float64:

@@ -26,12 +26,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from wingbar import backbones, images, methods
+from wingbar import backbones, images, itq, methods
 from wingbar.adding import Failure, Progress
 from wingbar.datasets import Entry, Images
 from wingbar.errors import DataError, ImageError, ModelError, TrainingError
 from wingbar.evaluation import Side, fine_scores
 from wingbar.images import Augmentation, Preparation
+from wingbar.itq import Rotation
 from wingbar.model import Model, batched, cores, in_order
 
 GALLERY_SAMPLE = 5000  # training images that held-out ones are searched in, at most
@@ -57,6 +58,7 @@ class Run:
     clip: float = field(default=10.0, metadata={"help": "greatest norm of the gradient; 0 does not clip"})
     area: float = field(default=0.35, metadata={"help": "least share of a picture that a random crop keeps"})
     mirror: bool = field(default=True, metadata={"help": "mirror half of the pictures"})
+    lighting: float = field(default=0.0, metadata={"help": "deviation of random light (PCA of colours); papers use 0.1"})
     precision: str = field(default="auto", metadata={"help": "float32, bfloat16, or auto: bfloat16 where it is fast"})
     freeze_bn: bool = field(default=False, metadata={"help": "keep the statistics of batch normalisation as they are"})
     held_out: float = field(default=0.05, metadata={"help": "share of each class kept from training, to measure on"})
@@ -105,7 +107,7 @@ def train(
 ) -> Model:
     """Train `method` on the labelled images `data` and leave a model directory in `output`.
 
-    `config` is the method's Config, `run` a Run; None means their defaults. `resume` goes on from the checkpoint in
+    `config` is the method's Config, `run` a Run; None means the method's own defaults. `resume` goes on from the checkpoint in
     `output`; `start` is the directory of a model of the same method and backbone to begin from (fine-tuning).
     Under `torchrun` the batch is shared by the processes. Images that cannot be read are left out and listed in
     `output/train/run.json`.
@@ -114,7 +116,7 @@ def train(
     finite (naming the term; the last checkpoint stays) or `output` holds another run. KeyboardInterrupt ends the step
     that is running and leaves a checkpoint.
     """
-    run, config = run or Run(), config or method.Config()
+    run, config = run or Run(**method.RECIPE), config or method.Config()
     output = Path(output)
     described = describe(method, config, run, data, start)
     with _processes() as (rank, world):
@@ -230,7 +232,7 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
     def __init__(self, parts: Parts, run: Run) -> None:
         self.parts, self.seed = parts, run.seed
         self.preparation = Preparation(size=run.size)
-        self.augmentation = Augmentation(area=run.area, mirror=run.mirror)
+        self.augmentation = Augmentation(area=run.area, mirror=run.mirror, lighting=run.lighting)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int, int]:
         """The picture of `row`, varied as `epoch` wants it."""
@@ -344,7 +346,7 @@ class _Job:
         self.epoch, self.step = self.epoch + 1, 0
         every = self.run.measure_epochs
         if self.rank == 0 and every and self.epoch % every == 0 and self.epoch < self.run.epochs and self.parts.held_paths:
-            self._log({"epoch": self.epoch, "held_out_map": self.measure()})
+            self._log({"epoch": self.epoch, "held_out_map": self.measure()[0]})
         self._after_step(interrupted)
 
     def _train_step(self, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, float]:
@@ -433,14 +435,21 @@ class _Job:
 
     # -- measure and finish
 
-    def measure(self) -> dict[str, float]:
-        """MAP of each fine mode for the held-out images, searched in (at most GALLERY_SAMPLE of) the training images."""
+    def measure(self) -> tuple[dict[str, float], Rotation | None]:
+        """MAP of each fine mode for the held-out images, if any, searched in (at most GALLERY_SAMPLE of) the training images;
+        and the rotation that makes codes of those, for a method without codes of its own."""
         rng = np.random.default_rng(self.run.seed)
         rows = np.sort(rng.permutation(len(self.parts.paths))[:GALLERY_SAMPLE])
-        gallery = self._side([self.parts.paths[row] for row in rows], self.parts.labels[rows])
-        return fine_scores(self._side(self.parts.held_paths, self.parts.held_labels), gallery)
+        if not self.parts.held_paths and self._side(self.parts.paths[:1], self.parts.labels[:1], None)[1] is None:
+            return {}, None
+        gallery, rotation = self._side([self.parts.paths[row] for row in rows], self.parts.labels[rows], None)
+        if not self.parts.held_paths:
+            return {}, rotation
+        query, _ = self._side(self.parts.held_paths, self.parts.held_labels, rotation)
+        return fine_scores(query, gallery), rotation
 
-    def _side(self, paths: Sequence[str], labels: NDArray[np.int64]) -> Side:
+    def _side(self, paths: Sequence[str], labels: NDArray[np.int64], rotation: Rotation | None) -> tuple[Side, Rotation | None]:
+        """The net's outputs for pictures. Codes that it does not give come from `rotation`, which is fitted where it is None."""
         self.net.eval()
         preparation = Preparation(size=self.run.size)
         pixels = in_order(paths, lambda path: images.load(path, preparation), cores())
@@ -448,16 +457,22 @@ class _Job:
         for batch in batched(pixels, _EVAL_BATCH):
             with torch.no_grad(), self._autocast():
                 found = self.net(torch.from_numpy(np.stack(batch)).to(self.device))
-            logits.append(found.code.float().cpu().numpy())
-            features.append(found.feature.float().cpu().numpy())
-            self.progress("measuring", len(logits) * _EVAL_BATCH, len(paths))
-        return Side(np.concatenate(logits), np.concatenate(features), labels)
+            if found.code is not None:
+                logits.append(found.code.float().cpu().numpy())
+            features.append(nn.functional.normalize(found.feature.float(), dim=1).cpu().numpy())
+            self.progress("measuring", len(features) * _EVAL_BATCH, len(paths))
+        feature = np.concatenate(features)
+        if logits:
+            return Side(np.concatenate(logits), feature, labels), None
+        if rotation is None:
+            rotation = itq.fit_codes(feature, self.config.bits, np.random.default_rng(self.run.seed))
+        return Side(rotation.apply(feature)[0].astype(np.float32), feature, labels), rotation
 
     def finish(self) -> Model:
         """Measure, choose the fine mode, export. The model directory is complete when model.json appears."""
         from wingbar import export
 
-        scores = self.measure() if self.parts.held_paths else {}
+        scores, rotation = self.measure()
         best = max(scores, key=lambda mode: scores[mode]) if scores else "pool"
         record = {
             "name": self.output.resolve().name,
@@ -473,7 +488,7 @@ class _Job:
             },
             **{key: value for key, value in self.described.items() if key != "images"},
         }
-        return export.write(self.output, self.net.to("cpu"), record, self.parts.paths[: export.PARITY_IMAGES])
+        return export.write(self.output, self.net.to("cpu"), record, self.parts.paths[: export.PARITY_IMAGES], rotation)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -6,6 +6,8 @@
   `forward(net, pixels, labels, rows)` gives a dict of scalar tensors with "total" among them; `end_epoch()` is called
   after each epoch. labels [B] int64 number the classes, rows [B] int64 the training images.
 - `param_groups(net, loss, config)`: optimizer groups, each with `params`, `lr_scale` and `decay_scale`.
+
+Beside them stands `RECIPE`, the fields of `training.Run` in which the paper's recipe differs from the defaults there.
 """
 
 from __future__ import annotations
@@ -19,17 +21,20 @@ from wingbar.errors import ModelError
 
 
 class Output(NamedTuple):
-    """What a Net gives: `code` [B, bits], logits whose sign is the bit (>= 0 is 1), and `feature` [B, d], of any length."""
+    """What a Net gives: `code` [B, bits], logits whose sign is the bit (>= 0 is 1), and `feature` [B, d], of any length.
 
-    code: Tensor
+    A method whose code is None has its codes fitted to the features after the last epoch (ITQ).
+    """
+
+    code: Tensor | None
     feature: Tensor
 
 
 def get(name: str) -> ModuleType:
     """The method's module. Raises ModelError for an unknown name."""
-    from wingbar.methods import cmbh, dlbhc
+    from wingbar.methods import cmbh, dlbhc, dolg
 
-    methods = {"cmbh": cmbh, "dlbhc": dlbhc}
+    methods = {"cmbh": cmbh, "dlbhc": dlbhc, "dolg": dolg}
     if name not in methods:
         raise ModelError(f"no method named {name!r}: have {', '.join(methods)}")
     return methods[name]

@@ -28,6 +28,8 @@ from wingbar.backbones import Backbone
 from wingbar.errors import TrainingError
 from wingbar.methods import Output
 
+RECIPE: dict[str, Any] = {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -35,8 +37,9 @@ class Config:
 
     Where it does not: `detach_teacher`, as in knowledge distillation, or the teacher would be pulled to its pupil.
     `hash_warmup` 1, because the banks of the epoch before are random at first and would teach noise (with `levels` off
-    there is nothing else to learn and it starts at once). `hash_per_bit`, because the pair and proxy losses grow with b^2
-    while the others do not. Losses are means over the batch, not the sums of Eq. 10 and 11, so that the learning rate does
+    there is nothing else to learn and it starts at once). `hash_per_bit` with `hash_weight` 12, because the pair and proxy
+    losses grow with b^2 while the others do not: at 12 bits they are as the paper writes them, and a bit of a longer code is
+    pulled as strongly as one of these. Losses are means over the batch, not the sums of Eq. 10 and 11, so that the learning rate does
     not depend on the batch size. `crop` 0: regions are seen at the size of the whole picture. `head_lr` 1: the paper names
     one learning rate.
     """
@@ -53,7 +56,7 @@ class Config:
     detach_teacher: bool = field(default=True, metadata={"help": "no gradient into the teacher of the transfer loss"})
     hash_warmup: int = field(default=1, metadata={"help": "epochs before the hash losses begin"})
     hash_per_bit: bool = field(default=True, metadata={"help": "divide the hash losses by the code length"})
-    hash_weight: float = field(default=1.0, metadata={"help": "factor of the hash losses"})
+    hash_weight: float = field(default=12.0, metadata={"help": "factor of the hash losses"})
     head_lr: float = field(default=1.0, metadata={"help": "learning rate of all but the backbone, times that of the run"})
 
     def __post_init__(self) -> None:
@@ -199,7 +202,6 @@ class Net(nn.Module):
         self.sub = sub_network(backbone.widths[1], config.width or backbone.widths[2] // 2, config.dim)
         self.vectors = nn.Parameter(torch.randn(classes, config.characteristics, config.dim))
         self.hash = nn.Linear(classes * config.characteristics, config.bits, bias=False)
-        nn.init.normal_(self.hash.weight)  # scores are at most 1 and few count: with the usual 1 / sqrt(y k) codes hardly move
 
     def forward(self, pixels: Tensor) -> Output:
         """Pixels [B, H, W, 3] uint8 -> code logits [B, b] and f^l [B, d]."""

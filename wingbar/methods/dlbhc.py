@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from wingbar.backbones import Backbone
 from wingbar.methods import Output
 
+RECIPE: dict[str, Any] = {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -62,7 +64,7 @@ class Loss(nn.Module):
 
     def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """Scalars "classification" and "total", which are the same here."""
-        latent = torch.sigmoid(net(pixels).code)
+        latent = torch.sigmoid(net.latent(net.backbone(pixels)))
         classification = F.cross_entropy(self.classifier(latent), labels)
         return {"classification": classification, "total": classification}
 
