@@ -223,6 +223,14 @@ def test_what_is_held_out_is_seeded_by_class_and_never_trained_on(data: Path) ->
     assert not none.held_paths
 
 
+def test_a_model_may_see_larger_pictures_than_its_training_did(trained: Path, data: Path, tmp_path: Path) -> None:
+    model = training.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, test_size=40))
+    assert model.preparation.size == 40
+    assert model.encode_pixels(np.zeros((1, 40, 40, 3), np.uint8)).features.shape == (1, 64)
+    assert weights(tmp_path / "m") == weights(trained)
+    assert model.record["macs"] > Model.load(trained).record["macs"]
+
+
 def test_nothing_held_out_measures_nothing(data: Path, tmp_path: Path) -> None:
     model = training.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, held_out=0.0, epochs=1))
     assert model.record["held_out_map"] == {}

@@ -45,16 +45,20 @@ class Exported(nn.Module):
 
 
 def write(
-    output: Path, net: nn.Module, record: Mapping[str, Any], paths: Sequence[str], rotation: Rotation | None = None
+    output: Path,
+    net: nn.Module,
+    record: Mapping[str, Any],
+    preparation: Preparation,
+    paths: Sequence[str],
+    rotation: Rotation | None = None,
 ) -> Model:
     """Write model.safetensors, model.onnx and, last, model.json into `output`, and return the Model.
 
-    `rotation` makes the codes where the net gives none. `record` has name, method, config, run and so on; `paths` are images
-    for the parity check. Raises ModelError when ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit whose
+    `rotation` makes the codes where the net gives none. `record` has name, method, config, run and so on; `preparation` is
+    how the model sees pictures, and `paths` are images for the parity check. Raises ModelError when ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit whose
     logit is clear of zero.
     """
     net = net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    preparation = Preparation(size=record["run"]["size"])
     pixels = np.stack([images.load(path, preparation) for path in paths])
     network = to_onnx(net, preparation.size)
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})

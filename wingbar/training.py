@@ -41,11 +41,16 @@ _EVAL_BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How to train, whatever the method. Its fields are the flags of `wingbar train`."""
+    """How to train, whatever the method. Its fields are the flags of `wingbar train`.
+
+    `test_size`: random boxes enlarge what they cut out, so that a network trained on them does better on pictures somewhat
+    larger than its `size` (Touvron et al., NeurIPS 2019); by how much is to be seen on the held-out images.
+    """
 
     backbone: str = field(default="efficientnet_lite0", metadata={"help": "the network; see wingbar train --help for names"})
     weights: str = field(default="imagenet", metadata={"help": "first weights of the backbone: imagenet, none, or a file"})
     size: int = field(default=224, metadata={"help": "side of the square that the network sees, pixels"})
+    test_size: int = field(default=0, metadata={"help": "side that the trained model sees; 0: the same"})
     epochs: int = field(default=20, metadata={"help": "passes over the training images"})
     batch: int = field(default=32, metadata={"help": "images a step, over all processes"})
     lr: float = field(default=0.01, metadata={"help": "learning rate"})
@@ -72,6 +77,7 @@ class Run:
             (self.schedule in ("cosine", "step"), "schedule is cosine or step"),
             (self.precision in ("auto", "float32", "bfloat16"), "precision is auto, float32 or bfloat16"),
             (min(self.size, self.epochs, self.batch, self.step_epochs) >= 1, "size, epochs, batch, step_epochs are at least 1"),
+            (self.test_size >= 0, "test_size is not below 0"),
             (0 <= self.held_out < 1, "held_out is a share below 1"),
             (0 < self.area <= 1, "area is a share above 0"),
             (self.lr > 0 and self.warmup >= 0 and self.clip >= 0, "lr is above 0, warmup and clip are not below it"),
@@ -79,6 +85,11 @@ class Run:
         for fine, reason in wrong:
             if not fine:
                 raise TrainingError(f"{reason}, not {self}")
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the trained model sees pictures."""
+        return Preparation(size=self.test_size or self.size)
 
 
 @dataclass(frozen=True)
@@ -451,8 +462,7 @@ class _Job:
     def _side(self, paths: Sequence[str], labels: NDArray[np.int64], rotation: Rotation | None) -> tuple[Side, Rotation | None]:
         """The net's outputs for pictures. Codes that it does not give come from `rotation`, which is fitted where it is None."""
         self.net.eval()
-        preparation = Preparation(size=self.run.size)
-        pixels = in_order(paths, lambda path: images.load(path, preparation), cores())
+        pixels = in_order(paths, lambda path: images.load(path, self.run.preparation), cores())
         logits, features = [], []
         for batch in batched(pixels, _EVAL_BATCH):
             with torch.no_grad(), self._autocast():
@@ -488,7 +498,8 @@ class _Job:
             },
             **{key: value for key, value in self.described.items() if key != "images"},
         }
-        return export.write(self.output, self.net.to("cpu"), record, self.parts.paths[: export.PARITY_IMAGES], rotation)
+        paths = self.parts.paths[: export.PARITY_IMAGES]
+        return export.write(self.output, self.net.to("cpu"), record, self.run.preparation, paths, rotation)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -442,9 +442,10 @@ def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path: 
 def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) -> None:
     photos = write_classes(tmp_path / "photos", 12)
     steady = replace(SMALL, freeze_bn=True, clip=0.0, lr=0.005)
-    training.train(cmbh, read_images(photos), tmp_path / "one", TINY, steady)
+    config = replace(TINY, regions=0)  # where a threshold is met to the last bit, a region differs and with it the loss
+    training.train(cmbh, read_images(photos), tmp_path / "one", config, steady)
     flags: list[str] = []
-    for name, value in {**asdict(TINY), **asdict(steady)}.items():
+    for name, value in {**asdict(config), **asdict(steady)}.items():
         flag = name.replace("_", "-")
         flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wingbar.cli"]

@@ -47,7 +47,10 @@ def test_a_config_is_flags_and_record(method: ModuleType) -> None:
 def test_outputs_have_their_shapes(method: ModuleType) -> None:
     net, _, _ = made(method, bits=20)
     found = net(batch()[0])
-    assert found.code.shape == (ITEMS, 20)
+    if method.__name__.endswith("dolg"):
+        assert found.code is None  # ITQ makes its codes, after training
+    else:
+        assert found.code.shape == (ITEMS, 20)
     assert found.feature.ndim == 2
     assert len(found.feature) == ITEMS
 
