@@ -20,16 +20,15 @@ from wingbar import birds, codes, evaluation, images, training
 from wingbar.datasets import Dataset, Images, read_dataset
 from wingbar.index import Index
 from wingbar.methods import cmbh, dlbhc
-from wingbar.model import batched
+from wingbar.model import Model, batched
 from wingbar.training import Run
 
 Array = NDArray[np.float32]
 
 
-def outputs(net: cmbh.Net, size: int, part: Images) -> dict[str, Array]:
+def outputs(net: cmbh.Net, preparation: images.Preparation, part: Images) -> dict[str, Array]:
     """Feature f^l, matching scores, class logits and code logits of every picture."""
     found: dict[str, list[Array]] = {"feature": [], "scores": [], "logits": [], "code": []}
-    preparation = images.Preparation(size=size)
     with torch.no_grad():
         for batch in batched((images.load(path, preparation) for path in part.paths), 32):
             seen = net.see(net.backbone.stages(torch.from_numpy(np.stack(batch)), 2)[1])
@@ -54,8 +53,8 @@ def report(model: Path, data: Dataset) -> None:
     """Print every line of the table."""
     net = training.load_net(model).eval()
     assert isinstance(net, cmbh.Net)
-    size = int(training.Model.load(model).record["run"]["size"])
-    q, g = (outputs(net, size, part) for part in (data.query, data.gallery))
+    preparation = Model.load(model).preparation
+    q, g = (outputs(net, preparation, part) for part in (data.query, data.gallery))
     packed = [codes.pack(side["code"] >= 0) for side in (q, g)]
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
     believed = [side["logits"].argmax(1) for side in (q, g)]
@@ -83,13 +82,12 @@ def numbered(data: Dataset) -> list[NDArray[np.int64]]:
 
 
 def on_birds(work: Path) -> None:
-    """CMBH beside DLBHC on the drawn species, from scratch, with the same budget."""
-    data = read_dataset(birds.write(work / "birds", train=60, test=20, size=64))
-    run = Run(backbone="resnet20", weights="none", size=64, epochs=30, batch=32, lr=0.05, area=0.8, mirror=True, held_out=0.05)
-    small = {"bits": 12, "width": 32, "dim": 64, "head_lr": 1.0}
+    """CMBH beside DLBHC on the drawn species, with the same budget."""
+    data = read_dataset(birds.write(work / "birds", train=40, test=20, size=96))
+    run = Run(size=96, epochs=12, lr=0.02, area=0.8, held_out=0.1)
     methods = {
-        "dlbhc": (dlbhc, dlbhc.Config(bits=12, latent_std=0.1, latent_bias=0.0, classifier_lr=1.0)),
-        "cmbh": (cmbh, cmbh.Config(**small, regions=0)),  # type: ignore[arg-type]
+        "dlbhc": (dlbhc, dlbhc.Config(bits=12, latent_std=0.05, latent_bias=0.0, latent_lr=5.0, classifier_lr=5.0)),
+        "cmbh": (cmbh, cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0)),
     }
     for name, (method, config) in methods.items():
         model = training.train(method, data.train, work / name, config, run)

@@ -75,7 +75,7 @@ def main() -> None:
             "quantisation": f"static QDQ, U8S8 per channel, {args.images} calibration pictures",
         },
     }
-    exact = Model(with_record({"model.onnx": export.to_onnx(net, PREPARATION.size)}, record))
+    exact = Model(with_record({"model.onnx": export.to_onnx(net, PREPARATION)}, record))
     model, agreed = export.int8_model(exact, read_pixels(args.calibrate, args.images))
     Model(with_record({"model.onnx": model.files["model.onnx"]}, {**record, "int8_agreement": agreed})).save(args.output)
     print(json.dumps(agreed))

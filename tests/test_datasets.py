@@ -191,3 +191,13 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a data set"):
         read_dataset(tmp_path / "cat" / "a.jpg")
     assert names(read_images(tmp_path / "cat" / "a.jpg")) == ["a.jpg:None"]
+
+
+def test_a_box_column_is_the_part_of_a_query(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('path,label,box,price\none.png,x,"1,2,30,40",5\ntwo.png,y,,6\n')
+    found = read_images(tmp_path / "a.csv")
+    assert [entry.box for entry in found] == [(1, 2, 30, 40), None]
+    assert [dict(entry.columns) for entry in found] == [{"price": "5"}, {"price": "6"}]
+    (tmp_path / "b.csv").write_text('path,box\none.png,"1,2"\n')
+    with pytest.raises(DataError, match=r"line 2: a box is x,y,width,height"):
+        read_images(tmp_path / "b.csv")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.conftest import picture, write_classes
 from wingbar import codes
@@ -110,6 +112,17 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Images:
 @pytest.fixture(scope="module")
 def index(shared_index_path: Path) -> Index:
     return Index.open(shared_index_path)
+
+
+def test_queries_are_cut_to_their_boxes(index: Index, queries: Images, tmp_path: Path) -> None:
+    boxed = replace(queries, entries=[replace(entry, box=(8, 8, 30, 30)) for entry in queries])
+    cut = []
+    for i, entry in enumerate(queries):
+        with Image.open(entry.path) as image:
+            image.convert("RGB").crop((8, 8, 38, 38)).save(tmp_path / f"{i}.png")
+        cut.append(replace(entry, path=tmp_path / f"{i}.png"))
+    assert evaluate(index, boxed) == evaluate(index, replace(queries, entries=cut))
+    assert evaluate(index, boxed) != evaluate(index, queries)
 
 
 def test_every_number_by_brute_force(index: Index, queries: Images) -> None:

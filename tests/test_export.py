@@ -28,7 +28,7 @@ def net(name: str = "resnet20") -> dlbhc.Net:
 @pytest.mark.parametrize(("name", "size"), [("resnet20", 32), ("efficientnet_lite0", 64), ("resnet18", 64)])
 def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
     made = net(name)
-    session = onnxruntime.InferenceSession(export.to_onnx(made, size), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(export.to_onnx(made, Preparation(size=size)), providers=["CPUExecutionProvider"])
     for batch in (1, 5):
         given = pixels(batch, size)
         with torch.no_grad():
@@ -39,11 +39,24 @@ def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
 
 def test_any_size_where_the_network_allows_it() -> None:
     made = net()
-    session = onnxruntime.InferenceSession(export.to_onnx(made, 32), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(export.to_onnx(made, Preparation(size=32)), providers=["CPUExecutionProvider"])
     given = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
     with torch.no_grad():
         expected = export.Exported(made)(torch.from_numpy(given))[0]
     np.testing.assert_allclose(session.run(["feature"], {"pixels": given})[0], expected, atol=1e-4)
+
+
+def test_whole_pictures_of_any_shape_in_steps(tmp_path: Path) -> None:
+    made = net("efficientnet_lite0")
+    preparation = Preparation(size=64, whole=True, scales=(1.0, 2.0))
+    session = onnxruntime.InferenceSession(export.to_onnx(made, preparation), providers=["CPUExecutionProvider"])
+    for shape in ((32, 32), (96, 64), (160, 224)):
+        given = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), np.uint8)
+        with torch.no_grad():
+            expected = export.Exported(made)(torch.from_numpy(given))[0]
+        np.testing.assert_allclose(session.run(["feature"], {"pixels": given})[0], expected, atol=1e-4)
+    with pytest.raises(ModelError, match="squares of one size"):
+        export.to_onnx(net("alexnet"), preparation)
 
 
 def test_a_model_that_does_not_agree_is_refused() -> None:
@@ -51,16 +64,16 @@ def test_a_model_that_does_not_agree_is_refused() -> None:
     given = pixels(4, 16)
     raw = model.run(list(given))
     feature, logits = raw[:, :3].copy(), raw[:, 3:].copy()
-    export.check_parity(model, given, feature, logits)
+    export.check_parity(model, list(given), feature, logits)
     with pytest.raises(ModelError, match="features differ"):
-        export.check_parity(model, given, feature + 0.01, logits)
+        export.check_parity(model, list(given), feature + 0.01, logits)
     wrong = logits.copy()
     wrong[2, 5] *= -1
     with pytest.raises(ModelError, match="1 bits of the exported model differ"):
-        export.check_parity(model, given, feature, wrong)
+        export.check_parity(model, list(given), feature, wrong)
     near = logits.copy()
     near[:, 0] = -1e-9 * np.sign(near[:, 0])  # too close to zero to say
-    export.check_parity(model, given, feature, near)
+    export.check_parity(model, list(given), feature, near)
 
 
 def test_multiply_accumulates_by_hand() -> None:
@@ -105,7 +118,7 @@ def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
     crops = [s[y : y + 96, x : x + 96].copy() for s in scenes for y in range(0, 300, 60) for x in range(0, 500, 60)]
     made = net("resnet18")
     record = {"name": "m", "method": "dlbhc", "dim": 512, "bits": 20, "fine": "pool", "preparation": {"size": 64}}
-    model = Model(with_record({"model.onnx": export.to_onnx(made, 64)}, record))
+    model = Model(with_record({"model.onnx": export.to_onnx(made, Preparation(size=64))}, record))
     given = np.stack([load(crop, model.preparation) for crop in crops])
     small, agreed = export.int8_model(model, given)
     assert len(small.files["model.onnx"]) < len(model.files["model.onnx"]) / 3

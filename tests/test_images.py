@@ -4,7 +4,9 @@ import io
 import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,3 +299,63 @@ def test_thumbnails_are_small_and_carry_no_exif() -> None:
     with Image.open(io.BytesIO(data)) as small:
         assert small.size == (128, 64)
         assert not small.getexif()
+
+
+# -- whole pictures, several scales, boxes
+
+WHOLE = Preparation(size=128, whole=True, scales=(0.5, 1.0, 1.4142))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((200, 200), (192, 192)), ((400, 200), (256, 128)), ((3000, 100), (352, 32))])
+def test_a_whole_picture_keeps_its_shape(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Areas of 181 x 181 pixels, sides of at most 362, in steps of 32."""
+    pixels = images.load(picture(1, size), WHOLE)
+    assert (pixels.shape[1], pixels.shape[0]) == expected
+
+
+def test_views_are_the_scales_of_one_picture() -> None:
+    pixels = images.load(picture(2, (300, 150)), WHOLE)
+    views = images.at_scales(pixels, WHOLE)
+    assert [view.shape for view in views] == [(32, 96, 3), (96, 192, 3), (128, 256, 3)]
+    assert views[-1] is pixels
+    flat = np.full((90, 90, 3), (10, 200, 30), np.uint8)
+    assert all((view == (10, 200, 30)).all() for view in images.at_scales(images.load(flat, WHOLE), WHOLE))
+    small = replace(WHOLE, size=20)
+    assert len(images.at_scales(images.load(flat, small), small)) == 1  # equal sizes are looked at once
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scales": ()}, {"scales": (0.0,), "whole": True}, {"scales": (1.0, 5.0), "whole": True}, {"scales": (0.5, 1.0)}],
+)
+def test_scales_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="scales"):
+        Preparation(**wrong)
+
+
+def test_a_box_is_what_is_looked_at() -> None:
+    sides = Image.new("RGB", (100, 60), "red")
+    sides.paste("blue", (40, 0, 100, 60))
+    data = encoded(sides, "PNG")
+    assert (images.load(images.Part(data, (50, 10, 40, 40)), SMALL) == (0, 0, 255)).all()
+    assert (images.load(images.Part(data, (-30, -30, 60, 300)), SMALL) == (255, 0, 0)).all()  # what lies outside is left out
+    np.testing.assert_array_equal(images.load(images.Part(data, (0, 0, 100, 60)), SMALL), images.load(data, SMALL))
+    for nothing in ((100, 0, 10, 10), (5, 5, 0, 10), (0, -9, 10, 9)):
+        with pytest.raises(ImageError, match="holds nothing of a picture of 100 x 60"):
+            images.load(images.Part(data, nothing), SMALL)
+
+
+def test_a_box_is_of_the_upright_picture() -> None:
+    turned = Image.new("RGB", (60, 100), "red")  # shown as 100 x 60
+    turned.paste("blue", (0, 0, 60, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(turned, "PNG", exif=exif)
+    assert (images.load(images.Part(data, (70, 0, 30, 60)), SMALL) == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("wrong", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "0,0,nan,5", "0,0,inf,5"])
+def test_boxes_that_cannot_be(wrong: str) -> None:
+    assert images.parse_box("1, 2.5,30,40") == (1, 2.5, 30, 40)
+    with pytest.raises(ImageError, match="a box"):
+        images.parse_box(wrong)

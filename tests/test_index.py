@@ -60,6 +60,19 @@ def test_a_file_and_its_bytes_find_the_same(index: Index, shared_photos: Path) -
     assert index.search(query) == index.search(query.read_bytes()) == index.search(index.model.encode([query]))
 
 
+def test_a_box_of_a_query_is_searched_for(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "red" / "004.jpg"
+    with Image.open(query) as image:
+        size = image.size
+        part = image.convert("RGB").crop((10, 5, 50, 45))
+    assert index.search(query, box=(10, 5, 40, 40)) == index.search(part)
+    assert index.search(query, box=(0, 0, *size)) == index.search(query)
+    with pytest.raises(ImageError, match=r"004.jpg: the box 900,0,5,5 holds nothing"):
+        index.search(query, box=(900, 0, 5, 5))
+    with pytest.raises(QueryError, match="cut out of an image"):
+        index.search(index.model.encode([query]), box=(0, 0, 5, 5))
+
+
 def test_many_queries_are_each_alone(index: Index, shared_photos: Path) -> None:
     queries = sorted(shared_photos.rglob("*.jpg"))[:9]
     together = index.search_many(queries, 4, fine="pool")

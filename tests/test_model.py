@@ -13,8 +13,19 @@ from onnx import TensorProto, helper
 from tests.conftest import picture
 from wingbar import codes
 from wingbar.errors import ImageError, ModelError, QueryError
-from wingbar.images import Preparation, load
-from wingbar.model import GENERAL, Embeddings, Model, batched, check_same, in_order, preparation_record, with_record
+from wingbar.images import Preparation, at_scales, load
+from wingbar.model import (
+    BATCH,
+    GENERAL,
+    Embeddings,
+    Model,
+    batched,
+    check_same,
+    in_order,
+    over_scales,
+    preparation_record,
+    with_record,
+)
 
 
 def trained_model(seed: int = 0, bits: int = 20) -> Model:
@@ -204,3 +215,24 @@ def test_work_in_order_is_ordered_bounded_and_stops_at_an_error() -> None:
     with pytest.raises(ValueError, match="two hundred"):
         list(results)
     assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_scales_are_averaged_and_shapes_kept_apart() -> None:
+    """A network that gives the mean colour and the share of the width, by hand."""
+    preparation = Preparation(size=64, whole=True, scales=(0.5, 1.0, 2.0))
+
+    def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert len(pixels) <= BATCH
+        count, height, width = pixels.shape[:3]
+        feature = np.tile([height, width], (count, 1)).astype(np.float32)
+        return feature / np.linalg.norm(feature, axis=1, keepdims=True), np.full((count, 1), width, np.float32)
+
+    shapes = [(100, 100), (200, 100), (50, 200)]
+    given = [load(picture(i, shapes[i % 3]), preparation) for i in range(50)]
+    raw = over_scales(run, given, preparation)
+    for i, row in enumerate(raw):
+        sizes = [view.shape[:2] for view in at_scales(given[i], preparation)]
+        mean = np.mean([np.array(size) / np.hypot(*size) for size in sizes], axis=0)
+        np.testing.assert_allclose(row[:2], mean / np.linalg.norm(mean), rtol=1e-5)
+        assert row[2] == pytest.approx(np.mean([width for _, width in sizes]), rel=1e-6)
+    assert len({tuple(row) for row in raw.round(4).tolist()}) == 3

@@ -76,7 +76,7 @@ class Wanted:
     path: str
     label: str | None
     columns: Mapping[str, str]
-    source: images.Source
+    source: images.Whole
     labelled: bool = False  # whether label and columns were given, so that none means to take them away
 
 
@@ -121,7 +121,7 @@ def files(parts: Sequence[Images]) -> Batch:
     )
 
 
-def arrays(pictures: Iterable[images.Source]) -> Batch:
+def arrays(pictures: Iterable[images.Whole]) -> Batch:
     """Pictures that are no files, named by what they show: array:<first 16 digits of the sha256 of their pixels>."""
     return Batch([Wanted(f"array:{_content(picture).hex()[:16]}", None, {}, picture) for picture in pictures])
 
@@ -457,7 +457,7 @@ def _advice(model: Model, store: Store) -> str | None:
     return None
 
 
-def _content(source: images.Source) -> bytes:
+def _content(source: images.Whole) -> bytes:
     """sha256 of an image that is no file: of its bytes, or of its shape and pixels."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()

@@ -31,7 +31,7 @@ class Backbone(nn.Module):
     width: int
     mean: Tensor
     std: Tensor
-    any_size = True  # whether pictures of any height and width fit; False ties the exported graph to one size
+    step = 1  # sides of pictures have to be multiples of it; 0 ties the exported graph to one size
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class AlexNet(Backbone):
 
     widths = (192, 256, 256)
     width = 4096
-    any_size = False
+    step = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +305,7 @@ class EfficientNetLite0(Backbone):
 
     widths = (40, 112, 1280)
     width = 1280
-    any_size = False  # its padding depends on the size
+    step = 32  # its padding depends on the size, and is the same for all of these
 
     def __init__(self) -> None:
         super().__init__(mean=(127.0,) * 3, std=(128.0,) * 3)
@@ -357,7 +357,7 @@ def _kaiming(net: nn.Module) -> None:
 class Timm(Backbone):
     """Any network of the library timm that gives feature maps, as `timm:NAME`."""
 
-    any_size = False
+    step = 0
 
     def __init__(self, name: str, pretrained: bool) -> None:
         try:

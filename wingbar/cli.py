@@ -102,13 +102,17 @@ def _warm_up(bits: int) -> None:
 
 def search(args: argparse.Namespace) -> int:
     """Find the images most like the given ones."""
+    from wingbar.images import parse_box
     from wingbar.index import Index
 
     code = 0
+    box = None if args.box is None else parse_box(args.box)
     with Index.open(args.index) as found:
         for name in args.images:
             try:
-                hits = found.search(name, args.k, radius=args.radius, fine=args.fine, shortlist=args.shortlist, where=args.where)
+                hits = found.search(
+                    name, args.k, radius=args.radius, fine=args.fine, shortlist=args.shortlist, where=args.where, box=box
+                )
             except ImageError as error:  # the other queries still get their answers
                 print(f"wingbar: {error}", file=sys.stderr)
                 code = 2
@@ -458,6 +462,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument("images", metavar="IMAGE", nargs="+", help="one or more query images")
     p.add_argument("-k", type=int, default=10, help="how many hits (default 10)")
     p.add_argument("--radius", type=int, help="only items at most so many bits away")
+    p.add_argument("--box", metavar="X,Y,WIDTH,HEIGHT", help="look at this part of the query images only, in pixels")
     _ranking_flags(p)
     p.add_argument(
         "--where", action="append", default=[], metavar="FILTER", help="label=monarch, path=blue/* or price<20; may be repeated"

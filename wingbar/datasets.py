@@ -13,9 +13,11 @@ from typing import overload
 import numpy as np
 
 from wingbar import images
-from wingbar.errors import DataError
+from wingbar.errors import DataError, ImageError
+from wingbar.images import Box, parse_box
 
 # Names that people give to the parts of a data set, and what wingbar calls them.
+_OWN_COLUMNS = ("path", "label", "split", "box")  # of a CSV; all others are kept with the items
 _PARTS = {
     "train": "train",
     "training": "train",
@@ -35,11 +37,15 @@ QUERY_SHARE = 0.2  # of each class, where a data set has no split of its own
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a data set: an absolute path, a label or None, and the other columns of a CSV."""
+    """One image of a data set: an absolute path, a label or None, and the other columns of a CSV.
+
+    As a query only what is inside `box` is looked at; in a gallery all of it.
+    """
 
     path: Path
     label: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -258,7 +264,7 @@ def _read_csv(path: Path) -> _Parts:
         raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
     if by_part and sum(map(len, by_part.values())) < len(everything):
         raise DataError(f"{path}: some rows have a split and some have none; fill the column or remove it")
-    labelled = bool(set(header) - {"path", "split"})
+    labelled = bool(set(header) - {"path", "split", "box"})
     return _Parts("csv", Images(everything, "csv: all", labelled=labelled), by_part)
 
 
@@ -272,11 +278,15 @@ def _csv_entry(row: Mapping[str, str | None], header: Mapping[str, str], folder:
     split = values.get("split", "").lower()
     if split and split not in _PARTS:
         raise DataError(f"{where}: no part is named {split!r}; use {', '.join(_PARTS)}")
-    columns = {original.strip(): values[name] for name, original in header.items() if name not in ("path", "label", "split")}
+    columns = {original.strip(): values[name] for name, original in header.items() if name not in _OWN_COLUMNS}
     if "\0" in values["path"]:
         raise DataError(f"{where}: the path has a NUL byte in it")
     path = absolute(folder / values["path"])
-    return Entry(path, values.get("label") or None, columns), _PARTS.get(split, "")
+    try:
+        box = parse_box(values["box"]) if values.get("box") else None
+    except ImageError as error:
+        raise DataError(f"{where}: {error}") from None
+    return Entry(path, values.get("label") or None, columns, box), _PARTS.get(split, "")
 
 
 # -- hashing lists

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wingbar import codes, images
 from wingbar.adding import Failure, Progress
-from wingbar.datasets import Images
+from wingbar.datasets import Entry, Images
 from wingbar.errors import DataError, ImageError
 from wingbar.index import FINE, SHORTLIST, TIE_CAP, Fine, Index
 from wingbar.model import BATCH, Embeddings, batched, cores, in_order
@@ -270,7 +270,7 @@ def evaluate(
 def _evaluate(index: Index, query: Images, protocol: str, mode: Fine, shortlist: int, progress: Progress | None) -> Evaluation:
     searchable, gallery = _labelled_gallery(index)
     features = index.features().astype(np.float32)
-    labelled = [(entry.path, entry.label) for entry in query if entry.label is not None]
+    labelled = [(entry, entry.label) for entry in query if entry.label is not None]
     if not labelled:
         raise DataError(
             "the queries have no labels, so nothing says what is right: use class folders or a CSV with a label column"
@@ -354,17 +354,18 @@ def _labelled_gallery(index: Index) -> tuple[codes.Codes, _Gallery]:
 
 
 def _encoded(
-    index: Index, labelled: Sequence[tuple[Path, str]], failed: list[Failure], progress: Progress | None
+    index: Index, labelled: Sequence[tuple[Entry, str]], failed: list[Failure], progress: Progress | None
 ) -> Iterator[tuple[Embeddings, str, bytes]]:
     """Each readable query with its label and the sha256 of its file, encoded in batches; bad ones go to `failed`."""
 
-    def read(query: tuple[Path, str]) -> tuple[Path, str, bytes, images.Pixels | ImageError]:
-        path, label = query
+    def read(query: tuple[Entry, str]) -> tuple[Path, str, bytes, images.Pixels | ImageError]:
+        entry, label = query
         try:
-            data = images.read(path)
-            return path, label, hashlib.sha256(data).digest(), images.load(data, index.model.preparation)
+            data = images.read(entry.path)
+            source = data if entry.box is None else images.Part(data, entry.box)
+            return entry.path, label, hashlib.sha256(data).digest(), images.load(source, index.model.preparation)
         except ImageError as error:
-            return path, label, b"", error
+            return entry.path, label, b"", error
 
     done = 0
     for batch in batched(in_order(labelled, read, cores()), BATCH):

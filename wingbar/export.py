@@ -24,14 +24,15 @@ from wingbar import images
 from wingbar.errors import ModelError
 from wingbar.images import Preparation
 from wingbar.itq import Rotation
-from wingbar.model import BATCH, Model, preparation_record, with_record
+from wingbar.model import BATCH, Model, over_scales, preparation_record, with_record
 
 PARITY_IMAGES = 16
+_WHOLE = (160, 224)  # height and width of the pictures by which a graph for whole ones is traced
 CLEAR = 1e-3  # a bit must agree where its logit is further from zero than this share of the typical logit
 
 
 class Exported(nn.Module):
-    """What the graph computes: pixels [B, H, W, 3] uint8 -> unit feature [B, d] and code logits [B, bits]."""
+    """What the graph computes: pixels [B, H, W, 3] uint8 -> unit feature [B, d], code logits [B, bits], what explains them."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -39,9 +40,20 @@ class Exported(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """See the class; without logits where the codes are fitted to the features."""
+        return tuple(self.named(pixels).values())
+
+    def named(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The outputs by their names in the graph."""
         found = self.net(pixels)
-        feature = F.normalize(found.feature.float(), dim=1)
-        return (feature,) if found.code is None else (feature, found.code.float())
+        code = {} if found.code is None else {"logits": found.code.float()}
+        shows = {name: value.float() for name, value in found.shows.items()}
+        return {"feature": F.normalize(found.feature.float(), dim=1), **code, **shows}
+
+    def arrays(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Features and code logits, if any, as `model.over_scales` wants them."""
+        with torch.no_grad():
+            found = self.named(torch.from_numpy(pixels))
+        return found["feature"].numpy(), found["logits"].numpy() if "logits" in found else None
 
 
 def write(
@@ -55,21 +67,21 @@ def write(
     """Write model.safetensors, model.onnx and, last, model.json into `output`, and return the Model.
 
     `rotation` makes the codes where the net gives none. `record` has name, method, config, run and so on; `preparation` is
-    how the model sees pictures, and `paths` are images for the parity check. Raises ModelError when ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit whose
-    logit is clear of zero.
+    how the model sees pictures, and `paths` are images for the parity check. Raises ModelError when ONNX Runtime and PyTorch
+    do not agree: features to 1e-4, every bit whose logit is clear of zero.
     """
     net = net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    pixels = np.stack([images.load(path, preparation) for path in paths])
-    network = to_onnx(net, preparation.size)
+    pixels = [images.load(path, preparation) for path in paths]
+    network = to_onnx(net, preparation)
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     bits = int(record["config"]["bits"])
-    with torch.no_grad():
-        outputs = [out.numpy() for out in Exported(net)(torch.from_numpy(pixels))]
+    expected = over_scales(Exported(net).arrays, pixels, preparation)
+    dim = expected.shape[1] - (bits if rotation is None else 0)
     content = {
         **record,
         "backbone": record["run"]["backbone"],
         "bits": bits,
-        "dim": outputs[0].shape[1],
+        "dim": dim,
         "preparation": preparation_record(preparation),
         **cost(net, preparation.size),
         "weights": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
@@ -78,18 +90,26 @@ def write(
     }
     files = {"model.onnx": network} | ({} if rotation is None else {"rotation.npz": rotation.to_bytes()})
     model = Model(with_record(files, content))
-    check_parity(model, pixels, *outputs)
+    check_parity(model, pixels, expected[:, :dim], expected[:, dim:])
     (output / "model.safetensors").write_bytes(weights)
     model.save(output)
     return model
 
 
-def to_onnx(net: nn.Module, size: int) -> bytes:
-    """The graph of a Net for pictures of `size` x `size`, or of any size where its backbone allows it."""
-    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
+    """The graph of a Net for pictures of `preparation`: any size where its backbone allows that at once, else the one size,
+    or any multiple of its step for whole pictures. Raises ModelError where the backbone allows one size only."""
+    step = getattr(getattr(net, "backbone", None), "step", 0)
+    if preparation.whole and not step:
+        raise ModelError("this backbone sees squares of one size only: train without --whole, or with another --backbone")
+    height, width = _WHOLE if preparation.whole else (preparation.size, preparation.size)
+    pixels = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if getattr(getattr(net, "backbone", None), "any_size", False):
+    if step == 1:
         axes |= {1: torch.export.Dim("height", min=32, max=4096), 2: torch.export.Dim("width", min=32, max=4096)}
+    elif preparation.whole:
+        axes |= {i: step * torch.export.Dim(name, min=1, max=4096 // step) for i, name in ((1, "height"), (2, "width"))}
+    names = list(Exported(net).eval().named(pixels))
     with tempfile.TemporaryDirectory() as folder, _quiet_exporter():
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
@@ -97,7 +117,7 @@ def to_onnx(net: nn.Module, size: int) -> bytes:
             (pixels,),
             dynamo=True,
             input_names=["pixels"],
-            output_names=["feature", "logits"][: len(Exported(net).eval()(pixels))],
+            output_names=names,
             dynamic_shapes={"pixels": axes},
             verbose=False,
         )
@@ -154,6 +174,8 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
 def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, float]]:
     """`model` with an int8 network, and how far it agrees on pixels [n, H, W, 3]: the first half sets the ranges, the
     second half is compared. Raises ModelError when fewer than three quarters keep their nearest neighbour."""
+    if model.preparation.whole:
+        raise ModelError(f"{model.name} sees whole pictures, for which there is no int8 version: train without --whole")
     half = len(pixels) // 2
     if half < 2:
         raise ModelError(f"calibration needs at least 4 pictures, better 400; there are {len(pixels)}")
@@ -161,7 +183,7 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
     rest = {name: data for name, data in model.files.items() if name not in ("model.json", "model.onnx")}
     record = {**model.record, "name": f"{model.name}-int8"}
     small = Model(with_record(rest | {"model.onnx": network}, record))
-    agreed = agreement(*(_in_batches(m, pixels[half:])[:, : int(model.record["dim"])] for m in (model, small)))
+    agreed = agreement(*(_in_batches(m, list(pixels[half:]))[:, : int(model.record["dim"])] for m in (model, small)))
     if agreed["same_neighbour"] < 0.75:
         raise ModelError(f"the int8 model does not agree with the exact one ({agreed}): use more typical pictures")
     return Model(with_record(rest | {"model.onnx": network}, {**record, "int8_agreement": agreed})), agreed
@@ -178,20 +200,20 @@ def agreement(exact: NDArray[np.float32], quantised: NDArray[np.float32]) -> dic
     }
 
 
-def _in_batches(model: Model, pixels: images.Pixels) -> NDArray[np.float32]:
+def _in_batches(model: Model, pixels: Sequence[images.Pixels]) -> NDArray[np.float32]:
     return np.concatenate([model.run(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)])
 
 
 def check_parity(
-    model: Model, pixels: images.Pixels, feature: NDArray[np.float32], logits: NDArray[np.float32] | None = None
+    model: Model, pixels: Sequence[images.Pixels], feature: NDArray[np.float32], logits: NDArray[np.float32] | None = None
 ) -> None:
-    """Compare ONNX Runtime with PyTorch's outputs for pixels [B, H, W, 3]. Raises ModelError where they differ."""
+    """Compare ONNX Runtime with PyTorch's outputs for B pictures' pixels. Raises ModelError where they differ."""
     raw = _in_batches(model, pixels)
     found_feature, found_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
     off = float(np.abs(found_feature - feature).max())
     if not off <= 1e-4:
         raise ModelError(f"the exported model's features differ from PyTorch's by {off:.2g}: nothing was written")
-    if logits is None:
+    if logits is None or not logits.size:
         return
     clear = np.abs(logits) > CLEAR * np.abs(logits).mean()
     wrong = int(((found_logits >= 0) != (logits >= 0))[clear].sum())

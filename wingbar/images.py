@@ -6,6 +6,7 @@ Training-time evaluation, indexing and queries all pass through `load`, so a fil
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -19,7 +20,20 @@ from PIL import Image, UnidentifiedImageError
 from wingbar.errors import ImageError
 
 Pixels = NDArray[np.uint8]
-Source = str | os.PathLike[str] | bytes | Image.Image | Pixels
+Box = tuple[float, float, float, float]
+"""x, y, width, height in pixels of the upright picture, from its upper left corner."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a picture inside a box, as a picture of its own."""
+
+    of: Whole
+    box: Box
+
+
+Whole = str | os.PathLike[str] | bytes | Image.Image | Pixels
+Source = Whole | Part
 
 # Twice Pillow's own warning level, which is where Pillow itself refuses: 178,956,970 pixels, 0.5 GB as RGB.
 MAX_PIXELS = 178_956_970
@@ -32,6 +46,8 @@ _SUFFIXES = frozenset(
 )
 _READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM"
 _ORIENTATION = 0x0112  # the EXIF tag
+STEP = 32  # sides of whole pictures are multiples of it: the stride of the last stage of every backbone
+LONGEST = 2.0  # the longest side of a whole picture, times the size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +55,23 @@ class Preparation:
     """How a model wants its pixels; recorded in model.json. `size` is the side of the square, in pixels.
 
     The central square that keeps `keep` of the short side (0 < keep <= 1) is scaled to `size`, bilinear with
-    antialiasing.
+    antialiasing. With `whole` nothing is cut off: the picture keeps its shape and has the area of that square, no side
+    being longer than LONGEST times `size` and each a multiple of STEP. Then it may be looked at in several `scales` of that
+    size, the outputs being averaged.
     """
 
     size: int = 224
     keep: float = 1.0
+    whole: bool = False
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.keep <= 1:
             raise ValueError(f"a Preparation needs size >= 1 and 0 < keep <= 1, not {self}")
+        if not self.scales or not all(0 < scale <= 4 for scale in self.scales):
+            raise ValueError(f"scales are above 0 and at most 4, not {self.scales}")
+        if self.scales != (1.0,) and not self.whole:
+            raise ValueError("several scales are for whole pictures: set whole too")
 
 
 @dataclass(frozen=True)
@@ -76,12 +100,34 @@ def find(folder: str | os.PathLike[str]) -> Found:
 
 
 def load(source: Source, preparation: Preparation) -> Pixels:
-    """The pixels that a model sees: [size, size, 3] uint8, RGB, 0..255.
+    """The pixels that a model sees: [size, size, 3] uint8, RGB, 0..255; or, whole, [H, W, 3] at the greatest scale.
 
-    `source` is a path, the bytes of a file, a PIL image, or an array [H, W, 3], [H, W, 4] or [H, W] of uint8.
-    Raises ImageError with the reason when it cannot be decoded or is over the limits.
+    `source` is a path, the bytes of a file, a PIL image, an array [H, W, 3], [H, W, 4] or [H, W] of uint8, or a Part of one
+    of these, of which what lies outside of the picture is left out.
+    Raises ImageError with the reason when it cannot be decoded or is over the limits, or when a box holds nothing of it.
     """
-    return _fit(_open(source, 2 * preparation.size), preparation)
+    return _fit(_open(source, round(2 * preparation.size * max(preparation.scales))), preparation)
+
+
+def parse_box(text: str) -> Box:
+    """A Box from "x,y,width,height". Raises ImageError for anything else."""
+    try:
+        x, y, width, height = map(float, text.split(","))
+    except ValueError:
+        raise ImageError(f"a box is x,y,width,height in pixels, as 10,20,300,200, not {text!r}") from None
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ImageError(f"a box has finite numbers, not {text!r}")
+    return x, y, width, height
+
+
+def at_scales(pixels: Pixels, preparation: Preparation) -> list[Pixels]:
+    """Pixels as `load` gives them, once for each different size that the preparation's scales come to."""
+    if not preparation.whole:
+        return [pixels]
+    greatest, (height, width) = max(preparation.scales), pixels.shape[:2]
+    sizes = {_steps(width * scale / greatest, height * scale / greatest): None for scale in preparation.scales}
+    image = Image.fromarray(pixels)
+    return [pixels if size == (width, height) else np.asarray(image.resize(size, Image.Resampling.BILINEAR)) for size in sizes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +242,10 @@ def _looks_like_image(path: Path) -> bool:
     return head.startswith(magic) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def _open(source: Source, side: int) -> Image.Image:
-    """An upright RGB picture from any source; a large JPEG is decoded at a fraction of its size, not under `side`."""
+def _open(source: Source, side: int | None) -> Image.Image:
+    """An upright RGB picture from any source; a large JPEG is decoded at a fraction of its size, not under `side`, if any."""
+    if isinstance(source, Part):
+        return _cut(_open(source.of, None), source.box)
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
@@ -207,7 +255,8 @@ def _open(source: Source, side: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_pixels(image.size)
-            image.draft(None, (side, side))  # JPEG only; picks 1/2, 1/4 or 1/8 where that keeps both sides >= side
+            if side is not None:
+                image.draft(None, (side, side))  # JPEG only; picks 1/2, 1/4 or 1/8 where that keeps both sides >= side
             image.load()
             return _upright_rgb(image)
     except ImageError:
@@ -296,10 +345,35 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(scaled).astype(np.uint8))
 
 
+def _cut(image: Image.Image, box: Box) -> Image.Image:
+    """The part of an upright picture inside a box."""
+    x, y, width, height = box
+    left, top = max(0, round(x)), max(0, round(y))
+    right, bottom = min(image.width, round(x + width)), min(image.height, round(y + height))
+    if right <= left or bottom <= top:
+        raise ImageError(f"the box {x:g},{y:g},{width:g},{height:g} holds nothing of a picture of {image.width} x {image.height}")
+    return image.crop((left, top, right, bottom))
+
+
 def _fit(image: Image.Image, preparation: Preparation) -> Pixels:
     width, height = image.size
+    if preparation.whole:
+        size = _whole_size(image.size, preparation.size * max(preparation.scales))
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
     side = max(1.0, min(width, height) * preparation.keep)
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     square = (preparation.size, preparation.size)
     return np.asarray(image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0))
+
+
+def _whole_size(shape: tuple[int, int], side: float) -> tuple[int, int]:
+    """Width and height of a picture of this shape that has the area of a square of `side`."""
+    width, height = shape
+    factor = min(side / (width * height) ** 0.5, LONGEST * side / max(width, height))
+    return _steps(width * factor, height * factor)
+
+
+def _steps(width: float, height: float) -> tuple[int, int]:
+    """The nearest multiples of STEP, at least one."""
+    return max(1, round(width / STEP)) * STEP, max(1, round(height / STEP)) * STEP

@@ -228,6 +228,7 @@ class Index:
         fine: Fine | None = None,
         shortlist: int = SHORTLIST,
         where: Where = (),
+        box: images.Box | None = None,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, or an embedding by this index's model.
 
@@ -238,10 +239,15 @@ class Index:
         the model's own choice. Equal results keep the order of their ids.
 
         `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20"; several on one field
-        with = are alternatives, otherwise all must hold.
+        with = are alternatives, otherwise all must hold. Of the query image only `box` (x, y, width, height in pixels of
+        the upright picture) is looked at.
         Raises QueryError when the index is empty or an argument is out of range, ImageError when the query image
         cannot be read.
         """
+        if box is not None:
+            if isinstance(query, (Embeddings, images.Part)):
+                raise QueryError("a box is cut out of an image: it cannot be given beside an embedding or a part")
+            query = images.Part(query, box)
         one = query if isinstance(query, Embeddings) else [query]
         return self.search_many(one, k, radius=radius, fine=fine, shortlist=shortlist, where=where)[0]
 
@@ -393,8 +399,9 @@ class Index:
         try:
             return images.load(query, self.model.preparation)
         except ImageError as error:
-            if isinstance(query, (str, os.PathLike)):
-                raise ImageError(f"{os.fspath(query)}: {error}") from None
+            whole = query.of if isinstance(query, images.Part) else query
+            if isinstance(whole, (str, os.PathLike)):
+                raise ImageError(f"{os.fspath(whole)}: {error}") from None
             raise
 
     def _fetch(self, ranked: Ranked) -> list[Hit]:

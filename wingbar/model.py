@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 GENERAL = Path(__file__).parent / "general"
 BATCH = 16  # images a run of the network; on 2 cores larger batches gain nothing
+OUTPUTS = ("feature", "logits")  # names of what a network gives; others are there to explain it
 SAMPLE = 4096  # images that a label-free model is fitted on, at most
 
 T = TypeVar("T")
@@ -140,12 +141,16 @@ class Model:
         return self.embed(np.concatenate(raw) if raw else np.empty((0, self._outputs_wide), np.float32))
 
     def run(self, pixels: Iterable[images.Pixels]) -> Float32:
-        """The network alone: pixels of equal shape [B, H, W, 3] uint8 -> raw outputs [B, r] float32.
+        """The network alone: pixels as `images.load` gives them -> raw outputs [B, r] float32.
 
         A raw output is the network's feature, followed by its code logits where it has them.
         """
-        outputs = self._session.run(None, {"pixels": np.stack(list(pixels))})
-        return np.concatenate(outputs, axis=1).astype(np.float32, copy=False)
+        return over_scales(self._run, list(pixels), self.preparation)
+
+    def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
+        """Pixels [B, H, W, 3] -> unit features and code logits."""
+        outputs = [out.astype(np.float32, copy=False) for out in self._session.run(OUTPUTS[: self._count], {"pixels": pixels})]
+        return outputs[0], outputs[1] if self._count > 1 else None
 
     def embed(self, raw: Float32) -> Embeddings:
         """Raw outputs [B, r] of `run` -> codes and features. Raises ModelError when the model was not fitted."""
@@ -182,8 +187,44 @@ class Model:
         return onnxruntime.InferenceSession(self.files["model.onnx"], options, providers=["CPUExecutionProvider"])
 
     @property
+    def _count(self) -> int:
+        """How many of OUTPUTS the network gives."""
+        return sum(output.name in OUTPUTS for output in self._session.get_outputs())
+
+    @property
     def _outputs_wide(self) -> int:
-        return sum(int(output.shape[1]) for output in self._session.get_outputs())
+        return sum(int(output.shape[1]) for output in self._session.get_outputs() if output.name in OUTPUTS)
+
+
+def over_scales(
+    run: Callable[[NDArray[np.uint8]], tuple[Float32, Float32 | None]],
+    pixels: Sequence[images.Pixels],
+    preparation: images.Preparation,
+) -> Float32:
+    """Raw outputs [B, r] of pictures as `images.load` gives them, by a network that takes equal shapes only.
+
+    `run` gives unit features and code logits of [B, H, W, 3]. Over several scales the mean of the features, of length one
+    again, and the mean of the logits are taken (DOLG, Section 4.1, for the features).
+    """
+    views = [(i, view) for i, picture in enumerate(pixels) for view in images.at_scales(picture, preparation)]
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, (_, view) in enumerate(views):
+        by_shape.setdefault(view.shape, []).append(place)
+    raw: list[Float32] = [np.empty(0, np.float32)] * len(views)
+    wide = 0
+    for places in by_shape.values():
+        for batch in batched(places, BATCH):
+            features, logits = run(np.stack([views[place][1] for place in batch]))
+            wide = features.shape[1]
+            both = features if logits is None else np.concatenate([features, logits], axis=1)
+            for place, row in zip(batch, both, strict=True):
+                raw[place] = row
+    owner = np.array([i for i, _ in views])
+    if len(views) == len(pixels):
+        return np.stack(raw)
+    out = np.stack([np.mean([raw[place] for place in np.flatnonzero(owner == i)], axis=0) for i in range(len(pixels))])
+    out[:, :wide] /= np.maximum(np.linalg.norm(out[:, :wide], axis=1, keepdims=True), 1e-12)
+    return out.astype(np.float32)
 
 
 def with_record(files: Mapping[str, bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
@@ -261,6 +302,6 @@ def _read_record(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _preparation(record: dict[str, Any]) -> images.Preparation:
     try:
-        return images.Preparation(**record)
-    except TypeError:
+        return images.Preparation(**{**record, "scales": tuple(record.get("scales", (1.0,)))})
+    except (TypeError, ValueError):
         raise ModelError(f"this model needs a newer wingbar: it prepares pixels by {record}") from None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -33,7 +34,7 @@ from wingbar.errors import DataError, ImageError, ModelError, TrainingError
 from wingbar.evaluation import Side, fine_scores
 from wingbar.images import Augmentation, Preparation
 from wingbar.itq import Rotation
-from wingbar.model import Model, batched, cores, in_order
+from wingbar.model import Model, batched, cores, in_order, over_scales
 
 GALLERY_SAMPLE = 5000  # training images that held-out ones are searched in, at most
 _EVAL_BATCH = 32
@@ -51,6 +52,8 @@ class Run:
     weights: str = field(default="imagenet", metadata={"help": "first weights of the backbone: imagenet, none, or a file"})
     size: int = field(default=224, metadata={"help": "side of the square that the network sees, pixels"})
     test_size: int = field(default=0, metadata={"help": "side that the trained model sees; 0: the same"})
+    whole: bool = field(default=False, metadata={"help": "the trained model sees whole pictures in their own shape"})
+    scales: str = field(default="1", metadata={"help": "with --whole: sizes that the trained model averages over, as 0.7,1,1.4"})
     epochs: int = field(default=20, metadata={"help": "passes over the training images"})
     batch: int = field(default=32, metadata={"help": "images a step, over all processes"})
     lr: float = field(default=0.01, metadata={"help": "learning rate"})
@@ -85,11 +88,16 @@ class Run:
         for fine, reason in wrong:
             if not fine:
                 raise TrainingError(f"{reason}, not {self}")
+        try:
+            self.preparation  # noqa: B018  # which checks them
+        except ValueError as error:
+            raise TrainingError(f"{error}: see --whole and --scales") from None
 
     @property
     def preparation(self) -> Preparation:
         """How the trained model sees pictures."""
-        return Preparation(size=self.test_size or self.size)
+        scales = tuple(float(scale) for scale in self.scales.split(","))
+        return Preparation(size=self.test_size or self.size, whole=self.whole, scales=scales)
 
 
 @dataclass(frozen=True)
@@ -451,7 +459,7 @@ class _Job:
         and the rotation that makes codes of those, for a method without codes of its own."""
         rng = np.random.default_rng(self.run.seed)
         rows = np.sort(rng.permutation(len(self.parts.paths))[:GALLERY_SAMPLE])
-        if not self.parts.held_paths and self._side(self.parts.paths[:1], self.parts.labels[:1], None)[1] is None:
+        if not self.parts.held_paths and self._gives_codes:
             return {}, None
         gallery, rotation = self._side([self.parts.paths[row] for row in rows], self.parts.labels[rows], None)
         if not self.parts.held_paths:
@@ -462,21 +470,32 @@ class _Job:
     def _side(self, paths: Sequence[str], labels: NDArray[np.int64], rotation: Rotation | None) -> tuple[Side, Rotation | None]:
         """The net's outputs for pictures. Codes that it does not give come from `rotation`, which is fitted where it is None."""
         self.net.eval()
-        pixels = in_order(paths, lambda path: images.load(path, self.run.preparation), cores())
-        logits, features = [], []
-        for batch in batched(pixels, _EVAL_BATCH):
-            with torch.no_grad(), self._autocast():
-                found = self.net(torch.from_numpy(np.stack(batch)).to(self.device))
-            if found.code is not None:
-                logits.append(found.code.float().cpu().numpy())
-            features.append(nn.functional.normalize(found.feature.float(), dim=1).cpu().numpy())
-            self.progress("measuring", len(features) * _EVAL_BATCH, len(paths))
-        feature = np.concatenate(features)
-        if logits:
-            return Side(np.concatenate(logits), feature, labels), None
+        preparation = self.run.preparation
+        raw = []
+        for batch in batched(in_order(paths, lambda path: images.load(path, preparation), cores()), _EVAL_BATCH):
+            raw.append(over_scales(self._outputs, batch, preparation))
+            self.progress("measuring", len(raw) * _EVAL_BATCH, len(paths))
+        found = np.concatenate(raw)
+        if self._gives_codes:
+            feature, logits = np.split(found, [found.shape[1] - self.config.bits], axis=1)
+            return Side(logits, feature, labels), None
+        feature = found
         if rotation is None:
             rotation = itq.fit_codes(feature, self.config.bits, np.random.default_rng(self.run.seed))
         return Side(rotation.apply(feature)[0].astype(np.float32), feature, labels), rotation
+
+    @cached_property
+    def _gives_codes(self) -> bool:
+        """Whether the net has codes of its own."""
+        self.net.eval()
+        return self._outputs(np.zeros((1, self.run.size, self.run.size, 3), np.uint8))[1] is not None
+
+    def _outputs(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """The net's unit features and code logits, if any, of pictures [B, H, W, 3]."""
+        with torch.no_grad(), self._autocast():
+            found = self.net(torch.from_numpy(pixels).to(self.device))
+        feature = nn.functional.normalize(found.feature.float(), dim=1).cpu().numpy()
+        return feature, None if found.code is None else found.code.float().cpu().numpy()
 
     def finish(self) -> Model:
         """Measure, choose the fine mode, export. The model directory is complete when model.json appears."""

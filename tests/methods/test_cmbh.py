@@ -14,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from tests.conftest import write_classes
-from wingbar import backbones, cli, export, training
-from wingbar.datasets import read_images
+from wingbar import backbones, birds, cli, export, training
+from wingbar.datasets import read_dataset, read_images
 from wingbar.errors import ModelError, TrainingError
+from wingbar.evaluation import evaluate
+from wingbar.images import Preparation
+from wingbar.index import Index
 from wingbar.methods import cmbh
 from wingbar.training import Run
 
@@ -353,10 +356,12 @@ def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
     if name in ("resnet20", "efficientnet_lite0"):
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(export.to_onnx(net, size))
-        feature, logits = session.run(None, {"pixels": x.numpy()})
+        session = onnxruntime.InferenceSession(export.to_onnx(net, Preparation(size=size)))
+        feature, logits, scores, activation = session.run(None, {"pixels": x.numpy()})
         with torch.no_grad():
             found = net(x)
+        np.testing.assert_allclose(scores, found.shows["scores"], atol=1e-4)
+        np.testing.assert_allclose(activation, net.backbone.stages(x, 2)[1].detach().mean(1), atol=1e-4)
         np.testing.assert_allclose(feature, torch.nn.functional.normalize(found.feature), atol=1e-4)
         np.testing.assert_allclose(logits, found.code, atol=1e-3)
 
@@ -455,3 +460,19 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) ->
     both = [(tmp_path / name / "train" / "log.jsonl").read_text().splitlines()[:10] for name in ("one", "two")]
     one, two = ([json.loads(line)["total"] for line in lines] for lines in both)
     np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
+    """tests/test_birds.py counts the pixels. Frozen features say little of the species: a label-free index of them, below."""
+    data = read_dataset(birds.write(tmp_path / "birds", train=24, test=6))
+    run = Run(size=96, epochs=10, lr=0.03, area=0.8, held_out=0.1)
+    model = training.train(
+        cmbh, data.train, tmp_path / "m", cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0), run
+    )
+    found = []
+    for name, encoder in (("m", model), ("general", "general")):
+        with Index.create(tmp_path / f"{name}.wb", encoder) as index:
+            index.add(data.gallery)
+            found.append(evaluate(index, data.query, fine="none").map)
+    assert found[0] > 0.8
+    assert found[1] < 0.4

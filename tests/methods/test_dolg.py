@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import write_classes
-from wingbar import backbones, codes, images, training
+from wingbar import backbones, codes, export, images, training
 from wingbar.datasets import read_dataset, read_images
 from wingbar.errors import TrainingError
 from wingbar.evaluation import evaluate
@@ -131,7 +131,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     small = Run(
         backbone="resnet20",
         weights="none",
-        size=32,
+        size=64,
         epochs=3,
         batch=8,
         workers=0,
@@ -152,10 +152,13 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     np.testing.assert_allclose(np.linalg.norm(embedded.features, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(codes.unpack(embedded.codes, 16), embedded.logits >= 0)
     assert 0.3 < codes.unpack(embedded.codes, 16).mean() < 0.7  # centred, so that bits are balanced
-    net = training.load_net(tmp_path / "m").eval()
-    with torch.no_grad():
-        feature = net(torch.from_numpy(np.stack([images.load(p, again.preparation) for p in paths[:4]]))).feature
-    np.testing.assert_allclose(torch.nn.functional.normalize(feature), raw, atol=1e-4)
+    net = export.Exported(training.load_net(tmp_path / "m").eval())
+    assert (again.preparation.whole, again.preparation.scales) == (True, (0.3535, 0.5, 0.7071, 1.0, 1.4142))
+    views = images.at_scales(images.load(paths[0], again.preparation), again.preparation)
+    each = np.concatenate([net.arrays(view[None])[0] for view in views])
+    assert len({view.shape for view in views}) > 1
+    mean = each.mean(0)
+    np.testing.assert_allclose(mean / np.linalg.norm(mean), raw[0], atol=1e-4)
     data = read_dataset(photos)
     with Index.create(tmp_path / "a.wb", again) as index:
         index.add(data.gallery)
@@ -167,4 +170,4 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
 
 def test_the_recipe_is_the_default_of_the_command() -> None:
     run = Run(**dolg.RECIPE)
-    assert (run.nesterov, run.weight_decay, run.lighting) == (True, 1e-4, 0.1)
+    assert (run.nesterov, run.weight_decay, run.lighting, run.whole) == (True, 1e-4, 0.1, True)

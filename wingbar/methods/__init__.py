@@ -12,7 +12,8 @@ Beside them stands `RECIPE`, the fields of `training.Run` in which the paper's r
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Mapping
+from types import MappingProxyType, ModuleType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -23,11 +24,13 @@ from wingbar.errors import ModelError
 class Output(NamedTuple):
     """What a Net gives: `code` [B, bits], logits whose sign is the bit (>= 0 is 1), and `feature` [B, d], of any length.
 
-    A method whose code is None has its codes fitted to the features after the last epoch (ITQ).
+    A method whose code is None has its codes fitted to the features after the last epoch (ITQ). `shows` are further outputs
+    by name, from which `wingbar explain` shows what was seen (explain.py says which names).
     """
 
     code: Tensor | None
     feature: Tensor
+    shows: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def get(name: str) -> ModuleType:

@@ -38,10 +38,10 @@ class Config:
     Where it does not: `detach_teacher`, as in knowledge distillation, or the teacher would be pulled to its pupil.
     `hash_warmup` 1, because the banks of the epoch before are random at first and would teach noise (with `levels` off
     there is nothing else to learn and it starts at once). `hash_per_bit` with `hash_weight` 12, because the pair and proxy
-    losses grow with b^2 while the others do not: at 12 bits they are as the paper writes them, and a bit of a longer code is
-    pulled as strongly as one of these. Losses are means over the batch, not the sums of Eq. 10 and 11, so that the learning rate does
-    not depend on the batch size. `crop` 0: regions are seen at the size of the whole picture. `head_lr` 1: the paper names
-    one learning rate.
+    losses grow with b^2 while the others do not: at 12 bits they are as the paper writes them, and a bit of a longer code
+    is pulled as strongly as one of these. Losses are means over the batch, not the sums of Eq. 10 and 11, so that the
+    learning rate does not depend on the batch size. `crop` 0: regions are seen at the size of the whole picture.
+    `head_lr` 1: the paper names one learning rate.
     """
 
     bits: int = field(default=48, metadata={"help": "code length"})
@@ -204,9 +204,11 @@ class Net(nn.Module):
         self.hash = nn.Linear(classes * config.characteristics, config.bits, bias=False)
 
     def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> code logits [B, b] and f^l [B, d]."""
-        seen = self.see(self.backbone.stages(pixels, 2)[1])
-        return Output(seen.code, seen.feature)
+        """Pixels [B, H, W, 3] uint8 -> code logits [B, b] and f^l [B, d]; shows the scores [B, y, k] and the mean over the
+        channels of stage l's map, "activation" [B, h, w]."""
+        stage = self.backbone.stages(pixels, 2)[1]
+        seen = self.see(stage)
+        return Output(seen.code, seen.feature, {"scores": seen.scores, "activation": stage.mean(1)})
 
     def see(self, stage: Tensor) -> Seen:
         """Stage l's map [B, c, h, w] compared with the C-vectors."""

@@ -24,7 +24,10 @@ from wingbar.errors import TrainingError
 from wingbar.layers import Gem, arc_margin, curricular, orthogonal_part
 from wingbar.methods import Output
 
-RECIPE: dict[str, Any] = {"nesterov": True, "weight_decay": 1e-4, "lr": 0.0125, "warmup": 1.0, "lighting": 0.1}
+RECIPE: dict[str, Any] = {
+    **{"nesterov": True, "weight_decay": 1e-4, "lr": 0.0125, "warmup": 1.0, "lighting": 0.1},
+    **{"whole": True, "scales": "0.3535,0.5,0.7071,1,1.4142"},
+}
 """The paper's recipe where it differs from the defaults of Run; its learning rate of 0.05 is for a batch of 128."""
 
 DILATIONS = (6, 12, 18)
@@ -103,15 +106,16 @@ class Net(nn.Module):
         self.join = nn.Linear((2 if config.local else 1) * config.hidden, config.dim)
 
     def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> no code, and the descriptor [B, dim], not yet of unit length."""
+        """Pixels [B, H, W, 3] uint8 -> no code, and the descriptor [B, dim], not yet of unit length; shows the "attention"
+        [B, h, w] of the local branch, where there is one."""
         maps = self.backbone.stages(pixels)
         globally = self.globally(self.gem(maps[2]))
         if self.attention is None:
             return Output(None, self.join(globally))
-        local, _ = self.look(maps[1])
+        local, attention = self.look(maps[1])
         # the global vector is the same at every place, so pooling after the concatenation is concatenating what is pooled
         fused = torch.cat([globally.float(), orthogonal_part(local, globally).mean((2, 3))], 1)
-        return Output(None, self.join(fused))
+        return Output(None, self.join(fused), {"attention": attention})
 
     def look(self, stage: Tensor) -> tuple[Tensor, Tensor]:
         """The local branch on the map of the last stage but one: features [B, hidden, h, w] and attention [B, h, w]."""
