@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +20,7 @@ from wingbar.errors import ImageError, WingbarError
 
 if TYPE_CHECKING:
     from wingbar.adding import AddReport, Failure, Progress, RefitReport
+    from wingbar.explain import Explained, Look
     from wingbar.index import Hits
     from wingbar.model import Model
 
@@ -123,6 +124,76 @@ def search(args: argparse.Namespace) -> int:
             else:
                 print(_hits_text(name, hits))
     return code
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Show what a search looked at: places and characteristics, and the bits that agree with each hit."""
+    from wingbar.explain import explain
+    from wingbar.images import Part, parse_box
+    from wingbar.index import Index
+
+    source = args.image if args.box is None else Part(args.image, parse_box(args.box))
+    with Index.open(args.index) as found:
+        hits = found.search(source, args.k, fine=args.fine, shortlist=args.shortlist)
+        explained = explain(found, source, hits)
+    if args.output:
+        _write_looks(Path(args.output), source, explained)
+    return _print(args, _explained_record(explained), _explained_text(args.image, explained))
+
+
+def _write_looks(folder: Path, source: Any, explained: Explained) -> None:
+    """An overlay (PNG) of the query and of each hit, and the map of numbers on it (.npy)."""
+    import numpy as np
+
+    from wingbar import images
+
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = [("query", source, explained.query)]
+    looks += [(f"hit{hit.rank}", hit.path, look) for hit, look in zip(explained.hits, explained.looks, strict=True) if look]
+    for name, picture, look in looks:
+        (folder / f"{name}.png").write_bytes(images.overlay(images.upright(picture), look.heat, look.area, look.regions))
+        if look.heat is not None:
+            np.save(folder / f"{name}.npy", look.heat)
+
+
+def _explained_record(explained: Explained) -> dict[str, Any]:
+    def look(one: Look | None) -> dict[str, Any] | None:
+        if one is None:
+            return None
+        heat = None if one.heat is None else one.heat.round(6).tolist()
+        return {**asdict(one), "heat": heat}
+
+    hits = [
+        {**asdict(hit), "agree": _bit_text(agree), "look": look(there)}
+        for hit, agree, there in zip(explained.hits, explained.agree, explained.looks, strict=True)
+    ]
+    return {"code": _bit_text(explained.code), "query": look(explained.query), "hits": hits}
+
+
+def _explained_text(name: str, explained: Explained) -> str:
+    look = explained.query
+    lines = [f"{name}, {look.size[0]} x {look.size[1]}", f"code {_bit_text(explained.code)}"]
+    if look.heat is None:
+        lines.append("this method shows no places: DOLG has attention, CMBH characteristics and regions")
+    else:
+        row, column = divmod(int(look.heat.argmax()), look.heat.shape[1])
+        height, width = look.heat.shape
+        x, y = (column + 0.5) / width * look.area[2] + look.area[0], (row + 0.5) / height * look.area[3] + look.area[1]
+        lines.append(f"looks most at {x:.0f},{y:.0f} (map of {width} x {height})")
+    lines += [f"region {i}: {_box_text(box)}" for i, box in enumerate(look.regions, start=1)]
+    lines += [f"characteristic {c.number} of {c.label}: cosine {c.cosine:.3f}, class {c.probability:.1%}" for c in look.fired]
+    for hit, agree in zip(explained.hits, explained.agree, strict=True):
+        marks = "".join("." if same else "x" for same in agree)
+        lines.append(f"{hit.rank:4}  {int((~agree).sum()):3} of {len(agree)} bits differ  {marks}  {hit.label or ''}  {hit.path}")
+    return "\n".join(lines)
+
+
+def _bit_text(bits: Iterable[bool]) -> str:
+    return "".join("1" if bit else "0" for bit in bits)
+
+
+def _box_text(box: Sequence[float]) -> str:
+    return ",".join(f"{value:.0f}" for value in box)
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -467,6 +538,14 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument(
         "--where", action="append", default=[], metavar="FILTER", help="label=monarch, path=blue/* or price<20; may be repeated"
     )
+
+    p = _verb(verbs, explain, "wingbar explain photos.wb query.jpg -o seen/")
+    p.add_argument("index", metavar="INDEX")
+    p.add_argument("image", metavar="IMAGE", help="the query")
+    p.add_argument("-k", type=int, default=3, help="how many hits (default 3)")
+    p.add_argument("-o", "--output", metavar="FOLDER", help="write here an overlay (PNG) and the map (.npy) of query and hits")
+    p.add_argument("--box", metavar="X,Y,WIDTH,HEIGHT", help="look at this part of the query only, in pixels")
+    _ranking_flags(p)
 
     p = _verb(verbs, evaluate, "wingbar evaluate birds.wb birds/ --json")
     p.add_argument("index", metavar="INDEX")

@@ -9,13 +9,13 @@ import io
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from wingbar.errors import ImageError
 
@@ -208,6 +208,48 @@ def thumbnail(source: Source, side: int) -> bytes:
     return out.getvalue()
 
 
+def upright(source: Source) -> Image.Image:
+    """The picture as people see it, RGB, in full size. Raises ImageError as `load` does."""
+    return _open(source, None)
+
+
+def seen(size: tuple[int, int], preparation: Preparation) -> Box:
+    """What of a picture of (width, height) a model sees: all of it, or the central square."""
+    width, height = size
+    if preparation.whole:
+        return 0, 0, width, height
+    side = max(1.0, min(width, height) * preparation.keep)
+    return (width - side) / 2, (height - side) / 2, side, side
+
+
+def overlay(picture: Image.Image, heat: NDArray[np.floating] | None, area: Box, boxes: Sequence[Box] = ()) -> bytes:
+    """A PNG of an upright picture under the colours of `heat` [h, w], which lies on the part `area` of it and is shown from
+    its least value (none) to its greatest (yellow), with numbered `boxes`."""
+    shown = picture.convert("RGB")
+    x, y, width, height = (round(value) for value in area)
+    if heat is not None:
+        spread = float(heat.max() - heat.min())
+        scaled = (heat - heat.min()) / spread if spread > 0 else np.zeros(heat.shape)
+        grey = Image.fromarray((255 * scaled).astype(np.uint8)).resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
+        level = np.asarray(grey) / 255
+        colours = np.stack([np.interp(level, _HEAT[:, 0], _HEAT[:, i]) for i in (1, 2, 3)], axis=2).astype(np.uint8)
+        strength = Image.fromarray((190 * np.sqrt(level)).astype(np.uint8))
+        shown.paste(Image.fromarray(colours), (x, y), strength)
+    pen = ImageDraw.Draw(shown)
+    line = max(2, round(max(picture.size) / 200))
+    for number, box in enumerate(boxes, start=1):
+        corners = [box[0], box[1], max(box[0], box[0] + box[2] - 1), max(box[1], box[1] + box[3] - 1)]
+        pen.rectangle(corners, outline=(255, 255, 255), width=line)
+        pen.text((box[0] + 2 * line, box[1] + line), str(number), fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
+    out = io.BytesIO()
+    shown.save(out, "PNG")
+    return out.getvalue()
+
+
+# From dark violet over red to yellow: level, red, green, blue.
+_HEAT = np.array([[0, 40, 10, 90], [0.35, 150, 30, 120], [0.65, 235, 80, 50], [1, 255, 230, 80]])
+
+
 def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name), folder)]
@@ -356,12 +398,10 @@ def _cut(image: Image.Image, box: Box) -> Image.Image:
 
 
 def _fit(image: Image.Image, preparation: Preparation) -> Pixels:
-    width, height = image.size
     if preparation.whole:
         size = _whole_size(image.size, preparation.size * max(preparation.scales))
         return np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
-    side = max(1.0, min(width, height) * preparation.keep)
-    left, top = (width - side) / 2, (height - side) / 2
+    left, top, side, _ = seen(image.size, preparation)
     box = (left, top, left + side, top + side)
     square = (preparation.size, preparation.size)
     return np.asarray(image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0))

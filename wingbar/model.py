@@ -152,6 +152,18 @@ class Model:
         outputs = [out.astype(np.float32, copy=False) for out in self._session.run(OUTPUTS[: self._count], {"pixels": pixels})]
         return outputs[0], outputs[1] if self._count > 1 else None
 
+    def shows(self, source: images.Source) -> dict[str, Float32]:
+        """What the network gives of one image beside feature and code, by name and without the batch axis; {} for most.
+
+        A model of several scales looks at the one nearest to 1. Raises ImageError as `encode` does.
+        """
+        names = [output.name for output in self._session.get_outputs() if output.name not in OUTPUTS]
+        if not names:
+            return {}
+        one = min(self.preparation.scales, key=lambda scale: abs(np.log(scale)))
+        pixels = images.load(source, replace(self.preparation, scales=(one,)))
+        return {name: out[0] for name, out in zip(names, self._session.run(names, {"pixels": pixels[None]}), strict=True)}
+
     def embed(self, raw: Float32) -> Embeddings:
         """Raw outputs [B, r] of `run` -> codes and features. Raises ModelError when the model was not fitted."""
         bits = self.bits

@@ -155,7 +155,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     net = export.Exported(training.load_net(tmp_path / "m").eval())
     assert (again.preparation.whole, again.preparation.scales) == (True, (0.3535, 0.5, 0.7071, 1.0, 1.4142))
     views = images.at_scales(images.load(paths[0], again.preparation), again.preparation)
-    each = np.concatenate([net.arrays(view[None])[0] for view in views])
+    each = np.concatenate([net.arrays(view[None].copy())[0] for view in views])
     assert len({view.shape for view in views}) > 1
     mean = each.mean(0)
     np.testing.assert_allclose(mean / np.linalg.norm(mean), raw[0], atol=1e-4)
