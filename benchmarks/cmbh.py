@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wingbar import birds, codes, evaluation, images, training
 from wingbar.datasets import Dataset, Images, read_dataset
 from wingbar.index import Index
+from wingbar.measures import expected_ap
 from wingbar.methods import cmbh, dlbhc
 from wingbar.model import Model, batched
 from wingbar.training import Run
@@ -40,9 +41,7 @@ def outputs(net: cmbh.Net, preparation: images.Preparation, part: Images) -> dic
 def mean_ap(distance: Array, query: Images, gallery: Images) -> float:
     """MAP of distances [Q, N]."""
     labels = np.array(gallery.labels)
-    return float(
-        np.mean([evaluation.expected_ap(row, labels == label) for row, label in zip(distance, query.labels, strict=True)])
-    )
+    return float(np.mean([expected_ap(row, labels == label) for row, label in zip(distance, query.labels, strict=True)]))
 
 
 def unit(x: Array) -> Array:

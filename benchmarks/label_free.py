@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wingbar import codes, images, itq
 from wingbar.datasets import read_images
-from wingbar.evaluation import expected_ap
+from wingbar.measures import expected_ap
 from wingbar.model import BATCH, Model, batched, cores, in_order
 
 

@@ -1,107 +1,20 @@
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import picture, write_classes
+from tests.test_measures import ap
 from wingbar import codes
 from wingbar.datasets import Entry, Images, read_dataset, read_images
 from wingbar.errors import DataError, QueryError
-from wingbar.evaluation import Side, ap_bounds, evaluate, expected_ap, expected_ap_at, fine_scores
+from wingbar.evaluation import Side, evaluate, fine_scores
 from wingbar.index import Index
-
-
-def ap(relevant: list[bool], k: int | None = None) -> float:
-    """Average precision of one order, from the definition; with k, over the hits inside the top k."""
-    top = relevant[:k]
-    hits, total = 0, 0.0
-    for rank, is_hit in enumerate(top, 1):
-        if is_hit:
-            hits += 1
-            total += hits / rank
-    return total / hits if hits else 0.0
-
-
-def all_orders(distance: list[int], relevant: list[bool]) -> list[list[bool]]:
-    """Relevance in every order that the ties allow."""
-    groups = [[r for d, r in zip(distance, relevant, strict=True) if d == value] for value in sorted(set(distance))]
-    return [
-        list(itertools.chain(*orders)) for orders in itertools.product(*(list(itertools.permutations(group)) for group in groups))
-    ]
-
-
-@pytest.mark.parametrize(
-    ("distance", "relevant", "expected"),
-    [
-        ([0, 0], [1, 0], (0.75, 0.5, 1.0)),
-        ([0, 1, 1, 1, 2, 2], [1, 0, 1, 0, 1, 0], (0.7574074074, 0.6666666667, 0.8666666667)),
-        ([1, 1, 1, 1, 3, 3, 3], [1, 0, 0, 1, 0, 1, 0], (0.6235449735, 0.4206349206, 0.8666666667)),
-    ],
-)
-def test_golden_values(distance: list[int], relevant: list[int], expected: tuple[float, float, float]) -> None:
-    np.testing.assert_allclose(ap_bounds(distance, relevant), expected, atol=1e-9)
-    assert expected_ap(distance, relevant) == ap_bounds(distance, relevant)[0]
-
-
-rankings = st.integers(1, 7).flatmap(
-    lambda n: st.tuples(st.lists(st.integers(0, 3), min_size=n, max_size=n), st.lists(st.booleans(), min_size=n, max_size=n))
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(ranking=rankings)
-def test_the_mean_and_the_bounds_over_all_orders(ranking: tuple[list[int], list[bool]]) -> None:
-    every = [ap(order) for order in all_orders(*ranking)]
-    np.testing.assert_allclose(ap_bounds(*ranking), [float(np.mean(every)), min(every), max(every)], atol=1e-12)
-
-
-@settings(max_examples=150, deadline=None)
-@given(ranking=rankings, k=st.integers(1, 9))
-def test_the_mean_at_k_over_all_orders(ranking: tuple[list[int], list[bool]], k: int) -> None:
-    every = [ap(order, k) for order in all_orders(*ranking)]
-    assert expected_ap_at(*ranking, k) == pytest.approx(np.mean(every), abs=1e-12)
-
-
-def test_without_ties_it_is_the_textbook_ap() -> None:
-    rng = np.random.default_rng(0)
-    distance, relevant = rng.permutation(5000), rng.random(5000) < 0.1
-    expected = ap(relevant[np.argsort(distance)].tolist())
-    np.testing.assert_allclose(ap_bounds(distance, relevant), [expected] * 3, atol=1e-12)
-    assert expected_ap_at(distance, relevant, 1000) == pytest.approx(ap(relevant[np.argsort(distance)].tolist(), 1000), abs=1e-12)
-
-
-def test_large_ties_stay_exact() -> None:
-    """One bucket of 100,000 items: the mean by the sum of the formula, term by term."""
-    n, hits = 100_000, 137
-    t = np.arange(n)
-    slow = float((hits / n * (1 + t * (hits - 1) / (n - 1)) / (t + 1)).sum() / hits)
-    relevant = np.arange(n) < hits
-    assert expected_ap(np.zeros(n, int), relevant) == pytest.approx(slow, abs=1e-12)
-
-
-def test_the_mean_at_k_of_large_ties_by_sampling() -> None:
-    distance, relevant = np.repeat([0, 1, 2], [300, 2000, 500]), np.random.default_rng(1).random(2800) < 0.2
-    rng = np.random.default_rng(2)
-    sampled = [ap(relevant[np.lexsort((rng.random(2800), distance))].tolist(), 1000) for _ in range(400)]
-    assert expected_ap_at(distance, relevant, 1000) == pytest.approx(np.mean(sampled), abs=4 * float(np.std(sampled)) / 20)
-
-
-def test_edges() -> None:
-    assert expected_ap([], []) == 0
-    assert ap_bounds([1, 2], [False, False]) == (0, 0, 0)
-    assert expected_ap([3], [True]) == 1
-    assert expected_ap([0.5, -0.5], [True, False]) == 0.5
-    with pytest.raises(ValueError, match="both"):
-        expected_ap([1, 2], [True])
-    with pytest.raises(ValueError, match="NaN"):
-        expected_ap([np.nan, 1.0], [True, False])
+from wingbar.measures import ap_bounds, expected_ap, expected_ap_at, health
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +42,7 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
     result = evaluate(index, queries, shortlist=20)
     labels = np.array(index.labels())
     packed, features = index._store.codes(24)[1], index.features().astype(np.float32)
-    code_aps, feature_aps, at, precision, empty, top1, rerank = [], [], [], [], [], [], []
+    code_aps, feature_aps, at, at_r, precision, empty, top1, rerank, read = [], [], [], [], [], [], [], [], []
     for entry in queries:
         query = index.model.encode([entry.path])
         relevant = labels == entry.label
@@ -137,6 +50,7 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
         cosine = features @ query.features[0]
         code_aps.append(ap_bounds(distance, relevant))
         at.append(expected_ap_at(distance, relevant, 1000))
+        at_r.append(expected_ap_at(distance, relevant, int(relevant.sum()), "relevant"))
         feature_aps.append(ap(relevant[np.argsort(-cosine, kind="stable")].tolist()))
         top1.append(relevant[cosine.argmax()])
         inside = distance <= 2
@@ -145,23 +59,33 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
         pool = [hit.id for hit in index.search(entry.path, 60, fine="pool", shortlist=20)]
         assert len(pool) == 60
         tail = np.sort(distance)[19]
+        read.append((distance <= tail).mean())
         key = np.where(distance <= tail, -10 - cosine, distance)
         rerank.append(expected_ap(key, relevant))
-    expected = [*np.mean(code_aps, 0), *[np.mean(values) for values in (at, precision, empty, feature_aps, top1, rerank)]]
+    expected = [
+        *np.mean(code_aps, 0),
+        *[np.mean(values) for values in (at, at_r, precision, empty, feature_aps, top1, rerank, read)],
+    ]
     found = [
         result.map,
         result.map_low,
         result.map_high,
         result.map_at_1000,
+        result.map_at_r,
         result.precision_radius_2,
         result.empty_radius_2,
         result.feature_map,
         result.feature_top1,
         result.rerank_map,
+        result.features_read,
     ]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (result.queries, result.gallery, result.bits, result.unique_codes) == (12, 60, 24, index.info().unique_codes)
     assert result.queries_in_gallery == result.queries_without_match == 0
+    found_health = health(codes.unpack(packed, 24))
+    assert (result.largest_bucket, result.constant_bits) == (found_health.largest_bucket, found_health.constant)
+    assert result.bit_balance == (min(found_health.bit_balance), max(found_health.bit_balance))
+    assert evaluate(index, queries, fine="asymmetric").features_read == 0
     assert "network codes on both sides" in result.protocol
 
 

@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from wingbar.adding import AddReport, Failure, RefitReport
     from wingbar.datasets import Dataset, Images, read_dataset, read_images
     from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, TrainingError, WingbarError
-    from wingbar.evaluation import Evaluation, evaluate, expected_ap
+    from wingbar.evaluation import Evaluation, evaluate
     from wingbar.index import Hit, Hits, Index, IndexInfo, verify
+    from wingbar.measures import expected_ap
     from wingbar.model import Embeddings, Model
     from wingbar.training import Run, train
 
@@ -36,7 +37,7 @@ _HOME = {
     "TrainingError": "errors",
     "WingbarError": "errors",
     "evaluate": "evaluation",
-    "expected_ap": "evaluation",
+    "expected_ap": "measures",
     "read_dataset": "datasets",
     "read_images": "datasets",
     "train": "training",

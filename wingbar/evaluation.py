@@ -10,22 +10,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from wingbar import codes, images
 from wingbar.adding import Failure, Progress
 from wingbar.datasets import Entry, Images
 from wingbar.errors import DataError, ImageError
 from wingbar.index import FINE, SHORTLIST, TIE_CAP, Fine, Index
+from wingbar.measures import (
+    Bool,
+    Float64,
+    Int64,
+    expected,
+    expected_ap,
+    expected_at,
+    expected_at_r,
+    greatest,
+    hamming_buckets,
+    health,
+    in_buckets,
+    least,
+)
 from wingbar.model import BATCH, Embeddings, batched, cores, in_order
-
-Bool = NDArray[np.bool_]
-Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
 
 AT = 1000  # DLBHC's cut
 RADIUS = 2
@@ -37,9 +46,11 @@ class Evaluation:
     """What `evaluate` measured; every number is over the queries that have a match in the gallery.
 
     map, map_low, map_high: MAP@all of the codes, expected over ties, and its bounds. map_at_1000: expected too, the
-    hits inside the top 1000 as denominator (DLBHC's protocol). precision_radius_2: an empty ball counts 0;
-    empty_radius_2 is the share of such queries. feature_map, feature_top1: exhaustive ranking by cosine.
-    rerank_map: the `shortlist` nearest codes ordered by the index's `fine` mode, the rest by Hamming distance.
+    hits inside the top 1000 as denominator (DLBHC's protocol). map_at_r: MAP@R, expected. precision_radius_2: an empty ball
+    counts 0; empty_radius_2 is the share of such queries. feature_map, feature_top1: exhaustive ranking by cosine.
+    rerank_map: the `shortlist` nearest codes ordered by the index's `fine` mode, the rest by Hamming distance, and
+    features_read: the share of the gallery's features that this reads. largest_bucket, bit_balance (the least and the
+    greatest share of ones of a bit), bit_correlation and constant_bits are as in measures.Health, of the gallery.
     """
 
     protocol: str
@@ -50,149 +61,23 @@ class Evaluation:
     map_low: float
     map_high: float
     map_at_1000: float
+    map_at_r: float
     precision_radius_2: float
     empty_radius_2: float
     unique_codes: int
+    largest_bucket: int
+    bit_balance: tuple[float, float]
+    bit_correlation: float
+    constant_bits: tuple[int, ...]
     feature_map: float
     feature_top1: float
     rerank_map: float
+    features_read: float
     fine: str
     shortlist: int
     queries_without_match: int
     queries_in_gallery: int
     failed: tuple[Failure, ...]
-
-
-# -- average precision over ties
-
-
-@dataclass(frozen=True)
-class _Buckets:
-    """A ranking as groups of equal distance, nearest first: `size` [m] items each, `hits` [m] of them relevant."""
-
-    size: Int64
-    hits: Int64
-
-
-def expected_ap(distance: ArrayLike, relevant: ArrayLike) -> float:
-    """Average precision averaged over every order of the ties: distance [N], relevant [N] bool -> float in [0, 1].
-
-    Smaller distances rank first. 0 when nothing is relevant. Raises ValueError on different lengths or NaN.
-    """
-    return ap_bounds(distance, relevant)[0]
-
-
-def ap_bounds(distance: ArrayLike, relevant: ArrayLike) -> tuple[float, float, float]:
-    """Average precision over the orders of the ties: its mean, its least and its greatest value."""
-    buckets = _in_buckets(np.asarray(distance), np.asarray(relevant, bool))
-    return _expected(buckets), _least(buckets), _greatest(buckets)
-
-
-def expected_ap_at(distance: ArrayLike, relevant: ArrayLike, k: int) -> float:
-    """Mean over every order of the ties of AP@k with the hits inside the top `k` as denominator (0 without one)."""
-    return _expected_at(_in_buckets(np.asarray(distance), np.asarray(relevant, bool)), k)
-
-
-def _in_buckets(distance: NDArray[np.generic], relevant: Bool) -> _Buckets:
-    if distance.shape != relevant.shape or distance.ndim != 1:
-        raise ValueError(f"distance and relevant are both [N], not {distance.shape} and {relevant.shape}")
-    if np.issubdtype(distance.dtype, np.floating) and np.isnan(distance).any():
-        raise ValueError("a distance is NaN, which has no place in a ranking")
-    order = np.argsort(distance, kind="stable")
-    ordered = distance[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.empty(0, np.int64)
-    size = np.diff(np.append(starts, len(ordered)))
-    hits = np.add.reduceat(relevant[order].astype(np.int64), starts) if len(starts) else np.empty(0, np.int64)
-    return _Buckets(size.astype(np.int64), hits)
-
-
-def _harmonic(first: Int64, last: Int64) -> Float64:
-    """1/(first+1) + ... + 1/last, elementwise."""
-    sums = _harmonic_numbers(int(last.max(initial=0)).bit_length())
-    return np.asarray(sums[last] - sums[first])
-
-
-@lru_cache(maxsize=2)
-def _harmonic_numbers(power: int) -> Float64:
-    """H(0) .. H(2^power): [2^power + 1]."""
-    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 2**power + 1))])
-
-
-def _hamming_buckets(distance: Int64, relevant: Bool) -> _Buckets:
-    """`_in_buckets` for small whole distances, by counting instead of sorting."""
-    size, hits = np.bincount(distance), np.bincount(distance[relevant], minlength=int(distance.max(initial=0)) + 1)
-    used = size > 0
-    return _Buckets(size[used], hits[used])
-
-
-def _before(counts: Int64) -> Int64:
-    return np.cumsum(counts) - counts
-
-
-def _expected_sums(size: Int64, hits: Int64, items_before: Int64, hits_before: Int64) -> Float64:
-    """For each bucket, the expected sum of precision at its relevant items (TALR, He et al. 2018):
-
-    n+/n * sum over t = 1..n of (R + 1 + (t - 1)(n+ - 1)/(n - 1)) / (N + t), with the sum in closed form.
-    """
-    h = _harmonic(items_before, items_before + size)
-    steps = size - (items_before + 1) * h  # sum of (t - 1) / (N + t)
-    share = np.where(size > 1, (hits - 1) / np.maximum(size - 1, 1), 0.0)
-    sums = np.where(size > 0, hits / np.maximum(size, 1) * ((hits_before + 1) * h + share * steps), 0.0)
-    return np.where(hits > 0, sums, 0.0)
-
-
-def _expected(b: _Buckets) -> float:
-    relevant = int(b.hits.sum())
-    return float(_expected_sums(b.size, b.hits, _before(b.size), _before(b.hits)).sum() / relevant) if relevant else 0.0
-
-
-def _greatest(b: _Buckets) -> float:
-    """Relevant items first in every bucket."""
-    return _with_run_of_hits(b, _before(b.size))
-
-
-def _least(b: _Buckets) -> float:
-    """Relevant items last in every bucket."""
-    return _with_run_of_hits(b, _before(b.size) + b.size - b.hits)
-
-
-def _with_run_of_hits(b: _Buckets, items_before: Int64) -> float:
-    """AP when each bucket's hits stand in a row after `items_before` items: sum over i of (R + i) / (M + i)."""
-    relevant = int(b.hits.sum())
-    if not relevant:
-        return 0.0
-    sums = b.hits + (_before(b.hits) - items_before) * _harmonic(items_before, items_before + b.hits)
-    return float(sums.sum() / relevant)
-
-
-def _expected_at(b: _Buckets, k: int) -> float:
-    """The last bucket that reaches into the top k gives h of its hits to it with hypergeometric probability."""
-    items_before, hits_before = _before(b.size), _before(b.hits)
-    whole = items_before + b.size <= k
-    done = float(_expected_sums(b.size[whole], b.hits[whole], items_before[whole], hits_before[whole]).sum())
-    hits = int(b.hits[whole].sum())
-    split = int(whole.sum())
-    if split == len(b.size) or items_before[split] >= k:
-        return done / hits if hits else 0.0
-    inside = k - int(items_before[split])
-    h, probability = _hypergeometric(int(b.size[split]), int(b.hits[split]), inside)
-    ones = np.ones_like(h)
-    partial = _expected_sums(ones * inside, h, ones * items_before[split], ones * hits_before[split])
-    ap = np.where(h + hits > 0, (done + partial) / np.maximum(h + hits, 1), 0.0)
-    return float((probability * ap).sum())
-
-
-def _hypergeometric(items: int, hits: int, drawn: int) -> tuple[Int64, Float64]:
-    """Possible numbers of hits among `drawn` of `items` that hold `hits`, and their probabilities."""
-    h = np.arange(max(0, drawn - (items - hits)), min(hits, drawn) + 1)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, items + 1)))])
-
-    def log_choose(n: int, k: Int64) -> Float64:
-        return np.asarray(log_factorial[n] - log_factorial[k] - log_factorial[n - k])
-
-    logs = log_choose(hits, h) + log_choose(items - hits, drawn - h)
-    weights = np.exp(logs - logs.max())
-    return h, weights / weights.sum()
 
 
 # -- fine modes
@@ -293,6 +178,7 @@ def _evaluate(index: Index, query: Images, protocol: str, mode: Fine, shortlist:
         raise DataError(
             f"none of the {len(labelled):,} labelled queries has a match in {index.path}: are these the same classes?"
         )
+    healthy = health(codes.unpack(searchable.of(searchable.ids), index.model.bits))
     mean = {name: float(np.mean([getattr(score, name) for score in scores])) for name in _Score.__dataclass_fields__}
     return Evaluation(
         protocol=_protocol(protocol, mode, shortlist, copies),
@@ -303,12 +189,18 @@ def _evaluate(index: Index, query: Images, protocol: str, mode: Fine, shortlist:
         map_low=mean["low"],
         map_high=mean["high"],
         map_at_1000=mean["at_1000"],
+        map_at_r=mean["at_r"],
         precision_radius_2=mean["precision"],
         empty_radius_2=mean["empty"],
-        unique_codes=searchable.merged().unique,
+        unique_codes=healthy.unique,
+        largest_bucket=healthy.largest_bucket,
+        bit_balance=(min(healthy.bit_balance), max(healthy.bit_balance)),
+        bit_correlation=healthy.bit_correlation,
+        constant_bits=healthy.constant,
         feature_map=mean["feature_map"],
         feature_top1=mean["feature_top1"],
         rerank_map=mean["rerank_map"],
+        features_read=mean["read"],
         fine=mode,
         shortlist=shortlist,
         queries_without_match=unmatched,
@@ -334,11 +226,13 @@ class _Score:
     low: float
     high: float
     at_1000: float
+    at_r: float
     precision: float
     empty: float
     feature_map: float
     feature_top1: float
     rerank_map: float
+    read: float
 
 
 def _labelled_gallery(index: Index) -> tuple[codes.Codes, _Gallery]:
@@ -391,10 +285,10 @@ def _score(
 ) -> _Score:
     """Rank the gallery [N] for one query in each way and score it."""
     hamming = searchable.distances(query.codes[0]).astype(np.int64)
-    by_code = _hamming_buckets(hamming[keep], relevant[keep])
+    by_code = hamming_buckets(hamming[keep], relevant[keep])
     near = hamming[keep] <= RADIUS
     inside = int(near.sum())
-    by_feature = _in_buckets(-cosine[keep], relevant[keep])
+    by_feature = in_buckets(-cosine[keep], relevant[keep])
     score: NDArray[np.floating] = cosine
     pool = np.empty(0, np.int64)
     if fine != "none":
@@ -404,17 +298,19 @@ def _score(
         pool, score = np.searchsorted(searchable.ids, found.ids), np.zeros(len(cosine), np.float32)
         score[pool] = found.scores
     place = fine_places(fine, hamming, pool, score)
-    expected = _expected(by_code)
+    of_codes = expected(by_code)
     return _Score(
-        map=expected,
-        low=_least(by_code),
-        high=_greatest(by_code),
-        at_1000=_expected_at(by_code, AT),
+        map=of_codes,
+        low=least(by_code),
+        high=greatest(by_code),
+        at_1000=expected_at(by_code, AT),
+        at_r=expected_at_r(by_code),
         precision=float(relevant[keep][near].mean()) if inside else 0.0,
         empty=float(not inside),
-        feature_map=_expected(by_feature),
+        feature_map=expected(by_feature),
         feature_top1=float(by_feature.hits[0] / by_feature.size[0]),
-        rerank_map=expected if fine == "none" else _expected(_in_buckets(place[keep], relevant[keep])),
+        read=0.0 if fine in ("none", "asymmetric") else len(pool) / len(hamming),
+        rerank_map=of_codes if fine == "none" else expected(in_buckets(place[keep], relevant[keep])),
     )
 
 
