@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from wingbar.index import Index
 

@@ -266,15 +266,18 @@ class _SameConv(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding: the odd pixel goes to the right and the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pad_h = self._padding_for(x.shape[2])
-        pad_w = self._padding_for(x.shape[3])
-        x = F.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-    def _padding_for(self, size: int) -> int:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        out = -(-size // stride)
-        return max((out - 1) * stride + kernel - size, 0)
+        if stride == 1:  # the same on both sides
+            return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, self.dilation, self.groups)
+        down, across = (_padding(side, kernel, stride) for side in x.shape[2:])
+        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+        return F.conv2d(x, self.weight, self.bias, stride, 0, self.dilation, self.groups)
+
+
+def _padding(side: int, kernel: int, stride: int) -> int:
+    """Pixels that TensorFlow adds to a side in all."""
+    out = -(-side // stride)
+    return max((out - 1) * stride + kernel - side, 0)
 
 
 class _InvertedResidual(nn.Module):

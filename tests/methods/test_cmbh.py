@@ -357,8 +357,8 @@ torch.distributed.destroy_process_group()
 def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(_TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    subprocess.run([*launch, "--master-port", "29577", str(script), str(tmp_path)], check=True, capture_output=True, timeout=300)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    subprocess.run([*launch, str(tmp_path)], check=True, capture_output=True, timeout=300)
     torch.manual_seed(0)
     backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
     net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)

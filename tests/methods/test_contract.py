@@ -13,12 +13,17 @@ from wingbar import backbones, cli, methods
 from wingbar.errors import ModelError
 
 CLASSES, ITEMS = 4, 8
+SMALL: dict[str, dict[str, Any]] = {
+    "cmbh": {"dim": 32, "width": 16, "regions": 1, "crop": 16},
+    "dlbhc": {},
+    "dolg": {"dim": 32, "hidden": 32},
+}
 
 
 def made(method: ModuleType, bits: int = 12) -> tuple[torch.nn.Module, Any, object]:
     torch.manual_seed(0)
     backbone = backbones.create("resnet20")
-    config = method.Config(bits=bits)
+    config = method.Config(bits=bits, **SMALL[method.__name__.rsplit(".", 1)[-1]])
     return method.Net(backbone, config, CLASSES), method.Loss(backbone, config, CLASSES, ITEMS), config
 
 
@@ -73,7 +78,7 @@ def test_eight_images_are_overfitted(method: ModuleType) -> None:
     net, loss, _ = made(method)
     optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], lr=0.005)
     totals = []
-    for _ in range(150):
+    for _ in range(110):
         optimizer.zero_grad()
         total = loss(net, *batch())["total"]
         total.backward()
