@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from wingbar import backbones
-from wingbar.backbones import EfficientNetLite0, _SameConv
+from wingbar.backbones import EfficientNetLite0, SameConv
 from wingbar.errors import ModelError
 from wingbar.images import load
 from wingbar.model import Model
@@ -93,7 +93,7 @@ def test_pixels_are_normalised_inside() -> None:
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
 def test_same_padding_by_hand(size: int, kernel: int, stride: int) -> None:
     """TensorFlow's rule: ceil(size / stride) outputs, the odd pixel of padding at the end."""
-    conv = _SameConv(1, 1, kernel, stride, bias=False)
+    conv = SameConv(1, 1, kernel, stride, bias=False)
     x = torch.randn(1, 1, size, size)
     y = conv(x).detach().numpy()[0, 0]
     out = -(-size // stride)

@@ -54,7 +54,7 @@ class Same(backbones.Backbone):
     def __init__(self) -> None:
         super().__init__()
         shapes = ((3, 4, 3, 2), (4, 4, 5, 2), (4, 4, 3, 2), (4, 6, 5, 1), (6, 6, 3, 2), (6, 8, 5, 2))
-        self.layers = torch.nn.ModuleList(backbones._SameConv(i, o, kernel, stride) for i, o, kernel, stride in shapes)
+        self.layers = torch.nn.ModuleList(backbones.SameConv(i, o, kernel, stride) for i, o, kernel, stride in shapes)
 
     def maps(self, x: torch.Tensor, count: int) -> list[torch.Tensor]:
         found = []

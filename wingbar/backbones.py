@@ -262,14 +262,20 @@ _LITE0_STAGE_ENDS = (5, 11)  # blocks before which the map is /8 with 40 and /16
 _LITE0_BN_EPS = 1e-3  # TensorFlow's value, with which the public weights were trained; torch's default is 1e-5
 
 
-class _SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: the odd pixel goes to the right and the bottom."""
+class SameConv(nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding: the odd pixel goes to the right and the bottom.
+
+    `even`: all sides are known to be multiples of the stride, for which the padding is the same; to be exported for any.
+    """
+
+    even = False
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, c, h, w] -> [B, out, ceil(h / stride), ceil(w / stride)]."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:  # the same on both sides
             return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, self.dilation, self.groups)
-        down, across = (_padding(side, kernel, stride) for side in x.shape[2:])
+        down, across = (kernel - stride if self.even else _padding(side, kernel, stride) for side in x.shape[2:])
         x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
         return F.conv2d(x, self.weight, self.bias, stride, 0, self.dilation, self.groups)
 
@@ -291,7 +297,7 @@ class _InvertedResidual(nn.Module):
         if self.expands:
             self._expand_conv = nn.Conv2d(channels, wide, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(wide, eps=_LITE0_BN_EPS)
-        self._depthwise_conv = _SameConv(wide, wide, kernel, stride, groups=wide, bias=False)
+        self._depthwise_conv = SameConv(wide, wide, kernel, stride, groups=wide, bias=False)
         self._bn1 = nn.BatchNorm2d(wide, eps=_LITE0_BN_EPS)
         self._project_conv = nn.Conv2d(wide, out, 1, bias=False)
         self._bn2 = nn.BatchNorm2d(out, eps=_LITE0_BN_EPS)
@@ -312,7 +318,7 @@ class EfficientNetLite0(Backbone):
 
     def __init__(self) -> None:
         super().__init__(mean=(127.0,) * 3, std=(128.0,) * 3)
-        self._conv_stem = _SameConv(3, 32, 3, 2, bias=False)
+        self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=_LITE0_BN_EPS)
         blocks: list[nn.Module] = []
         channels = 32

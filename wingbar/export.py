@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingbar import images
+from wingbar.backbones import SameConv
 from wingbar.errors import ModelError
 from wingbar.images import Preparation
 from wingbar.itq import Rotation
@@ -110,7 +111,7 @@ def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
     elif preparation.whole:
         axes |= {i: step * torch.export.Dim(name, min=1, max=4096 // step) for i, name in ((1, "height"), (2, "width"))}
     names = list(Exported(net).eval().named(pixels))
-    with tempfile.TemporaryDirectory() as folder, _quiet_exporter():
+    with tempfile.TemporaryDirectory() as folder, _quiet_exporter(), _even_sides(net, step > 1 and preparation.whole):
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
             Exported(net).eval(),
@@ -125,6 +126,19 @@ def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
             raise ModelError("PyTorch could not export this network to ONNX")
         program.save(str(path))
         return path.read_bytes()
+
+
+@contextmanager
+def _even_sides(net: nn.Module, even: bool) -> Iterator[None]:
+    """The padding of SameConv is a constant inside: with a formula of the sides in each, an export takes a minute."""
+    layers = [module for module in net.modules() if isinstance(module, SameConv)]
+    for layer in layers:
+        layer.even = even
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.even = False
 
 
 @contextmanager
