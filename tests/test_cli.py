@@ -11,7 +11,9 @@ import pytest
 from tests.conftest import picture
 from tests.test_model import trained_model
 from wingbar import cli
+from wingbar.images import Preparation
 from wingbar.index import Index
+from wingbar.model import Model
 
 VERBS = ["index", "search", "evaluate", "info", "verify", "demo"]
 
@@ -344,3 +346,16 @@ def test_a_fitted_model_can_be_named_again(photos: Path, tmp_path: Path, capsys:
     code, _, err = run(capsys, "index", tmp_path / "b.wb", photos, "--model", tmp_path / "fitted")
     assert code == 2
     assert "leave --model out" in err
+
+
+def test_a_model_is_made_to_see_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained_model().save(tmp_path / "m")
+    assert cli.main(["export", str(tmp_path / "m"), "--see", "whole 64 0.5,1", "-o", str(tmp_path / "n")]) == 0
+    assert Model.load(tmp_path / "n").preparation == Preparation(size=64, whole=True, scales=(0.5, 1.0))
+    assert cli.main(["export", str(tmp_path / "m"), "--see", "square 32", "-o", str(tmp_path / "o")]) == 0
+    assert Model.load(tmp_path / "o").preparation == Preparation(size=32)
+    for wrong in ("round 64", "whole", "whole x", "whole 64 0.5,9", "square 0"):
+        assert cli.main(["export", str(tmp_path / "m"), "--see", wrong, "-o", str(tmp_path / "p")]) == 2
+        assert "--see" in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path / "m"), "--see", "square 32"]) == 2
+    assert not (tmp_path / "p").exists()

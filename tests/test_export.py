@@ -69,12 +69,18 @@ def test_whole_pictures_of_any_shape_in_steps() -> None:
     torch.manual_seed(0)
     made = dlbhc.Net(Same(), dlbhc.Config(bits=20), 3).eval()
     preparation = Preparation(size=64, whole=True, scales=(1.0, 2.0))
-    session = onnxruntime.InferenceSession(export.to_onnx(made, preparation), providers=["CPUExecutionProvider"])
+    network = export.to_onnx(made, preparation)
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
     for shape in ((32, 32), (96, 64), (160, 224)):
         given = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), np.uint8)
         with torch.no_grad():
             expected = export.Exported(made)(torch.from_numpy(given))[0]
         np.testing.assert_allclose(session.run(["feature"], {"pixels": given})[0], expected, atol=1e-4)
+    record = {"name": "m", "method": "dlbhc", "dim": 8, "bits": 20, "fine": "pool", "preparation": {"size": 64, "whole": True}}
+    model = Model(with_record({"model.onnx": network}, record))
+    assert model.seeing(Preparation(size=96)).encode([picture(1)]).features.shape == (1, 8)
+    with pytest.raises(ModelError, match="multiples of 32 pixels, not 50"):
+        model.seeing(Preparation(size=50))
     with pytest.raises(ModelError, match="squares of one size"):
         export.to_onnx(net("alexnet"), preparation)
 

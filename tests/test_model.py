@@ -236,3 +236,18 @@ def test_scales_are_averaged_and_shapes_kept_apart() -> None:
         np.testing.assert_allclose(row[:2], mean / np.linalg.norm(mean), rtol=1e-5)
         assert row[2] == pytest.approx(np.mean([width for _, width in sizes]), rel=1e-6)
     assert len({tuple(row) for row in raw.round(4).tolist()}) == 3
+
+
+def test_a_model_that_sees_otherwise_is_another_one() -> None:
+    model = trained_model()  # of any size
+    other = model.seeing(Preparation(size=64, whole=True, scales=(1.0, 2.0)))
+    assert other.fingerprint != model.fingerprint
+    assert other.preparation == Preparation(size=64, whole=True, scales=(1.0, 2.0))
+    wide = picture(1, (128, 32))
+    views = at_scales(load(wide, other.preparation), other.preparation)
+    mean = np.mean([model.run([view])[0, :3] / np.linalg.norm(model.run([view])[0, :3]) for view in views], axis=0)
+    found = other.encode([wide]).features[0]
+    np.testing.assert_allclose(found / np.linalg.norm(found), mean / np.linalg.norm(mean), atol=1e-5)
+    assert other.seeing(model.preparation).encode([wide]).features.tolist() == model.encode([wide]).features.tolist()
+    with pytest.raises(ModelError, match="224 x 224 only"):
+        Model.load().seeing(Preparation(size=192))

@@ -21,6 +21,7 @@ from wingbar.errors import ImageError, WingbarError
 if TYPE_CHECKING:
     from wingbar.adding import AddReport, Failure, Progress, RefitReport
     from wingbar.explain import Explained, Look
+    from wingbar.images import Preparation
     from wingbar.index import Hits
     from wingbar.model import Model
 
@@ -288,12 +289,19 @@ def train(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Make a model directory of a run's last checkpoint, or an int8 version of a model."""
+    """Make a model of a run's last checkpoint, an int8 version of a model, or one that sees pictures in another way."""
     import numpy as np
 
     from wingbar import export, images, training
     from wingbar.model import Model
 
+    if args.see:
+        if not args.output:
+            raise WingbarError("--see needs -o NEW, where to write")
+        model = Model.load(args.path)
+        other = model.seeing(_seen(args.see, model.preparation))
+        other.save(args.output)
+        return _print(args, _model_record(other), f"{args.output}: {other}, seeing {other.preparation}")
     if not args.int8:
         with _progress() as progress:
             model = training.export_checkpoint(args.path, progress)
@@ -306,6 +314,23 @@ def export(args: argparse.Namespace) -> int:
     small, agreed = export.int8_model(model, np.stack([images.load(path, model.preparation) for path in chosen]))
     small.save(args.output)
     return _print(args, _model_record(small), f"{args.output}: {small}; agreement with the exact model: {agreed}")
+
+
+def _seen(text: str, before: Preparation) -> Preparation:
+    """A preparation from "square 224" or "whole 224 0.7,1,1.4"."""
+    from wingbar.images import Preparation
+
+    try:
+        match text.split():
+            case ["square", size]:
+                return Preparation(size=int(size), keep=before.keep)
+            case ["whole", size]:
+                return Preparation(size=int(size), whole=True)
+            case ["whole", size, scales]:
+                return Preparation(size=int(size), whole=True, scales=tuple(map(float, scales.split(","))))
+    except ValueError as error:
+        raise WingbarError(f"--see {text!r} cannot be ({error})") from None
+    raise WingbarError(f"--see is 'square 224', 'whole 224' or 'whole 224 0.7,1,1.4', not {text!r}")
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -590,7 +615,8 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument("path", metavar="MODEL", help="a run with a checkpoint, or for --int8 a model directory")
     p.add_argument("--int8", action="store_true", help="write a version of 8 bits, several times faster and smaller")
     p.add_argument("--calibrate", metavar="DIR", help="typical pictures that set the ranges of --int8")
-    p.add_argument("-o", "--output", metavar="DIR", help="where --int8 writes")
+    p.add_argument("--see", metavar="HOW", help="see pictures in another way: 'square 224', or 'whole 224 0.7,1,1.4' with scales")
+    p.add_argument("-o", "--output", metavar="DIR", help="where --int8 and --see write")
 
     p = _verb(
         verbs,

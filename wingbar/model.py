@@ -189,6 +189,23 @@ class Model:
         rest = {name: data for name, data in self.files.items() if name != "model.json"}
         return Model(with_record(rest | {"rotation.npz": rotation.to_bytes()}, record))
 
+    def seeing(self, preparation: images.Preparation) -> Model:
+        """This model, seeing pictures in another way; for a new index, as codes and features change. A rotation stays.
+
+        Raises ModelError where its network takes pictures of one size only.
+        """
+        _, height, width, _ = self._session.get_inputs()[0].shape  # numbers, or names as "height" and "32*height"
+        if isinstance(height, int) and (preparation.whole or preparation.size != height):
+            only = f"pictures of {width} x {height} only: train it with --whole, or with another --test-size"
+            raise ModelError(f"the network of {self.name} takes {only}")
+        if isinstance(height, str) and "*" in height and preparation.size % int(height.split("*")[0]):
+            raise ModelError(
+                f"the network of {self.name} takes multiples of {height.split('*')[0]} pixels, not {preparation.size}"
+            )
+        record = {key: value for key, value in self.record.items() if key not in ("format", "files")}
+        rest = {name: data for name, data in self.files.items() if name != "model.json"}
+        return Model(with_record(rest, {**record, "preparation": preparation_record(preparation)}))
+
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
         import onnxruntime
