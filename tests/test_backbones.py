@@ -178,7 +178,7 @@ def test_weights_are_fetched_once_and_checked(server: tuple[Path, str], tmp_path
     assert backbones.imagenet_file("net", host).read_bytes() == data
     (folder / name).unlink()
     assert backbones.imagenet_file("net", host) == cache / name  # from the cache now
-    with pytest.raises(ModelError, match=r"cannot be fetched \(invalid hash value.*put the file at"):
+    with pytest.raises(ModelError, match=r"cannot be fetched \(its sha256 is .*, not 00000000; .*put the file at"):
         backbones.imagenet_file("wrong", host)
     with pytest.raises(ModelError, match=r"\(HTTP Error 404.*put the file at .*lost-00000000\.pth, or use --weights"):
         backbones.imagenet_file("lost", host)

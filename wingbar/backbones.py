@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.errors import ModelError
+from wingbar import download
+from wingbar.errors import DataError, ModelError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of bytes; 255 times the usual 0.485, 0.456, 0.406
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -459,10 +460,9 @@ def imagenet_file(name: str, host: str = _HOST) -> Path:
     path = cache / file
     if not path.is_file():
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(host + file, str(path), hash_prefix=prefix, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise ModelError(f"{host + file} cannot be fetched ({error}): put the file at {path}, or use --weights") from None
+            download.fetch(host + file, path, sha256=prefix)
+        except DataError as error:
+            raise ModelError(f"{error}: put the file at {path}, or use --weights") from None
     return path
 
 

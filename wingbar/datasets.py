@@ -1,4 +1,5 @@
-"""Read what people have: class folders, plain folders, CSV files and hashing lists, as train, query and gallery."""
+"""Read what people have: class folders, plain folders, CSV files, hashing lists and official layouts of known data sets, as
+train, query and gallery; and draw the splits of the literature from them, by name."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 
 from wingbar import images
 from wingbar.errors import DataError, ImageError
 from wingbar.images import Box, parse_box
+from wingbar.measures import Truth
 
 # Names that people give to the parts of a data set, and what wingbar calls them.
 _OWN_COLUMNS = ("path", "label", "split", "box")  # of a CSV; all others are kept with the items
@@ -33,6 +35,19 @@ _PARTS = {
 }
 _ONE_HOT = re.compile(r"(.+?)((?:\s+[01])+)")  # a path, and zeros and ones
 QUERY_SHARE = 0.2  # of each class, where a data set has no split of its own
+UNSEEN_SHARE = 0.25  # of the classes, which `unseen` never trains on
+QUERIES_EACH, TRAIN_EACH = 100, 500  # of each class, in 1k-5k-54k and 1k-5k-59k
+
+Protocol = Literal["own", "10k-50k", "1k-5k-54k", "1k-5k-59k", "unseen"]
+"""own: the data set's own parts, or a seeded draw where it has none.
+
+10k-50k: its test images are queries, its training images both train and gallery (CIFAR-10 as DLBHC has it).
+1k-5k-54k: of each class 100 images of train and test together are queries and 500 are for training; the others are the gallery.
+1k-5k-59k: the same, with the training images in the gallery too.
+unseen: a quarter of the classes is never trained on; their test images are searched for among their training images
+(Sablayrolles et al., ICASSP 2017).
+"""
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,8 @@ class Dataset:
     """The parts of a data set. `protocol` says in one line which they are and where they come from.
 
     `train` is what a method may learn from, `gallery` what is searched, `query` what is searched for. `val` is a part
-    that is neither, when the data set has one.
+    that is neither, when the data set has one. `truth`, for revisited Oxford and Paris only, says for each query which rows
+    of `gallery` are easy, hard or junk; there are no labels then.
     """
 
     train: Images
@@ -95,40 +111,47 @@ class Dataset:
     gallery: Images
     val: Images | None
     protocol: str
+    truth: Sequence[Truth] = ()
 
 
-def read_dataset(path: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
-    """The data set at `path`: a folder, a CSV file, or a folder of hashing lists.
+def read_dataset(path: str | os.PathLike[str], *, protocol: Protocol = "own", seed: int = 0) -> Dataset:
+    """The data set at `path`: a folder, a CSV file, a folder of hashing lists, or a known data set as it is unpacked.
 
     - Folder: one folder a class, with or without `train/ val/ test/ query/ gallery/` (or `database/`) above them.
       Images lying directly in it make it a plain folder without labels.
     - CSV: columns `path` and, where there are, `label` and `split`; further columns are kept for filters.
       Paths are relative to the file.
     - Lists: `train.txt test.txt database.txt`, each line a path and a one-hot label.
+    - Known data sets, such as CUB-200-2011 or CIFAR-10: see docs/data.md. Those whose pictures are not files are unpacked once
+      into `wingbar-images/` beside them.
 
     Where there is no split, 20 % of each class, at least one image of a class of two, become queries, drawn with `seed`.
-    Raises DataError when nothing is there or a line cannot be read.
+    `protocol` is how the parts are made of it, one of PROTOCOLS; `seed` also draws those that are random.
+    Raises DataError when nothing is there, a line cannot be read or the protocol cannot be had of this data.
     """
-    return _as_dataset(_read_parts(Path(path)), Path(path), seed)
+    return _by_protocol(_read_parts(Path(path)), Path(path), protocol, seed)
 
 
-def read_images(path: str | os.PathLike[str], split: str = "all", *, seed: int = 0) -> Images:
+def read_images(path: str | os.PathLike[str], split: str = "all", *, protocol: Protocol = "own", seed: int = 0) -> Images:
     """The images at `path` as one list: all of them, or one part ("train", "query", "gallery", "val", "test").
 
-    `path` is what `read_dataset` takes, or a single image file. Raises DataError.
+    `path` is what `read_dataset` takes, or a single image file. A `protocol` has the parts train, query and gallery.
+    Raises DataError.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() not in (".csv", ".txt"):
-        if split != "all":
+        if split != "all" or protocol != "own":
             raise DataError(f"{path} is one image and has no part {split!r}")
         return Images([Entry(absolute(path))], protocol="one file", labelled=False)
     parts = _read_parts(path)
-    if split == "all":
+    if protocol == "own" and split == "all":
         return parts.all
-    if split in parts.named:
+    if protocol == "own" and split in parts.named:
         return parts.images(split)
-    dataset = _as_dataset(parts, path, seed)
+    dataset = _by_protocol(parts, path, protocol, seed)
     chosen = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery, "val": dataset.val}.get(split)
+    if chosen is None and protocol != "own":
+        raise DataError(f"protocol {protocol} makes the parts train, query and gallery: choose one of them, not {split!r}")
     if chosen is None:
         have = ", ".join(parts.named) or "no parts of its own; train, query and gallery can be drawn from it"
         raise DataError(f"{path} has no part {split!r}: it has {have}")
@@ -147,30 +170,38 @@ def has_part(path: str | os.PathLike[str], part: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What was found: all images, and those of each named part ("train", "val", "test", "query", "gallery")."""
+class Parts:
+    """What was found: all images, and those of each named part ("train", "val", "test", "query", "gallery"). `kind` is what
+    it is; `truth` is as in Dataset."""
 
     kind: str
     all: Images
     named: Mapping[str, Sequence[Entry]]
+    truth: Sequence[Truth] = ()
 
     def images(self, name: str) -> Images:
+        """The images of a named part."""
         return replace(self.all, entries=self.named[name], protocol=f"{self.kind}: {name}")
 
 
-def _read_parts(path: Path) -> _Parts:
+def _read_parts(path: Path) -> Parts:
     if not path.exists():
         raise DataError(f"there is no {path}")
     if path.is_file():
         if path.suffix.lower() == ".csv":
             return _read_csv(path)
         raise DataError(f"{path} is not a data set: name a folder, a CSV file, or a folder with train.txt and test.txt")
+    from wingbar import layouts  # which needs what is defined here
+
+    official = layouts.find(path)
+    if official is not None:
+        return layouts.read(official)
     if _list_files(path):
         return _read_lists(path)
     return _read_folder(path)
 
 
-def _as_dataset(parts: _Parts, path: Path, seed: int) -> Dataset:
+def _as_dataset(parts: Parts, path: Path, seed: int) -> Dataset:
     named = parts.named
     query = next((name for name in ("query", "test", "val") if name in named), None)
     if not len(parts.all):
@@ -181,10 +212,10 @@ def _as_dataset(parts: _Parts, path: Path, seed: int) -> Dataset:
     train = "train" if "train" in named else gallery
     protocol = f"{parts.kind}: query={query}, gallery={gallery}"
     val = parts.images("val") if "val" in named and "val" not in (query, gallery) else None
-    return Dataset(parts.images(train), parts.images(query), parts.images(gallery), val, protocol)
+    return Dataset(parts.images(train), parts.images(query), parts.images(gallery), val, protocol, parts.truth)
 
 
-def _drawn(parts: _Parts, path: Path, seed: int) -> Dataset:
+def _drawn(parts: Parts, path: Path, seed: int) -> Dataset:
     """A seeded split of a data set that has none: QUERY_SHARE of each class are queries, the rest train and gallery."""
     entries = parts.all.entries
     if len(entries) < 2:
@@ -204,10 +235,94 @@ def _drawn(parts: _Parts, path: Path, seed: int) -> Dataset:
     return Dataset(rest, drawn, rest, None, protocol)
 
 
+# -- protocols by name
+
+
+def _by_protocol(parts: Parts, path: Path, protocol: str, seed: int) -> Dataset:
+    if protocol == "own":
+        return _as_dataset(parts, path, seed)
+    if protocol not in PROTOCOLS:
+        raise DataError(f"no protocol is named {protocol!r}: have {', '.join(PROTOCOLS)}")
+    if not any(entry.label is not None for entry in parts.all):
+        raise DataError(f"{path} has no labels: protocol {protocol} is made of classes")
+    if protocol == "10k-50k":
+        return _test_against_train(parts, path)
+    if protocol == "unseen":
+        return _unseen(parts, path, seed)
+    return _drawn_of_each_class(parts, path, protocol, seed)
+
+
+def _test_against_train(parts: Parts, path: Path) -> Dataset:
+    """The official test images against the official training images, whatever other parts there are."""
+    if not {"train", "test"} <= parts.named.keys():
+        raise DataError(f"{path} needs a train and a test part for protocol 10k-50k: it has {', '.join(parts.named) or 'none'}")
+    train, test = parts.named["train"], parts.named["test"]
+    protocol = f"{parts.kind}: 10k-50k, its {len(test):,} test images as queries, its {len(train):,} training images as gallery"
+    return _dataset(parts, protocol, train, test, train)
+
+
+def _drawn_of_each_class(parts: Parts, path: Path, protocol: str, seed: int) -> Dataset:
+    """QUERIES_EACH queries and TRAIN_EACH training images of each class, drawn from all images; the gallery is the rest."""
+    entries = [entry for entry in parts.all if entry.label is not None]
+    by_label: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        by_label.setdefault(str(entry.label), []).append(i)
+    rng = np.random.default_rng(seed)
+    queries: set[int] = set()
+    train: set[int] = set()
+    for label in sorted(by_label):
+        members = by_label[label]
+        if len(members) <= QUERIES_EACH + TRAIN_EACH:
+            raise DataError(
+                f"protocol {protocol} takes {QUERIES_EACH} queries and {TRAIN_EACH} training images of each class and searches "
+                f"the rest: {path} has only {len(members)} of {label!r}"
+            )
+        order = np.array(members)[rng.permutation(len(members))]
+        queries.update(order[:QUERIES_EACH].tolist())
+        train.update(order[QUERIES_EACH : QUERIES_EACH + TRAIN_EACH].tolist())
+    without = protocol == "1k-5k-54k"
+    gallery = [e for i, e in enumerate(entries) if i not in queries and not (without and i in train)]
+    words = (
+        f"{parts.kind}: {protocol} (seed {seed}), {QUERIES_EACH} queries and {TRAIN_EACH} training images of each of "
+        f"{len(by_label)} classes drawn from all images, gallery the {len(gallery):,} that are no queries"
+        f"{' and not trained on' if without else ', those trained on too'}"
+    )
+    chosen = [[e for i, e in enumerate(entries) if i in part] for part in (train, queries)]
+    return _dataset(parts, words, chosen[0], chosen[1], gallery)
+
+
+def _unseen(parts: Parts, path: Path, seed: int) -> Dataset:
+    """A seeded share of the classes is for searching only, the others for training only."""
+    own = _as_dataset(parts, path, seed)
+    labels = sorted({entry.label for entry in parts.all if entry.label is not None})
+    count = max(1, round(UNSEEN_SHARE * len(labels)))
+    if count == len(labels):
+        raise DataError(f"{path} has one class: protocol unseen needs some to train on and others to search for")
+    unseen = {labels[i] for i in np.random.default_rng(seed).permutation(len(labels))[:count]}
+    train = [entry for entry in own.train if entry.label is not None and entry.label not in unseen]
+    query = [entry for entry in own.query if entry.label in unseen]
+    gallery = [entry for entry in own.gallery if entry.label in unseen]
+    words = (
+        f"{own.protocol}; unseen (seed {seed}): queries and gallery of {count} of {len(labels)} classes, "
+        f"training on the {len(labels) - count} others only"
+    )
+    return _dataset(parts, words, train, query, gallery)
+
+
+def _dataset(parts: Parts, protocol: str, train: Sequence[Entry], query: Sequence[Entry], gallery: Sequence[Entry]) -> Dataset:
+    """A data set of these entries. Each list keeps the protocol's line and says which part it is."""
+    made: dict[str, Images] = {}
+    for name, entries in (("train", train), ("query", query), ("gallery", gallery)):
+        if not entries:
+            raise DataError(f"nothing would be left for {name} ({protocol})")
+        made[name] = replace(parts.all, entries=entries, protocol=f"{protocol}: {name}")
+    return Dataset(made["train"], made["query"], made["gallery"], None, protocol)
+
+
 # -- folders
 
 
-def _read_folder(root: Path) -> _Parts:
+def _read_folder(root: Path) -> Parts:
     root = Path(os.path.realpath(root))
     try:
         found = images.find(root)
@@ -224,13 +339,13 @@ def _read_folder(root: Path) -> _Parts:
     if rest or not parts:
         everything = _labelled(root, found.images)
         labelled = any(entry.label is not None for entry in everything)
-        return _Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable, labelled), {})
+        return Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable, labelled), {})
     by_part: dict[str, list[Entry]] = {}
     for top in sorted(tops):
         below = [path for path in found.images if path.relative_to(root).parts[0] == top]
         by_part.setdefault(_PARTS[top.lower()], []).extend(_labelled(root / top, below))
     everything = sorted((e for entries in by_part.values() for e in entries), key=lambda e: e.path)
-    return _Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable), by_part)
+    return Parts("folder", Images(everything, "folder: all", root, found.others, found.unreadable), by_part)
 
 
 def _labelled(root: Path, paths: Iterable[Path]) -> list[Entry]:
@@ -243,7 +358,7 @@ def _labelled(root: Path, paths: Iterable[Path]) -> list[Entry]:
 # -- CSV
 
 
-def _read_csv(path: Path) -> _Parts:
+def _read_csv(path: Path) -> Parts:
     by_part: dict[str, list[Entry]] = {}
     everything: list[Entry] = []
     try:
@@ -265,7 +380,7 @@ def _read_csv(path: Path) -> _Parts:
     if by_part and sum(map(len, by_part.values())) < len(everything):
         raise DataError(f"{path}: some rows have a split and some have none; fill the column or remove it")
     labelled = bool(set(header) - {"path", "split", "box"})
-    return _Parts("csv", Images(everything, "csv: all", labelled=labelled), by_part)
+    return Parts("csv", Images(everything, "csv: all", labelled=labelled), by_part)
 
 
 def _csv_entry(row: Mapping[str, str | None], header: Mapping[str, str], folder: Path, where: str) -> tuple[Entry, str]:
@@ -307,11 +422,11 @@ def _looks_like_list(path: Path) -> bool:
     return _ONE_HOT.fullmatch(first.strip()) is not None
 
 
-def _read_lists(folder: Path) -> _Parts:
+def _read_lists(folder: Path) -> Parts:
     named = {part: list(_read_list(path)) for part, path in sorted(_list_files(folder).items())}
     unique = {entry.path: entry for entries in named.values() for entry in entries}
     everything = sorted(unique.values(), key=lambda entry: entry.path)
-    return _Parts("lists", Images(everything, "lists: all"), named)
+    return Parts("lists", Images(everything, "lists: all"), named)
 
 
 def _read_list(path: Path) -> Iterator[Entry]:
