@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wingbar import birds, codes, evaluation, images, training
+from wingbar import birds, codes, evaluation, fine, images, training
 from wingbar.datasets import Dataset, Images, read_dataset
 from wingbar.index import Index
 from wingbar.measures import expected_ap
@@ -69,8 +69,8 @@ def report(model: Path, data: Dataset) -> None:
     }
     for name, distance in lines.items():
         print(f"{name:42} {mean_ap(distance, data.query, data.gallery):.4f}", flush=True)
-    sides = [evaluation.Side(side["code"], side["feature"], labels) for side, labels in zip((q, g), numbered(data), strict=True)]
-    for mode, value in evaluation.fine_scores(*sides).items():
+    sides = [fine.Side(side["code"], side["feature"], labels) for side, labels in zip((q, g), numbered(data), strict=True)]
+    for mode, value in fine.fine_scores(*sides).items():
         print(f"{'fine mode ' + mode + ', shortlist 200':42} {value:.4f}")
     print(f"distinct codes {len(np.unique(packed[1], axis=0)):,} among {len(packed[1]):,}")
 

@@ -162,17 +162,34 @@ def test_hash_terms_of_the_loss_are_scaled_as_the_config_says() -> None:
 
 
 def test_hash_losses_wait_for_the_banks() -> None:
-    net, loss, _ = made()
+    net, loss, _ = made(hash_warmup=2)
     labels = torch.arange(40) % 5
-    assert loss(net, pictures(40), labels, torch.arange(40))["pair"].item() == 0
-    loss.end_epoch()
+    first = loss.proxies.clone()
+    for _ in range(2):
+        assert loss(net, pictures(40), labels, torch.arange(40))["pair"].item() == 0
+        loss.end_epoch()
+        assert torch.equal(loss.proxies, first)  # the codes that the classes begin with
+        assert torch.equal(loss.sums, first)
     assert loss(net, pictures(40), labels, torch.arange(40))["pair"].item() > 0
+    loss.end_epoch()
+    assert not torch.equal(loss.proxies, first)
     alone, of_codes, _ = made(levels=False, transfer=False, regions=0)
     assert of_codes(alone, pictures(6), labels[:6], torch.arange(6))["pair"].item() > 0
 
 
+@pytest.mark.parametrize(("classes", "bits", "apart"), [(75, 12, 3), (8, 4, 2), (20, 4, 0), (1, 1, 0)])
+def test_first_codes_are_far_apart(classes: int, bits: int, apart: int) -> None:
+    torch.manual_seed(0)
+    found = cmbh.spread_codes(classes, bits)
+    assert found.shape == (classes, bits)
+    assert set(found.flatten().tolist()) <= {-1.0, 1.0}
+    distance = (bits - found @ found.T) / 2 + bits * torch.eye(classes)
+    assert distance.min() >= apart
+    assert len({tuple(code) for code in found.tolist()}) == min(classes, 2**bits)
+
+
 def test_banks_are_the_codes_of_the_epoch_before() -> None:
-    net, loss, _ = made(items=12)
+    net, loss, _ = made(items=12, hash_warmup=0)
     net.eval()
     x, labels = pictures(10), torch.tensor([0, 0, 1, 1, 1, 2, 2, 4, 4, 4])
     before = loss.proxies.clone()

@@ -34,12 +34,13 @@ class Config:
     """What CMBH needs. Defaults are the paper's where it says something.
 
     Where it does not: `detach_teacher`, as in knowledge distillation, or the teacher would be pulled to its pupil.
-    `hash_warmup` 1, because the banks of the epoch before are random at first and would teach noise (with `levels` off
-    there is nothing else to learn and it starts at once). `hash_per_bit` with `hash_weight` 12, because the pair and proxy
-    losses grow with b^2 while the others do not: at 12 bits they are as the paper writes them, and a bit of a longer code
-    is pulled as strongly as one of these. Losses are means over the batch, not the sums of Eq. 10 and 11, so that the
-    learning rate does not depend on the batch size. `crop` 0: regions are seen at the size of the whole picture.
-    `head_lr` 1: the paper names one learning rate.
+    `hash_warmup` 3, because Eq. 6 and 7 draw pictures to what the epoch before made of their class: classes that the network
+    cannot tell apart yet get one code, and stay with it. With `levels` off there is nothing else to learn, and the hash
+    losses start at once. Their first banks hold codes that are far apart, one a class (`spread_codes`). `hash_per_bit` with
+    `hash_weight` 12, because the pair and proxy losses grow with b^2 while the others do not: at 12 bits they are as the
+    paper writes them, and a bit of a longer code is pulled as strongly as one of these. Losses are means over the batch, not
+    the sums of Eq. 10 and 11, so that the learning rate does not depend on the batch size. `crop` 0: regions are seen at the
+    size of the whole picture. `head_lr` 1: the paper names one learning rate.
     """
 
     bits: int = field(default=48, metadata={"help": "code length"})
@@ -52,7 +53,7 @@ class Config:
     regions: int = field(default=4, metadata={"help": "regions of each picture that are learned from (R of Table 4); 0: none"})
     crop: int = field(default=0, metadata={"help": "side at which regions are seen, pixels; 0: that of the picture"})
     detach_teacher: bool = field(default=True, metadata={"help": "no gradient into the teacher of the transfer loss"})
-    hash_warmup: int = field(default=1, metadata={"help": "epochs before the hash losses begin"})
+    hash_warmup: int = field(default=3, metadata={"help": "epochs before the hash losses begin"})
     hash_per_bit: bool = field(default=True, metadata={"help": "divide the hash losses by the code length"})
     hash_weight: float = field(default=12.0, metadata={"help": "factor of the hash losses"})
     head_lr: float = field(default=1.0, metadata={"help": "learning rate of all but the backbone, times that of the run"})
@@ -102,6 +103,16 @@ def proxy_loss(relaxed: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
     similar = F.one_hot(labels, classes).float()
     similar = similar - (1 - similar) / max(classes - 1, 1)
     return (relaxed @ proxies.T - bits * similar).square().mean()
+
+
+def spread_codes(classes: int, bits: int) -> Tensor:
+    """A code of +1 and -1 for each class, [y, b]: random ones, of which each is the farthest from those before it."""
+    candidates = torch.randint(0, 2, (max(4096, 4 * classes), bits)).float() * 2 - 1
+    chosen, nearest = [candidates[0]], candidates @ candidates[0]
+    while len(chosen) < classes:
+        chosen.append(candidates[nearest.argmin()])
+        nearest = torch.maximum(nearest, candidates @ chosen[-1])
+    return torch.stack(chosen)
 
 
 def transfer_loss(levels: list[Tensor], logits: Tensor, detach: bool) -> Tensor:
@@ -214,11 +225,11 @@ class Loss(nn.Module):
             self.subs = nn.ModuleList(sub_network(backbone.widths[j], width, config.dim) for j in (0, 2))
             self.classifiers = nn.ModuleList(nn.Linear(config.dim, classes) for _ in (0, 2))
             self.fuse = nn.Linear(3 * config.dim, config.dim)  # N_con
-        codes = torch.randint(0, 2, (classes, config.bits)).float() * 2 - 1  # a random code for each class, to begin with
+        codes = spread_codes(classes, config.bits)
         self.register_buffer("moment", codes.T @ codes)
         self.register_buffer("sums", codes)
         self.register_buffer("counts", torch.ones(classes))
-        self.register_buffer("proxies", torch.rand(classes, config.bits) * 2 - 1)
+        self.register_buffer("proxies", codes.clone())
         self.register_buffer("relaxed", torch.zeros(items, config.bits))
         self.register_buffer("label", torch.full((items,), -1))
         self.register_buffer("fresh", torch.zeros(items, dtype=torch.bool))
@@ -231,7 +242,7 @@ class Loss(nn.Module):
         relaxed = torch.tanh(seen.code)
         self._note(rows, labels, relaxed.detach())
         scale = self.config.hash_weight / (self.config.bits if self.config.hash_per_bit else 1)
-        if self.config.levels and int(self.epoch) < self.config.hash_warmup:
+        if self._warming():
             scale = 0.0
         losses = {
             "pair": scale * pair_loss(relaxed, labels, self.moment, self.sums, self.counts),
@@ -270,6 +281,10 @@ class Loss(nn.Module):
         inside = [*inside, self.last(inside[1])]
         return self._of_levels(net, inside, net.see(inside[1]), labels.repeat_interleave(self.config.regions), whole=False)
 
+    def _warming(self) -> bool:
+        """Whether the hash losses wait, and their first banks with them."""
+        return self.config.levels and int(self.epoch) < self.config.hash_warmup
+
     def _note(self, rows: Tensor, labels: Tensor, relaxed: Tensor) -> None:
         """Put a batch into the banks."""
         self.relaxed[rows], self.label[rows], self.fresh[rows] = relaxed, labels, True
@@ -279,9 +294,10 @@ class Loss(nn.Module):
         """Make the epoch's codes the bank of the next; under several processes, those of all of them."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             self._gather()
-        known = self.label >= 0
+        known, warming = self.label >= 0, self._warming()
+        self.fresh.zero_()
         self.epoch += 1
-        if not known.any():
+        if warming or not known.any():
             return
         label, relaxed = self.label[known], self.relaxed[known].double()
         codes = torch.where(relaxed >= 0, 1.0, -1.0).double()
@@ -292,7 +308,6 @@ class Loss(nn.Module):
         self.sums.copy_(zeros.index_add(0, label, codes))
         self.counts.copy_(counts)
         self.proxies.copy_(torch.where(counts[:, None] > 0, means, self.proxies.double()))
-        self.fresh.zero_()
 
     def _gather(self) -> None:
         """Take over what the other processes saw; each picture was seen by one of them."""
