@@ -61,6 +61,19 @@ def test_hamming_counts_differing_bits(b: int) -> None:
     np.testing.assert_array_equal(codes.hamming(packed[0], packed), (bits != bits[0]).sum(1))
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("b", [12, 48, 100])
+def test_items_at_each_distance(b: int, compiled: bool) -> None:
+    rng = np.random.default_rng(b)
+    packed = codes.pack(clustered(rng, 3000, b, 40, 0.05))
+    searchable = Codes(packed, b, compiled=compiled)
+    changed = searchable.changed(np.arange(5000, 5100), packed[:100], np.arange(50, 90))
+    held = np.concatenate([np.delete(packed, np.arange(50, 90), axis=0), packed[:100]])
+    for found, there in ((searchable.counts(packed[:9]), packed), (changed.counts(packed[:9]), held)):
+        expected = [np.bincount(codes.hamming(query, there), minlength=b + 1) for query in packed[:9]]
+        np.testing.assert_array_equal(found, expected)
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_every_path_is_brute_force(data: st.DataObject) -> None:

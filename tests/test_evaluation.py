@@ -12,9 +12,9 @@ from tests.test_measures import ap
 from wingbar import codes
 from wingbar.datasets import Entry, Images, read_dataset, read_images
 from wingbar.errors import DataError, QueryError
-from wingbar.evaluation import Side, evaluate, fine_scores
+from wingbar.evaluation import evaluate
 from wingbar.index import Index
-from wingbar.measures import ap_bounds, expected_ap, expected_ap_at, health
+from wingbar.measures import ap_bounds, expected_ap, expected_ap_at, expected_precision_at, expected_recall_at, health
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,10 @@ def test_queries_are_cut_to_their_boxes(index: Index, queries: Images, tmp_path:
         with Image.open(entry.path) as image:
             image.convert("RGB").crop((8, 8, 38, 38)).save(tmp_path / f"{i}.png")
         cut.append(replace(entry, path=tmp_path / f"{i}.png"))
-    assert evaluate(index, boxed) == evaluate(index, replace(queries, entries=cut))
-    assert evaluate(index, boxed) != evaluate(index, queries)
+    in_box, of_files, whole = (evaluate(index, q) for q in (boxed, replace(queries, entries=cut), queries))
+    assert [q.map for q in in_box.per_query] == [q.map for q in of_files.per_query]
+    assert replace(in_box, per_query=()) == replace(of_files, per_query=())
+    assert [q.map for q in in_box.per_query] != [q.map for q in whole.per_query]
 
 
 def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
@@ -79,7 +81,7 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
         result.rerank_map,
         result.features_read,
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(np.array(found, float), expected, atol=1e-6)
     assert (result.queries, result.gallery, result.bits, result.unique_codes) == (12, 60, 24, index.info().unique_codes)
     assert result.queries_in_gallery == result.queries_without_match == 0
     found_health = health(codes.unpack(packed, 24))
@@ -87,18 +89,6 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
     assert result.bit_balance == (min(found_health.bit_balance), max(found_health.bit_balance))
     assert evaluate(index, queries, fine="asymmetric").features_read == 0
     assert "network codes on both sides" in result.protocol
-
-
-@pytest.mark.parametrize("fine", ["none", "ties", "pool", "asymmetric"])
-def test_the_reranked_order_is_the_one_that_search_shows(index: Index, queries: Images, fine: str) -> None:
-    result = evaluate(index, queries, fine=fine, shortlist=60)  # type: ignore[arg-type]
-    scores = []
-    for entry in queries:
-        hits = index.search(entry.path, 60, fine=fine, shortlist=60)  # type: ignore[arg-type]
-        relevant = [hit.label == entry.label for hit in hits]
-        distance = [hit.distance for hit in hits] if fine == "none" else range(60)
-        scores.append(expected_ap(list(distance), relevant))
-    assert result.rerank_map == pytest.approx(np.mean(scores), abs=1e-9)
 
 
 def test_a_query_in_the_gallery_does_not_find_itself(index: Index, shared_photos: Path) -> None:
@@ -125,22 +115,6 @@ def test_a_gallery_that_changes_meanwhile(photos: Path, tmp_path: Path) -> None:
         assert evaluate(index, read_images(photos), progress=disturb) == before
         after = evaluate(index, read_images(photos))
         assert (after.gallery, after.queries) == (23, 24)
-
-
-def test_fine_scores_are_those_of_the_index(shared_index_path: Path, queries: Images) -> None:
-    with Index.open(shared_index_path) as index:
-        labels = np.unique([str(label) for label in index.labels()], return_inverse=True)[1]
-        by_label = {"blue": 0, "green": 1, "red": 2}
-        stored = index.model.encode([item.path for _, item in index._store.all_items()])
-        found = index.model.encode(queries.paths)
-        sides = [
-            Side(found.logits, found.features, np.array([by_label[str(label)] for label in queries.labels])),
-            Side(stored.logits, stored.features, labels),
-        ]
-        scores = fine_scores(sides[0], sides[1], shortlist=20)
-        for mode in ("none", "ties", "pool", "asymmetric"):
-            expected = evaluate(index, queries, fine=mode, shortlist=20).rerank_map
-            assert scores[mode] == pytest.approx(expected, abs=2e-3)  # stored features are float16
 
 
 def test_queries_that_cannot_be_scored_are_counted(index: Index, queries: Images, tmp_path: Path) -> None:
@@ -171,3 +145,90 @@ def test_what_cannot_be_evaluated(index: Index, photos: Path, tmp_path: Path) ->
 def test_the_protocol_of_the_data_is_carried(index: Index, shared_photos: Path) -> None:
     data = read_dataset(shared_photos)
     assert evaluate(index, data.query).protocol.startswith("folder: no split, 20% of each class drawn as queries (seed 0)")
+
+
+def test_curves_health_and_argmax_by_brute_force(index: Index, queries: Images) -> None:
+    result = evaluate(index, queries)
+    labels, packed = np.array(index.labels()), index._store.codes(24)[1]
+    stored = index.features().astype(np.float32)
+    names = sorted(set(labels.tolist()))
+    means = np.stack([stored[labels == name].mean(0) for name in names])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    precision, recall, top, found, argmax, right = [], [], [], [], [], []
+    near, far = np.zeros(25), np.zeros(25)
+    for entry in queries:
+        query = index.model.encode([entry.path])
+        relevant = labels == entry.label
+        distance = codes.hamming(query.codes[0], packed)
+        radius = [distance <= r for r in range(25)]
+        precision.append([relevant[inside].mean() if inside.any() else 0 for inside in radius])
+        recall.append([relevant[inside].sum() / relevant.sum() for inside in radius])
+        top.append([expected_precision_at(distance, relevant, k) for k in result.curves.ranks])
+        found.append([expected_recall_at(distance, relevant, k) for k in result.curves.ranks])
+        near += np.bincount(distance[relevant], minlength=25)
+        far += np.bincount(distance[~relevant], minlength=25)
+        believed = int((means @ query.features[0]).argmax())
+        argmax.append(expected_ap((stored @ means.T).argmax(1) != believed, relevant))
+        right.append(names[believed] == entry.label)
+    curves = result.curves
+    np.testing.assert_allclose(curves.precision, np.mean(precision, 0), atol=1e-12)
+    np.testing.assert_allclose(curves.recall, np.mean(recall, 0), atol=1e-12)
+    np.testing.assert_allclose(curves.precision_at, np.mean(top, 0), atol=1e-12)
+    np.testing.assert_allclose(curves.recall_at, np.mean(found, 0), atol=1e-12)
+    np.testing.assert_allclose(curves.matching, near / near.sum(), atol=1e-12)
+    np.testing.assert_allclose(curves.others, far / far.sum(), atol=1e-12)
+    assert (curves.ranks[0], curves.ranks[-1]) == (1, 60)
+    assert result.argmax_map == pytest.approx(np.mean(argmax), abs=1e-12)
+    assert (result.argmax_accuracy, result.argmax_bits) == (np.mean(right), 2)
+    assert [Path(q.path) for q in result.per_query] == queries.paths
+    for name in ("map", "rerank_map", "feature_map"):
+        assert np.mean([getattr(q, name) for q in result.per_query]) == pytest.approx(getattr(result, name), abs=1e-12)
+
+
+def test_without_all_features(index: Index, queries: Images) -> None:
+    every, few = evaluate(index, queries), evaluate(index, queries, exhaustive=False)
+    assert (few.feature_map, few.feature_top1) == (None, None)
+    assert few == replace(
+        every, feature_map=None, feature_top1=None, per_query=tuple(replace(q, feature_map=None) for q in every.per_query)
+    )
+
+
+def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
+    (photos / "empty").mkdir()
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        picture(5).save(tmp_path / "owl.jpg")
+        index.add([tmp_path / "owl.jpg"])
+        with index._store.writing():
+            index._store._db.execute(
+                "UPDATE features SET data = ? WHERE id = 1", (np.full(index.model.dim, np.nan, "<f2").tobytes(),)
+            )
+        asked = [Entry(photos / "red" / f"00{i}.jpg", "red") for i in (1, 2, 1)] + [Entry(photos / "blue" / "003.jpg", "owl")]
+        result = evaluate(index, Images(asked, "some", root=photos))
+    assert result.classes_empty == 1
+    assert (result.queries, result.queries_repeated, result.queries_without_match) == (2, 1, 1)
+    assert (result.labels_without_items, result.labels_without_queries) == (1, 2)
+    assert (result.items_without_label, result.items_not_finite, result.queries_in_gallery) == (1, 1, 2)
+    assert result.notes == (
+        "1 queries have no match in the gallery: counted, not averaged",
+        "1 labels of queries have no item in the gallery: owl",
+        "2 labels of the gallery have no query: blue, green",
+        "1 queries are named more than once: each was scored once",
+        "2 queries are in the gallery too: searched without their copies",
+        "1 folders of the queries are empty: empty",
+        "1 items have no label: they count as wrong",
+        "1 items have features that are not finite: ranked last; run wingbar verify",
+    )
+
+
+def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
+    many = write_classes(tmp_path / "many", 34)
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(many, bits=8)
+        ids, packed = index._store.codes(8)
+        with index._store.writing():
+            index._store.replace_embeddings(packed | np.uint64(9), index.features().astype(np.float32), ids, 8)
+        with pytest.raises(DataError, match=r"bits 0, 3 are the same for every item .* a code of 6 bits, not of 8"):
+            evaluate(index, read_images(many))
+        result = evaluate(index, read_images(many), keep_constant_bits=True)
+        assert result.constant_bits == (0, 3)

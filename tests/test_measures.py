@@ -71,6 +71,27 @@ def test_without_ties_it_is_the_textbook_ap() -> None:
     assert expected_ap_at(distance, relevant, 1000) == pytest.approx(ap(relevant[np.argsort(distance)].tolist(), 1000), abs=1e-12)
 
 
+def test_map_is_that_of_independent_implementations() -> None:
+    torch = pytest.importorskip("torch")
+    from sklearn.metrics import average_precision_score
+    from torchmetrics.functional.classification import binary_average_precision
+
+    rng = np.random.default_rng(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        for _ in range(30):
+            n = int(rng.integers(5, 400))
+            distance, relevant = rng.permutation(n), rng.random(n) < rng.uniform(0.05, 0.9)
+            relevant[rng.integers(n)] = True
+            ours, near = expected_ap(distance, relevant), 1 - distance / n
+            assert ours == pytest.approx(average_precision_score(relevant, near), abs=1e-9)
+            theirs = binary_average_precision(torch.from_numpy(near), torch.from_numpy(relevant.astype(np.int64)))
+            assert ours == pytest.approx(float(theirs), abs=1e-9)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_large_ties_stay_exact() -> None:
     """One bucket of 100,000 items: the mean by the sum of the formula, term by term."""
     n, hits = 100_000, 137

@@ -90,7 +90,7 @@ def test_every_command_in_the_documents_exists() -> None:
     commands = [
         match.group(1).split()
         for line in lines
-        if (match := re.search(r"(?:^|\s|/)wingbar ([a-z].*?)(?:\s*#.*|\s*&&.*|\s*\|.*)?$", line))
+        if (match := re.search(r"(?:^|\s|/)wingbar ([a-z].*?)(?:\s*#.*|\s*&&.*|\s*\|.*|\s*>.*)?$", line))
     ]
     assert len(commands) >= 6
     for command in commands:

@@ -248,6 +248,13 @@ class Codes:
         ids, distances = (np.concatenate(list(column)) for column in zip(*found, strict=True))
         return distances[np.argsort(ids)]
 
+    def counts(self, queries: Packed) -> NDArray[np.int64]:
+        """How many items are at each distance of each query [Q, w]: [Q, b + 1]."""
+        found = np.zeros((len(queries), self.bits + 1), np.int64)
+        for part in self._parts:
+            found += part.counts(queries, self.threads)
+        return found
+
     def within(self, query: Packed, radius: int, *, among: Filter | None = None, path: Path = "auto") -> Nearest:
         """All items at most `radius` bits from one query [w] (inclusive), nearest first."""
         return self.nearest(query, _ALL, radius=radius, among=among, path=path)
@@ -478,6 +485,25 @@ class _Part:
             return out
         columns = self.unique[None] if self.unique.ndim == 1 else self.unique
         return np.bitwise_count(columns ^ query.astype(columns.dtype)[:, None]).sum(0, dtype=np.uint16)
+
+    @cached_property
+    def items(self) -> NDArray[np.int64]:
+        """How many rows of each unique code are left: [U]."""
+        if self.alive is None:
+            return np.diff(self.starts).astype(np.int64)
+        return np.bincount(self.place_of_row[self.rows_alive()], minlength=self.size)
+
+    def counts(self, queries: Packed, threads: int) -> NDArray[np.int64]:
+        """As `Codes.counts`."""
+        if not self.compiled:
+            return np.stack([np.bincount(self.scan(q), self.items, self.bits + 1) for q in queries]).astype(np.int64)
+        from wingbar import kernels
+
+        out = np.zeros((len(queries), self.bits + 1), np.int64)
+        pieces = min(len(queries), threads if len(queries) * self.size >= BATCH_THREADED_FROM else 1)
+        shares = zip(np.array_split(queries.astype(self.unique.dtype), pieces), np.array_split(out, pieces), strict=True)
+        list(_pool(threads).map(lambda share: kernels.counts(self.unique, self.items, *share), shares))
+        return out
 
     def nearest(
         self, query: Packed, k: int, limit: int, radius: int, allowed: _Allowed | None, path: Path, threads: int

@@ -2,43 +2,59 @@
 
 Hash codes tie, and the order of ties can move MAP by more than methods differ. Here every AP is the mean over all
 orders of the ties, with the least and the greatest that any order could give.
-N gallery items, Q queries, b bits. A query whose label no gallery item has cannot be scored: it is counted, not averaged.
+N gallery items, Q queries, b bits, d dim, y labels. A query whose label no gallery item has cannot be scored: it is
+counted, not averaged.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wingbar import codes, images
+from wingbar import codes
 from wingbar.adding import Failure, Progress
 from wingbar.datasets import Entry, Images
-from wingbar.errors import DataError, ImageError
-from wingbar.index import FINE, SHORTLIST, TIE_CAP, Fine, Index
-from wingbar.measures import (
-    Bool,
-    Float64,
-    Int64,
-    expected,
-    expected_ap,
-    expected_at,
-    expected_at_r,
-    greatest,
-    hamming_buckets,
-    health,
-    in_buckets,
-    least,
-)
-from wingbar.model import BATCH, Embeddings, batched, cores, in_order
+from wingbar.errors import DataError
+from wingbar.index import SHORTLIST, Fine, Index
+from wingbar.measures import expected_hits_at, health
+from wingbar.scoring import GalleryCodes, Score, encoded, read_gallery, score_block
 
-AT = 1000  # DLBHC's cut
-RADIUS = 2
-_BLOCK_QUERIES = 64  # queries whose feature scores are in memory together
+RANKS = 60  # points of a curve by rank
+REFUSED_FROM = 100  # items from which a bit that never changes is no accident
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One query: its file, its label and its average precisions, as `map`, `rerank_map` and `feature_map` of Evaluation."""
+
+    path: str
+    label: str
+    map: float
+    rerank_map: float
+    feature_map: float | None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Means over the queries, as plain lists.
+
+    By Hamming threshold r = 0 .. b, where no order of ties plays a part: `precision` and `recall` [b + 1] of the items at
+    most r bits away; where there are none the precision counts 0. By rank: `precision_at` and `recall_at` [m] of the top k,
+    for k in `ranks` [m], expected over ties. `matching` and `others` [b + 1]: of all pairs of a query and an item with its
+    label, and with another, the share that is r bits apart.
+    """
+
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    ranks: tuple[int, ...]
+    precision_at: tuple[float, ...]
+    recall_at: tuple[float, ...]
+    matching: tuple[float, ...]
+    others: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,15 +63,22 @@ class Evaluation:
 
     map, map_low, map_high: MAP@all of the codes, expected over ties, and its bounds. map_at_1000: expected too, the
     hits inside the top 1000 as denominator (DLBHC's protocol). map_at_r: MAP@R, expected. precision_radius_2: an empty ball
-    counts 0; empty_radius_2 is the share of such queries. feature_map, feature_top1: exhaustive ranking by cosine.
-    rerank_map: the `shortlist` nearest codes ordered by the index's `fine` mode, the rest by Hamming distance, and
-    features_read: the share of the gallery's features that this reads. largest_bucket, bit_balance (the least and the
-    greatest share of ones of a bit), bit_correlation and constant_bits are as in measures.Health, of the gallery.
+    counts 0; empty_radius_2 is the share of such queries.
+    argmax_map: MAP of the code that only names a class, by the nearest mean of the gallery's features of a class
+    (Sablayrolles et al., ICASSP 2017, on why every hash code is to be shown beside one); argmax_accuracy: how often it names
+    the right one for a query. Needs argmax_bits bits.
+    unique_codes, largest_bucket, bit_balance (the least and the greatest share of ones of a bit), bit_correlation and
+    constant_bits are as in measures.Health, of the gallery's network codes.
+    feature_map, feature_top1: exhaustive ranking by cosine, None when it was left out. rerank_map: the `shortlist` nearest
+    codes ordered by the index's `fine` mode, the rest by Hamming distance, and features_read: the share of the gallery's
+    features that this reads.
+    What could not be scored is counted, and `notes` says it in words.
     """
 
     protocol: str
     queries: int
     gallery: int
+    gallery_codes: GalleryCodes
     bits: int
     map: float
     map_low: float
@@ -64,70 +87,32 @@ class Evaluation:
     map_at_r: float
     precision_radius_2: float
     empty_radius_2: float
+    argmax_map: float
+    argmax_accuracy: float
+    argmax_bits: int
     unique_codes: int
     largest_bucket: int
     bit_balance: tuple[float, float]
     bit_correlation: float
     constant_bits: tuple[int, ...]
-    feature_map: float
-    feature_top1: float
+    feature_map: float | None
+    feature_top1: float | None
     rerank_map: float
     features_read: float
     fine: str
     shortlist: int
     queries_without_match: int
     queries_in_gallery: int
+    queries_repeated: int
+    classes_empty: int
+    labels_without_items: int
+    labels_without_queries: int
+    items_without_label: int
+    items_not_finite: int
+    notes: tuple[str, ...]
     failed: tuple[Failure, ...]
-
-
-# -- fine modes
-
-
-@dataclass(frozen=True)
-class Side:
-    """Network outputs of images in memory: code logits [n, b], features [n, d] of any length, labels [n]."""
-
-    logits: NDArray[np.float32]
-    features: NDArray[np.float32]
-    labels: Int64
-
-
-def fine_scores(query: Side, gallery: Side, shortlist: int = SHORTLIST) -> dict[str, float]:
-    """MAP of the whole gallery in each fine mode, by which a trained model's own mode is chosen on held-out images."""
-    packed = codes.pack(gallery.logits >= 0)
-    searchable = codes.Codes(packed, gallery.logits.shape[1])
-    unit = [_unit(side.features) for side in (query, gallery)]
-    aps: dict[str, list[float]] = {mode: [] for mode in FINE}
-    for i in range(len(query.labels)):
-        relevant = gallery.labels == query.labels[i]
-        if not relevant.any():
-            continue
-        code = codes.pack(query.logits[i : i + 1] >= 0)[0]
-        hamming = searchable.distances(code).astype(np.int64)
-        pool = searchable.nearest(code, shortlist, ties="include", limit=TIE_CAP * shortlist).ids
-        agreement = codes.agreement(query.logits[i], packed, gallery.logits.shape[1])
-        cosine = unit[1] @ unit[0][i]
-        for mode in FINE:
-            place = fine_places(mode, hamming, pool, agreement if mode == "asymmetric" else cosine)
-            aps[mode].append(expected_ap(place, relevant))
-    return {mode: float(np.mean(values)) if values else 0.0 for mode, values in aps.items()}
-
-
-def fine_places(fine: Fine, hamming: Int64, pool: Int64, score: NDArray[np.floating]) -> Float64:
-    """Places [N] (smaller is earlier, equal is tied) of the whole gallery in a fine mode.
-
-    hamming [N]; `pool` are the rows of the shortlist; `score` [N] in [-1, 1] is what the mode orders by.
-    """
-    place = hamming.astype(np.float64)
-    if fine == "ties":
-        place[pool] -= 0.25 + score[pool].astype(np.float64) / 4  # by at most 0.5: before the rest of its distance, if any
-    elif fine != "none":
-        place[pool] = -3 - score[pool].astype(np.float64)  # before every distance
-    return place
-
-
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    curves: Curves
+    per_query: tuple[Scored, ...]
 
 
 # -- an index
@@ -140,184 +125,177 @@ def evaluate(
     protocol: str | None = None,
     fine: Fine | None = None,
     shortlist: int = SHORTLIST,
+    gallery_codes: GalleryCodes = "network",
+    exhaustive: bool = True,
+    keep_constant_bits: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Search `index` for each labelled image of `query` and score the rankings; an item is relevant when its label is equal.
 
-    The codes of both sides come from the network, the rankings from the index's own search. A query that is itself in
-    the gallery (same file content) is searched without its copies. Memory does not grow with the number of queries.
-    Raises DataError when either side has no labels.
+    The rankings come from the index's own search. A query that is itself in the gallery (same file content) is searched
+    without its copies; a query that is named twice is scored once. `exhaustive` compares all features too, which need to be
+    in memory for that, 2 d bytes an item; otherwise memory grows neither with the queries nor with the features.
+    Raises DataError when either side has no labels, or when bits are the same in all of at least 100 items: such a code is
+    shorter than it says (`keep_constant_bits` scores it all the same).
     """
     with index.snapshot():
-        return _evaluate(index, query, protocol or query.protocol, index.checked(fine, shortlist), shortlist, progress)
+        mode = index.checked(fine, shortlist)
+        gallery = read_gallery(index, gallery_codes, exhaustive)
+        queries = _Queries.read(query)
+        healthy = health(codes.unpack(gallery.network, index.model.bits))
+        if healthy.constant and len(gallery.ids) >= REFUSED_FROM and not keep_constant_bits:
+            raise DataError(_constant(index, healthy.constant))
+        scores: list[Score] = []
+        unmatched: list[str] = []
+        failed: list[Failure] = []
+        copies = 0
+        for block in encoded(index, queries.entries, failed, progress):
+            found, missed = score_block(index, gallery, block, mode, shortlist)
+            scores += found
+            unmatched += missed
+            copies += sum(score.copies for score in found)
+        if not scores:
+            raise DataError(
+                f"none of the {len(queries.entries):,} labelled queries has a match in {index.path}: are these the same classes?"
+            )
 
+        def mean(name: str) -> float:
+            return float(np.mean([getattr(score, name) for score in scores]))
 
-def _evaluate(index: Index, query: Images, protocol: str, mode: Fine, shortlist: int, progress: Progress | None) -> Evaluation:
-    searchable, gallery = _labelled_gallery(index)
-    features = index.features().astype(np.float32)
-    labelled = [(entry, entry.label) for entry in query if entry.label is not None]
-    if not labelled:
-        raise DataError(
-            "the queries have no labels, so nothing says what is right: use class folders or a CSV with a label column"
+        with_items = set(gallery.names)
+        asked = {label for _, label in queries.entries}
+        counted = {
+            "queries_without_match": len(unmatched),
+            "queries_in_gallery": copies,
+            "queries_repeated": queries.repeated,
+            "classes_empty": len(queries.empty),
+            "labels_without_items": len(asked - with_items),
+            "labels_without_queries": len(with_items - asked),
+            "items_without_label": int((gallery.label_ids < 0).sum()),
+            "items_not_finite": gallery.not_finite,
+        }
+        return Evaluation(
+            protocol=_protocol(protocol or query.protocol, gallery_codes, mode, shortlist, copies),
+            queries=len(scores),
+            gallery=len(gallery.ids),
+            gallery_codes=gallery_codes,
+            bits=index.model.bits,
+            map=mean("map"),
+            map_low=mean("low"),
+            map_high=mean("high"),
+            map_at_1000=mean("at_1000"),
+            map_at_r=mean("at_r"),
+            precision_radius_2=mean("precision"),
+            empty_radius_2=mean("empty"),
+            argmax_map=mean("argmax"),
+            argmax_accuracy=mean("named"),
+            argmax_bits=max(1, (len(gallery.names) - 1).bit_length()),
+            unique_codes=healthy.unique,
+            largest_bucket=healthy.largest_bucket,
+            bit_balance=(min(healthy.bit_balance), max(healthy.bit_balance)),
+            bit_correlation=healthy.bit_correlation,
+            constant_bits=healthy.constant,
+            feature_map=mean("feature_map") if exhaustive else None,
+            feature_top1=mean("feature_top1") if exhaustive else None,
+            rerank_map=mean("rerank"),
+            features_read=mean("read"),
+            fine=mode,
+            shortlist=shortlist,
+            **counted,
+            notes=tuple(_notes(counted, sorted(asked - with_items), sorted(with_items - asked), queries.empty, len(failed))),
+            failed=tuple(failed),
+            curves=_curves(scores, index.model.bits, len(gallery.ids)),
+            per_query=tuple(Scored(s.path, s.label, s.map, s.rerank, s.feature_map if exhaustive else None) for s in scores),
         )
-    scores: list[_Score] = []
-    failed: list[Failure] = []
-    copies = unmatched = 0
-    for block in batched(_encoded(index, labelled, failed, progress), _BLOCK_QUERIES):
-        cosines = np.concatenate([e.features for e, _, _ in block]) @ features.T  # [block, N]
-        for (embedding, label, content), cosine in zip(block, cosines, strict=True):
-            keep = np.ones(len(features), bool)
-            keep[gallery.rows_of_content.get(content, [])] = False
-            relevant = gallery.label_ids == gallery.id_of_label.get(label, -1)
-            copies += not keep.all()
-            if not (relevant & keep).any():
-                unmatched += 1
-                continue
-            scores.append(_score(index, searchable, embedding, cosine, relevant, keep, mode, shortlist))
-    if not scores:
-        raise DataError(
-            f"none of the {len(labelled):,} labelled queries has a match in {index.path}: are these the same classes?"
-        )
-    healthy = health(codes.unpack(searchable.of(searchable.ids), index.model.bits))
-    mean = {name: float(np.mean([getattr(score, name) for score in scores])) for name in _Score.__dataclass_fields__}
-    return Evaluation(
-        protocol=_protocol(protocol, mode, shortlist, copies),
-        queries=len(scores),
-        gallery=len(searchable),
-        bits=index.model.bits,
-        map=mean["map"],
-        map_low=mean["low"],
-        map_high=mean["high"],
-        map_at_1000=mean["at_1000"],
-        map_at_r=mean["at_r"],
-        precision_radius_2=mean["precision"],
-        empty_radius_2=mean["empty"],
-        unique_codes=healthy.unique,
-        largest_bucket=healthy.largest_bucket,
-        bit_balance=(min(healthy.bit_balance), max(healthy.bit_balance)),
-        bit_correlation=healthy.bit_correlation,
-        constant_bits=healthy.constant,
-        feature_map=mean["feature_map"],
-        feature_top1=mean["feature_top1"],
-        rerank_map=mean["rerank_map"],
-        features_read=mean["read"],
-        fine=mode,
-        shortlist=shortlist,
-        queries_without_match=unmatched,
-        queries_in_gallery=copies,
-        failed=tuple(failed),
-    )
 
 
 @dataclass(frozen=True)
-class _Gallery:
-    """Labels as numbers [N], -2 for none, and the rows that hold each file content."""
+class _Queries:
+    """Queries with a label, each once; how many were named again, and the folders beside theirs that hold nothing."""
 
-    label_ids: Int64
-    id_of_label: dict[str, int]
-    rows_of_content: dict[bytes, list[int]]
+    entries: Sequence[tuple[Entry, str]]
+    repeated: int
+    empty: Sequence[str]
 
-
-@dataclass(frozen=True)
-class _Score:
-    """The numbers of one query."""
-
-    map: float
-    low: float
-    high: float
-    at_1000: float
-    at_r: float
-    precision: float
-    empty: float
-    feature_map: float
-    feature_top1: float
-    rerank_map: float
-    read: float
+    @classmethod
+    def read(cls, query: Images) -> _Queries:
+        labelled = [(entry, entry.label) for entry in query if entry.label is not None]
+        if not labelled:
+            raise DataError(
+                "the queries have no labels, so nothing says what is right: use class folders or a CSV with a label column"
+            )
+        once = {(entry.path, entry.box, label): (entry, label) for entry, label in reversed(labelled)}
+        below = [] if query.root is None else [Path(folder) for folder, *inside in os.walk(query.root) if not any(inside)]
+        return cls(list(once.values())[::-1], len(labelled) - len(once), sorted(folder.name for folder in below))
 
 
-def _labelled_gallery(index: Index) -> tuple[codes.Codes, _Gallery]:
-    labels = index.labels()
-    if all(label is None for label in labels):
-        raise DataError(f"no item of {index.path} has a label: index class folders, or a CSV with a label column")
-    id_of_label = {label: i for i, label in enumerate(sorted({label for label in labels if label is not None}))}
-    label_ids = np.array([-2 if label is None else id_of_label[label] for label in labels], np.int64)
-    rows_of_content: dict[bytes, list[int]] = {}
-    for row, content in enumerate(index.contents()):
-        rows_of_content.setdefault(content, []).append(row)
-    return index.searchable(), _Gallery(label_ids, id_of_label, rows_of_content)
-
-
-def _encoded(
-    index: Index, labelled: Sequence[tuple[Entry, str]], failed: list[Failure], progress: Progress | None
-) -> Iterator[tuple[Embeddings, str, bytes]]:
-    """Each readable query with its label and the sha256 of its file, encoded in batches; bad ones go to `failed`."""
-
-    def read(query: tuple[Entry, str]) -> tuple[Path, str, bytes, images.Pixels | ImageError]:
-        entry, label = query
-        try:
-            data = images.read(entry.path)
-            source = data if entry.box is None else images.Part(data, entry.box)
-            return entry.path, label, hashlib.sha256(data).digest(), images.load(source, index.model.preparation)
-        except ImageError as error:
-            return entry.path, label, b"", error
-
-    done = 0
-    for batch in batched(in_order(labelled, read, cores()), BATCH):
-        failed += [Failure(str(path), str(pixels)) for path, _, _, pixels in batch if isinstance(pixels, ImageError)]
-        good = [(label, content, pixels) for _, label, content, pixels in batch if not isinstance(pixels, ImageError)]
-        embeddings = index.model.encode_pixels([pixels for _, _, pixels in good])
-        for i, (label, content, _) in enumerate(good):
-            yield embeddings[i], label, content
-        done += len(batch)
-        if progress:
-            progress("evaluating", done, len(labelled))
-
-
-def _score(
-    index: Index,
-    searchable: codes.Codes,
-    query: Embeddings,
-    cosine: NDArray[np.float32],
-    relevant: Bool,
-    keep: Bool,
-    fine: Fine,
-    shortlist: int,
-) -> _Score:
-    """Rank the gallery [N] for one query in each way and score it."""
-    hamming = searchable.distances(query.codes[0]).astype(np.int64)
-    by_code = hamming_buckets(hamming[keep], relevant[keep])
-    near = hamming[keep] <= RADIUS
-    inside = int(near.sum())
-    by_feature = in_buckets(-cosine[keep], relevant[keep])
-    score: NDArray[np.floating] = cosine
-    pool = np.empty(0, np.int64)
-    if fine != "none":
-        among = None if keep.all() else searchable.among(searchable.ids[keep])
-        [first] = index.coarse(searchable, query, shortlist, fine, shortlist, among=among)
-        found = index.rank(searchable, query, first, fine)
-        pool, score = np.searchsorted(searchable.ids, found.ids), np.zeros(len(cosine), np.float32)
-        score[pool] = found.scores
-    place = fine_places(fine, hamming, pool, score)
-    of_codes = expected(by_code)
-    return _Score(
-        map=of_codes,
-        low=least(by_code),
-        high=greatest(by_code),
-        at_1000=expected_at(by_code, AT),
-        at_r=expected_at_r(by_code),
-        precision=float(relevant[keep][near].mean()) if inside else 0.0,
-        empty=float(not inside),
-        feature_map=expected(by_feature),
-        feature_top1=float(by_feature.hits[0] / by_feature.size[0]),
-        read=0.0 if fine in ("none", "asymmetric") else len(pool) / len(hamming),
-        rerank_map=of_codes if fine == "none" else expected(in_buckets(place[keep], relevant[keep])),
+def _curves(scores: Sequence[Score], bits: int, gallery: int) -> Curves:
+    ranks = np.unique(np.geomspace(1, max(gallery, 1), RANKS).astype(np.int64))
+    precision, recall = np.zeros(bits + 1), np.zeros(bits + 1)
+    precision_at, recall_at = np.zeros(len(ranks)), np.zeros(len(ranks))
+    matching, others = np.zeros(bits + 1), np.zeros(bits + 1)
+    for score in scores:
+        inside, hits = np.cumsum(score.items), np.cumsum(score.hits)
+        precision += hits / np.maximum(inside, 1)
+        recall += hits / hits[-1]
+        top = expected_hits_at(score.ranking, ranks)
+        precision_at += top / ranks
+        recall_at += top / hits[-1]
+        matching += score.hits
+        others += score.items - score.hits
+    n = len(scores)
+    return Curves(
+        *(tuple(curve.tolist()) for curve in (precision / n, recall / n, ranks, precision_at / n, recall_at / n)),
+        *(tuple((pairs / max(pairs.sum(), 1)).tolist()) for pairs in (matching, others)),
     )
 
 
-def _protocol(data: str, fine: Fine, shortlist: int, copies: int) -> str:
+# -- in words
+
+
+def _protocol(data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, copies: int) -> str:
     """One line that says what the numbers mean."""
     without = f"; {copies} queries searched without their own copies" if copies else ""
+    whose = {
+        "network": "network codes on both sides",
+        "labels": "codes of the gallery from its labels, as no search of new pictures has them",
+    }[gallery_codes]
+    return f"{data}; {whose}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} of {shortlist}{without}"
+
+
+def _constant(index: Index, constant: Sequence[int]) -> str:
+    named = ", ".join(map(str, constant[:8])) + (" and more" if len(constant) > 8 else "")
+    are = "bit {} is" if len(constant) == 1 else "bits {} are"
+    left = index.model.bits - len(constant)
     return (
-        f"{data}; network codes on both sides; AP expected over ties, MAP@1000 over the hits inside; "
-        f"rerank={fine} of {shortlist}{without}"
+        f"{are.format(named)} the same for every item of {index.path}: this is a code of {left} bits, not of "
+        f"{index.model.bits}; train or refit with fewer, or add --keep-constant-bits to score it as it is"
     )
+
+
+def _notes(
+    counted: dict[str, int], no_items: Sequence[str], no_queries: Sequence[str], empty: Sequence[str], failed: int
+) -> Iterator[str]:
+    """What the numbers leave out, a sentence each."""
+
+    def some(labels: Sequence[str]) -> str:
+        return ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+
+    if counted["queries_without_match"]:
+        yield f"{counted['queries_without_match']:,} queries have no match in the gallery: counted, not averaged"
+    if no_items:
+        yield f"{len(no_items):,} labels of queries have no item in the gallery: {some(no_items)}"
+    if no_queries:
+        yield f"{len(no_queries):,} labels of the gallery have no query: {some(no_queries)}"
+    if counted["queries_repeated"]:
+        yield f"{counted['queries_repeated']:,} queries are named more than once: each was scored once"
+    if counted["queries_in_gallery"]:
+        yield f"{counted['queries_in_gallery']:,} queries are in the gallery too: searched without their copies"
+    if empty:
+        yield f"{len(empty):,} folders of the queries are empty: {some(empty)}"
+    if counted["items_without_label"]:
+        yield f"{counted['items_without_label']:,} items have no label: they count as wrong"
+    if counted["items_not_finite"]:
+        yield f"{counted['items_not_finite']:,} items have features that are not finite: ranked last; run wingbar verify"
+    if failed:
+        yield f"{failed:,} queries could not be used: the list of failures says why"

@@ -445,6 +445,10 @@ class Index:
         """The label of every item, by ascending id, as in `Codes.ids`."""
         return self._store.labels()
 
+    def paths(self) -> list[str]:
+        """The path of every item, by ascending id."""
+        return self._store.paths()
+
     def contents(self) -> list[bytes]:
         """The sha256 of every item's file, by ascending id."""
         return self._store.contents()
@@ -452,6 +456,10 @@ class Index:
     def features(self) -> NDArray[np.float16]:
         """The features [N, d] float16 of all items, by ascending id."""
         return self._store.all_features(self.model.dim)
+
+    def feature_blocks(self, size: int = 65_536) -> Iterator[NDArray[np.float16]]:
+        """The same in blocks [at most size, d], for indexes whose features should not all be in memory."""
+        return self._store.feature_blocks(self.model.dim, size)
 
     def verify(self) -> list[str]:
         """Check every byte that matters: checksums of all rows, the model, and that the parts agree.

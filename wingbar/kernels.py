@@ -226,6 +226,16 @@ def scan(unique, query, out):
 
 
 @_compiled
+def counts(unique, items, queries, out):
+    """How many items are at each distance: items [U] of every unique code, queries [Q, w], out [Q, b + 1] added to in place."""
+    for low in range(0, items.size, BLOCK):
+        high = min(low + BLOCK, items.size)
+        for q in range(len(queries)):
+            for i in range(low, high):
+                out[q, _distance(unique, i, queries[q])] += items[i]
+
+
+@_compiled
 def total(numbers):
     """The sum of [n] uint64, which is as fast as memory can be read."""
     sum_ = np.uint64(0)

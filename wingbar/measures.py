@@ -14,6 +14,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wingbar import codes
+
+_BLOCK = 65_536  # codes that are unpacked at a time
+
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -90,6 +94,14 @@ def in_buckets(distance: NDArray[np.generic], relevant: Bool) -> Buckets:
     return Buckets(size.astype(np.int64), hits)
 
 
+def merged_buckets(place: ArrayLike, size: ArrayLike, hits: ArrayLike) -> Buckets:
+    """Groups of items at `place` [m], in any order, as a ranking: those of equal place become one, empty ones none."""
+    places, of = np.unique(np.asarray(place), return_inverse=True)
+    sizes = np.bincount(of, np.asarray(size), len(places)).astype(np.int64)
+    relevant = np.bincount(of, np.asarray(hits), len(places)).astype(np.int64)
+    return Buckets(sizes[sizes > 0], relevant[sizes > 0])
+
+
 def _harmonic(first: Int64, last: Int64) -> Float64:
     """1/(first+1) + ... + 1/last, elementwise."""
     sums = _harmonic_numbers(int(last.max(initial=0)).bit_length())
@@ -100,13 +112,6 @@ def _harmonic(first: Int64, last: Int64) -> Float64:
 def _harmonic_numbers(power: int) -> Float64:
     """H(0) .. H(2^power): [2^power + 1]."""
     return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 2**power + 1))])
-
-
-def hamming_buckets(distance: Int64, relevant: Bool) -> Buckets:
-    """`in_buckets` for small whole distances, by counting instead of sorting."""
-    size, hits = np.bincount(distance), np.bincount(distance[relevant], minlength=int(distance.max(initial=0)) + 1)
-    used = size > 0
-    return Buckets(size[used], hits[used])
 
 
 def _before(counts: Int64) -> Int64:
@@ -328,12 +333,17 @@ def health(bits: Bool) -> Health:
     """Health of codes given as bits [N, b] bool. Raises ValueError without any."""
     if not len(bits):
         raise ValueError("there are no codes")
-    _, counts = np.unique(np.packbits(bits, axis=1), axis=0, return_counts=True)
+    packed = codes.pack(bits)
+    _, counts = np.unique(packed[:, 0] if packed.shape[1] == 1 else packed, axis=0, return_counts=True)
     share = bits.mean(0)
     varies = (share > 0) & (share < 1)
-    x = bits[:, varies] - share[varies]
-    x /= np.sqrt((x * x).sum(0)) if varies.any() else 1
-    pairs = np.abs(x.T @ x)[np.triu_indices(int(varies.sum()), 1)]
+    both = np.zeros((bits.shape[1], bits.shape[1]))
+    for start in range(0, len(bits), _BLOCK):  # as float32, in which sums of so many ones are exact
+        block = bits[start : start + _BLOCK].astype(np.float32)
+        both += block.T @ block
+    deviation = np.sqrt(share * (1 - share))[varies]
+    correlation = (both / len(bits) - np.outer(share, share))[np.ix_(varies, varies)] / np.outer(deviation, deviation)
+    pairs = np.abs(correlation)[np.triu_indices(int(varies.sum()), 1)]
     return Health(
         unique=len(counts),
         largest_bucket=int(counts.max()),

@@ -290,6 +290,13 @@ class Store:
                 out[i] = np.frombuffer(data, "<f2")
         return out
 
+    def feature_blocks(self, dim: int, size: int) -> Iterator[NDArray[np.float16]]:
+        """The same in blocks [at most size, d], so that they need not all be in memory."""
+        with self._explaining():
+            rows = self._db.execute("SELECT data FROM features ORDER BY id")
+            while block := rows.fetchmany(size):
+                yield np.frombuffer(b"".join(data for (data,) in block), "<f2").reshape(len(block), dim)
+
     def items(self, ids: Sequence[int]) -> list[Item]:
         """The items `ids`, in their order. Raises StoreError when one is not there."""
         out = []
@@ -311,6 +318,11 @@ class Store:
         """The label of every item, by ascending id."""
         with self._explaining():
             return [row[0] for row in self._db.execute("SELECT label FROM items ORDER BY id")]
+
+    def paths(self) -> list[str]:
+        """The path of every item, by ascending id."""
+        with self._explaining():
+            return [row[0] for row in self._db.execute("SELECT path FROM items ORDER BY id")]
 
     def contents(self) -> list[bytes]:
         """The sha256 of every item's file, by ascending id."""

@@ -31,7 +31,7 @@ from wingbar import backbones, images, itq, methods
 from wingbar.adding import Failure, Progress
 from wingbar.datasets import Entry, Images
 from wingbar.errors import DataError, ImageError, ModelError, TrainingError
-from wingbar.evaluation import Side, fine_scores
+from wingbar.fine import Side, fine_scores
 from wingbar.images import Augmentation, Preparation
 from wingbar.itq import Rotation
 from wingbar.model import Model, batched, cores, in_order, over_scales

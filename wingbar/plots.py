@@ -1,0 +1,124 @@
+"""Charts as SVG text for an HTML page: drawn by matplotlib, in the page's own colours of text, light or dark."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbar.errors import WingbarError
+
+COLOURS = ("#2a7fc9", "#d9791a", "#2f9e6e", "#b65fb0")  # told apart by the colour-blind, legible on light and dark
+_TEXT = "#010203"  # stands for the page's colour of text until the SVG is written
+_SIZE = (5.6, 3.4)  # inches
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named curve: x and y [m]."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def check_installed() -> None:
+    """Raise WingbarError, which says what to install, when charts cannot be drawn."""
+    try:
+        import matplotlib
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise WingbarError("a report needs matplotlib and scikit-learn: pip install 'wingbar[report]'") from None
+    del matplotlib
+
+
+def lines(title: str, x_label: str, y_label: str, curves: Sequence[Line], *, log_x: bool = False) -> str:
+    """Curves over one pair of axes; y goes from 0 to 1."""
+    figure, axes = _figure(x_label, y_label)
+    for curve, colour, style in zip(curves, COLOURS, ("-", "--", ":", "-."), strict=False):
+        axes.plot(curve.x, curve.y, style, color=colour, label=curve.name, linewidth=2)
+    axes.set_ylim(0, 1.02)
+    if log_x:
+        axes.set_xscale("log")
+    if len(curves) > 1:
+        _legend(axes)
+    return _svg(figure, title)
+
+
+def distances(title: str, matching: Sequence[float], others: Sequence[float]) -> str:
+    """How far apart pairs are in bits: `matching` and `others` [b + 1] are shares of all such pairs."""
+    figure, axes = _figure("Hamming distance", "share of the pairs")
+    places = np.arange(len(matching))
+    axes.bar(places, others, width=1, color=COLOURS[1], alpha=0.65, label="other label")
+    axes.bar(places, matching, width=1, facecolor=COLOURS[0], alpha=0.65, label="same label", hatch="//", edgecolor=COLOURS[0])
+    _legend(axes)
+    return _svg(figure, title)
+
+
+def scatter(title: str, points: NDArray[np.floating], labels: Sequence[str | None]) -> str:
+    """Points [n, 2], a colour for each label, which also comes up under the pointer."""
+    names = sorted({label for label in labels if label is not None})
+    hue = {name: _hue(i, len(names)) for i, name in enumerate(names)}
+    low, high = points.min(0), points.max(0)
+    placed = (points - low) / np.maximum(high - low, 1e-9) * [620, 420] + 10
+    dots = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{hue.get(name or "", "#888")}">'
+        f"<title>{escape(name or 'no label')}</title></circle>"
+        for (x, y), name in zip(placed.tolist(), labels, strict=True)
+    )
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 440" role="img" aria-label="{escape(title)}">{dots}</svg>'
+
+
+def project(features: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
+    """Features [n, d] in the plane, neighbours kept near each other (t-SNE, van der Maaten & Hinton 2008): [n, 2]."""
+    from sklearn.manifold import TSNE
+
+    if len(features) < 4:
+        return np.asarray(features[:, :2], np.float64)
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features), np.float64)
+
+
+def _hue(i: int, count: int) -> str:
+    """Colours far from each other for neighbours in the alphabet, in two shades."""
+    red, green, blue = colorsys.hls_to_rgb(i * 0.61803 % 1, 0.42 if i % 2 else 0.58, 0.65)
+    return f"#{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
+
+
+def _figure(x_label: str, y_label: str):  # type: ignore[no-untyped-def]  # matplotlib's types are loose
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    axes.set_xlabel(x_label, color=_TEXT)
+    axes.set_ylabel(y_label, color=_TEXT)
+    axes.tick_params(which="both", colors=_TEXT)
+    axes.grid(color="#888888", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(_TEXT)
+    return figure, axes
+
+
+def _legend(axes) -> None:  # type: ignore[no-untyped-def]
+    axes.legend(frameon=False, labelcolor=_TEXT)
+
+
+def _svg(figure, title: str) -> str:  # type: ignore[no-untyped-def]
+    """The figure as an SVG element whose text is the page's."""
+    from matplotlib import rc_context
+
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :].replace(_TEXT, "currentColor")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
