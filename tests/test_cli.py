@@ -359,3 +359,38 @@ def test_a_model_is_made_to_see_otherwise(tmp_path: Path, capsys: pytest.Capture
         assert "--see" in capsys.readouterr().err
     assert cli.main(["export", str(tmp_path / "m"), "--see", "square 32"]) == 2
     assert not (tmp_path / "p").exists()
+
+
+def test_a_report_and_a_comparison(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, data = tmp_path / "a.wb", ("--split", "query")
+    run(capsys, "index", index, photos, "--bits", 16, "--split", "gallery")
+    records = []
+    for name, more in (("a", ()), ("b", ("--gallery-codes", "labels", "--no-exhaustive"))):
+        code, out, _ = run(capsys, "evaluate", index, photos, *data, *more, "--report", tmp_path / f"{name}.html", "--json")
+        assert code == 0
+        records.append(tmp_path / f"{name}.json")
+        records[-1].write_text(out)
+        assert (tmp_path / f"{name}.html").read_text().startswith("<!doctype html>")
+    assert json.loads(records[1].read_text())["feature_map"] is None
+    code, out, _ = run(capsys, "evaluate", "--compare", *records)
+    assert code == 0
+    assert "gallery codes: network and labels" in out
+    code, out, _ = run(capsys, "evaluate", "--compare", *records, "--json")
+    assert [d["measure"] for d in json.loads(out)["differences"]] == ["map", "rerank_map"]
+    code, _, err = run(capsys, "evaluate", "--compare", records[0], tmp_path / "a.html")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is not JSON" in err
+    code, _, err = run(capsys, "evaluate", index)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "name an index and a data set" in err
+    code, out, _ = run(capsys, "evaluate", index, photos, *data)
+    assert "per_query" not in out
+    assert "argmax_map" in out
+
+
+def test_a_solution_of_landmarks(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "index", tmp_path / "a.wb", photos / "red", "--bits", 8)
+    (tmp_path / "s.csv").write_text("id,images,Usage\n003,001 003,Public\n")
+    code, out, _ = run(capsys, "evaluate", tmp_path / "a.wb", photos / "blue", "--solution", tmp_path / "s.csv", "--json")
+    assert code == 0
+    assert 0 < json.loads(out)["map_at_100"] <= 1

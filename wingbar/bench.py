@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +18,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import codes, images
 from wingbar.codes import Codes, Packed
-from wingbar.errors import DataError, ImageError, ModelError
+from wingbar.errors import DataError, ImageError, ModelError, QueryError
+from wingbar.index import Index
 from wingbar.model import BATCH, Model, batched, cores, in_order
 
 ROUNDS = 5
@@ -41,20 +48,7 @@ def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
     `ratio` are None where PyTorch or the model's weights are missing. Raises DataError without readable images.
     """
     model = Model.load(model_path)
-    paths = images.find(folder).images
-    readable: list[bytes] = []
-    for path in paths:
-        try:
-            data = images.read(path)
-            images.load(data, model.preparation)
-            readable.append(data)
-        except ImageError:
-            continue
-        if len(readable) == IMAGES:
-            break
-    if not readable:
-        raise DataError(f"{folder} has no image that can be read")
-    files = [readable[i % len(readable)] for i in range(IMAGES)]
+    files, distinct = _readable(folder, model)
     pixels = [images.load(data, model.preparation) for data in files]
 
     def decode() -> None:
@@ -82,7 +76,7 @@ def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
     return {
         "model": model.name,
         "images": IMAGES,
-        "distinct_images": len(readable),
+        "distinct_images": distinct,
         "threads": cores(),
         "decode_images_per_second": speed["decode"],
         "encode_images_per_second": speed["encode"],
@@ -90,6 +84,23 @@ def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
         "eager_images_per_second": slow,
         "ratio": _ratio(speed["encode"], slow),
     }
+
+
+def _readable(folder: str | os.PathLike[str], model: Model) -> tuple[list[bytes], int]:
+    """IMAGES files that can be read, some more than once where the folder has fewer, and how many different ones."""
+    readable: list[bytes] = []
+    for path in images.find(folder).images:
+        try:
+            data = images.read(path)
+            images.load(data, model.preparation)
+            readable.append(data)
+        except ImageError:
+            continue
+        if len(readable) == IMAGES:
+            break
+    if not readable:
+        raise DataError(f"{folder} has no image that can be read")
+    return [readable[i % len(readable)] for i in range(IMAGES)], len(readable)
 
 
 def _decode_and_run(model: Model, files: list[bytes]) -> None:
@@ -499,3 +510,163 @@ def _us(seconds: float | None) -> float | None:
 
 def _ratio(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a / b
+
+
+# -- serving
+
+BARE = """
+import json, uvicorn
+from fastapi import FastAPI, Request, Response
+from wingbar.server import bound
+app = FastAPI()
+text = json.dumps({"hits": [{"id": i, "name": "picture.jpg", "code": "01" * 32, "distance": i} for i in range(20)]})
+
+@app.post("/")
+async def answer(request: Request) -> Response:
+    await request.json()
+    return Response(text, media_type="application/json")
+
+config = uvicorn.Config(app, log_level="error", access_log=False, ws="none")
+listening = bound("127.0.0.1", 0)
+print(json.dumps({"url": "http://127.0.0.1:%d/" % listening.getsockname()[1]}), flush=True)
+uvicorn.Server(config).run([listening])
+"""
+SINGLE = 300  # searches by id, one after the other
+
+
+def search(
+    index: str | os.PathLike[str], folder: str | os.PathLike[str], *, clients: int = 32, seconds: float = 60.0
+) -> dict[str, Any]:
+    """A server of `index` under the load of `clients` that search for pictures of `folder`, beside what encoding alone can do.
+
+    Client and server share this machine. The run has ROUNDS rounds; in each of them the network first runs alone on decoded
+    pictures in batches, which is the ceiling, then decoding and network together, then the clients ask for their part of
+    `seconds`. Latencies are those of the clients; one that is told to come back later does so. Then searches by id, one after
+    the other, are timed beside a bare FastAPI route that answers with as many hits: `overhead` is the time around the search.
+    Raises DataError without readable images, QueryError when the server does not start.
+    """
+    with Index.open(index) as opened:
+        model, items = opened.model, len(opened)
+    files, _ = _readable(folder, model)
+    pixels = [images.load(data, model.preparation) for data in files]
+    ceilings: list[float] = []
+    both: list[float] = []
+    asked: list[_Asked] = []
+    with _serving([sys.executable, "-m", "wingbar.cli", "serve", str(index), "--port", "0", "--json"]) as address:
+        _load(address, files, clients, 1.0)  # warm up
+        model.run(pixels[:BATCH])
+        for _ in range(ROUNDS):
+            ceilings.append(_speed(lambda: [model.run(batch) for batch in batched(pixels, BATCH)], len(pixels)))
+            both.append(_speed(lambda: _decode_and_run(model, files), len(files)))
+            asked += _load(address, files, clients, seconds / ROUNDS)
+        ids = [item["id"] for item in _get(address, "/api/items?limit=100")["items"]]
+        with _serving([sys.executable, "-c", BARE]) as bare:
+            by_id, inside, beside = _by_id(address, bare, ids)
+    good = [one.seconds for one in asked if one.status == 200]
+    rate = len(good) / seconds
+    statuses = Counter(str(one.status) for one in asked if one.status != 200)
+    return {
+        "items": items,
+        "model": model.name,
+        "clients": clients,
+        "seconds": seconds,
+        "threads": cores(),
+        "searches": len(good),
+        "errors": dict(sorted(statuses.items())),
+        "searches_per_second": rate,
+        "encode_images_per_second": median(ceilings),
+        "decode_and_encode_images_per_second": median(both),
+        "ratio": rate / median(ceilings),
+        "ratio_with_decoding": rate / median(both),
+        "median_ms": _ms(median(good)) if good else None,
+        "p99_ms": _ms(float(np.percentile(good, 99))) if good else None,
+        "p99_over_median": float(np.percentile(good, 99)) / median(good) if good else None,
+        "by_id_ms": by_id,
+        "by_id_inside_ms": inside,
+        "by_id_overhead_ms": by_id - inside,
+        "bare_route_ms": beside,
+    }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One request of a client: its status (0 where the connection broke) and seconds."""
+
+    status: int
+    seconds: float
+
+
+@contextmanager
+def _serving(command: Sequence[str]) -> Iterator[str]:
+    """A server in a process of its own; gives HOST:PORT. Raises QueryError with what it said when it does not start."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise QueryError(f"the server did not start: {(process.communicate()[1] or 'it said nothing').strip()}")
+        yield urlsplit(json.loads(line)["url"]).netloc
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _load(address: str, files: Sequence[bytes], clients: int, seconds: float) -> list[_Asked]:
+    """What `clients` asked in so many seconds, each one request after the other on one connection."""
+    start = time.perf_counter()
+
+    def ask(number: int) -> list[_Asked]:
+        asked: list[_Asked] = []
+        connection = http.client.HTTPConnection(address, timeout=60)
+        while (began := time.perf_counter()) < start + seconds:
+            data = files[(number + len(asked) * clients) % len(files)]
+            later = 0.0
+            try:
+                connection.request("POST", "/api/search", data, {"Content-Type": "application/octet-stream"})
+                answer = connection.getresponse()
+                answer.read()
+                status, later = answer.status, float(answer.headers.get("Retry-After", 0))
+            except (OSError, http.client.HTTPException):
+                status = 0
+                connection.close()
+            asked.append(_Asked(status, time.perf_counter() - began))
+            time.sleep(later)
+        connection.close()
+        return asked
+
+    with ThreadPoolExecutor(clients) as pool:
+        return [one for part in pool.map(ask, range(clients)) for one in part]
+
+
+def _by_id(address: str, bare: str, ids: Sequence[int]) -> tuple[float, float, float]:
+    """Median milliseconds of a search by id, of the search inside of it, and of a bare route, asked in turns."""
+    there, other = http.client.HTTPConnection(address), http.client.HTTPConnection(bare)
+    times: list[float] = []
+    inside: list[float] = []
+    beside: list[float] = []
+    for i in range(SINGLE):
+        body = json.dumps({"id": ids[i % len(ids)]})
+        for connection, path, seconds in ((there, "/api/search", times), (other, "/", beside)):
+            start = time.perf_counter()
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            text = connection.getresponse().read()
+            seconds.append(time.perf_counter() - start)
+            if connection is there:
+                inside.append(json.loads(text)["milliseconds"]["total"])
+    there.close()
+    other.close()
+    return median(times) * 1e3, median(inside), median(beside) * 1e3
+
+
+def _get(address: str, path: str) -> Any:
+    connection = http.client.HTTPConnection(address)
+    connection.request("GET", path)
+    with connection.getresponse() as answer:
+        return json.load(answer)
+
+
+def _speed(work: Callable[[], object], count: int) -> float:
+    """How many of `count` things a second."""
+    start = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - start)

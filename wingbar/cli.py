@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -20,13 +20,18 @@ from wingbar.errors import ImageError, WingbarError
 
 if TYPE_CHECKING:
     from wingbar.adding import AddReport, Failure, Progress, RefitReport
+    from wingbar.catalogue import DataSet, Report
+    from wingbar.datasets import Dataset
+    from wingbar.evaluation import Evaluation
     from wingbar.explain import Explained, Look
     from wingbar.images import Preparation
-    from wingbar.index import Hits
+    from wingbar.index import Hits, Index
     from wingbar.model import Model
 
 METHODS = ("cmbh", "dlbhc", "dolg")  # as in methods/__init__.py, which imports PyTorch
 PEERS = "flat,multihash,ivf,hnsw,usearch,numpy"  # as in bench.py
+PROTOCOLS = ("own", "10k-50k", "1k-5k-54k", "1k-5k-59k", "unseen")  # as in datasets.py
+IN_BYTES = ("fetching", "checking", "unpacking")  # stages of download.py, which count bytes
 FINE = ("none", "ties", "pool", "asymmetric")  # as in index.py, which is not imported for --help
 SHOWN = 20  # bad files named on the terminal; --json names all
 
@@ -198,24 +203,117 @@ def _box_text(box: Sequence[float]) -> str:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Measure an index with the labelled queries of a data set."""
+    """Measure an index with the labelled queries of a data set, or compare two such measurements."""
     from wingbar.datasets import read_dataset, read_images
     from wingbar.evaluation import evaluate
     from wingbar.index import Index
 
+    if args.compare:
+        return _compare(args)
+    if args.index is None or args.data is None:
+        raise WingbarError("name an index and a data set, as in wingbar evaluate birds.wb birds/, or --compare A.json B.json")
+    if args.solution:
+        return _evaluate_landmarks(args)
+    if args.report:
+        from wingbar import plots, report
+
+        plots.check_installed()
     with Index.open(args.index) as found, _progress() as progress:
         if args.split:
-            queries = read_images(args.data, args.split, seed=args.seed)
+            queries = read_images(args.data, args.split, protocol=args.protocol, seed=args.seed)
             protocol = f"{queries.protocol} as queries, the index as gallery"
         else:
-            data = read_dataset(args.data, seed=args.seed)
+            data = read_dataset(args.data, protocol=args.protocol, seed=args.seed)
             queries, protocol = data.query, data.protocol
-        result = evaluate(found, queries, protocol=protocol, fine=args.fine, shortlist=args.shortlist, progress=progress)
+            if data.truth:
+                return _evaluate_revisited(args, found, data, progress)
+        result = evaluate(
+            found,
+            queries,
+            protocol=protocol,
+            fine=args.fine,
+            shortlist=args.shortlist,
+            gallery_codes=args.gallery_codes,
+            exhaustive=args.exhaustive,
+            keep_constant_bits=args.keep_constant_bits,
+            progress=progress,
+        )
+        if args.report:
+            _write(Path(args.report), report.evaluation_page(found, queries, result))
     _list_failures(result.failed)
-    record = asdict(result)
-    width = max(map(len, record))
-    lines = [f"{key:{width}}  {_number(value)}" for key, value in record.items() if key != "failed"]
-    return _print(args, record, "\n".join(lines))
+    return _print(args, asdict(result), _evaluation_text(result))
+
+
+def _evaluate_revisited(args: argparse.Namespace, found: Index, data: Dataset, progress: Progress) -> int:
+    from wingbar.landmarks import evaluate_revisited
+
+    result = evaluate_revisited(
+        found, data, fine=args.fine, shortlist=args.shortlist, whole_queries=args.whole_queries, progress=progress
+    )
+    _list_failures(result.failed)
+    lines = [result.protocol, f"{'':8}  {'setup':6}  {'MAP':>6}  {'mP@1':>6}  {'mP@5':>6}  {'mP@10':>6}  queries"]
+    for name, setups in (("features", result.features), ("search", result.search)):
+        for setup, s in setups.items():
+            values = "  ".join(f"{value:6.4f}" for value in (s.map, s.mp_at_1, s.mp_at_5, s.mp_at_10))
+            lines.append(f"{name:8}  {setup:6}  {values}  {s.queries:7,}")
+    lines += [f"Note: {note}." for note in result.notes]
+    return _print(args, asdict(result), "\n".join(lines))
+
+
+def _evaluate_landmarks(args: argparse.Namespace) -> int:
+    from wingbar.images import find
+    from wingbar.index import Index
+    from wingbar.landmarks import evaluate_landmarks
+
+    with Index.open(args.index) as found, _progress() as progress:
+        paths = find(args.data).images
+        result = evaluate_landmarks(
+            found, paths, Path(args.solution), fine=args.fine, shortlist=args.shortlist, progress=progress
+        )
+    _list_failures(result.failed)
+    shown = {key: value for key, value in asdict(result).items() if key != "failed" and value is not None}
+    return _print(args, asdict(result), "\n".join(f"{key:10}  {_number(value)}" for key, value in shown.items()))
+
+
+def _evaluation_text(result: Evaluation) -> str:
+    shown = {
+        field.name: getattr(result, field.name)
+        for field in fields(result)
+        if field.name not in ("failed", "notes", "curves", "per_query")
+    }
+    width = max(map(len, shown))
+    lines = [f"{key:{width}}  {_number(value)}" for key, value in shown.items()]
+    return "\n".join([*lines, *(f"Note: {note}." for note in result.notes)])
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from wingbar.compare import compare
+
+    records = [_read_json(Path(name)) for name in args.compare]
+    found = compare(records[0], records[1], seed=args.seed)
+    lines = [f"{name}: {protocol}" for name, protocol in zip(args.compare, found.protocols, strict=True)]
+    lines.append(f"{found.queries:,} queries in both; the interval of the difference holds {found.level:.0%} (paired bootstrap)")
+    lines.append(f"{'':12}  {'first':>7}  {'second':>7}  {'difference':>10}")
+    lines += [
+        f"{d.measure:12}  {d.first:7.4f}  {d.second:7.4f}  {d.difference:+10.4f}  ({d.low:+.4f} to {d.high:+.4f})"
+        for d in found.differences
+    ]
+    lines += [f"Note: {note}." for note in found.notes]
+    return _print(args, asdict(found), "\n".join(lines))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WingbarError(f"{path} is not JSON ({error}): write it with wingbar evaluate INDEX DATA --json > {path}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """A whole file or none."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def info(args: argparse.Namespace) -> int:
@@ -272,7 +370,8 @@ def train(args: argparse.Namespace) -> int:
         raise WingbarError(f"name a method ({', '.join(METHODS)}) and labelled images, as in wingbar train dlbhc photos/ -o m")
     else:
         method = methods.get(args.method)
-        data = read_images(args.data, _training_part(args.data, args.split))
+        part = _training_part(args.data, args.split, args.protocol)
+        data = read_images(args.data, part, protocol=args.protocol, seed=args.split_seed)
         found = training.Recorded(method, _from_flags(method.Config, args), _from_flags(training.Run, args), data, args.start)
     with _progress() as progress:
         model = training.train(
@@ -334,11 +433,13 @@ def _seen(text: str, before: Preparation) -> Preparation:
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Measure encoding or Hamming search, beside peers in the same run."""
+    """Measure encoding, Hamming search or a server, beside peers in the same run."""
     from wingbar import bench
 
     if args.what == "encode":
         record = bench.encode(args.model, args.images)
+    elif args.what == "search":
+        record = bench.search(args.index, args.images, clients=args.clients, seconds=args.seconds)
     else:
         record = bench.hamming(
             args.items,
@@ -352,6 +453,58 @@ def bench(args: argparse.Namespace) -> int:
             seed=args.seed,
         )
     return _print(args, record, "\n".join(_record_lines(record)))
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve an index: an HTTP API, and a page to search with."""
+    _serve(
+        Path(args.index),
+        host=args.host,
+        port=args.port,
+        token=args.token or os.environ.get("WINGBAR_TOKEN"),
+        read_token=args.read_token or os.environ.get("WINGBAR_READ_TOKEN"),
+        public=args.public,
+        hosts=tuple(args.allow_host),
+        cors=tuple(args.cors),
+        open_page=args.open,
+        as_json=args.json,
+    )
+    return 0
+
+
+def _serve(
+    path: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    read_token: str | None = None,
+    public: bool = False,
+    hosts: tuple[str, ...] = (),
+    cors: tuple[str, ...] = (),
+    open_page: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Serve until stopped; says where on standard output."""
+    try:
+        from wingbar import server
+        from wingbar.guard import Settings
+    except ImportError as error:
+        raise WingbarError(f"serving needs {error.name}: run pip install 'wingbar[serve]'") from None
+
+    def started(url: str) -> None:
+        text = json.dumps({"url": url}) if as_json else f"wingbar serves {path} at {url}   (Ctrl-C stops it)"
+        print(text, flush=True)
+        if open_page:
+            import webbrowser
+
+            webbrowser.open(url)
+
+    settings = Settings(
+        index=path, host=host, port=port, token=token, read_token=read_token, public=public, hosts=hosts, cors=cors
+    )
+    with suppress(KeyboardInterrupt):  # the way to stop it
+        server.run(settings, started)
 
 
 def _record_lines(record: dict[str, Any]) -> list[str]:
@@ -368,14 +521,69 @@ def _record_lines(record: dict[str, Any]) -> list[str]:
     return [f"{key:{width}}  {_number(value)}" for key, value in flat.items()]
 
 
+def data(args: argparse.Namespace) -> int:
+    """List the data sets that wingbar knows, say what one is, or fetch it."""
+    from wingbar import catalogue
+
+    if args.what == "list":
+        known = list(catalogue.DATA_SETS.values())
+        return _print(args, {"data_sets": [asdict(one) for one in known]}, "\n".join(map(_data_line, known)))
+    if args.what == "info":
+        one = catalogue.get(args.name)
+        return _print(args, asdict(one), _data_text(one))
+    with _progress() as progress:
+        report = catalogue.fetch(args.name, args.output, url=args.url, progress=progress)
+    return _print(args, asdict(report), _data_report(report))
+
+
+def _data_line(one: DataSet) -> str:
+    from wingbar.download import gigabytes
+
+    how = "by hand" if one.by_hand else gigabytes(one.size) if one.size else "fetch"
+    return f"{one.name:14}  {one.images:>9,} images  {one.classes or '':>6} {'classes' if one.classes else '':7}  {how}"
+
+
+def _data_text(one: DataSet) -> str:
+    from wingbar.download import gigabytes
+
+    lines = [f"{one.title}: {one.images:,} images" + (f", {one.classes:,} classes" if one.classes else "")]
+    lines += [f"page      {one.page}", f"licence   {one.licence}", f"unpacked  about {gigabytes(one.disk)}"]
+    for file in one.files:
+        lines.append(f"file      {file.url}" + (f", {file.size:,} bytes" if file.size else ""))
+        sums = (("sha256", file.sha256), ("md5", file.md5))
+        known = next((f"{kind} {value}" for kind, value in sums if value), "no sum is known")
+        lines.append(f"          {known}")
+    lines += [f"note      {text}" for text in (one.note, one.by_hand) if text]
+    return "\n".join(lines)
+
+
+def _data_report(report: Report) -> str:
+    lines = [f"{report.folder}: {report.images:,} images" + (f", {report.classes:,} classes" if report.classes else "")]
+    if not report.fetched:
+        lines[0] += ", there already"
+    if report.images != report.official_images:
+        lines[0] += f" (officially {report.official_images:,} images)"
+    for file in report.files:
+        how = f"{file.checked} as published" if file.checked else "no published sum to compare it with: keep this one"
+        lines.append(f"{file.url}\n  sha256 {file.sha256} ({how})")
+    lines.append(f"Next: wingbar index {report.name}.wb {report.folder} --split gallery")
+    return "\n".join(lines)
+
+
 def demo(args: argparse.Namespace) -> int:
-    """Index, search and evaluate real handwritten digits, or your own images, and leave a page to look at."""
+    """Index, search and evaluate real handwritten digits, or your own images, and serve them."""
     from wingbar import demo
 
     with _progress() as progress:
         shown = demo.run(Path(args.output), Path(args.images) if args.images else None, bits=args.bits, progress=progress)
     _list_failures(shown.report.failed)
-    return _print(args, demo.record(shown), demo.text(shown))
+    code = _print(args, demo.record(shown), demo.text(shown))
+    if not args.no_serve and not args.json and sys.stdout.isatty():
+        try:
+            _serve(shown.index, port=0)
+        except WingbarError as error:  # the demo is done; the server is its last page
+            print(f"wingbar: {error}", file=sys.stderr)
+    return code
 
 
 # -- what they share
@@ -410,11 +618,11 @@ def _trained_text(model: Model, path: str) -> str:
     return "\n".join(lines)
 
 
-def _training_part(data: str, split: str | None) -> str:
+def _training_part(data: str, split: str | None, protocol: str) -> str:
     """The part of a data set to learn from: the one asked for, or train where there is one, or all."""
     from wingbar.datasets import has_part
 
-    return split or ("train" if has_part(data, "train") else "all")
+    return split or ("train" if protocol != "own" or has_part(data, "train") else "all")
 
 
 def _from_flags(kind: Any, args: argparse.Namespace) -> Any:
@@ -435,7 +643,7 @@ def _add_flags(parser: argparse._ArgumentGroup, kind: Any, recipe: Mapping[str, 
 def _images(args: argparse.Namespace, name: str) -> Any:
     from wingbar.datasets import read_images
 
-    chosen = read_images(name, args.split, seed=args.seed)
+    chosen = read_images(name, args.split, protocol=args.protocol, seed=args.seed)
     if not len(chosen) and not Path(args.index).exists():
         others = f", only {len(chosen.others):,} other files" if chosen.others else ""
         raise WingbarError(f"{name} has no images{others}")
@@ -464,7 +672,9 @@ def _progress() -> Iterator[Progress]:
 
     def report(stage: str, done: int, total: int) -> None:
         if stage not in bars:
-            bars[stage] = tqdm(desc=stage, total=total, unit=" images", leave=False, disable=None, smoothing=0.1)
+            in_bytes = stage.split()[0] in IN_BYTES
+            unit = "B" if in_bytes else " images"
+            bars[stage] = tqdm(desc=stage, total=total, unit=unit, unit_scale=in_bytes, leave=False, disable=None, smoothing=0.1)
         bars[stage].total = total
         bars[stage].update(done - bars[stage].n)
 
@@ -549,7 +759,10 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument("--model", help="a model directory, or general (the default): no labels, no training")
     p.add_argument("--bits", type=_bits, help="code length of a label-free index (default 64)")
     p.add_argument("--split", default="all", help="only this part of a data set: gallery, train, query, val, test (default all)")
-    p.add_argument("--seed", type=_count, default=0, help="draws the images that label-free codes are learnt from (default 0)")
+    _protocol_flag(p)
+    p.add_argument(
+        "--seed", type=_count, default=0, help="draws the images that label-free codes are learnt from, and a split (default 0)"
+    )
     p.add_argument("--threads", type=_positive, help="threads that decode pictures (default: one a core)")
     p.add_argument("--refit", action="store_true", help="learn label-free codes anew from all that is indexed")
 
@@ -573,10 +786,34 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _ranking_flags(p)
 
     p = _verb(verbs, evaluate, "wingbar evaluate birds.wb birds/ --json")
-    p.add_argument("index", metavar="INDEX")
-    p.add_argument("data", metavar="DATA", help="a folder or CSV file with labels; its query, test or val part is searched for")
+    p.add_argument("index", metavar="INDEX", nargs="?")
+    p.add_argument(
+        "data", metavar="DATA", nargs="?", help="a folder or CSV file with labels; its query, test or val part is searched for"
+    )
+    p.add_argument("--report", metavar="FILE", help="write a page (HTML) with curves, pictures and every label")
+    p.add_argument(
+        "--solution", metavar="CSV", help="score the images of the folder DATA by a solution file of Google Landmarks v2"
+    )
+    p.add_argument(
+        "--whole-queries", action="store_true", help="revisited Oxford and Paris: do not cut the queries to their boxes"
+    )
+    p.add_argument("--compare", nargs=2, metavar="JSON", help="compare two measurements instead, each as --json printed it")
+    p.add_argument(
+        "--gallery-codes",
+        choices=("network", "labels"),
+        default="network",
+        help="codes of the gallery: what the network gives, or one for each label as in much of the literature (default network)",
+    )
+    p.add_argument(
+        "--exhaustive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="rank the whole gallery by features too, which are then all in memory (default yes)",
+    )
+    p.add_argument("--keep-constant-bits", action="store_true", help="score a code although some of its bits never change")
     p.add_argument("--split", help="use this part as queries instead")
-    p.add_argument("--seed", type=_count, default=0, help="draws the queries where the data has no split (default 0)")
+    _protocol_flag(p)
+    p.add_argument("--seed", type=_count, default=0, help="draws what is random in the split (default 0)")
     _ranking_flags(p)
 
     p = _verb(
@@ -599,6 +836,8 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument("data", metavar="DATA", nargs="?", help="labelled images; of a data set with parts only train is used")
     p.add_argument("-o", "--output", required=True, metavar="DIR", help="the model directory to make")
     p.add_argument("--split", help="learn from this part of DATA instead")
+    _protocol_flag(p)
+    p.add_argument("--split-seed", type=_count, default=0, help="draws the split, as --seed of index and evaluate (default 0)")
     p.add_argument("--from", dest="start", metavar="MODEL", help="begin from a trained model of the same backbone")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
     p.add_argument("--repeat", metavar="RUN", help="do the run in this directory again, with all it says")
@@ -627,6 +866,11 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p = _sub(whats, "encode", "Images a second of decoding, encoding and both, beside PyTorch.")
     p.add_argument("model", metavar="MODEL", help="a model directory, or general")
     p.add_argument("images", metavar="IMAGES", help="a folder of pictures")
+    p = _sub(whats, "search", "A server under load, beside what encoding alone can do.")
+    p.add_argument("index", metavar="INDEX")
+    p.add_argument("images", metavar="IMAGES", help="a folder of pictures that the clients search for")
+    p.add_argument("--clients", type=_positive, default=32, help="clients that ask at the same time (default 32)")
+    p.add_argument("--seconds", type=_positive, default=60, help="how long they ask (default 60)")
     p = _sub(whats, "hamming", "Exact Hamming search beside FAISS, usearch and NumPy, on synthetic codes.")
     p.add_argument("--items", type=_positive, default=1_000_000, help="codes in the gallery (default 1000000)")
     p.add_argument("--bits", type=_bits, default=48, help="code length (default 48)")
@@ -638,7 +882,35 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     p.add_argument("--peers", default=PEERS, help=f"comma list; those not installed are left out (default {PEERS})")
     p.add_argument("--seed", type=_count, default=0, help="draws the codes (default 0)")
 
+    p = _verb(verbs, data, "wingbar data list\nwingbar data info cifar-10\nwingbar data fetch cifar-10 -o data/cifar-10")
+    whats = p.add_subparsers(dest="what", metavar="WHAT", required=True)
+    _sub(whats, "list", "The data sets that wingbar knows.")
+    p = _sub(whats, "info", "Where a data set comes from, its licence, its files and their sums.")
+    p.add_argument("name", metavar="NAME", help="as in wingbar data list")
+    p = _sub(whats, "fetch", "Fetch a data set and unpack it; goes on where it was stopped.")
+    p.add_argument("name", metavar="NAME", help="as in wingbar data list")
+    p.add_argument("-o", "--output", metavar="DIR", help="the folder to make (default: NAME)")
+    p.add_argument("--url", default="", help="a mirror: of the file, or of the folder with the files")
+
+    p = _verb(
+        verbs, serve, "wingbar serve photos.wb --open\nwingbar serve photos.wb --host 0.0.0.0 --token $(openssl rand -hex 16)"
+    )
+    p.add_argument("index", metavar="INDEX")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)")
+    p.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (default 8000)")
+    p.add_argument("--token", help="whoever sends it may search and change the index (default: $WINGBAR_TOKEN)")
+    p.add_argument("--read-token", help="whoever sends it may search only (default: $WINGBAR_READ_TOKEN)")
+    p.add_argument("--public", action="store_true", help="anybody who reaches the server may search")
+    p.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; may be repeated"
+    )
+    p.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="pages from there may use the API; may be repeated"
+    )
+    p.add_argument("--open", action="store_true", help="open the page in a browser")
+
     p = _verb(verbs, demo, "wingbar demo\nwingbar demo --images photos/")
+    p.add_argument("--no-serve", action="store_true", help="do not end in a server; it does so only on a terminal")
     p.add_argument("--images", metavar="DIR", help="show your own folder of images instead of the digits")
     p.add_argument("-o", "--output", default="wingbar-demo", metavar="DIR", help="where to write (default wingbar-demo)")
     p.add_argument("--bits", type=_bits, default=64, help="code length (default 64)")
@@ -654,6 +926,12 @@ def _count(text: str) -> int:
 def _positive(text: str) -> int:
     if _count(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if _count(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
 
 
@@ -685,6 +963,10 @@ def _sub(whats: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--debug", action="store_true", help="print a traceback when something goes wrong")
     return parser
+
+
+def _protocol_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="own", help="how the parts of a data set are made (default own)")
 
 
 def _ranking_flags(parser: argparse.ArgumentParser) -> None:
