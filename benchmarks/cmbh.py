@@ -92,7 +92,7 @@ def on_birds(work: Path) -> None:
         model = training.train(method, data.train, work / name, config, run)
         with Index.create(work / f"{name}.wb", model) as index:
             index.add(data.gallery)
-            print(name, evaluation.evaluate(index, data.query), flush=True)
+            print(name, evaluation.evaluate(index, data.query, keep_constant_bits=True), flush=True)
 
 
 def main() -> None:

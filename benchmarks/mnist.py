@@ -51,7 +51,7 @@ def main() -> None:
     path = args.work / f"mnist{args.bits}-{int(start)}.wb"
     with Index.create(path, model) as index:
         print(f"{index.add(data.gallery).images_per_second:.0f} images/s indexed", flush=True)
-        result = evaluation.evaluate(index, data.query, protocol=data.protocol)
+        result = evaluation.evaluate(index, data.query, protocol=data.protocol, keep_constant_bits=True)
         searchable, labels = index.searchable(), np.array(index.labels())
         right = []
         embedded = model.encode(data.query.paths)

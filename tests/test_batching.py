@@ -91,6 +91,26 @@ def test_a_free_worker_waits_a_moment_for_one_that_is_being_prepared(pool: Threa
     impatient.close()
 
 
+def test_free_workers_share_what_is_there(pool: ThreadPoolExecutor) -> None:
+    slow, worker = threading.Event(), Worker()
+
+    def prepare(value: int) -> int:
+        assert slow.wait(LONG)
+        return value
+
+    worker.go_on.clear()
+    two: Batcher[int, int, int] = Batcher("test", prepare, worker, pool, most=4, wait=LONG, limit=20, workers=2)
+    futures = [two.submit(value) for value in range(6)]
+    slow.set()
+    while len(worker.batches) < 2:
+        time.sleep(0.001)
+    worker.go_on.set()
+    assert [future.result(LONG).answer for future in futures] == [0, 2, 4, 6, 8, 10]
+    assert sum(len(batch) for batch in worker.batches) == 6
+    assert max(len(batch) for batch in worker.batches) <= 4
+    two.close()
+
+
 def test_no_more_than_the_limit_are_taken_on(pool: ThreadPoolExecutor) -> None:
     worker = Worker()
     worker.go_on.clear()

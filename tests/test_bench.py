@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wingbar import bench, codes
-from wingbar.errors import DataError
+from wingbar.errors import DataError, StoreError
 
 
 def test_encoding_is_measured_beside_pytorch_where_there_is_one(
@@ -67,3 +67,20 @@ def test_bench_hamming_refuses_what_cannot_be_measured() -> None:
         bench.hamming(1000, 12, peers=("annoy",))
     with pytest.raises(DataError, match="at least 200"):
         bench.hamming(150, 12, k=200)
+
+
+def test_a_server_is_measured_under_load(
+    shared_index_path: Path, shared_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "IMAGES", 8)
+    monkeypatch.setattr(bench, "SINGLE", 5)
+    found = bench.search(shared_index_path, shared_photos, clients=3, seconds=1.0)
+    assert (found["items"], found["clients"], found["errors"]) == (60, 3, {})
+    assert found["searches"] >= 3
+    assert found["ratio"] == pytest.approx(found["searches_per_second"] / found["encode_images_per_second"])
+    assert 0 < found["median_ms"] <= found["p99_ms"]
+    assert found["by_id_overhead_ms"] == pytest.approx(found["by_id_ms"] - found["by_id_inside_ms"])
+    assert found["bare_route_ms"] > 0
+    with pytest.raises(StoreError, match="wingbar index"):
+        bench.search(tmp_path / "none.wb", shared_photos)

@@ -205,10 +205,11 @@ class Stuck:
     """A network that waits until it may go on."""
 
     def __init__(self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        network = service_of(client)._network
-        run = network.run
         self.go_on = threading.Event()
-        monkeypatch.setattr(network, "run", lambda pixels: self.go_on.wait(LONG) and run(pixels))
+        service = service_of(client)
+        run = service._network.run
+        for network in (service._network, service._alone):
+            monkeypatch.setattr(network, "run", lambda pixels: self.go_on.wait(LONG) and run(pixels))
 
 
 def test_too_many_are_told_to_come_back(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

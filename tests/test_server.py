@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -359,7 +360,7 @@ def test_what_a_model_saw_is_drawn(client: httpx.Client, monkeypatch: pytest.Mon
     service = service_of(client)
     attention = np.linspace(0, 1, 49, dtype=np.float32).reshape(7, 7)
     monkeypatch.setattr(service, "explains", True)
-    monkeypatch.setattr(service._network, "shows", lambda source: {"attention": attention}, raising=False)
+    monkeypatch.setattr(service._alone, "shows", lambda source: {"attention": attention}, raising=False)
     by_id = client.post("/api/explain", json={"id": 1})
     assert by_id.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(by_id.content)) as drawn:
@@ -674,6 +675,50 @@ def test_the_command_says_in_one_line_what_is_wrong(
         port = taken.getsockname()[1]
         assert f"try --port {port + 1 if port < 65535 else port - 1}" in said(shared_index_path, "--port", port)
     assert "cannot listen" in said(shared_index_path, "--host", "no.such.host.invalid", "--public")
+
+
+@pytest.mark.parametrize(
+    ("flags", "terminal", "served"),
+    [([], True, True), ([], False, False), (["--no-serve"], True, False), (["--json"], True, False)],
+)
+def test_the_demo_ends_in_the_server_on_a_terminal(
+    flags: list[str], terminal: bool, served: bool, shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = SimpleNamespace(index=shared_index_path, report=SimpleNamespace(failed=()))
+    monkeypatch.setattr("wingbar.demo.run", lambda *arguments, **named: shown)
+    monkeypatch.setattr("wingbar.demo.record", lambda shown: {})
+    monkeypatch.setattr("wingbar.demo.text", lambda shown: "done")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    serving = []
+    monkeypatch.setattr(cli, "_serve", lambda path, **named: serving.append(path))
+    assert cli.main(["demo", *flags]) == 0
+    assert serving == ([shared_index_path] if served else [])
+
+
+def test_the_page_is_opened_when_asked(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(server, "run", lambda settings, started: started("http://127.0.0.1:5/"))
+    assert cli.main(["serve", str(shared_index_path), "--open"]) == 0
+    assert opened == ["http://127.0.0.1:5/"]
+    assert "http://127.0.0.1:5/" in capsys.readouterr().out
+
+
+def test_tokens_may_come_from_the_environment(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Settings] = []
+    monkeypatch.setattr(server, "run", lambda settings, started: given.append(settings))
+    monkeypatch.setenv("WINGBAR_TOKEN", TOKEN)
+    monkeypatch.setenv("WINGBAR_READ_TOKEN", "the-reading-token")
+    assert cli.main(["serve", str(shared_index_path), "--host", "0.0.0.0", "--cors", "https://a.example"]) == 0
+    assert (given[0].token, given[0].read_token, given[0].cors) == (TOKEN, "the-reading-token", ("https://a.example",))
+
+
+def test_serving_without_its_extra_says_what_to_install(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wingbar.server", None)
+    assert cli.main(["serve", str(shared_index_path)]) == 2
+    assert "pip install 'wingbar[serve]'" in capsys.readouterr().err
 
 
 def test_a_server_that_cannot_start_leaves_no_threads(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Many callers, one worker: requests that come at the same time are done together."""
+"""Many callers, few workers: requests that come at the same time are done together."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ class _Waiting(Generic[P, A]):
 
 
 class Batcher(Generic[Q, P, A]):
-    """Prepares requests side by side in the threads of a pool, then works on them in batches in one thread of its own.
+    """Prepares requests side by side in the threads of a pool, then works on them in batches in `workers` threads of its own.
 
-    While a batch is being worked on the next one gathers by itself. A worker that is free waits at most `wait` seconds, and
-    only while another request is being prepared: a request that is alone never waits. `work` takes up to `most` prepared
-    requests and gives an answer for each, or an exception in its place. At most `limit` requests are taken on at a time.
+    While all workers are busy the next batches gather by themselves; workers that are free share what is there. A free worker
+    waits at most `wait` seconds, and only while another request is being prepared: a request that is alone never waits. `work`
+    takes up to `most` prepared requests and gives an answer for each, or an exception in its place. At most `limit` requests
+    are taken on at a time.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Batcher(Generic[Q, P, A]):
         most: int,
         wait: float,
         limit: int,
+        workers: int = 1,
     ) -> None:
         self.most, self.wait, self.limit = most, wait, limit
         self._prepare, self._work, self._pool = prepare, work, pool
@@ -69,9 +71,11 @@ class Batcher(Generic[Q, P, A]):
         self._line: deque[_Waiting[P, A]] = deque()
         self._coming = 0  # requests that are being prepared
         self._taken = 0  # requests without an answer yet
+        self._idle = workers  # that have nothing to do
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def __len__(self) -> int:
         """Requests that have no answer yet."""
@@ -95,11 +99,12 @@ class Batcher(Generic[Q, P, A]):
         return future
 
     def close(self) -> None:
-        """Take nothing on any more, finish what is in line, and end the thread."""
+        """Take nothing on any more, finish what is in line, and end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _leave(self, future: Future[Answered[A]]) -> None:
         with self._changed:
@@ -132,16 +137,28 @@ class Batcher(Generic[Q, P, A]):
             batch = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
             if batch:
                 self._answer(batch)
+            with self._changed:
+                self._idle += 1
 
     def _next(self) -> list[_Waiting[P, A]]:
-        """The next requests to work on together; none when all is done and over."""
+        """A worker's share of what is in line; nothing when all is done and over."""
         with self._changed:
-            while not self._line and not (self._closed and not self._coming):
-                self._changed.wait()
-            until = time.perf_counter() + self.wait
-            while self._coming and len(self._line) < self.most and (left := until - time.perf_counter()) > 0:
-                self._changed.wait(left)
-            return [self._line.popleft() for _ in range(min(self.most, len(self._line)))]
+            until = None
+            while True:
+                if not self._line:
+                    until = None
+                    if self._closed and not self._coming:
+                        return []
+                    self._changed.wait()
+                    continue
+                now = time.perf_counter()
+                until = now + self.wait if until is None else until
+                if not self._coming or len(self._line) >= self.most or now >= until:
+                    break
+                self._changed.wait(until - now)
+            share = min(self.most, -(-len(self._line) // self._idle))
+            self._idle -= 1
+            return [self._line.popleft() for _ in range(share)]
 
     def _answer(self, batch: list[_Waiting[P, A]]) -> None:
         began = time.perf_counter()

@@ -528,6 +528,7 @@ async def answer(request: Request) -> Response:
 
 config = uvicorn.Config(app, log_level="error", access_log=False, ws="none")
 listening = bound("127.0.0.1", 0)
+listening.listen(100)
 print(json.dumps({"url": "http://127.0.0.1:%d/" % listening.getsockname()[1]}), flush=True)
 uvicorn.Server(config).run([listening])
 """

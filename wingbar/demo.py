@@ -77,7 +77,7 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | No
                 raise DataError(f"none of the images in {source} could be used ({reasons})")
             if data is not None:
                 with suppress(DataError):  # nothing to score, such as one image a class
-                    evaluations[kind] = evaluate(index, data.query, protocol=data.protocol, progress=progress)
+                    evaluations[kind] = _evaluated(index, data, progress)
             queries = [entry for entry in queries if _can_be_read(entry)]
             rankings.append((f"{kind} codes", _neighbours(index, queries, "none")))
             if kind == LABEL_FREE:
@@ -86,6 +86,11 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | No
     answers = [Answer(entry, [(title, found[i]) for title, found in rankings]) for i, entry in enumerate(queries)]
     page.write_text(_page(source, info, evaluations, answers), encoding="utf-8", errors="backslashreplace")
     return Demo(output / "demo.wb", page, added, evaluations, answers, time.monotonic() - start)
+
+
+def _evaluated(index: Index, data: Dataset, progress: Progress | None) -> Evaluation:
+    """Codes of ten digits need not use all of their bits."""
+    return evaluate(index, data.query, protocol=data.protocol, keep_constant_bits=True, progress=progress)
 
 
 def _train(data: Dataset, output: Path, bits: int, progress: Progress | None) -> Model:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -444,7 +445,7 @@ def _row_record(row: Row) -> dict[str, Any]:
 
 def _named(path: str, label: str | None, columns: Mapping[str, str]) -> dict[str, Any]:
     """An uploaded file is shown under the name that it had; no folder is told."""
-    return {"name": columns.get(NAME) or Path(path).name, "label": label, "columns": dict(columns)}
+    return {"name": columns.get(NAME) or os.path.basename(path), "label": label, "columns": dict(columns)}
 
 
 def _links(id_: int) -> dict[str, str]:

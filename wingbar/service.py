@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -31,6 +32,9 @@ from wingbar.errors import ImageError, StoreError, WingbarError
 from wingbar.index import SHORTLIST, Fine, Hits, Index, parse_where
 from wingbar.model import BATCH, Embeddings, Float32, Model, cores
 from wingbar.store import CHUNK, Item, Store
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 T = TypeVar("T")
 
@@ -301,6 +305,23 @@ class Lane:
 # -- the whole
 
 
+class Network(Model):
+    """A model that many threads run at the same time, each on a batch of its own by itself.
+
+    Together they encode more than one run by all cores, whose threads wait for each other at every layer, and do so by
+    spinning. A picture that comes alone is sooner encoded by all cores.
+    """
+
+    @cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(self.files["model.onnx"], options, providers=["CPUExecutionProvider"])
+
+
 class Service:
     """An index being served. Its methods may be called at the same time, from one event loop."""
 
@@ -315,7 +336,7 @@ class Service:
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
         self._showers = ThreadPoolExecutor(cores(), "wingbar-show")
         self._thumbs = _Cache(limits.cache_bytes)
-        self._facts: tuple[tuple[int, int], dict[str, Any]] | None = None
+        self._facts: tuple[Reader, tuple[int, int], dict[str, Any]] | None = None
         self._started = False
 
     def start(self) -> None:
@@ -323,13 +344,15 @@ class Service:
         if self._started:
             return
         try:
-            self._network, self.explains = self._searches.wait(_warmed)
+            self._alone, self._network, self.explains = self._searches.wait(_warmed)
             self.count = self._slow.wait(Reader.refresh)
         except BaseException:
             self._close_threads()
             raise
         wait, limit = self.limits.gather_ms / 1000, self.limits.waiting
-        self.encoder = Batcher("wingbar-encode", self._decode, self._encode, self._decoders, most=BATCH, wait=wait, limit=limit)
+        self.encoder = Batcher(
+            "wingbar-encode", self._decode, self._encode, self._decoders, most=BATCH, wait=wait, limit=limit, workers=cores()
+        )
         self.writer = Batcher("wingbar-store", _as_it_is, self._store, self._decoders, most=64, wait=wait, limit=limit)
         self._clear_partial()
         self._started = True
@@ -420,9 +443,10 @@ class Service:
         return _Decoded(images.load(source, self._network.preparation), kind, size)
 
     def _encode(self, batch: list[_Decoded]) -> list[Encoded]:
-        """In the encoder's thread. Codes come later, in the lane: a refit changes them, but not the network."""
+        """In a thread of the encoder. Codes come later, in the lane: a refit changes them, but not the network."""
         self.on_batch(len(batch))
-        raw = self._network.run([one.pixels for one in batch])
+        network = self._network if self.waiting > 1 else self._alone
+        raw = network.run([one.pixels for one in batch])
         return [Encoded(row, one.kind, one.size) for row, one in zip(raw, batch, strict=True)]
 
     def _found(self, reader: Reader, queries: Sequence[Encoded | int], ranking: Ranking) -> list[Found | WingbarError]:
@@ -506,13 +530,17 @@ class Service:
 
     def _counted(self, reader: Reader) -> dict[str, Any]:
         version = reader.store.version()
-        if self._facts is None or self._facts[0] != version:
+        if self._facts is None or self._facts[:2] != (reader, version):
             with reader.index.snapshot():
                 info, labels, columns = reader.index.info(), reader.index.label_counts(), reader.columns()
             names = ("items", "labels", "bits", "dim", "unique_codes", "model", "method", "fine", "fingerprint")
             facts = {"name": self.path.stem, **{name: getattr(info, name) for name in names}}
-            self._facts = version, {**facts, "label_counts": dict(Counter(labels).most_common(LABELS)), "columns": columns}
-        return self._facts[1]
+            self._facts = (
+                reader,
+                version,
+                {**facts, "label_counts": dict(Counter(labels).most_common(LABELS)), "columns": columns},
+            )
+        return self._facts[2]
 
     async def thumbnail(self, id_: int, side: int) -> Shown:
         """A small JPEG of an item's picture without EXIF. Raises NotFoundError."""
@@ -555,7 +583,7 @@ class Service:
         self._measured(data)
         picture = images.upright(images.Part(data, box) if box else data)
         picture.thumbnail((LONGEST_SHOWN, LONGEST_SHOWN))
-        look = explain.look(self._network, picture)
+        look = explain.look(self._alone, picture)
         return images.overlay(picture, look.heat, look.area, look.regions)
 
     async def _bytes_of(self, id_: int) -> bytes:
@@ -670,14 +698,17 @@ class Service:
                     path.unlink()
 
 
-def _warmed(reader: Reader) -> tuple[Model, bool]:
-    """The network, which has run once, and whether it has something to show."""
-    model = reader.index.model
-    side = model.preparation.size
-    model.run([images.load(np.zeros((side, side, 3), np.uint8), model.preparation)])
+def _warmed(reader: Reader) -> tuple[Model, Network, bool]:
+    """The model for pictures that come alone and the one for many, which have run once, and whether it has something to show."""
+    alone = reader.index.model
+    network = Network(alone.files)
+    side = alone.preparation.size
+    grey = images.load(np.full((side, side, 3), 128, np.uint8), alone.preparation)
+    for model in (alone, network):
+        model.run([grey])
     if reader.refresh() >= codes.COMPILED_FROM:
-        codes.warm_up(model.bits)
-    return model, bool(model.shows(Image.new("RGB", (side, side))))
+        codes.warm_up(alone.bits)
+    return alone, network, bool(alone.shows(grey))
 
 
 def _as_it_is(ready: _Ready) -> _Ready:

@@ -14,7 +14,7 @@ from wingbar.errors import ModelError
 
 CLASSES, ITEMS = 4, 8
 SMALL: dict[str, dict[str, Any]] = {
-    "cmbh": {"dim": 32, "width": 16, "regions": 1, "crop": 16},
+    "cmbh": {"dim": 32, "width": 16, "regions": 1, "crop": 16, "hash_warmup": 1},
     "dlbhc": {},
     "dolg": {"dim": 32, "hidden": 32},
 }
