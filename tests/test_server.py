@@ -716,6 +716,7 @@ def test_tokens_may_come_from_the_environment(shared_index_path: Path, monkeypat
 def test_serving_without_its_extra_says_what_to_install(
     shared_index_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delattr("wingbar.server")
     monkeypatch.setitem(sys.modules, "wingbar.server", None)
     assert cli.main(["serve", str(shared_index_path)]) == 2
     assert "pip install 'wingbar[serve]'" in capsys.readouterr().err

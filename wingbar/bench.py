@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -641,29 +641,26 @@ def _load(address: str, files: Sequence[bytes], clients: int, seconds: float) ->
 
 def _by_id(address: str, bare: str, ids: Sequence[int]) -> tuple[float, float, float]:
     """Median milliseconds of a search by id, of the search inside of it, and of a bare route, asked in turns."""
-    there, other = http.client.HTTPConnection(address), http.client.HTTPConnection(bare)
     times: list[float] = []
     inside: list[float] = []
     beside: list[float] = []
-    for i in range(SINGLE):
-        body = json.dumps({"id": ids[i % len(ids)]})
-        for connection, path, seconds in ((there, "/api/search", times), (other, "/", beside)):
-            start = time.perf_counter()
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
-            text = connection.getresponse().read()
-            seconds.append(time.perf_counter() - start)
-            if connection is there:
-                inside.append(json.loads(text)["milliseconds"]["total"])
-    there.close()
-    other.close()
+    with closing(http.client.HTTPConnection(address)) as there, closing(http.client.HTTPConnection(bare)) as other:
+        for i in range(SINGLE):
+            body = json.dumps({"id": ids[i % len(ids)]})
+            for connection, path, seconds in ((there, "/api/search", times), (other, "/", beside)):
+                start = time.perf_counter()
+                connection.request("POST", path, body, {"Content-Type": "application/json"})
+                text = connection.getresponse().read()
+                seconds.append(time.perf_counter() - start)
+                if connection is there:
+                    inside.append(json.loads(text)["milliseconds"]["total"])
     return median(times) * 1e3, median(inside), median(beside) * 1e3
 
 
 def _get(address: str, path: str) -> Any:
-    connection = http.client.HTTPConnection(address)
-    connection.request("GET", path)
-    with connection.getresponse() as answer:
-        return json.load(answer)
+    with closing(http.client.HTTPConnection(address)) as connection:
+        connection.request("GET", path)
+        return json.load(connection.getresponse())
 
 
 def _speed(work: Callable[[], object], count: int) -> float:
