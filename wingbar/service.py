@@ -11,9 +11,9 @@ import hashlib
 import io
 import os
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from wingbar import codes, explain, images
@@ -31,7 +30,7 @@ from wingbar.batching import Answered, Batcher, BusyError
 from wingbar.datasets import Entry, Images
 from wingbar.errors import ImageError, StoreError, WingbarError
 from wingbar.index import SHORTLIST, Fine, Hits, Index, parse_where
-from wingbar.model import BATCH, Embeddings, Float32, Model, batched, cores
+from wingbar.model import BATCH, Embeddings, Float32, Model, cores
 from wingbar.store import CHUNK, Item, Store
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ T = TypeVar("T")
 
 LOOK_SECONDS = 0.5  # how often a lane looks whether another index was put in the place of its own
 MANY = 1000  # hits or items of a shortlist from which a search is a slow one
-PARAMETERS = 500  # of one SQL statement
 COLUMN_VALUES = 20  # values of a column that are named, the most frequent ones
 LABELS = 200  # labels that are counted by name
 SAMPLED = 5000  # items whose columns are looked at for that
@@ -173,15 +171,6 @@ class _Decoded:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Encoded pictures or ids that are searched for in one way, and who waits for what is found."""
-
-    queries: Sequence[Encoded | int]
-    ranking: Ranking
-    future: Future[list[Found | WingbarError]]
-
-
-@dataclass(frozen=True)
 class _Ready:
     """An upload after the network: all that is left is to store it."""
 
@@ -197,31 +186,12 @@ class _Ready:
 # -- reading
 
 
-class QuickStore(Store):
-    """A Store that reads many rows by few statements, which halves the time of a search's second stage."""
-
-    def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
-        """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one has none."""
-        rows = self._rows("SELECT id, data FROM features WHERE id IN", ids)
-        try:
-            return np.frombuffer(b"".join([rows[id_] for id_ in ids]), "<f2").reshape(len(ids), dim)
-        except (KeyError, ValueError):  # one is missing or too short: which one?
-            return super().features(ids, dim)
-
-    def _rows(self, statement: str, ids: Sequence[int]) -> dict[int, Any]:
-        rows: dict[int, Any] = {}
-        with self._explaining():
-            for some in batched(ids, PARAMETERS):
-                rows.update(self._db.execute(f"{statement} ({','.join('?' * len(some))})", some).fetchall())
-        return rows
-
-
 class Reader:
     """An index on a connection of its own, for one thread. Raises StoreError when it cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         status = path.stat() if path.exists() else None
-        self.store = QuickStore.open(path)
+        self.store = Store.open(path)
         self.index = Index(self.store)
         self._file = None if status is None else (status.st_dev, status.st_ino)
 
@@ -311,9 +281,9 @@ class Lane:
         """`work` with the lane's reader, in its thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
-    def submit(self, work: Callable[[Reader], T]) -> Future[T]:
-        """The same for who waits in another way."""
-        return self._pool.submit(self._do, work)
+    def wait(self, work: Callable[[Reader], T]) -> T:
+        """The same for a thread that has nothing else to do."""
+        return self._pool.submit(self._do, work).result()
 
     def close(self) -> None:
         """Finish what is in line and release the file."""
@@ -365,7 +335,6 @@ class Service:
         self._lookups, self._writes = Lane(path, "lookup"), Lane(path, "write")
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
         self._showers = ThreadPoolExecutor(cores(), "wingbar-show")
-        self._line: deque[_Asked] = deque()  # who waits for a quick search
         self._thumbs = _Cache(limits.cache_bytes)
         self._facts: tuple[Reader, tuple[int, int], dict[str, Any]] | None = None
         self._started = False
@@ -375,8 +344,8 @@ class Service:
         if self._started:
             return
         try:
-            self._alone, self._network, self.explains = self._searches.submit(_warmed).result()
-            self.count = self._slow.submit(Reader.refresh).result()
+            self._alone, self._network, self.explains = self._searches.wait(_warmed)
+            self.count = self._slow.wait(Reader.refresh)
         except BaseException:
             self._close_threads()
             raise
@@ -439,7 +408,8 @@ class Service:
         encoded = await asyncio.gather(*(self._encoded(query, ranking) for query in queries), return_exceptions=True)
         good = [one for one in encoded if isinstance(one, (Answered, int))]
         asked = [one if isinstance(one, int) else one.answer for one in good]
-        found = iter(await self._find(asked, ranking))
+        slow = ranking.where or max(ranking.k, ranking.shortlist) > MANY
+        found = iter(await (self._slow if slow else self._searches).run(lambda reader: self._found(reader, asked, ranking)))
         total = (time.perf_counter() - start) * 1000
         answers: list[Answer | WingbarError] = []
         for one in encoded:
@@ -479,61 +449,27 @@ class Service:
         raw = network.run([one.pixels for one in batch])
         return [Encoded(row, one.kind, one.size) for row, one in zip(raw, batch, strict=True)]
 
-    async def _find(self, queries: Sequence[Encoded | int], ranking: Ranking) -> list[Found | WingbarError]:
-        """What each query finds, or why it cannot be answered."""
-        asked = _Asked(queries, ranking, Future())
-        if ranking.where or max(ranking.k, ranking.shortlist) > MANY:
-            self._slow.submit(lambda reader: self._answer(reader, [asked]))
-        else:
-            self._line.append(asked)
-            self._searches.submit(self._answer_line)
-        return await asyncio.wrap_future(asked.future)
-
-    def _answer_line(self, reader: Reader) -> None:
-        """In a lane: answer all who are in line; those who came after the first find that it is done."""
-        batch: list[_Asked] = []
-        with suppress(IndexError):
-            while len(batch) < BATCH:
-                batch.append(self._line.popleft())
-        self._answer(reader, batch)
-
-    def _answer(self, reader: Reader, batch: Sequence[_Asked]) -> None:
-        """In a lane: answer several, all in one state of the index."""
-        batch = [asked for asked in batch if asked.future.set_running_or_notify_cancel()]
-        if not batch:
-            return
-        try:
-            with reader.index.snapshot():
-                for asked in batch:
-                    try:
-                        asked.future.set_result(self._found(reader, asked))
-                    except WingbarError as error:
-                        asked.future.set_exception(error)
-        except Exception as error:
-            for asked in batch:
-                if not asked.future.done():
-                    asked.future.set_exception(error)
-
-    def _found(self, reader: Reader, asked: _Asked) -> list[Found | WingbarError]:
-        """Inside a snapshot: from encoded pictures or ids to hits."""
-        if reader.is_empty:
-            raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
-        model, ranking = reader.index.model, asked.ranking
-        self._check_network(model)
-        found: list[Found | WingbarError] = []
-        for query in asked.queries:
-            try:
-                one = reader.embedding(query) if isinstance(query, int) else model.embed(query.raw[None])
-            except NotFoundError as error:
-                found.append(error)
-                continue
-            hits = reader.index.search_many(
-                one, ranking.k, radius=ranking.radius, fine=ranking.fine, shortlist=ranking.shortlist, where=ranking.where
-            )[0]
-            theirs = reader.codes_of([hit.id for hit in hits])
-            there = [_is_available(hit.path) for hit in hits]
-            found.append(Found(hits, theirs, one.codes, model.bits, ranking.fine or model.fine, there))
-        return found
+    def _found(self, reader: Reader, queries: Sequence[Encoded | int], ranking: Ranking) -> list[Found | WingbarError]:
+        """In a lane: from encoded pictures or ids to hits, in one state of the index."""
+        with reader.index.snapshot():
+            if reader.is_empty:
+                raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
+            model = reader.index.model
+            self._check_network(model)
+            found: list[Found | WingbarError] = []
+            for query in queries:
+                try:
+                    one = reader.embedding(query) if isinstance(query, int) else model.embed(query.raw[None])
+                except NotFoundError as error:
+                    found.append(error)
+                    continue
+                hits = reader.index.search_many(
+                    one, ranking.k, radius=ranking.radius, fine=ranking.fine, shortlist=ranking.shortlist, where=ranking.where
+                )[0]
+                theirs = reader.codes_of([hit.id for hit in hits])
+                there = [_is_available(hit.path) for hit in hits]
+                found.append(Found(hits, theirs, one.codes, model.bits, ranking.fine or model.fine, there))
+            return found
 
     def _check_network(self, model: Model) -> None:
         """Raises StoreError when pictures were encoded by another network than the index has now."""
@@ -685,7 +621,7 @@ class Service:
 
     def _store(self, batch: list[_Ready]) -> list[int]:
         """In the writer's thread: the ids of uploads that came at the same time."""
-        return self._writes.submit(lambda reader: self._stored(reader, batch)).result()
+        return self._writes.wait(lambda reader: self._stored(reader, batch))
 
     def _stored(self, reader: Reader, batch: list[_Ready]) -> list[int]:
         """Files first, then their items in one transaction: an item is never without its file."""
