@@ -178,7 +178,7 @@ def mnist(labels: tuple[int, ...] = (7, 2, 1, 0, 4, 1, 4, 9, 5, 9), zipped: bool
         **{f"{part}-images-idx3-ubyte": idx(rng.integers(0, 256, (len(values), 28, 28))) for part, values in parts.items()},
         **{f"{part}-labels-idx1-ubyte": idx(values) for part, values in parts.items()},
     }
-    return {f"{name}.gz": gzip.compress(data) for name, data in plain.items()} if zipped else plain
+    return {f"{name}.gz": gzip.compress(data, mtime=0) for name, data in plain.items()} if zipped else plain
 
 
 def fashion() -> Files:
@@ -570,12 +570,12 @@ CIFAR = "cifar-10-batches-py/"
         (cifar, CIFAR + "batches.meta", python2({"num_vis": 3072}), "has no label_names"),
         (cifar, CIFAR + "batches.meta", python2({"label_names": ["../evil", "b", "c"]}), "cannot be a folder's"),
         (mnist, "t10k-labels-idx1-ubyte.gz", None, "has no t10k-labels-idx1-ubyte: put all four files"),
-        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.arange(9))), "10 images and 9 labels of part test"),
+        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.arange(9)), mtime=0), "10 images and 9 labels of part test"),
         (mnist, "t10k-labels-idx1-ubyte.gz", b"noise", "cannot be read"),
-        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(b"noise"), "and has others: fetch it again"),
-        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.arange(9))[:-1]), "says that it has 9 bytes"),
-        (mnist, "train-images-idx3-ubyte.gz", gzip.compress(idx(np.arange(9))[:-1]), "and has others"),
-        (mnist, "train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "and has others"),
+        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(b"noise", mtime=0), "and has others: fetch it again"),
+        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.arange(9))[:-1], mtime=0), "says that it has 9 bytes"),
+        (mnist, "train-images-idx3-ubyte.gz", gzip.compress(idx(np.arange(9))[:-1], mtime=0), "and has others"),
+        (mnist, "train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12, mtime=0), "and has others"),
     ],
 )
 def test_lists_that_do_not_fit(tmp_path: Path, make: Callable[[], Files], file: str, content: bytes | None, reason: str) -> None:
