@@ -22,11 +22,11 @@ from PIL import Image
 
 from tests.conftest import picture, write_classes
 from tests.serving import LONG, ask, jpeg, metrics, problem, process, service_of, serving, small_index
-from wingbar import cli, server
+from wingbar import cli, images, lanes, server
 from wingbar.errors import StoreError
 from wingbar.guard import Settings
 from wingbar.index import Index
-from wingbar.service import Limits, Service
+from wingbar.service import SUFFIXES, Limits, Service
 from wingbar.store import remove_index
 
 TOKEN = "the-writing-token"
@@ -388,6 +388,23 @@ def test_an_index_that_is_gone_is_not_ready(own: httpx.Client, tmp_path: Path) -
     (tmp_path / "own.wb").rename(tmp_path / "elsewhere.wb")
     detail = problem(own.get("/readyz"), 503, "gone")
     assert str(tmp_path) not in detail
+
+
+def test_an_index_that_was_replaced_by_something_else(tmp_path: Path, photos: Path) -> None:
+    path = tmp_path / "own.wb"
+    small_index(path, photos)
+    with serving(Settings(index=path)) as client:
+        remove_index(path)
+        path.write_text("not an index")
+        problem(client.get("/readyz"), 503, "own.wb was replaced")
+        time.sleep(lanes.LOOK_SECONDS)
+        for _ in range(3):  # what is open can still be searched
+            assert client.post("/api/search", json={"id": 1}).status_code == 200
+        problem(client.get("/readyz"), 503, "own.wb was replaced")
+
+
+def test_the_formats_are_those_that_can_be_indexed() -> None:
+    assert set(SUFFIXES) == set(images._FORMATS)
 
 
 def test_an_index_that_was_put_in_its_place_is_taken_over(tmp_path: Path, photos: Path) -> None:

@@ -541,23 +541,30 @@ def search(
     """A server of `index` under the load of `clients` that search for pictures of `folder`, beside what encoding alone can do.
 
     Client and server share this machine. The run has ROUNDS rounds; in each of them the network first runs alone on decoded
-    pictures in batches, which is the ceiling, then decoding and network together, then the clients ask for their part of
-    `seconds`. Latencies are those of the clients; one that is told to come back later does so. Then searches by id, one after
-    the other, are timed beside a bare FastAPI route that answers with as many hits: `overhead` is the time around the search.
+    pictures in batches, as in `encode`, which is the ceiling of `ratio`; then with a batch for each core at a time, as a server
+    runs it; then decoding and network together; then the clients ask for their part of `seconds`. Latencies are those of the
+    clients; one that is told to come back later does so. Then searches by id, one after the other, are timed beside a bare
+    FastAPI route that answers with as many hits: `overhead` is the time around the search.
     Raises DataError without readable images, QueryError when the server does not start.
     """
+    from wingbar.service import Network
+
     with Index.open(index) as opened:
         model, items = opened.model, len(opened)
     files, _ = _readable(folder, model)
     pixels = [images.load(data, model.preparation) for data in files]
+    network = Network(model.files)
     ceilings: list[float] = []
+    by_core: list[float] = []
     both: list[float] = []
     asked: list[_Asked] = []
     with _serving([sys.executable, "-m", "wingbar.cli", "serve", str(index), "--port", "0", "--json"]) as address:
         _load(address, files, clients, 1.0)  # warm up
-        model.run(pixels[:BATCH])
+        for one in (model, network):
+            one.run(pixels[:BATCH])
         for _ in range(ROUNDS):
             ceilings.append(_speed(lambda: [model.run(batch) for batch in batched(pixels, BATCH)], len(pixels)))
+            by_core.append(_speed(lambda: list(in_order(batched(pixels, BATCH), network.run, cores())), len(pixels)))
             both.append(_speed(lambda: _decode_and_run(model, files), len(files)))
             asked += _load(address, files, clients, seconds / ROUNDS)
         ids = [item["id"] for item in _get(address, "/api/items?limit=100")["items"]]
@@ -576,8 +583,10 @@ def search(
         "errors": dict(sorted(statuses.items())),
         "searches_per_second": rate,
         "encode_images_per_second": median(ceilings),
+        "encode_by_core_images_per_second": median(by_core),
         "decode_and_encode_images_per_second": median(both),
         "ratio": rate / median(ceilings),
+        "ratio_by_core": rate / median(by_core),
         "ratio_with_decoding": rate / median(both),
         "median_ms": _ms(median(good)) if good else None,
         "p99_ms": _ms(float(np.percentile(good, 99))) if good else None,

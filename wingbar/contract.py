@@ -17,6 +17,9 @@ from wingbar.service import Ranking
 PROBLEM = "application/problem+json"
 
 
+MOST_HITS = 1000
+LONGEST_SHORTLIST = 10_000
+MOST_PICTURES = 64  # of a request
 STARS = 3  # wildcards of a path in a filter: each one more makes a hostile pattern a hundred times slower
 LARGEST_ID = 2**63 - 1
 
@@ -42,10 +45,10 @@ class RankingIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    k: int = Field(20, ge=1, le=1000, description="how many hits")
+    k: int = Field(20, ge=1, le=MOST_HITS, description="how many hits")
     radius: int | None = Field(None, ge=0, le=1024, description="only items at most so many bits away")
     fine: Fine | None = Field(None, description="second stage; left out, the model's own choice")
-    shortlist: int = Field(SHORTLIST, ge=1, le=10_000, description="items that the second stage orders anew")
+    shortlist: int = Field(SHORTLIST, ge=1, le=LONGEST_SHORTLIST, description="items that the second stage orders anew")
     where: list[Filter] = Field(
         [], max_length=32, description="filters, as label=monarch, path=blue/* or price<20", examples=[["label=monarch"]]
     )
@@ -74,7 +77,7 @@ class ByItem(RankingIn):
 class ByItems(RankingIn):
     """Several searches by id."""
 
-    ids: list[ItemId] = Field(min_length=1, max_length=64, examples=[[17, 18]])
+    ids: list[ItemId] = Field(min_length=1, max_length=MOST_PICTURES, examples=[[17, 18]])
 
 
 class HitOut(BaseModel):

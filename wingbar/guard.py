@@ -288,8 +288,9 @@ class _Exchange:
         await self._send(message)
 
     async def refuse(self, scope: Scope, status: int, detail: str) -> None:
-        """Answer with a problem."""
-        await problem(status, detail)(scope, self._receive, self.send)
+        """Answer with a problem; who was too slow is not waited for any longer."""
+        headers = {"Connection": "close"} if status == 408 else {}
+        await problem(status, detail, headers)(scope, self._receive, self.send)
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

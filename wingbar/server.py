@@ -8,9 +8,9 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -27,12 +27,16 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
+from threadpoolctl import threadpool_limits
 
 from wingbar import __version__, codes
 from wingbar.batching import BusyError
 from wingbar.contract import (
     BINARY,
     LARGEST_ID,
+    LONGEST_SHORTLIST,
+    MOST_HITS,
+    MOST_PICTURES,
     PICTURES,
     AddedOut,
     BatchOut,
@@ -42,7 +46,6 @@ from wingbar.contract import (
     InfoOut,
     ItemOut,
     ItemsOut,
-    LimitsOut,
     ProblemOut,
     RankingIn,
     Responses,
@@ -57,7 +60,8 @@ from wingbar.contract import (
 )
 from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.guard import Access, Guard, Metrics, Settings
-from wingbar.service import NAME, Answer, EmptyError, NotFoundError, Ranking, Row, Service, Shown, TooLargeError, Upload
+from wingbar.lanes import NAME, NotFoundError, Row
+from wingbar.service import Answer, EmptyError, Ranking, Service, Shown, TooLargeError, Upload
 
 WEB = Path(__file__).parent / "web"
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
@@ -177,7 +181,9 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
     async def search_batch(request: Request, parameters: Annotated[RankingIn, Query()]) -> Response:
         """Several searches at once; what goes wrong with one picture is said in its place."""
         queries, ranking = await _questions(request, service, parameters)
-        answers, milliseconds = await service.search_many(queries, ranking)
+        start = time.perf_counter()
+        answers = await service.search_many(queries, ranking)
+        milliseconds = {"total": round((time.perf_counter() - start) * 1000, 3)}
         records = []
         for answer in answers:
             if isinstance(answer, WingbarError):
@@ -212,7 +218,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     @app.get("/api/items", dependencies=reads, response_model=ItemsOut, responses=problems(401, 405, 422))
     async def items(
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 60,
+        limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 60,
         where: Annotated[list[Filter], Query(max_length=32, examples=[["label=monarch"]])] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
         """What is indexed, by ascending id."""
@@ -261,7 +267,13 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     @app.get("/api/info", dependencies=reads, response_model=InfoOut, responses=READ)
     async def info() -> Response:
         """What is served here, and within which limits."""
-        limits = {name: value for name, value in asdict(service.limits).items() if name in LimitsOut.model_fields}
+        limits = {
+            "upload_bytes": service.limits.upload_bytes,
+            "pixels": service.limits.pixels,
+            "pictures": MOST_PICTURES,
+            "k": MOST_HITS,
+            "shortlist": LONGEST_SHORTLIST,
+        }
         more = {"explains": service.explains, "writable": service.writable and settings.writing_allowed}
         return _answer({**await service.facts(), **more, "limits": limits, "version": __version__})
 
@@ -333,7 +345,7 @@ async def _questions(request: Request, service: Service, parameters: RankingIn) 
     """Several pictures, or ids."""
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        async with request.form(max_files=service.limits.pictures, max_fields=8) as parts:
+        async with request.form(max_files=MOST_PICTURES, max_fields=8) as parts:
             return [await file.read() for file in _files(parts)], parameters.ranking()
     if kind == "application/json":
         asked = await _parsed(request, parameters, ByItems)
@@ -346,7 +358,7 @@ async def _uploads(request: Request, service: Service) -> list[Upload]:
     kind = _content_type(request)
     if kind != "multipart/form-data":
         raise _wrong_type(kind, "a form with parts named image")
-    async with request.form(max_files=service.limits.pictures, max_fields=8) as parts:
+    async with request.form(max_files=MOST_PICTURES, max_fields=8) as parts:
         label = parts.get("label")
         if isinstance(label, UploadFile) or len(label or "") > 1000:
             raise QueryError("label is a text of at most 1,000 letters")
@@ -489,7 +501,8 @@ def run(settings: Settings, started: Callable[[str], None]) -> None:
     Raises StoreError when the index cannot be opened, WingbarError when the address cannot be had.
     """
     app = create_app(settings)
-    with bound(settings.host, settings.port) as listening:
+    # A pool of BLAS would spin while it waits, on cores that the network needs, for products that take no millisecond.
+    with bound(settings.host, settings.port) as listening, threadpool_limits(1, user_api="blas"):
         app.state.service.start()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         _Server(configured(app), lambda: started(f"http://{host}:{listening.getsockname()[1]}/")).run([listening])

@@ -11,9 +11,9 @@ import hashlib
 import io
 import os
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,21 +29,18 @@ from wingbar.adding import NO_FILE
 from wingbar.batching import Answered, Batcher, BusyError
 from wingbar.datasets import Entry, Images
 from wingbar.errors import ImageError, StoreError, WingbarError
-from wingbar.index import SHORTLIST, Fine, Hits, Index, parse_where
+from wingbar.index import SHORTLIST, Fine, Hits
+from wingbar.lanes import NAME, Lane, NotFoundError, Reader, Row, is_available
 from wingbar.model import BATCH, Embeddings, Float32, Model, cores
-from wingbar.store import CHUNK, Item, Store
+from wingbar.store import Item
 
 if TYPE_CHECKING:
     import onnxruntime
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.5  # how often a lane looks whether another index was put in the place of its own
 MANY = 1000  # hits or items of a shortlist from which a search is a slow one
-COLUMN_VALUES = 20  # values of a column that are named, the most frequent ones
 LABELS = 200  # labels that are counted by name
-SAMPLED = 5000  # items whose columns are looked at for that
-NAME = "file"  # the column with the name that an uploaded file had
 SUFFIXES = {
     "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "DIB": ".bmp", "PPM": ".ppm", "TIFF": ".tiff",
     "AVIF": ".avif", "JPEG2000": ".jp2",
@@ -55,10 +52,6 @@ HARMLESS = frozenset(
     "chromaticity transparency aspect interlace loop background timestamp duration default_image".split()
 )
 LONGEST_SHOWN = 1600  # pixels of the longer side of an explained picture
-
-
-class NotFoundError(WingbarError):
-    """There is no such item, or nothing to show of it."""
 
 
 class TooLargeError(WingbarError):
@@ -73,16 +66,13 @@ class EmptyError(WingbarError):
 class Limits:
     """How much a server takes on.
 
-    A picture has at most `upload_bytes` and `pixels`, a request at most `pictures`, `k` hits and a `shortlist`; `waiting`
-    pictures are encoded or wait for it, one at most `gather_ms` for others to be encoded with; a request takes at most
-    `seconds`. At most `requests` with `body_bytes` in all are in work. `cache_bytes` of thumbnails are kept.
+    A picture has at most `upload_bytes` and `pixels`. At most `waiting` pictures are encoded or wait for it, one at most
+    `gather_ms` for others to be encoded with. A request takes at most `seconds`. At most `requests` with `body_bytes` in all
+    are in work. `cache_bytes` of thumbnails are kept.
     """
 
     upload_bytes: int = 32 * 2**20
     pixels: int = 64_000_000
-    pictures: int = 64
-    k: int = 1000
-    shortlist: int = 10_000
     waiting: int = 8 * BATCH
     gather_ms: float = 5.0
     seconds: float = 30.0
@@ -105,11 +95,19 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture after the network: its raw output [r] float32, its format, and the size of the upright picture."""
+    """A picture after the network: its raw output [r] float32, what a model made of that, the picture's format, and its
+    upright size."""
 
     raw: Float32
+    embedding: Embeddings | None
     kind: str
     size: tuple[int, int]
+
+    def by(self, model: Model) -> Embeddings:
+        """Code and feature by `model`, of the same network: made anew when the index was refitted while it was encoded."""
+        if self.embedding is not None and self.embedding.fingerprint == model.fingerprint:
+            return self.embedding
+        return model.embed(self.raw[None])
 
 
 @dataclass(frozen=True)
@@ -131,16 +129,6 @@ class Answer(NamedTuple):
     found: Found
     milliseconds: dict[str, float]
     size: tuple[int, int] | None
-
-
-class Row(NamedTuple):
-    """An item with its id and its code [1, w] of `bits` bits; `available` says whether its file is there."""
-
-    id: int
-    item: Item
-    code: codes.Packed
-    bits: int
-    available: bool
 
 
 @dataclass(frozen=True)
@@ -171,135 +159,36 @@ class _Decoded:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """An encoded picture or an id to search for, and who waits for what is found."""
+
+    query: Encoded | int
+    ranking: Ranking
+    future: Future[Found]
+
+
+@dataclass(frozen=True)
 class _Ready:
-    """An upload after the network: all that is left is to store it."""
+    """An upload after the network, and the sha256 of its bytes: all that is left is to store it."""
 
     upload: Upload
     encoded: Encoded
+    content: bytes
 
     @property
     def columns(self) -> dict[str, str]:
         """What is stored beside its label."""
         return {NAME: self.upload.name}
 
-
-# -- reading
-
-
-class Reader:
-    """An index on a connection of its own, for one thread. Raises StoreError when it cannot be opened."""
-
-    def __init__(self, path: Path) -> None:
-        status = path.stat() if path.exists() else None
-        self.store = Store.open(path)
-        self.index = Index(self.store)
-        self._file = None if status is None else (status.st_dev, status.st_ino)
-
-    def is_current(self) -> bool:
-        """Whether the file is still the one that was opened, and not another that was made in its place."""
-        try:
-            status = self.index.path.stat()
-        except OSError:
-            return True  # gone, or not to be reached for a moment: what is open can still be read
-        return (status.st_dev, status.st_ino) == self._file
-
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing can be found yet."""
-        return not self.index.model.gives_codes or self.store.is_empty()
+    def file(self) -> str:
+        """The name of its file here."""
+        return f"{self.content.hex()[:32]}{SUFFIXES.get(self.encoded.kind, '.jpg')}"
 
-    def item(self, id_: int) -> Item:
-        """An item. Raises NotFoundError when there is none."""
-        try:
-            return self.store.items([id_])[0]
-        except StoreError:
-            raise NotFoundError(f"there is no item {id_}: it may have been deleted") from None
-
-    def embedding(self, id_: int) -> Embeddings:
-        """What the index knows of an item, as a query. Logits are not stored: these only say what the bits say."""
-        self.item(id_)
-        model = self.index.model
-        packed = self.codes_of([id_])
-        features = self.store.features([id_], model.dim).astype(np.float32)
-        logits = np.where(codes.unpack(packed, model.bits), np.float32(1), np.float32(-1))
-        return Embeddings(packed, features, logits, model.bits, model.name, model.fingerprint)
-
-    def codes_of(self, ids: Sequence[int]) -> codes.Packed:
-        """The codes [n, w] of items that are there."""
-        return self.index.searchable().of(np.array(ids, np.int64))
-
-    def row(self, id_: int) -> Row:
-        """An item with its code, which is read from the file: for a lane that does not keep the codes. Raises NotFoundError."""
-        item, bits = self.item(id_), self.index.model.bits
-        ids, packed = self.store.codes(bits, [id_ // CHUNK])
-        place = int(np.searchsorted(ids, id_))
-        return Row(id_, item, packed[place : place + 1], bits, _is_available(item.path))
-
-    def rows(self, offset: int, limit: int, where: Sequence[str]) -> tuple[list[Row], int]:
-        """A page of the items that fulfil the filters, by ascending id, and how many there are in all."""
-        conditions = parse_where(where)
-        if self.is_empty:
-            return [], 0
-        ids = self.store.matching(conditions) if conditions else self.index.searchable().ids
-        page = ids[offset : offset + limit].tolist()
-        bits, packed = self.index.model.bits, self.codes_of(page)
-        items = self.store.items(page)
-        rows = [Row(id_, items[i], packed[i : i + 1], bits, _is_available(items[i].path)) for i, id_ in enumerate(page)]
-        return rows, len(ids)
-
-    def columns(self) -> dict[str, list[str]]:
-        """The most frequent values of each column, of up to SAMPLED items; columns that name every item apart are left out."""
-        if self.is_empty:
-            return {}
-        ids = self.index.searchable().ids
-        counts: dict[str, Counter[str]] = {}
-        for item in self.store.items(ids[:: -(-len(ids) // SAMPLED)].tolist()):
-            for name, value in item.columns.items():
-                if name != NAME:
-                    counts.setdefault(name, Counter())[value] += 1
-        useful = {name: count for name, count in counts.items() if len(count) <= COLUMN_VALUES or len(count) < count.total()}
-        return {name: [value for value, _ in count.most_common(COLUMN_VALUES)] for name, count in sorted(useful.items())}
-
-    def refresh(self) -> int:
-        """Take over what other processes changed. Returns how many items there are."""
-        with self.index.snapshot():
-            if not self.is_empty:
-                self.index.searchable()
-            return len(self.index)
-
-
-class Lane:
-    """A thread with a Reader of its own, which does one thing after the other."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self._path = path
-        self._pool = ThreadPoolExecutor(1, f"wingbar-{name}")
-        self._reader: Reader | None = None
-        self._looked = 0.0
-
-    async def run(self, work: Callable[[Reader], T]) -> T:
-        """`work` with the lane's reader, in its thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
-
-    def wait(self, work: Callable[[Reader], T]) -> T:
-        """The same for a thread that has nothing else to do."""
-        return self._pool.submit(self._do, work).result()
-
-    def close(self) -> None:
-        """Finish what is in line and release the file."""
-        self._pool.shutdown(wait=True)
-        if self._reader is not None:
-            self._reader.index.close()
-
-    def _do(self, work: Callable[[Reader], T]) -> T:
-        if self._reader is None:
-            self._reader = Reader(self._path)
-        elif time.monotonic() - self._looked > LOOK_SECONDS:
-            self._looked = time.monotonic()
-            if not self._reader.is_current():
-                before, self._reader = self._reader, Reader(self._path)
-                before.index.close()
-        return work(self._reader)
+    def item(self, path: Path) -> Item:
+        """Its item, as `Index.add` would make it."""
+        status = path.stat()
+        return Item(str(path), self.upload.label, self.columns, status.st_size, status.st_mtime_ns, self.content)
 
 
 # -- the whole
@@ -335,6 +224,7 @@ class Service:
         self._lookups, self._writes = Lane(path, "lookup"), Lane(path, "write")
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
         self._showers = ThreadPoolExecutor(cores(), "wingbar-show")
+        self._line: deque[_Asked] = deque()  # who waits for a quick search
         self._thumbs = _Cache(limits.cache_bytes)
         self._facts: tuple[Reader, tuple[int, int], dict[str, Any]] | None = None
         self._started = False
@@ -344,8 +234,11 @@ class Service:
         if self._started:
             return
         try:
-            self._alone, self._network, self.explains = self._searches.wait(_warmed)
-            self.count = self._slow.wait(Reader.refresh)
+            self._alone, self._network, self.explains = self._searches.submit(_warmed).result()
+            self._model = self._alone  # as of the last look: a refit gives another one, of the same network
+            self.count = self._slow.submit(Reader.refresh).result()
+            for lane in (self._lookups, self._writes):
+                lane.submit(Reader.check).result()
         except BaseException:
             self._close_threads()
             raise
@@ -353,7 +246,7 @@ class Service:
         self.encoder = Batcher(
             "wingbar-encode", self._decode, self._encode, self._decoders, most=BATCH, wait=wait, limit=limit, workers=cores()
         )
-        self.writer = Batcher("wingbar-store", _as_it_is, self._store, self._decoders, most=64, wait=wait, limit=limit)
+        self.writer = Batcher("wingbar-store", _hashed, self._store, self._decoders, most=64, wait=wait, limit=limit)
         self._clear_partial()
         self._started = True
 
@@ -378,9 +271,7 @@ class Service:
 
     async def check(self) -> None:
         """Raises StoreError when the index cannot be read or is gone."""
-        if not self.path.exists():
-            raise StoreError(f"{self.path} is gone: bring it back, or start the server with another index")
-        await self._lookups.run(lambda reader: reader.store.model_fingerprint())
+        await self._lookups.run(Reader.check)
 
     @property
     def waiting(self) -> int:
@@ -394,33 +285,26 @@ class Service:
 
         Raises QueryError, ImageError, NotFoundError, TooLargeError, EmptyError, BusyError, StoreError.
         """
-        (answer,), _ = await self.search_many([query], ranking)
-        if isinstance(answer, WingbarError):
-            raise answer
-        return answer
+        self._admit(isinstance(query, bytes))
+        return await self._answer(query, ranking)
 
-    async def search_many(
-        self, queries: Sequence[bytes | int], ranking: Ranking
-    ) -> tuple[list[Answer | WingbarError], dict[str, float]]:
-        """`search` for several, with an error in the place of a query that cannot be answered, and the time of them all."""
-        start = time.perf_counter()
+    async def search_many(self, queries: Sequence[bytes | int], ranking: Ranking) -> list[Answer | WingbarError]:
+        """`search` for several, with an error in the place of a picture or item that is none."""
         self._admit(sum(isinstance(query, bytes) for query in queries))
-        encoded = await asyncio.gather(*(self._encoded(query, ranking) for query in queries), return_exceptions=True)
-        good = [one for one in encoded if isinstance(one, (Answered, int))]
-        asked = [one if isinstance(one, int) else one.answer for one in good]
-        slow = ranking.where or max(ranking.k, ranking.shortlist) > MANY
-        found = iter(await (self._slow if slow else self._searches).run(lambda reader: self._found(reader, asked, ranking)))
-        total = (time.perf_counter() - start) * 1000
-        answers: list[Answer | WingbarError] = []
-        for one in encoded:
-            if isinstance(one, WingbarError):
-                answers.append(one)
-            elif isinstance(one, BaseException):
-                raise one
-            else:
-                answer = next(found)
-                answers.append(answer if isinstance(answer, WingbarError) else _timed(answer, one, total))
-        return answers, {"total": total}
+        answers = await asyncio.gather(*(self._answer(query, ranking) for query in queries), return_exceptions=True)
+        return [_answer_or_its_error(answer) for answer in answers]
+
+    async def _answer(self, query: bytes | int, ranking: Ranking) -> Answer:
+        start = time.perf_counter()
+        encoded = await self._encoded(query, ranking)
+        asked = _Asked(encoded if isinstance(encoded, int) else encoded.answer, ranking, Future())
+        if ranking.where or max(ranking.k, ranking.shortlist) > MANY:
+            self._slow.submit(lambda reader: self._find(reader, [asked]))
+        else:
+            self._line.append(asked)
+            self._searches.submit(self._find_all)
+        found = await asyncio.wrap_future(asked.future)
+        return _timed(found, encoded, (time.perf_counter() - start) * 1000)
 
     def _admit(self, pictures: int) -> None:
         """Raises BusyError when so many more at once are too many, rather than to take on some of them."""
@@ -443,33 +327,51 @@ class Service:
         return _Decoded(images.load(source, self._network.preparation), kind, size)
 
     def _encode(self, batch: list[_Decoded]) -> list[Encoded]:
-        """In a thread of the encoder. Codes come later, in the lane: a refit changes them, but not the network."""
+        """In a thread of the encoder."""
         self.on_batch(len(batch))
-        network = self._network if self.waiting > 1 else self._alone
+        network, model = self._network if self.waiting > 1 else self._alone, self._model
         raw = network.run([one.pixels for one in batch])
-        return [Encoded(row, one.kind, one.size) for row, one in zip(raw, batch, strict=True)]
+        embeddings = model.embed(raw) if model.gives_codes else None
+        return [Encoded(raw[i], None if embeddings is None else embeddings[i], one.kind, one.size) for i, one in enumerate(batch)]
 
-    def _found(self, reader: Reader, queries: Sequence[Encoded | int], ranking: Ranking) -> list[Found | WingbarError]:
-        """In a lane: from encoded pictures or ids to hits, in one state of the index."""
-        with reader.index.snapshot():
-            if reader.is_empty:
-                raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
-            model = reader.index.model
-            self._check_network(model)
-            found: list[Found | WingbarError] = []
-            for query in queries:
-                try:
-                    one = reader.embedding(query) if isinstance(query, int) else model.embed(query.raw[None])
-                except NotFoundError as error:
-                    found.append(error)
-                    continue
-                hits = reader.index.search_many(
-                    one, ranking.k, radius=ranking.radius, fine=ranking.fine, shortlist=ranking.shortlist, where=ranking.where
-                )[0]
-                theirs = reader.codes_of([hit.id for hit in hits])
-                there = [_is_available(hit.path) for hit in hits]
-                found.append(Found(hits, theirs, one.codes, model.bits, ranking.fine or model.fine, there))
-            return found
+    def _find_all(self, reader: Reader) -> None:
+        """In a lane: answer all who are in line; those who came after the first find that it is done."""
+        batch: list[_Asked] = []
+        with suppress(IndexError):
+            while len(batch) < BATCH:
+                batch.append(self._line.popleft())
+        if batch:
+            self._find(reader, batch)
+
+    def _find(self, reader: Reader, batch: Sequence[_Asked]) -> None:
+        """In a lane: answer several, all in one state of the index."""
+        batch = [asked for asked in batch if asked.future.set_running_or_notify_cancel()]
+        try:
+            with reader.index.snapshot():
+                for asked in batch:
+                    try:
+                        asked.future.set_result(self._found(reader, asked))
+                    except WingbarError as error:
+                        asked.future.set_exception(error)
+        except Exception as error:  # of the snapshot, or a bug: nobody may wait for ever
+            for asked in batch:
+                if not asked.future.done():
+                    asked.future.set_exception(error)
+
+    def _found(self, reader: Reader, asked: _Asked) -> Found:
+        """Inside a snapshot: from an encoded picture or an id to hits."""
+        if reader.is_empty:
+            raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
+        query, ranking = asked.query, asked.ranking
+        self._model = model = reader.index.model
+        self._check_network(model)
+        one = reader.embedding(query) if isinstance(query, int) else query.by(model)
+        hits = reader.index.search_many(
+            one, ranking.k, radius=ranking.radius, fine=ranking.fine, shortlist=ranking.shortlist, where=ranking.where
+        )[0]
+        theirs = reader.codes_of([hit.id for hit in hits])
+        there = [is_available(hit.path) for hit in hits]
+        return Found(hits, theirs, one.codes, model.bits, ranking.fine or model.fine, there)
 
     def _check_network(self, model: Model) -> None:
         """Raises StoreError when pictures were encoded by another network than the index has now."""
@@ -534,12 +436,10 @@ class Service:
             with reader.index.snapshot():
                 info, labels, columns = reader.index.info(), reader.index.label_counts(), reader.columns()
             names = ("items", "labels", "bits", "dim", "unique_codes", "model", "method", "fine", "fingerprint")
-            facts = {"name": self.path.stem, **{name: getattr(info, name) for name in names}}
-            self._facts = (
-                reader,
-                version,
-                {**facts, "label_counts": dict(Counter(labels).most_common(LABELS)), "columns": columns},
-            )
+            facts: dict[str, Any] = {"name": self.path.stem, **{name: getattr(info, name) for name in names}}
+            facts["label_counts"] = dict(Counter(labels).most_common(LABELS))
+            facts["columns"] = columns
+            self._facts = reader, version, facts
         return self._facts[2]
 
     async def thumbnail(self, id_: int, side: int) -> Shown:
@@ -606,26 +506,28 @@ class Service:
         Raises BusyError when too many are waiting, StoreError when the index or its folder cannot be written.
         """
         self._admit(len(uploads))
-        futures = [asyncio.wrap_future(self.encoder.submit(upload.data)) for upload in uploads]
-        encoded = await asyncio.gather(*futures, return_exceptions=True)
-        ready, failed = [], []
-        for upload, one in zip(uploads, encoded, strict=True):
-            if isinstance(one, (ImageError, TooLargeError)):
-                failed.append((upload.name, str(one)))
-            elif isinstance(one, BaseException):
-                raise one
+        outcomes = await asyncio.gather(*(self._add(upload) for upload in uploads), return_exceptions=True)
+        stored, failed = [], []
+        for upload, outcome in zip(uploads, outcomes, strict=True):
+            if isinstance(outcome, (ImageError, TooLargeError)):
+                failed.append((upload.name, str(outcome)))
+            elif isinstance(outcome, BaseException):
+                raise outcome
             else:
-                ready.append(_Ready(upload, one.answer))
-        stored = await asyncio.gather(*(asyncio.wrap_future(self.writer.submit(one)) for one in ready))
-        return [(one.answer, item.upload.name) for one, item in zip(stored, ready, strict=True)], failed
+                stored.append((outcome, upload.name))
+        return stored, failed
+
+    async def _add(self, upload: Upload) -> int:
+        encoded = await asyncio.wrap_future(self.encoder.submit(upload.data))
+        return (await asyncio.wrap_future(self.writer.submit((upload, encoded.answer)))).answer
 
     def _store(self, batch: list[_Ready]) -> list[int]:
         """In the writer's thread: the ids of uploads that came at the same time."""
-        return self._writes.wait(lambda reader: self._stored(reader, batch))
+        return self._writes.submit(lambda reader: self._stored(reader, batch)).result()
 
     def _stored(self, reader: Reader, batch: list[_Ready]) -> list[int]:
         """Files first, then their items in one transaction: an item is never without its file."""
-        named = {self._place(one): one for one in batch}  # of equal pictures the last one counts
+        named = {self.uploads / one.file: one for one in batch}  # of equal pictures the last one counts
         new: list[Path] = []
         try:
             self.uploads.mkdir(exist_ok=True)
@@ -640,7 +542,7 @@ class Service:
             for path in new:
                 if str(path) not in ids:
                     path.unlink(missing_ok=True)
-        return [ids[str(self._place(one))] for one in batch]
+        return [ids[str(self.uploads / one.file)] for one in batch]
 
     def _index(self, reader: Reader, named: Mapping[Path, _Ready]) -> None:
         """Index files that are in place.
@@ -667,17 +569,13 @@ class Service:
             updates = {}
             for path, one in named.items():
                 if path not in fresh:
-                    before, now = store.items([known[str(path)]])[0], _record(path, one)
+                    before, now = store.items([known[str(path)]])[0], one.item(path)
                     updates[known[str(path)]] = replace(now, label=before.label if now.label is None else now.label)
             store.update(updates)
             if fresh:
                 embeddings = model.embed(np.stack([one.encoded.raw for one in fresh.values()]))
-                items = [_record(path, one) for path, one in fresh.items()]
+                items = [one.item(path) for path, one in fresh.items()]
                 store.add(items, embeddings.codes, embeddings.features, model.bits)
-
-    def _place(self, one: _Ready) -> Path:
-        """Where an upload is kept: under a name made of its content."""
-        return self.uploads / f"{hashlib.sha256(one.upload.data).hexdigest()[:32]}{SUFFIXES.get(one.encoded.kind, '.jpg')}"
 
     async def delete(self, id_: int) -> None:
         """Remove an item, and its file when that was uploaded here. Raises NotFoundError, StoreError."""
@@ -711,8 +609,9 @@ def _warmed(reader: Reader) -> tuple[Model, Network, bool]:
     return alone, network, bool(alone.shows(grey))
 
 
-def _as_it_is(ready: _Ready) -> _Ready:
-    return ready
+def _hashed(encoded: tuple[Upload, Encoded]) -> _Ready:
+    upload, one = encoded
+    return _Ready(upload, one, hashlib.sha256(upload.data).digest())
 
 
 def _timed(found: Found, encoded: Answered[Encoded] | int, total: float) -> Answer:
@@ -722,6 +621,13 @@ def _timed(found: Found, encoded: Answered[Encoded] | int, total: float) -> Answ
         stages |= {"decode": encoded.prepared, "encode": encoded.worked}
         size = encoded.answer.size
     return Answer(found, {"queue": max(0.0, total - sum(stages.values())), **stages, "total": total}, size)
+
+
+def _answer_or_its_error(answer: Answer | BaseException) -> Answer | WingbarError:
+    """Raises what concerns not only this one."""
+    if isinstance(answer, (ImageError, TooLargeError, NotFoundError)) or not isinstance(answer, BaseException):
+        return answer
+    raise answer
 
 
 # -- pictures and files
@@ -769,10 +675,6 @@ def _says_only_pixels(data: bytes) -> bool:
         return set(picture.info) <= HARMLESS
 
 
-def _is_available(path: str) -> bool:
-    return not path.startswith("array:") and os.path.exists(path)
-
-
 def _indexed_bytes(item: Item) -> bytes:
     """The file of an item, provided that it is still what was indexed. Raises ImageError."""
     if item.size == NO_FILE:
@@ -781,13 +683,6 @@ def _indexed_bytes(item: Item) -> bytes:
     if hashlib.sha256(data).digest() != item.content:
         raise ImageError("the file has changed since it was indexed: index it again")
     return data
-
-
-def _record(path: Path, one: _Ready) -> Item:
-    """The item of an uploaded file, as `Index.add` would make it."""
-    status = path.stat()
-    content = hashlib.sha256(one.upload.data).digest()
-    return Item(str(path), one.upload.label, one.columns, status.st_size, status.st_mtime_ns, content)
 
 
 def _put(path: Path, data: bytes) -> bool:

@@ -272,14 +272,17 @@ class Store:
 
     def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one has none."""
-        out = np.empty((len(ids), dim), "<f2")
         with self._explaining():
-            for i, id_ in enumerate(ids):
-                row = self._db.execute("SELECT data FROM features WHERE id = ?", (id_,)).fetchone()
-                if row is None or len(row[0]) != 2 * dim:
+            rows = dict(
+                self._db.execute(  # one statement for all takes half the time of one for each
+                    "SELECT features.id, data FROM json_each(?) AS wanted JOIN features ON features.id = wanted.value",
+                    (json.dumps(list(ids)),),
+                )
+            )
+            for id_ in ids:
+                if len(rows.get(id_, b"")) != 2 * dim:
                     raise StoreError(f"{self.path} is damaged (item {id_} has no feature): run wingbar verify {self.path}")
-                out[i] = np.frombuffer(row[0], "<f2")
-        return out
+        return np.frombuffer(b"".join([rows[id_] for id_ in ids]), "<f2").reshape(len(ids), dim)
 
     def all_features(self, dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of all items, by ascending id."""
