@@ -68,7 +68,7 @@ class Limits:
 
     A picture has at most `upload_bytes` and `pixels`. At most `waiting` pictures are encoded or wait for it, one at most
     `gather_ms` for others to be encoded with. A request takes at most `seconds`. At most `requests` with `body_bytes` in all
-    are in work. `cache_bytes` of thumbnails are kept.
+    are in work. `cache_bytes` of thumbnails and `feature_bytes` of features are kept.
     """
 
     upload_bytes: int = 32 * 2**20
@@ -79,6 +79,7 @@ class Limits:
     requests: int = 512
     body_bytes: int = 2**30
     cache_bytes: int = 64 * 2**20
+    feature_bytes: int = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class Service:
         self.writable = os.access(path, os.W_OK) and os.access(self.uploads.parent, os.W_OK)
         self.count = 0  # items, as of the last look
         self.on_batch: Callable[[int], object] = int  # is told how many pictures are encoded together
-        self._searches, self._slow = Lane(path, "search"), Lane(path, "slow")
+        self._searches, self._slow = Lane(path, "search", limits.feature_bytes), Lane(path, "slow")
         self._lookups, self._writes = Lane(path, "lookup"), Lane(path, "write")
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
         self._showers = ThreadPoolExecutor(cores(), "wingbar-show")

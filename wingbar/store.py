@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ class Store:
     # -- open and close
 
     @classmethod
-    def create(cls, path: Path, model_files: Mapping[str, bytes]) -> Store:
+    def create(cls, path: Path, model_files: Mapping[str, bytes]) -> Self:
         """A new file at `path` that holds the model. Raises StoreError when something is there already."""
         if path.exists():
             raise StoreError(f"{path} exists already: name another file, or delete it first")
@@ -113,7 +114,7 @@ class Store:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path) -> Store:
+    def open(cls, path: Path) -> Self:
         """The index at `path`, for reading and, where the file system allows it, writing. Raises StoreError."""
         if not path.is_file():
             raise StoreError(f"no index at {path}: make one with wingbar index {path} IMAGES")

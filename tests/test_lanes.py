@@ -1,0 +1,88 @@
+"""What readers keep, what they take over from other processes, and what they say when the file is gone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_classes
+from tests.serving import small_index
+from wingbar import lanes
+from wingbar.errors import StoreError
+from wingbar.index import Index
+from wingbar.lanes import Lane, NotFoundError, Reader
+from wingbar.store import Store, remove_index
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    write_classes(tmp_path / "photos", 3)
+    small_index(tmp_path / "own.wb", tmp_path / "photos")
+    return tmp_path / "own.wb"
+
+
+def test_features_are_kept_until_the_index_changes(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(index, keep=2**20)
+    dim = reader.index.model.dim
+    asked: list[list[int]] = []
+    plain = Store.features
+
+    def counted(self: Store, ids: list[int], dim: int) -> Any:
+        asked.append(list(ids))
+        return plain(self, ids, dim)
+
+    monkeypatch.setattr(Store, "features", counted)
+    first = reader.store.features([3, 1, 2], dim)
+    again = reader.store.features([1, 2, 3, 4], dim)
+    assert asked == [[3, 1, 2], [4]]
+    assert np.array_equal(first, again[[2, 0, 1]])
+    with closing(Store.open(index)) as other, other.writing():
+        other._db.execute("UPDATE features SET data = ? WHERE id = 2", (np.full(dim, 7, "<f2").tobytes(),))
+    assert (reader.store.features([2], dim) == 7).all()
+    assert np.array_equal(reader.store.features([3], dim)[0], first[0])
+    reader.index.close()
+
+
+def test_no_more_features_are_kept_than_was_said(index: Path) -> None:
+    reader = Reader(index, keep=3)
+    dim = reader.index.model.dim
+    for ids in ([1, 2], [3, 4, 5], [1], [8, 2]):
+        with closing(Store.open(index)) as plain:
+            assert np.array_equal(reader.store.features(ids, dim), plain.features(ids, dim))
+        assert len(reader.store._kept) == len(ids)
+    with pytest.raises(StoreError, match="item 99 has no feature"):
+        reader.store.features([1, 99], dim)
+    reader.index.close()
+
+
+def test_items_that_are_not_there(index: Path) -> None:
+    reader = Reader(index)
+    with pytest.raises(NotFoundError, match="no item 99"):
+        reader.row(99)
+    assert reader.row(2).item == reader.item(2)
+    reader.index.close()
+
+
+def test_an_index_that_is_gone_or_was_replaced(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "LOOK_SECONDS", 0.0)
+    lane = Lane(index, "test")
+    assert lane.submit(Reader.refresh).result() == 9
+    lane.submit(Reader.check).result()
+    remove_index(index)
+    with pytest.raises(StoreError, match="is gone"):
+        lane.submit(Reader.check).result()
+    index.write_text("not an index")
+    with pytest.raises(StoreError, match="replaced by a file that is no index"):
+        lane.submit(Reader.check).result()
+    assert lane.submit(lambda reader: len(reader.index.searchable())).result() == 9  # what is open can still be read
+    index.unlink()
+    small_index(index, index.parent / "photos" / "red")
+    assert lane.submit(Reader.refresh).result() == 3
+    with Index.open(index) as other:
+        other.delete([1])
+    assert lane.submit(Reader.refresh).result() == 2
+    lane.close()
