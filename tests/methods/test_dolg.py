@@ -119,6 +119,18 @@ def test_curricular_keeps_a_moving_mean_of_the_own_cosine() -> None:
     assert float(loss.progress) == pytest.approx(0.01 * own * 1.99, rel=1e-4)
 
 
+def test_several_processes_keep_the_moving_mean_of_their_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, loss, _ = made(loss="curricular")
+    net.eval()
+    x, labels = pictures(6), torch.tensor([0, 3, 3, 1, 2, 4])
+    own = loss.cosines(net(x).feature).detach()[torch.arange(6), labels]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(own[3:].mean()))  # what the other one has
+    loss(net, x[:3], labels[:3], torch.arange(3))
+    assert float(loss.progress) == pytest.approx(0.01 * float(own.mean()), rel=1e-4)
+
+
 def test_wrong_configurations_are_refused() -> None:
     for config, reason in (({"loss": "cosface"}, "cosface"), ({"bits": 600}, "512"), ({"sub_centres": 0}, "at least 1")):
         with pytest.raises(TrainingError, match=reason):

@@ -145,7 +145,7 @@ class Loss(nn.Module):
                 logits = arc_margin(cosine, labels, self.config.margin)
             else:
                 with torch.no_grad():  # as in CurricularFace: its moving mean, with momentum 0.01
-                    self.progress.lerp_(cosine.gather(1, labels[:, None]).mean(), 0.01)
+                    self.progress.lerp_(_over_processes(cosine.gather(1, labels[:, None]).mean()), 0.01)
                 logits = curricular(cosine, labels, self.config.margin, self.progress)
             classification = F.cross_entropy(self.config.scale * logits, labels)
         return {"classification": classification, "total": classification}
@@ -157,6 +157,14 @@ class Loss(nn.Module):
 
     def end_epoch(self) -> None:
         """Nothing is kept from one epoch to the next."""
+
+
+def _over_processes(mean: Tensor) -> Tensor:
+    """The mean of a whole batch, of which each process has an equal share."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean = mean / torch.distributed.get_world_size()
+    return mean
 
 
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
