@@ -69,9 +69,10 @@ def report(model: Path, data: Dataset) -> None:
     }
     for name, distance in lines.items():
         print(f"{name:42} {mean_ap(distance, data.query, data.gallery):.4f}", flush=True)
-    sides = [fine.Side(side["code"], side["feature"], labels) for side, labels in zip((q, g), numbered(data), strict=True)]
-    for mode, value in fine.fine_scores(*sides).items():
-        print(f"{'fine mode ' + mode + ', shortlist 200':42} {value:.4f}")
+    for kind, of in (("f^l", lambda side: side["feature"]), ("tanh", lambda side: np.tanh(side["code"]))):
+        sides = [fine.Side(side["code"], unit(of(side)), labels) for side, labels in zip((q, g), numbered(data), strict=True)]
+        for mode, value in fine.fine_scores(*sides).items():
+            print(f"{f'fine mode {mode}, shortlist 200, by {kind}':42} {value:.4f}")
     print(f"distinct codes {len(np.unique(packed[1], axis=0)):,} among {len(packed[1]):,}")
 
 

@@ -86,3 +86,14 @@ def test_an_index_that_is_gone_or_was_replaced(index: Path, monkeypatch: pytest.
         other.delete([1])
     assert lane.submit(Reader.refresh).result() == 2
     lane.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 59, 60, 61, 120, 1000, 4441])
+def test_spread_items_come_once_each_and_from_everywhere_first(count: int) -> None:
+    ids = np.arange(count) * 3
+    found = lanes.spread_out(ids)
+    assert sorted(found.tolist()) == ids.tolist()
+    first = found[: min(count, lanes.SPREAD // 2 + 1)]
+    assert (np.diff(first) > 0).all()
+    if count >= 120:
+        assert first[-1] > ids[-1] * 0.4

@@ -244,6 +244,8 @@ def test_items_are_listed_and_shown(client: httpx.Client) -> None:
         assert client.get(f"/api/items/{item['id']}").json() == item
     assert client.get("/api/items", params={"where": "label=red", "limit": 1000}).json()["total"] == 20
     assert client.get("/api/items", params={"offset": 1000}).json() == {"items": [], "total": 60}
+    spread = client.get("/api/items", params={"spread": True, "limit": 1000}).json()["items"]
+    assert sorted(item["id"] for item in spread) == list(range(1, 61))
     problem(client.get("/api/items", params={"limit": 1001}), 422, "limit")
     problem(client.get("/api/items", params={"where": "x"}), 422, "label=monarch")
     problem(client.get("/api/items/61"), 404, "no item 61")

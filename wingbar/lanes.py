@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 LOOK_SECONDS = 0.5  # how often a lane looks whether another index was put in the place of its own
 COLUMN_VALUES = 20  # values of a column that are named, the most frequent ones
+SPREAD = 60  # items of a round through the whole index
 SAMPLED = 5000  # items whose columns are looked at for that
 NAME = "file"  # the column with the name that an uploaded file had
 
@@ -123,13 +124,13 @@ class Reader:
         place = int(np.searchsorted(ids, id_))
         return Row(id_, item, packed[place : place + 1], bits, is_available(item.path))
 
-    def rows(self, offset: int, limit: int, where: Sequence[str]) -> tuple[list[Row], int]:
-        """A page of the items that fulfil the filters, by ascending id, and how many there are in all."""
+    def rows(self, offset: int, limit: int, where: Sequence[str], spread: bool = False) -> tuple[list[Row], int]:
+        """A page of the items that fulfil the filters, by ascending id or `spread`, and how many there are in all."""
         conditions = parse_where(where)
         if self.is_empty:
             return [], 0
         ids = self.store.matching(conditions) if conditions else self.index.searchable().ids
-        page = ids[offset : offset + limit].tolist()
+        page = (spread_out(ids) if spread else ids)[offset : offset + limit].tolist()
         bits, packed = self.index.model.bits, self.codes_of(page)
         items = self.store.items(page)
         rows = [Row(id_, items[i], packed[i : i + 1], bits, is_available(items[i].path)) for i, id_ in enumerate(page)]
@@ -186,6 +187,13 @@ class Lane:
                 before, self._reader = self._reader, Reader(self._path, self._keep)
                 before.index.close()
         return work(self._reader)
+
+
+def spread_out(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same ids [n] in rounds of SPREAD, each from the first to the last: folders are indexed one after the other, and the
+    first items alone would show one of them."""
+    rounds = -(-len(ids) // SPREAD)
+    return np.concatenate([ids[i::rounds] for i in range(rounds)]) if rounds else ids
 
 
 def is_available(path: str) -> bool:

@@ -220,9 +220,10 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 60,
         where: Annotated[list[Filter], Query(max_length=32, examples=[["label=monarch"]])] = [],  # noqa: B006  # FastAPI copies it
+        spread: bool = False,
     ) -> Response:
-        """What is indexed, by ascending id."""
-        rows, total = await service.rows(offset, limit, where)
+        """What is indexed, by ascending id; with `spread` in rounds through the whole index, so that a page shows some of all."""
+        rows, total = await service.rows(offset, limit, where, spread)
         return _answer({"items": [_row_record(row) for row in rows], "total": total})
 
     @app.get("/api/items/{id}", dependencies=reads, response_model=ItemOut, responses=ITEM)

@@ -411,12 +411,12 @@ class Service:
 
         return await self._lookups.run(read)
 
-    async def rows(self, offset: int, limit: int, where: Sequence[str]) -> tuple[list[Row], int]:
-        """A page of the items by ascending id, and how many there are in all. Raises QueryError."""
+    async def rows(self, offset: int, limit: int, where: Sequence[str], spread: bool = False) -> tuple[list[Row], int]:
+        """A page of the items by ascending id or `spread`, and how many there are in all. Raises QueryError."""
 
         def read(reader: Reader) -> tuple[list[Row], int]:
             with reader.index.snapshot():
-                return reader.rows(offset, limit, where)
+                return reader.rows(offset, limit, where, spread)
 
         return await self._slow.run(read)
 

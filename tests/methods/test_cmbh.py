@@ -312,6 +312,8 @@ def test_parts_that_build_on_others_are_refused_alone() -> None:
         cmbh.Config(levels=False)
     with pytest.raises(TrainingError, match="at least 1"):
         cmbh.Config(bits=0)
+    with pytest.raises(TrainingError, match="stage or code"):
+        cmbh.Config(feature="logits")
     assert cmbh.Config(levels=False, transfer=False, regions=0).levels is False
 
 
@@ -319,7 +321,9 @@ def test_parts_that_build_on_others_are_refused_alone() -> None:
 def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
     size = 32 if name == "resnet20" else 96
     torch.manual_seed(0)
-    backbone, config = backbones.create(name), cmbh.Config(bits=6, dim=16, width=8, regions=2)
+    as_code = name == "resnet20"
+    config = cmbh.Config(bits=6, dim=16, width=8, regions=2, feature="code" if as_code else "stage")
+    backbone = backbones.create(name)
     x = pictures(3, size)
     backbone.eval()
     expected = [stage.detach() for stage in backbone.stages(x)]
@@ -340,6 +344,9 @@ def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
         np.testing.assert_allclose(activation, net.backbone.stages(x, 2)[1].detach().mean(1), atol=1e-4)
         np.testing.assert_allclose(feature, torch.nn.functional.normalize(found.feature), atol=1e-4)
         np.testing.assert_allclose(logits, found.code, atol=1e-3)
+        assert feature.shape == (3, 6 if as_code else 16)
+        if as_code:
+            assert torch.equal(found.feature, torch.tanh(found.code))
 
 
 def test_a_network_that_cannot_be_taken_apart_is_refused() -> None:

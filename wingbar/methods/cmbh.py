@@ -40,7 +40,9 @@ class Config:
     `hash_weight` 12, because the pair and proxy losses grow with b^2 while the others do not: at 12 bits they are as the
     paper writes them, and a bit of a longer code is pulled as strongly as one of these. Losses are means over the batch, not
     the sums of Eq. 10 and 11, so that the learning rate does not depend on the batch size. `crop` 0: regions are seen at the
-    size of the whole picture. `head_lr` 1: the paper names one learning rate.
+    size of the whole picture. `head_lr` 1: the paper names one learning rate. `feature`: the paper searches by codes alone;
+    for a second stage f^l orders equal codes well, and the tanh of the code logits, u of Eq. 6, orders whole galleries better
+    (docs/cmbh.md has both) and is as short as the code.
     """
 
     bits: int = field(default=48, metadata={"help": "code length"})
@@ -57,8 +59,11 @@ class Config:
     hash_per_bit: bool = field(default=True, metadata={"help": "divide the hash losses by the code length"})
     hash_weight: float = field(default=12.0, metadata={"help": "factor of the hash losses"})
     head_lr: float = field(default=1.0, metadata={"help": "learning rate of all but the backbone, times that of the run"})
+    feature: str = field(default="stage", metadata={"help": "for the second stage: stage (f^l), or code (tanh of code logits)"})
 
     def __post_init__(self) -> None:
+        if self.feature not in ("stage", "code"):
+            raise TrainingError(f"feature is stage or code, not {self.feature!r}")
         if (self.transfer or self.regions) and not self.levels:
             raise TrainingError("transfer and regions build on levels: add --no-transfer --regions 0, or leave --no-levels out")
         if min(self.bits, self.characteristics, self.dim) < 1 or self.regions < 0 or self.alpha <= 0:
@@ -177,17 +182,18 @@ class Net(nn.Module):
         super().__init__()
         backbone.cut()  # the last stage is the training's
         self.backbone = backbone
-        self.alpha, self.weighs = config.alpha, config.levels
+        self.alpha, self.weighs, self.feature = config.alpha, config.levels, config.feature
         self.sub = sub_network(backbone.widths[1], config.width or backbone.widths[2] // 2, config.dim)
         self.vectors = nn.Parameter(torch.randn(classes, config.characteristics, config.dim))
         self.hash = nn.Linear(classes * config.characteristics, config.bits, bias=False)
 
     def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> code logits [B, b] and f^l [B, d]; shows the scores [B, y, k] and the mean over the
-        channels of stage l's map, "activation" [B, h, w]."""
+        """Pixels [B, H, W, 3] uint8 -> code logits [B, b] and f^l [B, d], or their tanh; shows the scores [B, y, k] and the
+        mean over the channels of stage l's map, "activation" [B, h, w]."""
         stage = self.backbone.stages(pixels, 2)[1]
         seen = self.see(stage)
-        return Output(seen.code, seen.feature, {"scores": seen.scores, "activation": stage.mean(1)})
+        feature = torch.tanh(seen.code) if self.feature == "code" else seen.feature
+        return Output(seen.code, feature, {"scores": seen.scores, "activation": stage.mean(1)})
 
     def see(self, stage: Tensor) -> Seen:
         """Stage l's map [B, c, h, w] compared with the C-vectors."""

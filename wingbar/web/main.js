@@ -237,7 +237,7 @@ async function browse(signal) {
 }
 
 async function page(offset, signal) {
-  const params = new URLSearchParams([["offset", offset], ["limit", PAGE], ...ask.where.map((condition) => ["where", condition])]);
+  const params = new URLSearchParams([["offset", offset], ["limit", PAGE], ["spread", true], ...ask.where.map((condition) => ["where", condition])]);
   const found = await json(`/api/items?${params}`, { signal });
   for (const item of found.items) known.set(item.id, item);
   return found;
