@@ -304,6 +304,20 @@ def test_region_loss_takes_the_greatest_score_and_sums_over_regions() -> None:
     assert found["regions"].item() == pytest.approx(total / 2, rel=1e-3)
 
 
+def test_regions_leave_no_trace_in_what_inference_normalises_with() -> None:
+    found = []
+    for regions in (0, 2):
+        net, loss, _ = made(regions=regions)
+        loss(net, pictures(4, 64), torch.tensor([0, 1, 1, 2]), torch.arange(4))
+        kept = {**dict(net.named_buffers()), **{f"loss.{name}": buffer for name, buffer in loss.named_buffers()}}
+        found.append({name: buffer for name, buffer in kept.items() if "running" in name})
+        assert all(norm.momentum for norm in net.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) > 20
+    for name, buffer in found[0].items():
+        assert torch.equal(buffer, found[1][name]), name
+
+
 # -- as a whole
 
 

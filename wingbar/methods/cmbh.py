@@ -14,6 +14,8 @@ digit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -205,6 +207,20 @@ class Net(nn.Module):
         return Seen(feature, scores, logits, code)
 
 
+@contextmanager
+def keeping_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Batch normalisation goes by each batch as ever, but its running statistics stay: inference sees no regions."""
+    norms = [part for module in modules for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
 class Loss(nn.Module):
     """L_hash + L_cls + L_trans + L_region, with the stages, networks and classifiers that only they need, and the banks.
 
@@ -283,9 +299,10 @@ class Loss(nn.Module):
         size = (pixels.shape[1], pixels.shape[2])
         boxes = [[in_image(box, strength.shape[1:], size) for box in find_regions(one, self.config.regions)] for one in strength]
         cut = crop(pixels, torch.tensor(boxes, device=pixels.device), self.config.crop or size[0])
-        inside = net.backbone.stages(cut, 2)
-        inside = [*inside, self.last(inside[1])]
-        return self._of_levels(net, inside, net.see(inside[1]), labels.repeat_interleave(self.config.regions), whole=False)
+        with keeping_statistics(net, self):
+            inside = net.backbone.stages(cut, 2)
+            inside = [*inside, self.last(inside[1])]
+            return self._of_levels(net, inside, net.see(inside[1]), labels.repeat_interleave(self.config.regions), whole=False)
 
     def _warming(self) -> bool:
         """Whether the hash losses wait, and their first banks with them."""
