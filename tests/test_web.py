@@ -109,6 +109,7 @@ class Tab:
         self.url = url
         self.complaints: list[str] = []
         self.expected: list[str] = []
+        page.route("**/nothing-of-this-name", lambda route: route.abort())  # begun later, intercepting misses the next requests
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda said: self.complaints.append(said.text) if said.type in ("error", "warning") else None)
 
