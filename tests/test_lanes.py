@@ -29,13 +29,13 @@ def test_features_are_kept_until_the_index_changes(index: Path, monkeypatch: pyt
     reader = Reader(index, keep=2**20)
     dim = reader.index.model.dim
     asked: list[list[int]] = []
-    plain = Store.features
+    plain = Store._feature_rows
 
     def counted(self: Store, ids: list[int], dim: int) -> Any:
         asked.append(list(ids))
         return plain(self, ids, dim)
 
-    monkeypatch.setattr(Store, "features", counted)
+    monkeypatch.setattr(Store, "_feature_rows", counted)
     first = reader.store.features([3, 1, 2], dim)
     again = reader.store.features([1, 2, 3, 4], dim)
     assert asked == [[3, 1, 2], [4]]

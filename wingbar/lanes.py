@@ -55,13 +55,12 @@ class _Store(Store):
         self._kept: dict[int, bytes] = {}
         self._kept_of: tuple[int, int] | None = None  # the state of the file that they were read from
 
-    def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
-        """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one has none."""
+    def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
         if (version := self.version()) != self._kept_of or len(self._kept) * 2 * dim > self.most:
             self._kept, self._kept_of = {}, version
         if new := [id_ for id_ in ids if id_ not in self._kept]:
-            self._kept.update(zip(new, map(bytes, super().features(new, dim)), strict=True))
-        return np.frombuffer(b"".join([self._kept[id_] for id_ in ids]), "<f2").reshape(len(ids), dim)
+            self._kept.update(super()._feature_rows(new, dim))
+        return self._kept
 
 
 class Reader:
@@ -181,11 +180,12 @@ class Lane:
     def _do(self, work: Callable[[Reader], T]) -> T:
         if self._reader is None:
             self._reader = Reader(self._path, self._keep)
-        elif time.monotonic() - self._looked > LOOK_SECONDS and not self._reader.is_current():
+        elif time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
-            with suppress(StoreError):  # what is open can still be read; Reader.check says what is wrong
-                before, self._reader = self._reader, Reader(self._path, self._keep)
-                before.index.close()
+            if not self._reader.is_current():
+                with suppress(StoreError):  # what is open can still be read; Reader.check says what is wrong
+                    before, self._reader = self._reader, Reader(self._path, self._keep)
+                    before.index.close()
         return work(self._reader)
 
 

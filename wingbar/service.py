@@ -507,20 +507,18 @@ class Service:
         Raises BusyError when too many are waiting, StoreError when the index or its folder cannot be written.
         """
         self._admit(len(uploads))
-        outcomes = await asyncio.gather(*(self._add(upload) for upload in uploads), return_exceptions=True)
-        stored, failed = [], []
-        for upload, outcome in zip(uploads, outcomes, strict=True):
-            if isinstance(outcome, (ImageError, TooLargeError)):
-                failed.append((upload.name, str(outcome)))
-            elif isinstance(outcome, BaseException):
-                raise outcome
+        futures = [asyncio.wrap_future(self.encoder.submit(upload.data)) for upload in uploads]
+        encoded = await asyncio.gather(*futures, return_exceptions=True)
+        ready, failed = [], []
+        for upload, one in zip(uploads, encoded, strict=True):
+            if isinstance(one, (ImageError, TooLargeError)):
+                failed.append((upload.name, str(one)))
+            elif isinstance(one, BaseException):
+                raise one
             else:
-                stored.append((outcome, upload.name))
-        return stored, failed
-
-    async def _add(self, upload: Upload) -> int:
-        encoded = await asyncio.wrap_future(self.encoder.submit(upload.data))
-        return (await asyncio.wrap_future(self.writer.submit((upload, encoded.answer)))).answer
+                ready.append((upload, one.answer))  # in the order in which they came: of equal pictures the last one counts
+        stored = await asyncio.gather(*(asyncio.wrap_future(self.writer.submit(one)) for one in ready))
+        return [(one.answer, upload.name) for one, (upload, _) in zip(stored, ready, strict=True)], failed
 
     def _store(self, batch: list[_Ready]) -> list[int]:
         """In the writer's thread: the ids of uploads that came at the same time."""

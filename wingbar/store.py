@@ -273,6 +273,10 @@ class Store:
 
     def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one has none."""
+        rows = self._feature_rows(ids, dim)
+        return np.frombuffer(b"".join([rows[id_] for id_ in ids]), "<f2").reshape(len(ids), dim)
+
+    def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
         with self._explaining():
             rows = dict(
                 self._db.execute(  # one statement for all takes half the time of one for each
@@ -283,7 +287,7 @@ class Store:
             for id_ in ids:
                 if len(rows.get(id_, b"")) != 2 * dim:
                     raise StoreError(f"{self.path} is damaged (item {id_} has no feature): run wingbar verify {self.path}")
-        return np.frombuffer(b"".join([rows[id_] for id_ in ids]), "<f2").reshape(len(ids), dim)
+        return rows
 
     def all_features(self, dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of all items, by ascending id."""
