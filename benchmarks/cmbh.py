@@ -16,13 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wingbar import birds, codes, evaluation, fine, images, training
-from wingbar.datasets import Dataset, Images, read_dataset
-from wingbar.index import Index
-from wingbar.measures import expected_ap
+from wingbar import images
+from wingbar.data import toy
+from wingbar.data.readers import Dataset, Images, read_dataset
+from wingbar.evaluation import labelled
+from wingbar.evaluation.metrics import expected_ap
+from wingbar.hamming import codes
+from wingbar.index import fine
+from wingbar.index.index import Index
 from wingbar.methods import cmbh, dlbhc
-from wingbar.model import Model, batched
-from wingbar.training import Run
+from wingbar.model.model import Model, batched
+from wingbar.training import loop
+from wingbar.training.loop import Run
 
 Array = NDArray[np.float32]
 
@@ -50,7 +55,7 @@ def unit(x: Array) -> Array:
 
 def report(model: Path, data: Dataset) -> None:
     """Print every line of the table."""
-    net = training.load_net(model).eval()
+    net = loop.load_net(model).eval()
     assert isinstance(net, cmbh.Net)
     preparation = Model.load(model).preparation
     q, g = (outputs(net, preparation, part) for part in (data.query, data.gallery))
@@ -83,17 +88,17 @@ def numbered(data: Dataset) -> list[NDArray[np.int64]]:
 
 def on_birds(work: Path) -> None:
     """CMBH beside DLBHC on the drawn species, with the same budget."""
-    data = read_dataset(birds.write(work / "birds", train=40, test=20, size=96))
+    data = read_dataset(toy.write(work / "birds", train=40, test=20, size=96))
     run = Run(size=96, epochs=12, lr=0.02, area=0.8, held_out=0.1)
     methods = {
         "dlbhc": (dlbhc, dlbhc.Config(bits=12, latent_std=0.05, latent_bias=0.0, latent_lr=5.0, classifier_lr=5.0)),
         "cmbh": (cmbh, cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0)),
     }
     for name, (method, config) in methods.items():
-        model = training.train(method, data.train, work / name, config, run)
+        model = loop.train(method, data.train, work / name, config, run)
         with Index.create(work / f"{name}.wb", model) as index:
             index.add(data.gallery)
-            print(name, evaluation.evaluate(index, data.query, keep_constant_bits=True), flush=True)
+            print(name, labelled.evaluate(index, data.query, keep_constant_bits=True), flush=True)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from wingbar import images
-from wingbar.model import Model
+from wingbar.model.model import Model
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 

@@ -26,7 +26,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from PIL import Image
 
-from wingbar.index import Index
+from wingbar.index.index import Index
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 SEARCHES = ("/api/search", "/api/search/batch", "/api/explain")
@@ -217,7 +217,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = small_index(Path(folder), args.seed)
-        command = [sys.executable, "-m", "wingbar.cli", "serve", str(path), "--port", "0", "--json"]
+        command = [sys.executable, "-m", "wingbar", "serve", str(path), "--port", "0", "--json"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None

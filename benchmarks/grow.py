@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbar.codes import pack, unpack
-from wingbar.index import Index
-from wingbar.store import Store
+from wingbar.hamming.codes import pack, unpack
+from wingbar.index.index import Index
+from wingbar.index.store import Store
 
 TURNED = 0.04  # of the bits of a code
 

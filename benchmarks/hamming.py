@@ -14,11 +14,12 @@ from statistics import median
 
 import numpy as np
 
-from wingbar import bench, codes
-from wingbar.codes import Codes
-from wingbar.index import Index
-from wingbar.model import Model
-from wingbar.store import Item
+from wingbar.bench import hamming
+from wingbar.hamming import codes
+from wingbar.hamming.codes import Codes
+from wingbar.index.index import Index
+from wingbar.index.store import Item
+from wingbar.model.model import Model
 
 
 def paths() -> None:
@@ -28,7 +29,9 @@ def paths() -> None:
     for items in (100_000, 1_000_000):
         for bits in (24, 32, 48, 64):
             for centres, flip in ((200, 0.02), (10_000, 0.05), (10_000, 0.1), (10_000, 0.15), (10_000, 0.2), (0, 0.0)):
-                packed, queries = bench._synthetic(items + bench.BATCH_QUERIES + bench.INSERTED, bits, centres, flip, 0, items)
+                packed, queries = hamming._synthetic(
+                    items + hamming.BATCH_QUERIES + hamming.INSERTED, bits, centres, flip, 0, items
+                )
                 engine = Codes(packed[:items], bits, threads=1)
                 for k in (1, 10, 100, 1000):
                     times: dict[str, list[float]] = {"auto": [], "scan": []}
@@ -56,7 +59,7 @@ def figure(out: Path) -> None:
     drawing, axes = pyplot.subplots(figsize=(6.4, 4.2))
     read = 0.0
     for centres, colour, kind in ((0, "#1b6ca8", "uniform"), (10_000, "#c1440e", "10,000 centres, flip 0.05")):
-        found = [bench.hamming(n, 48, centres=centres, peers=("flat",)) for n in sizes]
+        found = [hamming.hamming(n, 48, centres=centres, peers=("flat",)) for n in sizes]
         for record in found:
             print(
                 {key: record[key] for key in ("items", "centres", "single_ms", "scan_ms", "faiss_single_ms", "exact")}, flush=True

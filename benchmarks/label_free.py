@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar import codes, images, itq
-from wingbar.datasets import read_images
-from wingbar.measures import expected_ap
-from wingbar.model import BATCH, Model, batched, cores, in_order
+from wingbar import images
+from wingbar.data.readers import read_images
+from wingbar.evaluation.metrics import expected_ap
+from wingbar.hamming import codes
+from wingbar.model import itq
+from wingbar.model.model import BATCH, Model, batched, cores, in_order
 
 
 def leave_one_out(score: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wingbar import images
-from wingbar.index import Index
+from wingbar.index.index import Index
 
 
 def cold(*arguments: str) -> float:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from wingbar.index import Index
+from wingbar.index.index import Index
 
 ADD = "from wingbar.index import Index; import sys; Index.open(sys.argv[1]).add(sys.argv[2])"
 DELETE = (
@@ -74,7 +74,7 @@ def main() -> None:
         path.write_bytes(args.index.read_bytes())
         with Index.open(path) as index:
             before = len(index)
-        command = [sys.executable, "-m", "wingbar.cli", "serve", str(path), "--port", "0", "--json"]
+        command = [sys.executable, "-m", "wingbar", "serve", str(path), "--port", "0", "--json"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wingbar import evaluation
-from wingbar.datasets import read_dataset
-from wingbar.index import Index
+from wingbar.data.readers import read_dataset
+from wingbar.evaluation import labelled
+from wingbar.index.index import Index
 from wingbar.methods import dlbhc
-from wingbar.training import Run, train
+from wingbar.training.loop import Run, train
 
 
 def write_images(archive: Path, folder: Path) -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     path = args.work / f"mnist{args.bits}-{int(start)}.wb"
     with Index.create(path, model) as index:
         print(f"{index.add(data.gallery).images_per_second:.0f} images/s indexed", flush=True)
-        result = evaluation.evaluate(index, data.query, protocol=data.protocol, keep_constant_bits=True)
+        result = labelled.evaluate(index, data.query, protocol=data.protocol, keep_constant_bits=True)
         searchable, labels = index.searchable(), np.array(index.labels())
         right = []
         embedded = model.encode(data.query.paths)

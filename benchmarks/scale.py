@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbar import codes
-from wingbar.datasets import read_dataset
-from wingbar.evaluation import evaluate
-from wingbar.index import Index
-from wingbar.store import Item, remove_index
+from wingbar.data.readers import read_dataset
+from wingbar.evaluation.labelled import evaluate
+from wingbar.hamming import codes
+from wingbar.index.index import Index
+from wingbar.index.store import Item, remove_index
 
 BITS, FLIP, SAMPLE, PEER = 48, 0.05, 5000, 50
 

@@ -16,10 +16,11 @@ from statistics import median
 import torch
 from torch.utils.data import DataLoader
 
-from wingbar import backbones, training
-from wingbar.datasets import read_images
+from wingbar.data.readers import read_images
 from wingbar.methods import dlbhc
-from wingbar.training import Run
+from wingbar.networks import backbones
+from wingbar.training import loop
+from wingbar.training.loop import Run
 
 ROUNDS = 7
 
@@ -37,12 +38,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "m"
         (output / "train").mkdir(parents=True)
-        parts = training.split(data, run, lambda stage, done, total: None)
-        described = training.describe(dlbhc, config, run, data, None)
-        job = training._Job(dlbhc, config, run, parts, output, described, 0, 1, lambda stage, done, total: None)
+        parts = loop.split(data, run, lambda stage, done, total: None)
+        described = loop.describe(dlbhc, config, run, data, None)
+        job = loop._Job(dlbhc, config, run, parts, output, described, 0, 1, lambda stage, done, total: None)
         job.net.train()
         job.epoch = 1  # past the warm-up
-        loader = DataLoader(training.Pictures(parts, run), batch_sampler=training.batches(run, len(parts.paths), 0, 0, 0, 1))
+        loader = DataLoader(loop.Pictures(parts, run), batch_sampler=loop.batches(run, len(parts.paths), 0, 0, 0, 1))
         batches = [batch for batch, _ in zip(loader, range(4), strict=False)]
 
         backbone = backbones.create(args.backbone)

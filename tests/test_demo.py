@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wingbar import cli, demo
+from wingbar import demo
+from wingbar.cli import main
 from wingbar.errors import WingbarError
 
 
@@ -61,12 +62,12 @@ def test_a_page_that_is_not_ours_is_left_alone(tmp_path: Path, shared_photos: Pa
 
 
 def test_own_images_without_labels(shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["demo", "--images", str(shared_photos / "red"), "-o", str(tmp_path), "--bits", "16", "--json"]) == 0
+    assert main.main(["demo", "--images", str(shared_photos / "red"), "-o", str(tmp_path), "--bits", "16", "--json"]) == 0
     assert '"evaluations": {}' in capsys.readouterr().out
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "✓" not in page
     assert page.count("<section>") == 12
-    assert cli.main(["demo", "--images", str(shared_photos), "-o", str(tmp_path), "--bits", "16"]) == 0  # a second time
+    assert main.main(["demo", "--images", str(shared_photos), "-o", str(tmp_path), "--bits", "16"]) == 0  # a second time
     assert "✓" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 

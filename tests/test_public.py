@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import wingbar
-from wingbar import cli
+from wingbar.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,8 +57,8 @@ def test_exported_names() -> None:
 
 
 def test_no_public_function_takes_what_it_does_not_name() -> None:
-    for info in pkgutil.iter_modules(wingbar.__path__):
-        module = importlib.import_module(f"wingbar.{info.name}")
+    for info in pkgutil.walk_packages(wingbar.__path__, "wingbar."):
+        module = importlib.import_module(info.name)
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 kinds = {p.kind for p in inspect.signature(function).parameters.values()}
@@ -95,4 +95,4 @@ def test_every_command_in_the_documents_exists() -> None:
     assert len(commands) >= 6
     for command in commands:
         if "PATH" not in command:
-            cli._parser(command).parse_args(command)
+            main._parser(command).parse_args(command)

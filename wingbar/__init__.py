@@ -4,44 +4,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wingbar.adding import AddReport, Failure, RefitReport
-    from wingbar.datasets import Dataset, Images, read_dataset, read_images
+    from wingbar.data.readers import Dataset, Images, read_dataset, read_images
     from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, TrainingError, WingbarError
-    from wingbar.evaluation import Evaluation, evaluate
-    from wingbar.index import Hit, Hits, Index, IndexInfo, verify
-    from wingbar.measures import expected_ap
-    from wingbar.model import Embeddings, Model
-    from wingbar.training import Run, train
+    from wingbar.evaluation.labelled import Evaluation, evaluate
+    from wingbar.evaluation.metrics import expected_ap
+    from wingbar.index.index import Hit, Hits, Index, IndexInfo, verify
+    from wingbar.index.sync import AddReport, Failure, RefitReport
+    from wingbar.model.model import Embeddings, Model
+    from wingbar.training.loop import Run, train
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AddReport": "adding",
+    "AddReport": "index.sync",
     "DataError": "errors",
-    "Dataset": "datasets",
-    "Embeddings": "model",
-    "Evaluation": "evaluation",
-    "Failure": "adding",
-    "Hit": "index",
-    "Hits": "index",
+    "Dataset": "data.readers",
+    "Embeddings": "model.model",
+    "Evaluation": "evaluation.labelled",
+    "Failure": "index.sync",
+    "Hit": "index.index",
+    "Hits": "index.index",
     "ImageError": "errors",
-    "Images": "datasets",
-    "Index": "index",
-    "IndexInfo": "index",
-    "Model": "model",
+    "Images": "data.readers",
+    "Index": "index.index",
+    "IndexInfo": "index.index",
+    "Model": "model.model",
     "ModelError": "errors",
     "QueryError": "errors",
-    "RefitReport": "adding",
-    "Run": "training",
+    "RefitReport": "index.sync",
+    "Run": "training.loop",
     "StoreError": "errors",
     "TrainingError": "errors",
     "WingbarError": "errors",
-    "evaluate": "evaluation",
-    "expected_ap": "measures",
-    "read_dataset": "datasets",
-    "read_images": "datasets",
-    "train": "training",
-    "verify": "index",
+    "evaluate": "evaluation.labelled",
+    "expected_ap": "evaluation.metrics",
+    "read_dataset": "data.readers",
+    "read_images": "data.readers",
+    "train": "training.loop",
+    "verify": "index.index",
 }
 __all__ = [*_HOME]  # noqa: PLE0604
 

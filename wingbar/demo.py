@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wingbar import images, report
-from wingbar.adding import AddReport, Progress
-from wingbar.datasets import Dataset, Entry, Images, read_dataset, read_images
+from wingbar import images
+from wingbar.data.readers import Dataset, Entry, Images, read_dataset, read_images
 from wingbar.errors import DataError, ImageError, WingbarError
-from wingbar.evaluation import Evaluation, evaluate
-from wingbar.index import SHORTLIST, Fine, Hits, Index, IndexInfo
-from wingbar.model import Model
-from wingbar.store import remove_index
+from wingbar.evaluation import report
+from wingbar.evaluation.labelled import Evaluation, evaluate
+from wingbar.index.index import SHORTLIST, Fine, Hits, Index, IndexInfo
+from wingbar.index.store import remove_index
+from wingbar.index.sync import AddReport, Progress
+from wingbar.model.model import Model
 
 LABEL_FREE, TRAINED = "label-free", "trained"
 SHOWN = 12  # queries on the page
@@ -95,16 +96,16 @@ def _evaluated(index: Index, data: Dataset, progress: Progress | None) -> Evalua
 
 def _train(data: Dataset, output: Path, bits: int, progress: Progress | None) -> Model:
     """DLBHC on the digits: ResNet-20 from scratch, in under a minute on 2 cores."""
-    from wingbar import training
     from wingbar.methods import dlbhc
+    from wingbar.training import loop
 
     if output.exists():
         shutil.rmtree(output)
     config = dlbhc.Config(bits=bits, latent_std=0.1, latent_bias=0.0, classifier_lr=1.0)
-    run = training.Run(
+    run = loop.Run(
         backbone="resnet20", weights="none", size=32, epochs=15, lr=0.2, area=0.6, mirror=False, precision="float32", workers=0
     )
-    return training.train(dlbhc, data.train, output, config, run, progress=progress)
+    return loop.train(dlbhc, data.train, output, config, run, progress=progress)
 
 
 def write_digits(folder: Path) -> Path:

@@ -14,15 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from tests.conftest import write_classes
-from wingbar import backbones, birds, cli, export, training
-from wingbar.datasets import read_dataset, read_images
+from wingbar.cli import main
+from wingbar.data import toy
+from wingbar.data.readers import read_dataset, read_images
 from wingbar.errors import ModelError, TrainingError
-from wingbar.evaluation import evaluate
+from wingbar.evaluation.labelled import evaluate
 from wingbar.images import Preparation
-from wingbar.index import Index
+from wingbar.index.index import Index
 from wingbar.methods import cmbh
-from wingbar.regions import find_regions, in_image
-from wingbar.training import Run
+from wingbar.model.regions import find_regions, in_image
+from wingbar.networks import backbones
+from wingbar.training import export, loop
+from wingbar.training.loop import Run
 
 Array = NDArray[np.float64]
 
@@ -97,7 +100,7 @@ TABLE_5 = {  # millions of parameters, 10^9 MACs
 @pytest.mark.parametrize(("backbone", "bits"), TABLE_5)
 def test_table_5_to_every_digit(backbone: str, bits: int, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["info", "--method", "cmbh", "--backbone", backbone, "--bits", str(bits), "--classes", "200", "--json"]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     record = json.loads(capsys.readouterr().out)
     assert (round(record["parameters"] / 1e6, 4), round(record["macs"] / 1e9, 4)) == TABLE_5[backbone, bits]
     assert record["parameters_total"] == record["parameters"] + 200 * 2 * 512
@@ -420,7 +423,7 @@ def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path: 
     """The banks are half of one epoch and half of the one before when the checkpoint is written."""
     data = read_images(write_classes(tmp_path / "photos", 12))
     often = replace(SMALL, checkpoint_minutes=0.0)
-    whole = training.train(cmbh, data, tmp_path / "whole", TINY, often)
+    whole = loop.train(cmbh, data, tmp_path / "whole", TINY, often)
     assert (whole.method, whole.bits, whole.dim) == ("cmbh", 12, 16)
     real, calls = cmbh.Loss.forward, [0]
 
@@ -432,9 +435,9 @@ def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path: 
 
     monkeypatch.setattr(cmbh.Loss, "forward", stopped)
     with pytest.raises(KeyboardInterrupt):
-        training.train(cmbh, data, tmp_path / "parts", TINY, often)
+        loop.train(cmbh, data, tmp_path / "parts", TINY, often)
     monkeypatch.setattr(cmbh.Loss, "forward", real)
-    training.train(cmbh, data, tmp_path / "parts", TINY, often, resume=True)
+    loop.train(cmbh, data, tmp_path / "parts", TINY, often, resume=True)
     read = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert read[0] == read[1]
     logs = [(tmp_path / name / "train" / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
@@ -445,12 +448,12 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) ->
     photos = write_classes(tmp_path / "photos", 12)
     steady = replace(SMALL, freeze_bn=True, clip=0.0, lr=0.002)
     config = replace(TINY, regions=0)  # where a threshold is met to the last bit, a region differs and with it the loss
-    training.train(cmbh, read_images(photos), tmp_path / "one", config, steady)
+    loop.train(cmbh, read_images(photos), tmp_path / "one", config, steady)
     flags: list[str] = []
     for name, value in {**asdict(config), **asdict(steady)}.items():
         flag = name.replace("_", "-")
         flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wingbar.cli"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wingbar"]
     command = [*launch, "train", "cmbh", str(photos), "-o", str(tmp_path / "two"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -461,11 +464,9 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) ->
 
 def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
     """tests/test_birds.py counts the pixels. Frozen features say little of the species: a label-free index of them, below."""
-    data = read_dataset(birds.write(tmp_path / "birds", train=24, test=6))
+    data = read_dataset(toy.write(tmp_path / "birds", train=24, test=6))
     run = Run(size=96, epochs=10, lr=0.03, area=0.8, held_out=0.1)
-    model = training.train(
-        cmbh, data.train, tmp_path / "m", cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0), run
-    )
+    model = loop.train(cmbh, data.train, tmp_path / "m", cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0), run)
     found = []
     for name, encoder in (("m", model), ("general", "general")):
         with Index.create(tmp_path / f"{name}.wb", encoder) as index:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from wingbar import backbones, cli, methods
+from wingbar import methods
+from wingbar.cli import main
 from wingbar.errors import ModelError
+from wingbar.networks import backbones
 
 CLASSES, ITEMS = 4, 8
 SMALL: dict[str, dict[str, Any]] = {
@@ -33,7 +35,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return pixels, torch.arange(ITEMS) % CLASSES, torch.arange(ITEMS)
 
 
-@pytest.fixture(params=cli.METHODS)
+@pytest.fixture(params=main.METHODS)
 def method(request: pytest.FixtureRequest) -> ModuleType:
     return methods.get(request.param)
 

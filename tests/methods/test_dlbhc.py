@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from wingbar import backbones
 from wingbar.methods import dlbhc
+from wingbar.networks import backbones
 
 
 def made(**config: float) -> tuple[dlbhc.Net, dlbhc.Loss, dlbhc.Config]:

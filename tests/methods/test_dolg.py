@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from tests.conftest import write_classes
-from wingbar import backbones, codes, export, images, training
-from wingbar.datasets import read_dataset, read_images
+from wingbar import images
+from wingbar.data.readers import read_dataset, read_images
 from wingbar.errors import TrainingError
-from wingbar.evaluation import evaluate
-from wingbar.index import Index
+from wingbar.evaluation.labelled import evaluate
+from wingbar.hamming import codes
+from wingbar.index.index import Index
 from wingbar.methods import dolg
-from wingbar.model import Model
-from wingbar.training import Run
+from wingbar.model.model import Model
+from wingbar.networks import backbones
+from wingbar.training import export, loop
+from wingbar.training.loop import Run
 
 
 def made(backbone: str = "resnet20", **config: Any) -> tuple[dolg.Net, dolg.Loss, dolg.Config]:
@@ -152,7 +155,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
         **dolg.RECIPE,
     )
     config = dolg.Config(bits=16, dim=24, hidden=16)
-    model = training.train(dolg, read_images(photos), tmp_path / "m", config, small)
+    model = loop.train(dolg, read_images(photos), tmp_path / "m", config, small)
     assert sorted(model.files) == ["model.json", "model.onnx", "rotation.npz"]
     again = Model.load(tmp_path / "m")
     assert (again.method, again.bits, again.dim, again.gives_codes) == ("dolg", 16, 24, True)
@@ -164,7 +167,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     np.testing.assert_allclose(np.linalg.norm(embedded.features, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(codes.unpack(embedded.codes, 16), embedded.logits >= 0)
     assert 0.3 < codes.unpack(embedded.codes, 16).mean() < 0.7  # centred, so that bits are balanced
-    net = export.Exported(training.load_net(tmp_path / "m").eval())
+    net = export.Exported(loop.load_net(tmp_path / "m").eval())
     assert (again.preparation.whole, again.preparation.scales) == (True, (0.3535, 0.5, 0.7071, 1.0, 1.4142))
     views = images.at_scales(images.load(paths[0], again.preparation), again.preparation)
     each = np.concatenate([net.arrays(view[None].copy())[0] for view in views])
@@ -176,7 +179,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
         index.add(data.gallery)
         assert index.search(paths[0], 3, fine="pool")[0].path == str(paths[0]) or index.search(paths[0], 1)[0].distance == 0
         assert evaluate(index, data.query).bits == 16
-    unheld = training.train(dolg, read_images(photos), tmp_path / "all", config, replace(small, held_out=0.0, epochs=1))
+    unheld = loop.train(dolg, read_images(photos), tmp_path / "all", config, replace(small, held_out=0.0, epochs=1))
     assert unheld.bits == 16
 
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.backbones import Backbone
 from wingbar.errors import TrainingError
 from wingbar.methods import Output
-from wingbar.regions import find_regions, in_image
+from wingbar.model.regions import find_regions, in_image
+from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
 

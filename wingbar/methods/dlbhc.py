@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.backbones import Backbone
 from wingbar.methods import Output
+from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.backbones import Backbone
 from wingbar.errors import TrainingError
-from wingbar.layers import Gem, arc_margin, curricular, orthogonal_part
 from wingbar.methods import Output
+from wingbar.networks.backbones import Backbone
+from wingbar.networks.layers import Gem, arc_margin, curricular, orthogonal_part
 
 RECIPE: dict[str, Any] = {
     **{"nesterov": True, "weight_decay": 1e-4, "lr": 0.0125, "warmup": 1.0, "lighting": 0.1},

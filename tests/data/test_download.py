@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wingbar.data import download
+from wingbar.errors import DataError
+
+DATA = np.random.default_rng(0).bytes(3_000_000)
+
+
+@dataclass
+class Shelf:
+    """What a test server has, and how badly it behaves."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    etag: str = '"first"'
+    modified: str = ""
+    ranges: bool = True  # whether it knows them
+    heeds_if_range: bool = True
+    cuts: list[int] = field(default_factory=list)  # bytes after which the next answers end
+    refusals: list[int] = field(default_factory=list)  # status codes of the next answers
+    asked: list[str] = field(default_factory=list)  # the Range of every request
+
+
+def serve(shelf: Shelf) -> Iterator[Shelf]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            shelf.asked.append(self.headers.get("Range", ""))
+            if shelf.refusals:
+                self.send_error(shelf.refusals.pop(0))
+                return
+            body = shelf.files.get(self.path)
+            if body is None:
+                self.send_error(404)
+                return
+            start = self.start_of(len(body))
+            if start and start >= len(body):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(body)}")
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Length", str(len(body) - start))
+            for name, value in (("ETag", shelf.etag), ("Last-Modified", shelf.modified)):
+                if value:
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[start:][: shelf.cuts.pop(0) if shelf.cuts else None])
+
+        def start_of(self, size: int) -> int:
+            wanted, version = self.headers.get("Range"), self.headers.get("If-Range")
+            if not wanted or not shelf.ranges:
+                return 0
+            if shelf.heeds_if_range and version not in (shelf.etag, shelf.modified):
+                return 0
+            return int(wanted.removeprefix("bytes=").removesuffix("-"))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        shelf.url = f"http://127.0.0.1:{httpd.server_port}/"
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield shelf
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+    monkeypatch.setattr(download, "WAIT", 0.001)
+    yield from serve(Shelf(files={"/data.bin": DATA}))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_is_fetched_once(shelf: Shelf, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    path = tmp_path / "deep" / "data.bin"
+    found = download.fetch(shelf.url + "data.bin", path, sha256=sha256(DATA), progress=lambda *what: told.append(what))
+    assert found == download.Fetched(path, len(DATA), sha256(DATA), hashlib.md5(DATA).hexdigest())
+    assert path.read_bytes() == DATA
+    assert [p.name for p in path.parent.iterdir()] == ["data.bin"]
+    assert told[0][0] == "fetching data.bin"
+    assert told[-1] == ("checking data.bin", len(DATA), len(DATA))
+    assert all(total == len(DATA) for _, _, total in told)
+    assert download.fetch(shelf.url + "data.bin", path) == found
+    assert len(shelf.asked) == 1
+
+
+def test_cut_connections_go_on_where_they_were_cut(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.cuts = [1_000_000, 1, 500_000]
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+    assert (tmp_path / "data.bin").read_bytes() == DATA
+    assert shelf.asked == ["", "bytes=1000000-", "bytes=1000001-", "bytes=1500001-"]
+
+
+def test_what_came_is_kept_for_the_next_call(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.cuts = [2_000_000, *[0] * download.TRIES]
+    with pytest.raises(DataError, match=r"cut after 2,000,000 of 3,000,000 bytes; 2 MB of it are kept, the same command goes on"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
+    assert (tmp_path / "data.bin.part").stat().st_size == 2_000_000
+    assert not (tmp_path / "data.bin").exists()
+    shelf.asked.clear()
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+    assert shelf.asked == ["bytes=2000000-"]
+    assert (tmp_path / "data.bin").read_bytes() == DATA
+
+
+def test_a_killed_process_loses_nothing(shelf: Shelf, tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from wingbar.data import download\n"
+        "def kill(stage, done, total):\n"
+        "    if done > 1_500_000: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "download.fetch(sys.argv[1], Path(sys.argv[2]), progress=kill)"
+    )
+    path = tmp_path / "data.bin"
+    killed = subprocess.run([sys.executable, "-c", script, shelf.url + "data.bin", str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not path.exists()
+    kept = (tmp_path / "data.bin.part").stat().st_size
+    assert kept > 0
+    download.fetch(shelf.url + "data.bin", path, sha256=sha256(DATA))
+    assert shelf.asked == ["", f"bytes={kept}-"]
+    assert path.read_bytes() == DATA
+
+
+def test_a_process_killed_at_the_last_byte(shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "data.bin.part").write_bytes(DATA)
+    (tmp_path / "data.bin.part.json").write_text(f'{{"url": "{shelf.url}data.bin", "version": "\\"first\\""}}')
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+    assert shelf.asked == ["bytes=3000000-"]
+    assert [p.name for p in tmp_path.iterdir()] == ["data.bin"]
+
+
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+def test_a_file_that_changed_meanwhile_is_fetched_anew(shelf: Shelf, tmp_path: Path, heeds_if_range: bool) -> None:
+    shelf.heeds_if_range = heeds_if_range
+    shelf.cuts = [2_000_000, *[0] * download.TRIES]
+    with pytest.raises(DataError, match="kept"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
+    other = DATA[::-1]
+    shelf.files["/data.bin"], shelf.etag = other, '"second"'
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(other))
+    assert (tmp_path / "data.bin").read_bytes() == other
+
+
+def test_a_shorter_file_meanwhile(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.heeds_if_range = False
+    shelf.cuts = [2_000_000, *[0] * download.TRIES]
+    with pytest.raises(DataError, match="kept"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
+    shelf.files["/data.bin"], shelf.etag = DATA[:1000], '"second"'
+    assert download.fetch(shelf.url + "data.bin", tmp_path / "data.bin").size == 1000
+
+
+def test_another_address_does_not_go_on_with_the_first_one(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.files["/other.bin"] = DATA[::-1]
+    shelf.cuts = [2_000_000, *[0] * download.TRIES]
+    with pytest.raises(DataError, match="kept"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
+    download.fetch(shelf.url + "other.bin", tmp_path / "data.bin", sha256=sha256(DATA[::-1]))
+
+
+@pytest.mark.parametrize(("etag", "modified"), [('W/"weak"', ""), ("", "")])
+def test_without_a_version_to_ask_for_it_begins_anew(shelf: Shelf, tmp_path: Path, etag: str, modified: str) -> None:
+    shelf.etag, shelf.modified, shelf.cuts = etag, modified, [2_000_000]
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+    assert shelf.asked == ["", ""]
+
+
+def test_the_time_of_the_last_change_is_a_version_too(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.etag, shelf.modified, shelf.cuts = 'W/"weak"', "Mon, 02 Jan 2012 03:04:05 GMT", [2_000_000]
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+    assert shelf.asked == ["", "bytes=2000000-"]
+
+
+def test_a_server_without_ranges_sends_all_again(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.ranges, shelf.cuts = False, [2_000_000, 2_500_000]
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+    assert (tmp_path / "data.bin").read_bytes() == DATA
+
+
+def test_a_server_without_ranges_that_always_cuts_is_given_up(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.ranges, shelf.cuts = False, [2_000_000] * 20
+    with pytest.raises(DataError, match="cut after 2,000,000 of 3,000,000"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
+    assert len(shelf.asked) == 1 + download.TRIES
+
+
+def test_a_wrong_sum_removes_what_came(shelf: Shelf, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; what came was removed"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256="0" * 64)
+    with pytest.raises(DataError, match=r"its md5 is .*, not abc; what came"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", md5="abc")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "data.bin").write_bytes(b"something else")
+    with pytest.raises(DataError, match="remove it, then it is fetched anew"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+
+
+def test_a_busy_server_is_asked_again(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.refusals = [503, 429, 500]
+    download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
+    shelf.refusals = [503] * 10
+    with pytest.raises(DataError, match="HTTP Error 503"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "again.bin")
+    assert [p.name for p in tmp_path.iterdir()] == ["data.bin"]
+
+
+def test_addresses_that_lead_nowhere(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.bin"
+    with pytest.raises(DataError, match="HTTP Error 404"):
+        download.fetch(shelf.url + "lost.bin", path)
+    assert len(shelf.asked) == 1
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nobody listens: there is nothing to wait for"))
+    with pytest.raises(DataError, match="refused"):
+        download.fetch("http://127.0.0.1:9/data.bin", path)
+    for address in ("file:///etc/passwd", "data.bin", "ftp://127.0.0.1/data.bin"):
+        with pytest.raises(DataError, match="begins with http"):
+            download.fetch(address, path)
+    with pytest.raises(DataError, match="cannot be fetched"):
+        download.fetch("http://[bad/data.bin", path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_says_nothing_is_given_up(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.02)
+    silent = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # connects and never answers
+    with silent, pytest.raises(DataError, match="timed out"):
+        download.fetch(f"http://127.0.0.1:{silent.server_port}/", tmp_path / "data.bin")
+
+
+def test_a_full_disk_is_seen_before(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1_000_000))
+    with pytest.raises(DataError, match=r"needs 3 MB and its disk has 1 MB free: free some"):
+        download.fetch(shelf.url + "data.bin", tmp_path / "new" / "data.bin")
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has no more room after the first megabyte."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 1_100_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_disk_that_fills_up_keeps_what_came(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "data.bin", Path.open
+
+    def opened(self: Path, mode: str = "r", **options: Any) -> Any:
+        return FullDisk(self, mode) if mode == "ab" else real(self, mode, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        with pytest.raises(DataError, match="is full; what came is kept: free some space"):
+            download.fetch(shelf.url + "data.bin", path)
+    kept = (tmp_path / "data.bin.part").stat().st_size
+    assert 0 < kept < len(DATA)
+    download.fetch(shelf.url + "data.bin", path, sha256=sha256(DATA))
+    assert shelf.asked == ["", f"bytes={kept}-"]
+
+
+def test_two_processes_do_not_write_one_file(shelf: Shelf, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / "data.bin.part").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is fetching"):
+            download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
+    assert (tmp_path / "data.bin.part").exists()
+
+
+def test_sizes_for_people() -> None:
+    assert [download.gigabytes(n) for n in (5, 1500, 170_498_071, 1_150_585_339)] == ["5 bytes", "1.5 kB", "170 MB", "1.15 GB"]
+
+
+# -- archives
+
+
+def tar_of(path: Path, files: dict[str, bytes], *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for member in members:
+            tar.addfile(member)
+    return path
+
+
+def zip_of(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, data in files.items():
+            opened.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tgz", ".zip"])
+def test_archives(tmp_path: Path, ending: str) -> None:
+    files = {"data/a.txt": b"one", "./data/deep/b.txt": b"two"}
+    archive = tmp_path / f"data{ending}"
+    (zip_of if ending == ".zip" else tar_of)(archive, files)
+    told: list[tuple[str, int, int]] = []
+    download.unpack(archive, tmp_path / "out", lambda *what: told.append(what))
+    found = {str(p.relative_to(tmp_path / "out")): p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert found == {"data/a.txt": b"one", "data/deep/b.txt": b"two"}
+    assert told[-1][0] == f"unpacking data{ending}"
+    assert 0 < told[-1][1] <= told[-1][2]
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/tmp/out.txt", "..\\out.txt", "C:\\out.txt", "C:/out.txt"])
+@pytest.mark.parametrize("ending", [".tar", ".zip"])
+def test_paths_that_lead_outside(tmp_path: Path, name: str, ending: str) -> None:
+    archive = tmp_path / f"bad{ending}"
+    (zip_of if ending == ".zip" else tar_of)(archive, {"good.txt": b"x", name: b"evil"})
+    with pytest.raises(DataError, match="leads outside"):
+        download.unpack(archive, tmp_path / "in" / "out")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in (archive.name, "good.txt")]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        link("out", "/etc"),
+        link("out", "../.."),
+        link("hosts", "/etc/hosts", tarfile.LNKTYPE),
+        link("inside", "good.txt"),
+        link("pipe", "", tarfile.FIFOTYPE),
+        link("device", "", tarfile.CHRTYPE),
+    ],
+    ids=lambda member: member.name,
+)
+def test_links_and_devices(tmp_path: Path, member: tarfile.TarInfo) -> None:
+    archive = tar_of(tmp_path / "bad.tar", {"good.txt": b"x"}, member)
+    with pytest.raises(DataError, match="a link or a device in it"):
+        download.unpack(archive, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.txt"]
+
+
+def test_a_link_in_a_zip_file(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("out")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as opened:
+        opened.writestr(info, "/etc")
+    with pytest.raises(DataError, match="a link or a device in it"):
+        download.unpack(tmp_path / "bad.zip", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".zip"])
+def test_a_bomb_is_not_unpacked(tmp_path: Path, ending: str) -> None:
+    archive = tmp_path / f"bomb{ending}"
+    (zip_of if ending == ".zip" else tar_of)(archive, {"zeros": bytes(30_000_000)})
+    with pytest.raises(DataError, match="grows to more than"):
+        download.unpack(archive, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".tar", ".zip"])
+def test_damaged_archives(tmp_path: Path, ending: str) -> None:
+    archive = tmp_path / f"data{ending}"
+    (zip_of if ending == ".zip" else tar_of)(archive, {"a": DATA[:50_000], "b": DATA[50_000:90_000]})
+    whole = archive.read_bytes()
+    for size in (0, 20, 40_000, 70_000):
+        archive.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"is damaged, or no archive|cannot be unpacked"):
+            download.unpack(archive, tmp_path / f"out{size}")
+    archive.write_bytes(DATA[:10_000])
+    with pytest.raises(DataError, match=r"is damaged, or no archive|cannot be unpacked"):
+        download.unpack(archive, tmp_path / "noise")
+
+
+def test_what_is_an_archive() -> None:
+    names = ["a.tar", "a.TGZ", "a.tar.gz", "a.zip", "a.pkl", "train-images-idx3-ubyte.gz", "a.csv"]
+    assert [download.is_archive(Path(name)) for name in names] == [True] * 4 + [False] * 3
+
+
+def test_a_disk_that_fills_up_while_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    archive = tar_of(tmp_path / "data.tar", {"a": b"x"})
+    monkeypatch.setattr(tarfile.TarFile, "extract", full)
+    with pytest.raises(DataError, match=r"the disk of .*out filled up while .*data.tar was unpacked: free some space"):
+        download.unpack(archive, tmp_path / "out")

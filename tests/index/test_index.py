@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import picture
+from tests.model.test_model import trained_model
+from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError
+from wingbar.hamming import codes
+from wingbar.index.index import TIE_CAP, Index, parse_where
+from wingbar.index.store import Condition
+from wingbar.model.model import Model
+
+
+@pytest.fixture(scope="module")
+def index(shared_index_path: Path) -> Index:
+    return Index.open(shared_index_path)
+
+
+def brute_force(index: Index, query: Path, fine: str, k: int, shortlist: int) -> list[tuple[int, int, float]]:
+    """(id, distance, cosine) of the hits, from every code and every feature of the index."""
+    embedded = index.model.encode([query])
+    searchable = index.searchable()
+    distance = codes.hamming(embedded.codes[0], index._store.codes(index.model.bits)[1])
+    cosine = index.features().astype(np.float32) @ embedded.features[0]
+    rows = range(len(searchable.ids))
+    by_code = sorted(rows, key=lambda i: (distance[i], i))
+    if fine == "ties":
+        by_code = sorted(rows, key=lambda i: (distance[i], -cosine[i], i))
+    if fine == "pool":
+        last = distance[by_code[min(shortlist, len(by_code)) - 1]]
+        by_code = sorted((i for i in rows if distance[i] <= last), key=lambda i: (-cosine[i], i))
+    return [(int(searchable.ids[i]), int(distance[i]), float(cosine[i])) for i in by_code[:k]]
+
+
+@pytest.mark.parametrize("fine", ["none", "ties", "pool"])
+@pytest.mark.parametrize("shortlist", [5, 30, 1000])
+def test_search_is_brute_force(index: Index, shared_photos: Path, fine: str, shortlist: int) -> None:
+    for query in sorted(shared_photos.rglob("*.jpg"))[::13]:
+        hits = index.search(query, 7, fine=fine, shortlist=max(shortlist, 7))  # type: ignore[arg-type]
+        expected = brute_force(index, query, fine, 7, max(shortlist, 7))
+        assert [(hit.id, hit.distance) for hit in hits] == [(id_, distance) for id_, distance, _ in expected]
+        assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5, 6, 7]
+        if fine == "none":
+            assert {hit.score for hit in hits} == {None}
+        else:
+            np.testing.assert_allclose([hit.score for hit in hits], [c for _, _, c in expected], atol=1e-5)  # type: ignore[arg-type]
+        assert hits[0].path == str(query) or fine == "none"
+        assert (hits[0].label, hits[0].distance) == (query.parent.name, 0)
+
+
+def test_a_file_and_its_bytes_find_the_same(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "red" / "004.jpg"
+    assert index.search(query) == index.search(query.read_bytes()) == index.search(index.model.encode([query]))
+
+
+def test_a_box_of_a_query_is_searched_for(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "red" / "004.jpg"
+    with Image.open(query) as image:
+        size = image.size
+        part = image.convert("RGB").crop((10, 5, 50, 45))
+    assert index.search(query, box=(10, 5, 40, 40)) == index.search(part)
+    assert index.search(query, box=(0, 0, *size)) == index.search(query)
+    with pytest.raises(ImageError, match=r"004.jpg: the box 900,0,5,5 holds nothing"):
+        index.search(query, box=(900, 0, 5, 5))
+    with pytest.raises(QueryError, match="cut out of an image"):
+        index.search(index.model.encode([query]), box=(0, 0, 5, 5))
+
+
+def test_many_queries_are_each_alone(index: Index, shared_photos: Path) -> None:
+    queries = sorted(shared_photos.rglob("*.jpg"))[:9]
+    together = index.search_many(queries, 4, fine="pool")
+    assert together == [index.search(query, 4, fine="pool") for query in queries]
+    assert index.search_many([]) == []
+
+
+def test_radius_is_inclusive(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "blue" / "003.jpg"
+    everything = index.search(query, 1000, fine="none")
+    assert len(everything) == 60
+    for radius in (0, 3, 8):
+        near = index.search(query, 1000, fine="none", radius=radius)
+        assert list(near) == [hit for hit in everything if hit.distance <= radius]
+        assert {hit.id for hit in index.search(query, 1000, fine="pool", radius=radius)} == {hit.id for hit in near}
+
+
+def test_where_filters_before_ranking(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "blue" / "003.jpg"
+    only = index.search(query, 5, where="label=red")
+    assert len(only) == 5
+    assert {hit.label for hit in only} == {"red"}
+    both = index.search(query, 60, where=["label=red", "label=green", "path=*/00?.jpg"])
+    assert len(both) == 20
+    assert index.search(query, where="label=nothing") == []
+
+
+def test_stages_are_timed_and_the_shortlist_counted(index: Index, shared_photos: Path) -> None:
+    hits = index.search(shared_photos / "red" / "000.jpg", 3, shortlist=10)
+    assert list(hits.milliseconds) == ["decode", "encode", "coarse", "fine", "fetch"]
+    assert all(ms > 0 for ms in hits.milliseconds.values())
+    assert hits.shortlist >= 10
+    assert not hits.cut
+
+
+def test_a_shortlist_takes_whole_ties_or_says_that_it_did_not(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb", trained_model()) as index:
+        index.add([np.full((4, 4, 3), (200, 40, 30 + i % 2), np.uint8) + np.uint8(0) for i in range(2)])
+        near = [np.full((4 + i, 5, 3), (200, 40, 30), np.uint8) for i in range(3 * TIE_CAP)]  # one code, other contents
+        index.add(near)
+        whole = index.search(near[0], 2, fine="pool", shortlist=5)
+        assert (whole.shortlist, whole.cut) == (3 * TIE_CAP + 2, False)
+        cut = index.search(near[0], 2, fine="pool", shortlist=2)
+        assert (cut.shortlist, cut.cut) == (2 * TIE_CAP, True)
+
+
+def test_arguments_that_cannot_be_meant(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "red" / "000.jpg"
+    with pytest.raises(QueryError, match="at least 1"):
+        index.search(query, 0)
+    with pytest.raises(QueryError, match="at least 1"):
+        index.search(query, shortlist=0)
+    with pytest.raises(QueryError, match="radius must be from 0 to 24"):
+        index.search(query, radius=25)
+    with pytest.raises(QueryError, match="fine must be one of none, ties, pool"):
+        index.search(query, fine="best")  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="No such file"):
+        index.search("nowhere.jpg")
+
+
+def test_a_query_of_another_model_is_refused_with_both_names(index: Index) -> None:
+    stranger = trained_model().encode([picture(1)])
+    with pytest.raises(QueryError, match=r"tiny .*general \(itq, 24 bits"):
+        index.search(stranger)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("label=monarch", Condition("label", "=", "monarch")),
+        (" price <= 2.5 ", Condition("price", "<=", "2.5")),
+        ("path!=a=b", Condition("path", "!=", "a=b")),
+        ("shelf mark=", Condition("shelf mark", "=", "")),
+    ],
+)
+def test_filters_are_read(text: str, expected: Condition) -> None:
+    assert parse_where(text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("monarch", "cannot read"), ("price<cheap", "compares numbers"), ("label<3", "text")]
+)
+def test_filters_that_cannot_be_read(text: str, reason: str) -> None:
+    with pytest.raises(QueryError, match=reason):
+        parse_where(text)
+
+
+def test_an_empty_index(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        with pytest.raises(QueryError, match="holds no images yet"):
+            index.search(picture(1))
+        assert index.info().items == 0
+        assert index.info().bits is None
+        assert index.verify() == []
+        with pytest.raises(StoreError, match="nothing to fit"):
+            index.refit(bits=8)
+
+
+def test_a_trained_model_needs_no_fitting(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb", trained_model()) as index:
+        report = index.add([np.asarray(picture(i)) for i in range(5)])
+        assert (report.added, report.fitted_on) == (5, 0)
+        hit = index.search(picture(2), 1)[0]
+        assert hit.path.startswith("array:")
+        assert index.info().bits == 20
+        with pytest.raises(ModelError, match="not fitted to an index"):
+            index.refit()
+        with pytest.raises(ModelError, match="codes of 20 bits, not 12"):
+            index.add([picture(9)], bits=12)
+
+
+def test_delete_by_id_and_path(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        monkeypatch.chdir(photos)
+        assert index.delete([1, "red/003.jpg", str(photos / "blue" / "001.jpg"), "nowhere.jpg", 999]) == 3
+        assert len(index) == 21
+        found = {hit.path for hit in index.search(photos / "red" / "003.jpg", 30)}
+        assert len(found) == 21
+        assert str(photos / "red" / "003.jpg") not in found
+        assert index.verify() == []
+
+
+def test_changes_by_another_process_show_up(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as first:
+        first.add(photos / "red", bits=16)
+        assert len(first.search(picture(0), 50)) == 8
+        with Index.open(tmp_path / "a.wb") as second:
+            second.add(photos / "blue")
+            assert len(first.search(picture(0), 50)) == 16
+            second.refit(bits=20)
+        assert first.search(picture(0), 1)[0].path
+        assert first.model.bits == 20
+
+
+def test_a_closed_index_can_be_copied(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        expected = index.search(photos / "red" / "000.jpg")
+    copy = tmp_path / "elsewhere" / "b.wb"
+    copy.parent.mkdir()
+    copy.write_bytes((tmp_path / "a.wb").read_bytes())
+    os.remove(tmp_path / "a.wb")
+    with Index.open(copy) as index:
+        assert index.search(photos / "red" / "000.jpg") == expected
+
+
+def test_ties_are_ordered_over_the_whole_group(tmp_path: Path) -> None:
+    stack = np.stack([np.asarray(picture(i)) for i in range(60)])
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(stack, bits=2)
+        for i in range(0, 60, 7):
+            hits = index.search(stack[i], 1, fine="ties")
+            assert hits[0].score == pytest.approx(1, abs=1e-3)
+            assert not hits.cut
+
+
+def test_asymmetric_orders_by_agreement_of_logits_and_bits(index: Index, shared_photos: Path) -> None:
+    query = shared_photos / "green" / "007.jpg"
+    hits = index.search(query, 60, fine="asymmetric", shortlist=60)
+    embedded = index.model.encode([query])
+    ids, packed = index._store.codes(24)
+    logits, bits = embedded.logits[0].astype(float), codes.unpack(packed, 24)
+    score = {}
+    for id_, row in zip(ids.tolist(), bits, strict=True):
+        score[id_] = float(sum(logit if bit else -logit for logit, bit in zip(logits, row, strict=True)))
+    total = float(np.abs(logits).sum())
+    found = [float(hit.score or 0) for hit in hits]
+    np.testing.assert_allclose(found, [score[hit.id] / total for hit in hits], atol=1e-5)
+    assert found == sorted(found, reverse=True)
+    assert found[0] == pytest.approx(1)
+
+
+def test_verify_and_search_while_another_process_writes(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
+        index.add(photos / "red", bits=8)
+        stop = threading.Event()
+
+        def churn() -> None:
+            paths = sorted((photos / "blue").iterdir())
+            while not stop.is_set():
+                other.add(paths)
+                other.delete(paths)
+
+        thread = threading.Thread(target=churn)
+        thread.start()
+        try:
+            for _ in range(60):
+                assert index.verify() == []
+                assert len(index.search(photos / "red" / "000.jpg", 50)) in (8, 16)
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("merged_from", [0, 10**9])
+def test_what_another_process_adds_and_deletes_is_taken_over(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged_from: int
+) -> None:
+    """By reading the changed chunks only, with the large part merged in the background or not at all."""
+    monkeypatch.setattr("wingbar.index.index.MERGED_FROM", merged_from)
+    monkeypatch.setattr("wingbar.hamming.codes.COMPILED_FROM", 10)
+    reads: list[Iterable[int] | None] = []
+    with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
+        index.add(photos / "red", bits=24)
+        query = photos / "blue" / "003.jpg"
+        assert {hit.label for hit in index.search(query, 100)} == {None}
+        whole, original = index.searchable(), index._store.codes
+
+        def watched(bits: int, chunks: Iterable[int] | None = None) -> tuple[codes.Ids, codes.Packed]:
+            reads.append(chunks)
+            return original(bits, chunks)
+
+        monkeypatch.setattr(index._store, "codes", watched)
+        for step in range(4):
+            other.add(photos / "blue")
+            found = index.search(query, 100, fine="none")
+            assert found[0].distance == 0
+            assert str(query) in {hit.path for hit in found}
+            ids, packed = original(24)
+            assert sorted(hit.id for hit in found) == ids.tolist()
+            distance = codes.hamming(index.model.encode([query]).codes[0], packed)
+            assert [hit.distance for hit in found] == sorted(distance.tolist())
+            other.delete(sorted((photos / "blue").iterdir())[step:])
+            other.delete([sorted((photos / "red").iterdir())[step]])
+            after = index.search(query, 100, fine="none")
+            assert sorted(hit.id for hit in after) == original(24)[0].tolist()
+            if index._merging is not None:
+                index._merging[1].result()
+        assert len(whole) == len(list((photos / "red").iterdir()))
+        assert None not in reads  # never all of it again
+
+
+def test_an_index_that_was_refitted_meanwhile_is_loaded_anew(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
+        index.add(photos, bits=24)
+        query = photos / "red" / "003.jpg"
+        index.search(query)
+        other.refit(bits=16)
+        assert index.search(query, fine="none")[0].distance == 0
+        assert index.searchable().bits == 16
+
+
+def test_info(index: Index) -> None:
+    info = index.info()
+    assert (info.items, info.labels, info.bits, info.dim) == (60, 3, 24, 256)
+    assert info.unique_codes == len(np.unique(index._store.codes(24)[1]))
+    assert info.search_bytes == index.searchable().nbytes > 0
+    assert info.bytes == index.path.stat().st_size
+    assert info.fingerprint == Model(index._store.model_files()).fingerprint
+    assert (info.model, info.method, info.fine) == ("general", "itq", "pool")
+
+
+def test_sources_that_make_no_sense(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        with pytest.raises(DataError, match="paths and pictures"):
+            index.add(["a.jpg", np.zeros((4, 4, 3), np.uint8)])  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="there is no"):
+            index.add(tmp_path / "nowhere")
+        (tmp_path / "hollow").mkdir()
+        (tmp_path / "hollow" / "notes.txt").touch()
+        with pytest.raises(DataError, match="has no images, only 1 other files"):
+            index.add(tmp_path / "hollow")
+
+
+def test_pictures_that_are_no_files(tmp_path: Path) -> None:
+    stack = np.stack([np.asarray(picture(i)) for i in range(6)])
+    with Index.create(tmp_path / "a.wb") as index:
+        assert index.add(stack, bits=8).added == 6
+        again = index.add([*stack[:3], Image.fromarray(stack[4]), stack[5], np.asarray(picture(77))])
+        assert (again.added, again.unchanged) == (1, 5)
+        hits = index.search(stack[2], 3)
+        assert hits[0].distance == 0
+        assert hits[0].score == pytest.approx(1, abs=1e-3)
+        with pytest.raises(StoreError, match="added as an array"):
+            index.refit()

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wingbar.errors import QueryError, StoreError
+from wingbar.hamming import codes
+from wingbar.index import store
+from wingbar.index.store import Condition, Item, Store
+
+BITS, DIM = 40, 6
+MODEL = {"model.json": b"{}", "model.onnx": b"network"}
+
+
+def item(name: str, label: str | None = None, **columns: str) -> Item:
+    return Item(f"/photos/{name}", label, columns, 10, 20, name.encode().ljust(32, b"."))
+
+
+def embeddings(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return codes.pack(rng.random((n, BITS)) < 0.5), rng.standard_normal((n, DIM)).astype(np.float32)
+
+
+def add(opened: Store, items: list[Item], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    packed, features = embeddings(len(items), seed)
+    with opened.writing():
+        opened.add(items, packed, features, BITS)
+    return packed, features
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.create(tmp_path / "a.wb", MODEL)
+    yield opened
+    opened.close()
+
+
+def test_what_was_stored_comes_back(empty: Store) -> None:
+    items = [item("a.jpg", "cat", price="3"), item("b.jpg"), item("ü%20.jpg", "dog")]
+    packed, features = add(empty, items)
+    ids, stored = empty.codes(BITS)
+    assert ids.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(stored, packed)
+    np.testing.assert_array_equal(empty.features([3, 1], DIM), features[[2, 0]].astype(np.float16))
+    np.testing.assert_array_equal(empty.all_features(DIM), features.astype(np.float16))
+    assert empty.items([2, 3]) == items[1:]
+    assert list(empty.all_items()) == list(zip([1, 2, 3], items, strict=True))
+    assert empty.model_files() == MODEL
+    assert empty.label_counts() == {"cat": 1, "dog": 1}
+    assert empty.problems(BITS, DIM) == []
+
+
+@pytest.mark.parametrize("bits", [1, 12, 32, 33, 64, 65, 200])
+def test_codes_of_every_length_and_across_columns(tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CHUNK", 64)
+    rng = np.random.default_rng(bits)
+    opened = Store.create(tmp_path / "a.wb", MODEL)
+    packed = codes.pack(rng.random((150, bits)) < 0.5)
+    features = np.zeros((150, DIM), np.float32)
+    for part in np.split(np.arange(150), [10, 70, 71]):
+        with opened.writing():
+            opened.add([item(str(i)) for i in part], packed[part], features[part], bits)
+    with opened.writing():
+        assert opened.delete([1, 64, 65, 150, 999]) == 4
+    ids, stored = opened.codes(bits)
+    kept = np.setdiff1d(np.arange(1, 151), [1, 64, 65, 150])
+    assert ids.tolist() == kept.tolist()
+    np.testing.assert_array_equal(stored, packed[kept - 1])
+    assert opened.problems(bits, DIM) == []
+    opened.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=25))
+def test_any_order_of_adding_and_deleting(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, int]]) -> None:
+    opened = Store.create(tmp_path_factory.mktemp("s") / "a.wb", MODEL)
+    model: dict[str, int] = {}
+    for seed, (adding, number) in enumerate(steps):
+        path = f"/photos/{number}"
+        if adding:
+            packed, _ = add(opened, [item(str(number))], seed)
+            model[path] = int(packed[0, 0])
+        else:
+            with opened.writing():
+                opened.delete(opened.ids_of_paths([path]).values())
+            model.pop(path, None)
+    ids, packed = opened.codes(BITS)
+    found = {it.path: int(code[0]) for (_, it), code in zip(opened.all_items(), packed, strict=True)}
+    assert found == model
+    assert ids.tolist() == [id_ for id_, _ in opened.all_items()]
+    assert opened.problems(BITS, DIM) == []
+    opened.close()
+
+
+def test_a_failed_transaction_leaves_nothing(empty: Store) -> None:
+    add(empty, [item("a")])
+    packed, features = embeddings(1)
+
+    def broken() -> None:
+        with empty.writing():
+            empty.add([item("b")], packed, features, BITS)
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        broken()
+    assert empty.count() == 1
+    assert len(empty.codes(BITS)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ([("label", "=", "cat")], "ac"),
+        ([("label", "=", "cat"), ("label", "=", "dog")], "abc"),
+        ([("label", "!=", "cat")], "bd"),
+        ([("path", "=", "*/a")], "a"),
+        ([("path", "=", "sub/*")], "d"),
+        ([("path", "!=", "sub/*")], "abc"),
+        ([("price", "<", "10")], "a"),
+        ([("price", ">=", "10")], "bc"),
+        ([("price", "=", "10")], "b"),
+        ([("price", "<", "50"), ("label", "=", "cat")], "ac"),
+        ([("price", "<=", "99999")], "abc"),
+        ([("colour", "=", "re'd\"")], "c"),
+        ([("label", "=", "nobody")], ""),
+    ],
+)
+def test_filters(empty: Store, filters: list[tuple[str, str, str]], expected: str) -> None:
+    add(
+        empty,
+        [
+            item("a", "cat", price="9.5"),
+            item("b", "dog", price="10"),
+            item("c", "cat", price="11", colour="re'd\""),
+            item("sub/d", price="1,200 or n/a"),
+        ],
+    )
+    ids = empty.matching([Condition(*parts) for parts in filters])
+    assert "".join(it.path[-1] for it in empty.items(ids.tolist())) == expected
+
+
+def test_a_filter_on_an_unknown_column_says_what_there_is(empty: Store) -> None:
+    add(empty, [item("a", price="1", colour="red")])
+    for name in ("prise", 'pr"ice'):
+        with pytest.raises(QueryError, match="filter on label, path, colour, price"):
+            empty.matching([Condition(name, "=", "1")])
+
+
+def test_another_connection_is_noticed(empty: Store) -> None:
+    before = empty.version()
+    other = Store.open(empty.path)
+    add(other, [item("a")])
+    other.close()
+    assert empty.version() != before
+    assert empty.count() == 1
+
+
+def test_a_snapshot_does_not_move(empty: Store) -> None:
+    add(empty, [item("a")])
+    other = Store.open(empty.path)
+    with empty.reading():
+        add(other, [item("b")])
+        assert empty.count() == 1
+    assert empty.count() == 2
+    other.close()
+
+
+def test_a_second_writer_waits_and_then_gives_up_with_one_line(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_BUSY_MS", 50)
+    other = Store.open(empty.path)
+    with empty.writing(), pytest.raises(StoreError, match="being written by another process"), other.writing():
+        pass
+    other.close()
+
+
+def test_closed_it_is_one_file(tmp_path: Path) -> None:
+    opened = Store.create(tmp_path / "a.wb", MODEL)
+    add(opened, [item("a")])
+    opened.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wb"]
+
+
+def test_create_replaces_nothing(empty: Store) -> None:
+    with pytest.raises(StoreError, match="exists already"):
+        Store.create(empty.path, MODEL)
+
+
+def test_the_log_of_a_deleted_index_is_not_replayed_into_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.wb"
+    opened = Store.create(path, MODEL)
+    add(opened, [item("old")])
+    log = Path(f"{path}-wal").read_bytes()
+    assert log
+    opened.close()
+    path.unlink()
+    Path(f"{path}-wal").write_bytes(log)  # as a killed process leaves it
+    fresh = Store.create(path, MODEL)
+    assert fresh.count() == 0
+    assert fresh.problems(BITS, DIM) == []
+    fresh.close()
+
+
+def test_closing_does_not_wait_for_readers(empty: Store) -> None:
+    add(empty, [item("a")])
+    with empty.reading():
+        other = Store.open(empty.path)
+        add(other, [item("b")])
+        start = time.monotonic()
+        other.close()
+        assert time.monotonic() - start < 5
+
+
+def test_opening_changes_nothing_in_a_foreign_file(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE t (x)")
+    other.commit()
+    other.close()
+    (tmp_path / "empty.db").touch()
+    for name in ("other.db", "empty.db"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(StoreError, match="not a wingbar index"):
+            Store.open(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_what_is_no_index(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no index at"):
+        Store.open(tmp_path / "nowhere.wb")
+    (tmp_path / "text.wb").write_text("these are words, not an index, and many of them " * 100)
+    with pytest.raises(StoreError, match="not a wingbar index"):
+        Store.open(tmp_path / "text.wb")
+    other = sqlite3.connect(tmp_path / "other.wb")
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    with pytest.raises(StoreError, match="not a wingbar index"):
+        Store.open(tmp_path / "other.wb")
+    with pytest.raises(StoreError, match="cannot be"):
+        Store.create(tmp_path / "no" / "folder.wb", MODEL)
+
+
+def test_a_later_format_is_refused(empty: Store) -> None:
+    other = sqlite3.connect(empty.path)
+    other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(StoreError, match="upgrade wingbar"):
+        Store.open(empty.path)
+
+
+def test_read_only_media_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Store.create(tmp_path / "a.wb", MODEL)
+    add(opened, [item("a")])
+    opened.close()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    fixed = Store.open(tmp_path / "a.wb")
+    assert fixed.count() == 1
+    with pytest.raises(StoreError, match="read-only"):
+        add(fixed, [item("b")])
+    fixed.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("UPDATE items SET label = 'dog' WHERE id = 1", "item 1 .*wrong checksum"),
+        ("UPDATE features SET data = zeroblob(12) WHERE id = 2", "feature of item 2: wrong checksum"),
+        ("UPDATE codes SET data = zeroblob(length(data))", "codes 0 to 65535: wrong checksum"),
+        ("UPDATE meta SET value = 'x' WHERE name = 'created'", "meta created: wrong checksum"),
+        ("DELETE FROM features WHERE id = 1", "1 items without a feature"),
+        ("DELETE FROM items WHERE id = 1", "without"),
+        ("DELETE FROM codes", "2 items without a code"),
+    ],
+)
+def test_problems_are_named(empty: Store, damage: str, reason: str) -> None:
+    add(empty, [item("a", "cat"), item("b")])
+    assert empty.problems(BITS, DIM) == []
+    other = sqlite3.connect(empty.path)
+    other.execute(damage)
+    other.commit()
+    other.close()
+    found = empty.problems(BITS, DIM)
+    assert found
+
+    assert any(re.search(reason, line) for line in found), found

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import picture, write_classes
+from wingbar.data.readers import read_images
+from wingbar.errors import DataError, StoreError
+from wingbar.index import sync
+from wingbar.index.index import Index
+
+
+def counts(report: sync.AddReport) -> tuple[int, ...]:
+    return (report.added, report.updated, report.unchanged, report.moved, report.removed, len(report.failed))
+
+
+def content(index: Index) -> dict[str, tuple[object, ...]]:
+    """Path -> label, code and feature of every item."""
+    _, packed = index._store.codes(index.model.bits)
+    rows = zip(index._store.all_items(), packed.tolist(), index.features().tolist(), strict=True)
+    return {item.path: (item.label, tuple(code), tuple(feature)) for (_, item), code, feature in rows}
+
+
+def test_a_second_run_does_nothing(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        first = index.add(photos, bits=16)
+        assert counts(first) == (24, 0, 0, 0, 0, 0)
+        assert first.fitted_on == 24
+        before = content(index)
+        assert counts(index.add(photos)) == (0, 0, 24, 0, 0, 0)
+        assert content(index) == before
+
+
+def test_what_changed_is_noticed(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        ids = {item.path: id_ for id_, item in index._store.all_items()}
+        before = content(index)
+        picture(500).save(photos / "red" / "000.jpg")  # another picture
+        os.utime(photos / "red" / "001.jpg", (1, 1))  # only touched
+        (photos / "red" / "002.jpg").unlink()  # gone
+        (photos / "blue" / "000.jpg").rename(photos / "blue" / "moved.jpg")  # moved
+        (photos / "blue" / "001.jpg").rename(photos / "green" / "crossed.jpg")  # moved to another label
+        shutil.copy(photos / "green" / "000.jpg", photos / "green" / "copy.jpg")  # a copy is a new item
+        picture(501).save(photos / "green" / "new.jpg")
+        assert counts(index.add(photos)) == (2, 1, 20, 2, 1, 0)
+        after = content(index)
+        assert len(after) == 25
+
+        def path(name: str) -> str:
+            return str(photos / name)
+
+        assert after[path("blue/moved.jpg")] == before[path("blue/000.jpg")]
+        assert after[path("green/crossed.jpg")] == ("green", *before[path("blue/001.jpg")][1:])
+        assert after[path("green/copy.jpg")] == after[path("green/000.jpg")]
+        assert after[path("red/000.jpg")][2] != before[path("red/000.jpg")][2]
+        now = {item.path: id_ for id_, item in index._store.all_items()}
+        assert now[path("blue/moved.jpg")] == ids[path("blue/000.jpg")]  # the id stays
+        assert index.verify() == []
+        assert counts(index.add(photos)) == (0, 0, 25, 0, 0, 0)
+
+
+def test_a_renamed_folder_is_all_moves(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        photos.rename(tmp_path / "pictures")
+        assert counts(index.add(tmp_path / "pictures")) == (0, 0, 0, 24, 0, 0)
+        assert all(path.startswith(str(tmp_path / "pictures")) for path in content(index))
+
+
+def test_two_copies_of_a_file_that_left(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for i in range(3):
+        picture(i).save(tmp_path / "p" / f"{i}.jpg")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(tmp_path / "p", bits=8)
+        data = (tmp_path / "p" / "0.jpg").read_bytes()
+        (tmp_path / "p" / "0.jpg").unlink()
+        for name in ("x.jpg", "y.jpg"):
+            (tmp_path / "p" / name).write_bytes(data)
+        assert counts(index.add(tmp_path / "p")) == (1, 0, 2, 1, 0, 0)
+
+
+def test_a_list_of_paths_removes_nothing(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        (photos / "red" / "000.jpg").unlink()
+        assert counts(index.add([photos / "red" / "001.jpg", photos / "red" / "000.jpg"])) == (0, 0, 1, 0, 0, 1)
+        assert len(index) == 24
+
+
+def test_an_empty_folder_does_not_empty_the_index(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        shutil.rmtree(photos)
+        photos.mkdir()
+        with pytest.raises(DataError, match="is a disk not mounted"):
+            index.add(photos)
+        assert len(index) == 24
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_items(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        real_scan, real_exists = os.scandir, os.path.lexists
+
+        def scandir(path: str) -> object:
+            if str(path).endswith("red"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real_scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        monkeypatch.setattr(os.path, "lexists", lambda path: "/red/" not in str(path) and real_exists(path))
+        report = index.add(photos)
+        assert report.removed == 0
+        assert report.failed == (sync.Failure(str(photos / "red"), "the folder cannot be listed"),)
+        assert len(index) == 24
+
+
+def test_every_kind_of_bad_file_is_named_and_stops_nothing(photos: Path, tmp_path: Path) -> None:
+    bad = photos / "red"
+    (bad / "empty.jpg").touch()
+    (bad / "words.png").write_text("not a picture")
+    whole = (bad / "000.jpg").read_bytes()
+    (bad / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (bad / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    (bad / "folder.jpg").mkdir()
+    os.mkfifo(bad / "pipe.jpg")
+    (bad / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    Path(os.fsdecode(os.fsencode(bad) + b"/latin\xe9.jpg")).write_bytes(whole)
+    (bad / "notes.txt").write_text("bring milk")
+    with Index.create(tmp_path / "a.wb") as index:
+        report = index.add(photos, bits=16)
+        assert counts(report) == (24, 0, 0, 0, 0, 7)
+        reasons = {Path(failure.path).name: failure.reason for failure in report.failed}
+        assert reasons["empty.jpg"] == "the file is empty"
+        assert "not an image" in reasons["words.png"]
+        assert "truncated" in reasons["cut.jpg"]
+        assert "HEIC" in reasons["phone.heic"]
+        assert reasons["pipe.jpg"] == "not a regular file"
+        assert reasons["dangling.jpg"] == "No such file or directory"
+        assert reasons["latin\\udce9.jpg"] == "the file name is not valid UTF-8: rename it"
+        assert [Path(path).name for path in report.ignored] == ["notes.txt"]
+        assert index.verify() == []
+        assert len(index.add(photos).failed) == 7  # named again, every time
+
+
+def test_a_file_that_broke_keeps_its_last_good_entry(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        before = content(index)
+        (photos / "red" / "000.jpg").write_bytes(b"overwritten by accident")
+        assert counts(index.add(photos)) == (0, 0, 23, 0, 0, 1)
+        assert content(index) == before
+
+
+def test_nothing_but_bad_files(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for i in range(3):
+        (tmp_path / "p" / f"{i}.jpg").write_text("no")
+    with Index.create(tmp_path / "a.wb") as index:
+        assert counts(index.add(tmp_path / "p")) == (0, 0, 0, 0, 0, 3)
+        assert not index.model.gives_codes
+        picture(1).save(tmp_path / "p" / "good.jpg")
+        assert counts(index.add(tmp_path / "p", bits=8)) == (1, 0, 0, 0, 0, 3)
+
+
+def test_a_sample_of_bad_files_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "SAMPLE", 2)
+    (tmp_path / "p").mkdir()
+    for i in range(9):
+        (tmp_path / "p" / f"{i}.jpg").write_text("no")
+    picture(1).save(tmp_path / "p" / "z.jpg")
+    with Index.create(tmp_path / "a.wb") as index:
+        report = index.add(tmp_path / "p", bits=8)
+        assert counts(report) == (1, 0, 0, 0, 0, 9)
+
+
+def test_codes_are_learnt_once_and_advice_is_given(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        first = index.add([photos / "red" / "000.jpg", photos / "red" / "001.jpg"], bits=16)
+        assert first.advice is None
+        fingerprint = index.model.fingerprint
+        report = index.add(photos)
+        assert report.fitted_on == 0
+        assert index.model.fingerprint == fingerprint
+        assert report.advice is not None
+        assert "learnt from 2 images and the index now holds 24" in report.advice
+
+
+def test_a_refitted_index_is_a_fresh_one(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index, Index.create(tmp_path / "b.wb") as fresh:
+        index.add(photos / "red", bits=16)
+        index.add(photos / "green")
+        index.add(photos)
+        old = index.model.fingerprint
+        report = index.refit(bits=24)
+        fresh.add(photos, bits=24)
+        assert {path: row[1:] for path, row in content(index).items()} == {p: row[1:] for p, row in content(fresh).items()}
+        assert index.model.fingerprint == fresh.model.fingerprint == report.fingerprint
+        assert (report.items, report.sample, report.bits_before, report.bits, report.codes_changed) == (24, 24, 16, 24, 24)
+        assert report.fingerprint_before == old
+        again = index.refit()
+        assert (again.codes_changed, again.fingerprint) == (0, report.fingerprint)
+        assert index.verify() == []
+
+
+def test_a_refit_that_cannot_read_everything_changes_nothing(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        before, fingerprint = content(index), index.model.fingerprint
+        picture(9).save(photos / "red" / "000.jpg")
+        with pytest.raises(StoreError, match=r"000\.jpg is not what was indexed \(the file has changed\)"):
+            index.refit()
+        (photos / "red" / "000.jpg").unlink()
+        with pytest.raises(StoreError, match="No such file"):
+            index.refit()
+        assert (content(index), index.model.fingerprint) == (before, fingerprint)
+
+
+def test_labels_and_columns_of_a_csv_follow_it(photos: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label,price\nphotos/red/000.jpg,apple,3\nphotos/red/001.jpg,cherry,20\n")
+    with Index.create(tmp_path / "a.wb") as index:
+        assert counts(index.add(listing, bits=8)) == (2, 0, 0, 0, 0, 0)
+        assert [hit.label for hit in index.search(picture(1), where="price<10")] == ["apple"]
+        listing.write_text("path,label,price\nphotos/red/000.jpg,apple,30\nphotos/red/001.jpg,cherry,20\n")
+        assert counts(index.add(listing)) == (0, 1, 1, 0, 0, 0)
+        assert index.search(picture(1), where="price<10") == []
+        assert index.verify() == []
+
+
+def test_the_order_of_commits_does_not_matter(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "SAMPLE", 6)
+    contents = []
+    for commit in (1, 7, 1000):
+        monkeypatch.setattr(sync, "COMMIT_IMAGES", commit)
+        with Index.create(tmp_path / f"{commit}.wb") as index:
+            assert index.add(photos, bits=16).fitted_on == 6
+            contents.append(
+                [(item.path, code) for (_, item), code in zip(index._store.all_items(), index.features(), strict=True)]
+            )
+    for other in contents[1:]:
+        assert [path for path, _ in other] == [path for path, _ in contents[0]]
+        np.testing.assert_array_equal([f for _, f in other], [f for _, f in contents[0]])
+
+
+def test_ctrl_c_keeps_what_was_done(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(photos, 20, first_seed=50)
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add([photos / "red" / "000.jpg"], bits=8)
+
+        def interrupt(stage: str, done: int, total: int) -> None:
+            if done == 40:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            index.add(photos, progress=interrupt)
+        stored = len(index)
+        assert 1 < stored < 61
+        report = index.add(photos)
+        assert report.added == 60 - stored
+        assert index.verify() == []
+
+
+def test_progress_counts_to_the_end(photos: Path, tmp_path: Path) -> None:
+    seen = []
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8, progress=lambda *step: seen.append(step))
+    assert seen == [("indexing", i + 1, 24) for i in range(24)]
+
+
+def test_two_pictures_of_one_palette_index_are_two(tmp_path: Path) -> None:
+    pictures = []
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        pictures.append(Image.new("P", (20, 20), 0))
+        pictures[-1].putpalette([*colour] * 256)
+    with Index.create(tmp_path / "a.wb") as index:
+        assert index.add(pictures, bits=8).added == 2
+        assert index.add(np.zeros((30, 40, 3), np.uint8)).added == 1  # one picture, not thirty
+        assert len(index) == 3
+
+
+def test_parts_and_slices_of_a_data_set(photos: Path, tmp_path: Path) -> None:
+    everything = read_images(photos)
+    with Index.create(tmp_path / "a.wb") as index:
+        assert index.add(everything[:4], bits=8).added == 4
+        assert index.add(list(everything)[4:6]).added == 2
+        assert index.add([everything[:4], everything[6:10]]).added == 4
+
+
+def test_a_path_listed_twice_with_two_labels_is_reported(photos: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label\nphotos/red/000.jpg,a\nphotos/red/000.jpg,b\nphotos/red/000.jpg,a\n")
+    with Index.create(tmp_path / "a.wb") as index:
+        report = index.add(listing, bits=8)
+        assert (report.added, len(report.failed)) == (1, 1)
+        assert "the first (a) was taken" in report.failed[0].reason
+
+
+def test_a_label_can_be_taken_away_by_a_list_of_labels(photos: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label\nphotos/red/000.jpg,a\n")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(listing, bits=8)
+        index.add([photos / "red" / "000.jpg"])
+        assert index.label_counts() == {"a": 1}  # a bare path says nothing about labels
+        listing.write_text("path,label\nphotos/red/000.jpg,\n")
+        assert index.add(listing).updated == 1
+        assert index.label_counts() == {}
+
+
+def test_a_move_between_folders_that_are_indexed_together(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        both = [read_images(photos / "red"), read_images(photos / "blue")]
+        index.add(both, bits=8)
+        (photos / "red" / "000.jpg").rename(photos / "blue" / "new.jpg")
+        report = index.add([read_images(photos / "red"), read_images(photos / "blue")])
+        assert (report.moved, report.removed, report.added) == (1, 0, 0)
+
+
+def test_files_gone_from_a_part_are_removed(photos: Path, tmp_path: Path) -> None:
+    (photos / "red").rename(tmp_path / "red")
+    data = tmp_path / "data"
+    (data / "val").mkdir(parents=True)
+    photos.rename(data / "train")
+    (tmp_path / "red").rename(data / "val" / "red")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(data, bits=8)
+        (data / "train" / "blue" / "000.jpg").unlink()
+        report = index.add(read_images(data, "train"))
+        assert (report.unchanged, report.removed) == (15, 1)
+        assert len(index) == 23
+
+
+def test_a_file_that_another_process_found_again_is_not_removed(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8)
+        (tmp_path / "out").mkdir()
+        (photos / "red" / "000.jpg").rename(tmp_path / "out" / "000.jpg")
+        picture(900).save(photos / "red" / "new.jpg")
+        with Index.open(tmp_path / "a.wb") as other:
+            index.add(photos, progress=lambda stage, done, total: (other.add(tmp_path / "out"), None)[1])
+        assert len(index) == 25
+        assert str(tmp_path / "out" / "000.jpg") in content(index)
+
+
+def test_moves_are_stored_as_they_go(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "COMMIT_IMAGES", 5)
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8)
+        photos.rename(tmp_path / "pictures")
+
+        def killed(stage: str, done: int, total: int) -> None:
+            if done == 20:
+                raise SystemExit
+
+        with pytest.raises(SystemExit):
+            index.add(tmp_path / "pictures", progress=killed)
+        assert sum(path.startswith(str(tmp_path / "pictures")) for path in content(index)) == 15
+
+
+@pytest.mark.parametrize("names", [["a.jpg", "a.jpg"], ["a.jpg", "./a.jpg"]])
+def test_a_path_named_twice_is_one_item(tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(1).save("a.jpg")
+    with Index.create("i.wb") as index:
+        assert index.add(names, bits=8).added == 1

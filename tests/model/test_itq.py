@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wingbar.errors import ModelError
+from wingbar.model import itq
+
+
+def sample(n: int = 200, r: int = 32, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, r)) * np.linspace(3, 0.1, r) + rng.standard_normal(r)
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def fit(x: np.ndarray, bits: int, seed: int = 0) -> itq.Rotation:
+    return itq.fit(x, bits, np.random.default_rng(seed), dim=16)
+
+
+def test_the_code_matrix_spans_the_principal_directions() -> None:
+    x = sample()
+    rotation = fit(x, 8)
+    code = rotation.code.astype(np.float64)
+    np.testing.assert_allclose(code.T @ code, np.eye(8), atol=1e-5)
+    _, _, vt = np.linalg.svd(x - x.mean(0), full_matrices=False)  # PCA another way
+    np.testing.assert_allclose(code @ code.T, vt[:8].T @ vt[:8], atol=1e-4)
+    np.testing.assert_allclose(rotation.mean, x.mean(0), atol=1e-6)
+
+
+def test_the_rotation_loses_less_than_chance_and_less_every_step() -> None:
+    x = sample().astype(np.float64)
+    centred = x - x.mean(0)
+    _, _, vt = np.linalg.svd(centred, full_matrices=False)
+    projected = centred @ vt[:12].T
+
+    def loss(turn: np.ndarray) -> float:
+        turned = projected @ turn
+        scale = np.abs(turned).mean()
+        return float(((np.sign(turned) * scale - turned) ** 2).sum())
+
+    random = [loss(np.linalg.qr(np.random.default_rng(i).standard_normal((12, 12)))[0]) for i in range(20)]
+    learnt = vt[:12] @ fit(x.astype(np.float32), 12).code.astype(np.float64)
+    assert loss(learnt) < min(random)
+
+
+def test_logits_and_features_by_the_formula() -> None:
+    x = sample()
+    rotation = fit(x, 8)
+    logits, features = rotation.apply(x[:5])
+    for i in range(5):
+        expected = [float(((x[i].astype(float) - rotation.mean) * rotation.code[:, j]).sum()) for j in range(8)]
+        np.testing.assert_allclose(logits[i], expected, atol=1e-9)
+        reduced = (x[i].astype(float) - x.mean(0) / 2) @ rotation.feature
+        np.testing.assert_allclose(features[i], reduced / np.linalg.norm(reduced), atol=1e-5)
+    assert features.dtype == np.float32
+
+
+def test_alone_and_in_a_batch_the_bits_are_equal() -> None:
+    x = sample(300, 64)
+    rotation = itq.fit(x, 48, np.random.default_rng(0))
+    together = rotation.apply(x)[0] >= 0
+    alone = np.concatenate([rotation.apply(x[i : i + 1])[0] >= 0 for i in range(len(x))])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_fitting_twice_gives_the_same_bytes() -> None:
+    x = sample()
+    assert fit(x, 8).to_bytes() == fit(x, 8).to_bytes()
+    assert fit(x, 8, seed=1).to_bytes() != fit(x, 8).to_bytes()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_images_are_enough(n: int) -> None:
+    rotation = fit(sample(n), 24)
+    code = rotation.code.astype(np.float64)
+    np.testing.assert_allclose(code.T @ code, np.eye(24), atol=1e-5)
+    others = rotation.apply(sample(100, seed=9))[0] >= 0
+    balance = others.mean(0)
+    assert ((balance > 0) & (balance < 1)).sum() > 12  # bits that no sample decided still tell other images apart
+
+
+def test_equal_images_only() -> None:
+    rotation = fit(np.repeat(sample(1), 6, axis=0), 8)
+    assert np.isfinite(rotation.code).all()
+
+
+def test_bytes_are_read_back() -> None:
+    rotation = fit(sample(), 8)
+    again = itq.Rotation.from_bytes(rotation.to_bytes())
+    for name, array in vars(rotation).items():
+        np.testing.assert_array_equal(getattr(again, name), array)
+    with pytest.raises(ModelError, match=r"rotation\.npz"):
+        itq.Rotation.from_bytes(b"nothing of the kind")
+
+
+@pytest.mark.parametrize("bits", [0, -1, 33])
+def test_bits_out_of_range(bits: int) -> None:
+    with pytest.raises(ValueError, match="from 1 to 32"):
+        fit(sample(), bits)
+
+
+def test_an_empty_sample() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        fit(sample()[:0], 8)

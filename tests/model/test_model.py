@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.conftest import picture
+from wingbar.errors import ImageError, ModelError, QueryError
+from wingbar.hamming import codes
+from wingbar.images import Preparation, at_scales, load
+from wingbar.model.model import (
+    BATCH,
+    GENERAL,
+    Embeddings,
+    Model,
+    batched,
+    check_same,
+    in_order,
+    over_scales,
+    preparation_record,
+    with_record,
+)
+
+
+def trained_model(seed: int = 0, bits: int = 20) -> Model:
+    """A model as training leaves it, two outputs: mean colour as feature, and a random layer on it as code logits."""
+    weights = np.random.default_rng(seed).standard_normal((3, bits)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("LpNormalization", ["mean"], ["feature"], axis=1, p=2),
+        helper.make_node("Sub", ["feature", "half"], ["centred"]),
+        helper.make_node("MatMul", ["centred", "weights"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["B", "H", "W", 3])],
+        [
+            helper.make_tensor_value_info("feature", TensorProto.FLOAT, ["B", 3]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", bits]),
+        ],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("half", TensorProto.FLOAT, [1], [0.55]),
+            helper.make_tensor("weights", TensorProto.FLOAT, [3, bits], weights.ravel().tolist()),
+        ],
+    )
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(network)
+    record = {
+        "name": "tiny",
+        "method": "dlbhc",
+        "dim": 3,
+        "bits": bits,
+        "fine": "ties",
+        "preparation": preparation_record(Preparation(size=16)),
+    }
+    return Model(with_record({"model.onnx": network.SerializeToString()}, record))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Model:
+    model = Model.load()
+    pixels = [load(picture(i), model.preparation) for i in range(40)]
+    return model.fitted(np.concatenate([model.run(batch) for batch in batched(pixels, 16)]), 32, seed=0)
+
+
+def test_the_general_model_is_small_and_whole() -> None:
+    assert sum(path.stat().st_size for path in GENERAL.iterdir()) <= 5_000_000
+    assert "Apache" in (GENERAL / "NOTICE").read_text()
+    model = Model.load()
+    assert (model.name, model.method, model.fine, model.dim) == ("general", "itq", "pool", 1280)
+    assert not model.gives_codes
+    with pytest.raises(ModelError, match="learns its codes"):
+        _ = model.bits
+    raw = model.run([load(picture(1), model.preparation)])
+    assert raw.shape == (1, 1280)
+    np.testing.assert_allclose(np.linalg.norm(raw), 1, atol=1e-5)
+
+
+def test_torch_stays_out_of_it() -> None:
+    script = "import sys, wingbar as wb; wb.Model.load().encode; wb.Index; wb.evaluate; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_image_has_one_code_however_it_comes(fitted: Model, tmp_path: Path) -> None:
+    paths = []
+    for i in range(35):
+        paths.append(tmp_path / f"{i}.png")
+        picture(100 + i, (120, 90)).save(paths[-1])
+    together = fitted.encode(paths)
+    assert together.codes.shape == (35, 1)
+    assert together.features.shape == (35, 256)
+    np.testing.assert_allclose(np.linalg.norm(together.features, axis=1), 1, atol=1e-5)
+    for threads in (1, 3):
+        again = fitted.encode((path.read_bytes() for path in paths), threads=threads)
+        np.testing.assert_array_equal(again.codes, together.codes)
+        np.testing.assert_array_equal(again.features, together.features)
+    for i in range(0, 35, 6):
+        alone = fitted.encode([np.asarray(picture(100 + i, (120, 90)))])
+        np.testing.assert_array_equal(alone.codes[0], together.codes[i])
+        np.testing.assert_array_equal(alone.codes, together[i].codes)
+
+
+def test_encoding_nothing(fitted: Model) -> None:
+    nothing = fitted.encode([])
+    assert nothing.codes.shape == (0, 1)
+    assert nothing.features.shape == (0, 256)
+
+
+def test_a_bad_image_is_named_by_its_error(fitted: Model) -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        fitted.encode([picture(1), b"words"])
+
+
+def test_codes_are_the_signs_of_the_rotated_feature(fitted: Model) -> None:
+    raw = fitted.run([load(picture(5), fitted.preparation)])
+    assert fitted.rotation is not None
+    logits = (raw[0].astype(float) - fitted.rotation.mean) @ fitted.rotation.code
+    np.testing.assert_array_equal(codes.unpack(fitted.embed(raw).codes, 32)[0], logits >= 0)
+
+
+def test_a_trained_model_brings_its_own_logits() -> None:
+    model = trained_model()
+    image = picture(3, hue=(200, 40, 30))
+    found = model.encode([image])
+    mean = load(image, model.preparation).reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(found.features[0], mean / np.linalg.norm(mean), atol=1e-5)
+    assert (model.bits, model.dim) == (20, 3)
+    weights = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)
+    np.testing.assert_array_equal(codes.unpack(found.codes, 20)[0], (found.features[0] - 0.55) @ weights >= 0)
+    with pytest.raises(ModelError, match="nothing to fit"):
+        model.fitted(np.zeros((5, 23), np.float32), 8, 0)
+
+
+def test_saved_and_loaded_it_is_the_same(fitted: Model, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "m")
+    again = Model.load(tmp_path / "m")
+    assert again.fingerprint == fitted.fingerprint
+    assert str(again) == str(fitted)
+    np.testing.assert_array_equal(again.encode([picture(1)]).codes, fitted.encode([picture(1)]).codes)
+
+
+def test_the_fingerprint_covers_the_rotation(fitted: Model) -> None:
+    raw = np.concatenate([fitted.run([load(picture(i), fitted.preparation)]) for i in range(5)])
+    assert fitted.fitted(raw, 32, seed=0).fingerprint != fitted.fingerprint
+    assert Model.load().fitted(raw, 32, seed=0).fingerprint == Model.load().fitted(raw, 32, seed=0).fingerprint
+
+
+def test_a_changed_file_is_noticed(fitted: Model, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    data = bytearray((tmp_path / "model.onnx").read_bytes())
+    data[1000] ^= 1
+    (tmp_path / "model.onnx").write_bytes(data)
+    with pytest.raises(ModelError, match=r"model\.onnx is not the file"):
+        Model.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 99}, "upgrade wingbar"),
+        ({"preparation": {"size": 9, "spin": 1}}, "newer wingbar"),
+        ({"files": {"lost.bin": "0"}}, "not complete"),
+        ({"files": []}, "cannot be read"),
+    ],
+)
+def test_a_record_that_cannot_be_used(fitted: Model, tmp_path: Path, change: dict[str, object], reason: str) -> None:
+    fitted.save(tmp_path)
+    record = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(ModelError, match=reason):
+        Model.load(tmp_path)
+
+
+def test_no_model_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model in"):
+        Model.load(tmp_path)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        Model.load(tmp_path)
+
+
+def test_another_models_embedding_is_refused_with_both_names(fitted: Model) -> None:
+    stranger = Embeddings(
+        np.zeros((1, 1), np.uint64), np.zeros((1, 256), np.float32), np.zeros((1, 32), np.float32), 32, "other", "ab" * 32
+    )
+    with pytest.raises(QueryError, match=r"other \(abababababab\).*general \(itq, 32 bits"):
+        check_same(stranger, fitted, "photos.wb")
+
+
+def test_work_in_order_is_ordered_bounded_and_stops_at_an_error() -> None:
+    taken = []
+
+    def values() -> object:
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    def work(i: int) -> int:
+        if i == 200:
+            raise ValueError("two hundred")
+        return i * i
+
+    results = in_order(values(), work, 3)  # type: ignore[arg-type]
+    assert [next(results) for _ in range(10)] == [i * i for i in range(10)]
+    assert len(taken) < 100
+    with pytest.raises(ValueError, match="two hundred"):
+        list(results)
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_scales_are_averaged_and_shapes_kept_apart() -> None:
+    """A network that gives the mean colour and the share of the width, by hand."""
+    preparation = Preparation(size=64, whole=True, scales=(0.5, 1.0, 2.0))
+
+    def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert len(pixels) <= BATCH
+        count, height, width = pixels.shape[:3]
+        feature = np.tile([height, width], (count, 1)).astype(np.float32)
+        return feature / np.linalg.norm(feature, axis=1, keepdims=True), np.full((count, 1), width, np.float32)
+
+    shapes = [(100, 100), (200, 100), (50, 200)]
+    given = [load(picture(i, shapes[i % 3]), preparation) for i in range(50)]
+    raw = over_scales(run, given, preparation)
+    for i, row in enumerate(raw):
+        sizes = [view.shape[:2] for view in at_scales(given[i], preparation)]
+        mean = np.mean([np.array(size) / np.hypot(*size) for size in sizes], axis=0)
+        np.testing.assert_allclose(row[:2], mean / np.linalg.norm(mean), rtol=1e-5)
+        assert row[2] == pytest.approx(np.mean([width for _, width in sizes]), rel=1e-6)
+    assert len({tuple(row) for row in raw.round(4).tolist()}) == 3
+
+
+def test_a_model_that_sees_otherwise_is_another_one() -> None:
+    model = trained_model()  # of any size
+    other = model.seeing(Preparation(size=64, whole=True, scales=(1.0, 2.0)))
+    assert other.fingerprint != model.fingerprint
+    assert other.preparation == Preparation(size=64, whole=True, scales=(1.0, 2.0))
+    wide = picture(1, (128, 32))
+    views = at_scales(load(wide, other.preparation), other.preparation)
+    mean = np.mean([model.run([view])[0, :3] / np.linalg.norm(model.run([view])[0, :3]) for view in views], axis=0)
+    found = other.encode([wide]).features[0]
+    np.testing.assert_allclose(found / np.linalg.norm(found), mean / np.linalg.norm(mean), atol=1e-5)
+    assert other.seeing(model.preparation).encode([wide]).features.tolist() == model.encode([wide]).features.tolist()
+    with pytest.raises(ModelError, match="224 x 224 only"):
+        Model.load().seeing(Preparation(size=192))

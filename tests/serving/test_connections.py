@@ -1,0 +1,99 @@
+"""What readers keep, what they take over from other processes, and what they say when the file is gone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_classes
+from tests.servers import small_index
+from wingbar.errors import StoreError
+from wingbar.index.index import Index
+from wingbar.index.store import Store, remove_index
+from wingbar.serving import connections
+from wingbar.serving.connections import Lane, NotFoundError, Reader
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    write_classes(tmp_path / "photos", 3)
+    small_index(tmp_path / "own.wb", tmp_path / "photos")
+    return tmp_path / "own.wb"
+
+
+def test_features_are_kept_until_the_index_changes(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(index, keep=2**20)
+    dim = reader.index.model.dim
+    asked: list[list[int]] = []
+    plain = Store._feature_rows
+
+    def counted(self: Store, ids: list[int], dim: int) -> Any:
+        asked.append(list(ids))
+        return plain(self, ids, dim)
+
+    monkeypatch.setattr(Store, "_feature_rows", counted)
+    first = reader.store.features([3, 1, 2], dim)
+    again = reader.store.features([1, 2, 3, 4], dim)
+    assert asked == [[3, 1, 2], [4]]
+    assert np.array_equal(first, again[[2, 0, 1]])
+    with closing(Store.open(index)) as other, other.writing():
+        other._db.execute("UPDATE features SET data = ? WHERE id = 2", (np.full(dim, 7, "<f2").tobytes(),))
+    assert (reader.store.features([2], dim) == 7).all()
+    assert np.array_equal(reader.store.features([3], dim)[0], first[0])
+    reader.index.close()
+
+
+def test_no_more_features_are_kept_than_was_said(index: Path) -> None:
+    reader = Reader(index, keep=3)
+    dim = reader.index.model.dim
+    for ids in ([1, 2], [3, 4, 5], [1], [8, 2]):
+        with closing(Store.open(index)) as plain:
+            assert np.array_equal(reader.store.features(ids, dim), plain.features(ids, dim))
+        assert len(reader.store._kept) == len(ids)
+    with pytest.raises(StoreError, match="item 99 has no feature"):
+        reader.store.features([1, 99], dim)
+    reader.index.close()
+
+
+def test_items_that_are_not_there(index: Path) -> None:
+    reader = Reader(index)
+    with pytest.raises(NotFoundError, match="no item 99"):
+        reader.row(99)
+    assert reader.row(2).item == reader.item(2)
+    reader.index.close()
+
+
+def test_an_index_that_is_gone_or_was_replaced(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
+    lane = Lane(index, "test")
+    assert lane.submit(Reader.refresh).result() == 9
+    lane.submit(Reader.check).result()
+    remove_index(index)
+    with pytest.raises(StoreError, match="is gone"):
+        lane.submit(Reader.check).result()
+    index.write_text("not an index")
+    with pytest.raises(StoreError, match="replaced by a file that is no index"):
+        lane.submit(Reader.check).result()
+    assert lane.submit(lambda reader: len(reader.index.searchable())).result() == 9  # what is open can still be read
+    index.unlink()
+    small_index(index, index.parent / "photos" / "red")
+    assert lane.submit(Reader.refresh).result() == 3
+    with Index.open(index) as other:
+        other.delete([1])
+    assert lane.submit(Reader.refresh).result() == 2
+    lane.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 59, 60, 61, 120, 1000, 4441])
+def test_spread_items_come_once_each_and_from_everywhere_first(count: int) -> None:
+    ids = np.arange(count) * 3
+    found = connections.spread_out(ids)
+    assert sorted(found.tolist()) == ids.tolist()
+    first = found[: min(count, connections.SPREAD // 2 + 1)]
+    assert (np.diff(first) > 0).all()
+    if count >= 120:
+        assert first[-1] > ids[-1] * 0.4

@@ -1,0 +1,1 @@
+"""wingbar beside its peers, measured in one run."""

@@ -1,0 +1,1 @@
+"""Data sets: records, readers, splits by protocol, official layouts, and downloads."""

@@ -1,0 +1,1 @@
+"""Measure an index: metrics, the scores of every query, protocols' results, comparisons and reports."""

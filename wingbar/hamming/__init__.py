@@ -1,0 +1,1 @@
+"""Exact Hamming search: packed codes and the compiled loops that scan and probe them."""

@@ -1,0 +1,1 @@
+"""Backbones and layers in PyTorch."""
