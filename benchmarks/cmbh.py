@@ -1,10 +1,12 @@
-"""What a trained CMBH model's outputs are worth, on one data set: codes, classes, features, and each fine mode.
+"""What a trained CMBH model's outputs are worth, on one data set: codes, classes, features, and
+each fine mode.
 
-    python benchmarks/cmbh.py MODEL butterflies      # gallery and queries as `wingbar evaluate` takes them
-    python benchmarks/cmbh.py --birds WORK           # draw the eight species, train CMBH and DLBHC on them, compare
+    python benchmarks/cmbh.py MODEL butterflies  # gallery and queries as `wingbar evaluate`
+    python benchmarks/cmbh.py --birds WORK       # CMBH and DLBHC on the eight drawn species
 
-Each line is a MAP over the whole gallery, expected over ties. "argmax" is the code that only says which class the network
-believes a picture to be of: items of the same believed class are at distance 0, all others at 1.
+Each line is a MAP over the whole gallery, expected over ties. "argmax" is the code that only says
+which class the network believes a picture to be of: items of the same believed class are at
+distance 0, all others at 1.
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.data import toy
-from wingbar.data.readers import Dataset, Images, read_dataset
+from wingbar.data.readers import read_dataset
+from wingbar.data.records import Dataset, Images
 from wingbar.evaluation import labelled
 from wingbar.evaluation.metrics import expected_ap
 from wingbar.hamming import codes
-from wingbar.index import fine
 from wingbar.index.index import Index
 from wingbar.methods import cmbh, dlbhc
-from wingbar.model.model import Model, batched
+from wingbar.model.model import Model
+from wingbar.parallel import batched
 from wingbar.training import loop
-from wingbar.training.loop import Run
+from wingbar.training.run import Run
 
 Array = NDArray[np.float32]
 
@@ -46,7 +49,14 @@ def outputs(net: cmbh.Net, preparation: images.Preparation, part: Images) -> dic
 def mean_ap(distance: Array, query: Images, gallery: Images) -> float:
     """MAP of distances [Q, N]."""
     labels = np.array(gallery.labels)
-    return float(np.mean([expected_ap(row, labels == label) for row, label in zip(distance, query.labels, strict=True)]))
+    return float(
+        np.mean(
+            [
+                expected_ap(row, labels == label)
+                for row, label in zip(distance, query.labels, strict=True)
+            ]
+        )
+    )
 
 
 def unit(x: Array) -> Array:
@@ -63,27 +73,43 @@ def report(model: Path, data: Dataset) -> None:
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
     believed = [side["logits"].argmax(1) for side in (q, g)]
     names = sorted(set(data.gallery.labels))
-    right = np.mean([names[c] == label for c, label in zip(believed[0], data.query.labels, strict=True)])
+    right = np.mean(
+        [names[c] == label for c, label in zip(believed[0], data.query.labels, strict=True)]
+    )
     lines = {
         "code": hamming,
-        f"argmax (accuracy {right:.3f})": (believed[0][:, None] != believed[1][None]).astype(np.float32),
+        f"argmax (accuracy {right:.3f})": (believed[0][:, None] != believed[1][None]).astype(
+            np.float32
+        ),
         "feature f^l, exhaustive": -unit(q["feature"]) @ unit(g["feature"]).T,
         "matching scores, exhaustive": -unit(q["scores"]) @ unit(g["scores"]).T,
-        "tanh of the code logits, exhaustive": -unit(np.tanh(q["code"])) @ unit(np.tanh(g["code"])).T,
-        "logits of the query against the bits": -(q["code"] @ np.where(g["code"] >= 0, 1, -1).T.astype(np.float32)),
+        "tanh of the code logits, exhaustive": -unit(np.tanh(q["code"]))
+        @ unit(np.tanh(g["code"])).T,
+        "logits of the query against the bits": -(
+            q["code"] @ np.where(g["code"] >= 0, 1, -1).T.astype(np.float32)
+        ),
     }
     for name, distance in lines.items():
         print(f"{name:42} {mean_ap(distance, data.query, data.gallery):.4f}", flush=True)
-    for kind, of in (("f^l", lambda side: side["feature"]), ("tanh", lambda side: np.tanh(side["code"]))):
-        sides = [fine.Side(side["code"], unit(of(side)), labels) for side, labels in zip((q, g), numbered(data), strict=True)]
-        for mode, value in fine.fine_scores(*sides).items():
+    for kind, of in (
+        ("f^l", lambda side: side["feature"]),
+        ("tanh", lambda side: np.tanh(side["code"])),
+    ):
+        sides = [
+            loop.Side(side["code"], unit(of(side)), labels)
+            for side, labels in zip((q, g), numbered(data), strict=True)
+        ]
+        for mode, value in loop.fine_scores(*sides).items():
             print(f"{f'fine mode {mode}, shortlist 200, by {kind}':42} {value:.4f}")
     print(f"distinct codes {len(np.unique(packed[1], axis=0)):,} among {len(packed[1]):,}")
 
 
 def numbered(data: Dataset) -> list[NDArray[np.int64]]:
     names = {label: i for i, label in enumerate(sorted(set(data.gallery.labels)))}
-    return [np.array([names.get(label, -1) for label in part.labels]) for part in (data.query, data.gallery)]
+    return [
+        np.array([names.get(label, -1) for label in part.labels])
+        for part in (data.query, data.gallery)
+    ]
 
 
 def on_birds(work: Path) -> None:
@@ -91,7 +117,12 @@ def on_birds(work: Path) -> None:
     data = read_dataset(toy.write(work / "birds", train=40, test=20, size=96))
     run = Run(size=96, epochs=12, lr=0.02, area=0.8, held_out=0.1)
     methods = {
-        "dlbhc": (dlbhc, dlbhc.Config(bits=12, latent_std=0.05, latent_bias=0.0, latent_lr=5.0, classifier_lr=5.0)),
+        "dlbhc": (
+            dlbhc,
+            dlbhc.Config(
+                bits=12, latent_std=0.05, latent_bias=0.0, latent_lr=5.0, classifier_lr=5.0
+            ),
+        ),
         "cmbh": (cmbh, cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0)),
     }
     for name, (method, config) in methods.items():
@@ -102,7 +133,9 @@ def on_birds(work: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("data", nargs="?")
     parser.add_argument("--birds", type=Path, metavar="WORK")

@@ -2,10 +2,11 @@
 
     python benchmarks/copies.py butterflies/val general MODEL ... --images 300
 
-Each image of the folder is its own class. Queries are its changed copies, all drawn with a seed: cropped to 30 % of the area,
-scaled to 0.4, rotated, seen in perspective, covered in part, blurred, and saved as JPEG of quality 20. The gallery is the
-unchanged folder. A line is a model and a change: the mean over queries of 1 / rank of the original by the cosine of features
-(which is MAP with one right answer), and how often it came first. Train models on other images than these.
+Each image of the folder is its own class. Queries are its changed copies, all drawn with a seed:
+cropped to 30 % of the area, scaled to 0.4, rotated, seen in perspective, covered in part, blurred,
+and saved as JPEG of quality 20. The gallery is the unchanged folder. A line is a model and a
+change: the mean over queries of 1 / rank of the original by the cosine of features (which is MAP
+with one right answer), and how often it came first. Train models on other images than these.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def scaled(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """0.4 of each side."""
-    return image.resize((max(1, int(image.width * 0.4)), max(1, int(image.height * 0.4))), Image.Resampling.BICUBIC)
+    return image.resize(
+        (max(1, int(image.width * 0.4)), max(1, int(image.height * 0.4))), Image.Resampling.BICUBIC
+    )
 
 
 def rotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -47,7 +50,11 @@ def perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Each corner moved inwards by up to a fifth of its side."""
     width, height = image.size
     corners = np.array([[0, 0], [0, height], [width, height], [width, 0]], float)
-    inwards = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * rng.uniform(0, 0.2, (4, 2)) * [width, height]
+    inwards = (
+        np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]])
+        * rng.uniform(0, 0.2, (4, 2))
+        * [width, height]
+    )
     quad = (corners + inwards).ravel().tolist()
     return image.transform(image.size, Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
 
@@ -56,7 +63,10 @@ def covered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A quarter of the area under a rectangle of one colour."""
     out = image.copy()
     width, height = image.width // 2, image.height // 2
-    left, top = int(rng.integers(0, image.width - width + 1)), int(rng.integers(0, image.height - height + 1))
+    left, top = (
+        int(rng.integers(0, image.width - width + 1)),
+        int(rng.integers(0, image.height - height + 1)),
+    )
     out.paste(tuple(rng.integers(0, 256, 3).tolist()), (left, top, left + width, top + height))
     return out
 
@@ -93,7 +103,9 @@ def features(model: Model, pictures: list[Image.Image]) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("models", nargs="+", help="model directories, or general")
     parser.add_argument("--images", type=int, default=300)
@@ -103,9 +115,17 @@ def main() -> None:
     found = images.find(args.folder).images
     paths = [found[i] for i in np.sort(rng.permutation(len(found))[: args.images])]
     originals = [Image.open(path).convert("RGB") for path in paths]
-    changed = {name: [change(image, np.random.default_rng([args.seed, i])) for i, image in enumerate(originals)]
-               for name, change in CHANGES.items()}  # fmt: skip
-    print(f"{len(paths)} images of {Path(args.folder).name}, seed {args.seed}: mean of 1 / rank (first)")
+    changed = {
+        name: [
+            change(image, np.random.default_rng([args.seed, i]))
+            for i, image in enumerate(originals)
+        ]
+        for name, change in CHANGES.items()
+    }
+    print(
+        f"{len(paths)} images of {Path(args.folder).name}, seed {args.seed}: mean of 1 / rank "
+        "(first)"
+    )
     for name in args.models:
         model = Model.load(name)
         gallery = features(model, originals)
@@ -113,9 +133,14 @@ def main() -> None:
         for change, queries in changed.items():
             cosine = features(model, queries) @ gallery.T
             own = np.diag(cosine)[:, None]
-            rank = (cosine > own).sum(1) + 1 + ((cosine == own).sum(1) - 1) / 2  # the mean place among equal ones
+            rank = (
+                (cosine > own).sum(1) + 1 + ((cosine == own).sum(1) - 1) / 2
+            )  # the mean place among equal ones
             means.append(float((1 / rank).mean()))
-            print(f"  {model.name:24} {change:14} {means[-1]:.3f} ({(rank == 1).mean():.3f})", flush=True)
+            print(
+                f"  {model.name:24} {change:14} {means[-1]:.3f} ({(rank == 1).mean():.3f})",
+                flush=True,
+            )
         print(f"  {model.name:24} {'mean':14} {np.mean(means):.3f}", flush=True)
 
 

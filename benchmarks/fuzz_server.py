@@ -1,9 +1,11 @@
-"""Send malformed pictures, forms, JSON and addresses to a server, seeded, and see that it answers each as documented.
+"""Send malformed pictures, forms, JSON and addresses to a server, seeded, and see that it answers
+each as documented.
 
     python benchmarks/fuzz_server.py --count 20000 --seed 0
 
-A server of a small index is started as a process. Every answer must be one that the OpenAPI document names, none of 500 or more;
-the server must live on, its index be whole, and its memory stay flat: it is printed ten times along the way.
+A server of a small index is started as a process. Every answer must be one that the OpenAPI
+document names, none of 500 or more; the server must live on, its index be whole, and its memory
+stay flat: it is printed ten times along the way.
 """
 
 from __future__ import annotations
@@ -30,9 +32,30 @@ from wingbar.index.index import Index
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 SEARCHES = ("/api/search", "/api/search/batch", "/api/explain")
-TYPES = ("image/jpeg", "image/png", "image/x", "application/octet-stream", "IMAGE/JPEG; q=1", "text/plain", "")
+TYPES = (
+    "image/jpeg",
+    "image/png",
+    "image/x",
+    "application/octet-stream",
+    "IMAGE/JPEG; q=1",
+    "text/plain",
+    "",
+)
 NAMES = ("k", "radius", "fine", "shortlist", "where", "box", "size", "offset", "limit", "x")
-HOSTILE = ("", "0", "-1", "1e9", "nan", "inf", "9" * 400, "\x00", "\ud7ff", "'; DROP TABLE items; --", "../" * 20, "%s%n")
+HOSTILE = (
+    "",
+    "0",
+    "-1",
+    "1e9",
+    "nan",
+    "inf",
+    "9" * 400,
+    "\x00",
+    "\ud7ff",
+    "'; DROP TABLE items; --",
+    "../" * 20,
+    "%s%n",
+)
 VALUES = (
     "5",
     "pool",
@@ -78,7 +101,9 @@ def _pictures(rng: np.random.Generator) -> list[bytes]:
             exif = Image.Exif()
             exif[0x0112] = int(rng.integers(1, 9))
             out = io.BytesIO()
-            options: dict[str, Any] = {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
+            options: dict[str, Any] = (
+                {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
+            )
             image.save(out, kind, **options)
             pictures.append(out.getvalue())
     return pictures
@@ -114,10 +139,26 @@ def _picture(rng: np.random.Generator, seeds: list[bytes]) -> bytes:
 
 def _raw(rng: np.random.Generator, seeds: list[bytes]) -> Request:
     kind = str(
-        rng.choice(["image/jpeg", "image/png", "image/x", "application/octet-stream", "IMAGE/JPEG; q=1", "text/plain", ""])
+        rng.choice(
+            [
+                "image/jpeg",
+                "image/png",
+                "image/x",
+                "application/octet-stream",
+                "IMAGE/JPEG; q=1",
+                "text/plain",
+                "",
+            ]
+        )
     )
     route = str(rng.choice(SEARCHES))
-    return Request("POST", route, route + _query(rng, 0.2), _picture(rng, seeds), {"Content-Type": kind} if kind else {})
+    return Request(
+        "POST",
+        route,
+        route + _query(rng, 0.2),
+        _picture(rng, seeds),
+        {"Content-Type": kind} if kind else {},
+    )
 
 
 def _form(rng: np.random.Generator, seeds: list[bytes]) -> Request:
@@ -126,14 +167,24 @@ def _form(rng: np.random.Generator, seeds: list[bytes]) -> Request:
     parts = b""
     for _ in range(rng.integers(0, 4)):
         name = str(rng.choice(["image", "image", "image", "label", "k", ""]))
-        file = str(rng.choice(['; filename="a.jpg"', '; filename="../../é\x01.jpg"', "; filename=", ""]))
-        parts += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
+        file = str(
+            rng.choice(['; filename="a.jpg"', '; filename="../../é\x01.jpg"', "; filename=", ""])
+        )
+        parts += (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
+        )
         parts += (_picture(rng, seeds) if rng.random() < 0.8 else rng.bytes(20)) + b"\r\n"
     body = parts + f"--{boundary}--\r\n".encode()
     if rng.random() < 0.4:
         body = mutated(rng, body, rng.bytes(30))
     stated = boundary if rng.random() < 0.9 else "other"
-    return Request("POST", route, route + _query(rng, 0.1), body, {"Content-Type": f"multipart/form-data; boundary={stated}"})
+    return Request(
+        "POST",
+        route,
+        route + _query(rng, 0.1),
+        body,
+        {"Content-Type": f"multipart/form-data; boundary={stated}"},
+    )
 
 
 def _json(rng: np.random.Generator, seeds: list[bytes]) -> Request:
@@ -145,11 +196,28 @@ def _json(rng: np.random.Generator, seeds: list[bytes]) -> Request:
     body = json.dumps(chosen if rng.random() < 0.9 else _value(rng, 0)).encode()
     if rng.random() < 0.3:
         body = mutated(rng, body, b"[" * 300)
-    return Request("POST", route, route + _query(rng, 0.2), body, {"Content-Type": "application/json"})
+    return Request(
+        "POST", route, route + _query(rng, 0.2), body, {"Content-Type": "application/json"}
+    )
 
 
 def _value(rng: np.random.Generator, depth: int) -> Any:
-    simple: list[Any] = [None, True, 0, -1, 1, 7, 2**63, -(2**70), 0.5, float("nan"), float("inf"), "none", "ties", "asymmetric"]
+    simple: list[Any] = [
+        None,
+        True,
+        0,
+        -1,
+        1,
+        7,
+        2**63,
+        -(2**70),
+        0.5,
+        float("nan"),
+        float("inf"),
+        "none",
+        "ties",
+        "asymmetric",
+    ]
     how = rng.integers(5)
     if how == 0 and depth < 4:
         return [_value(rng, depth + 1) for _ in range(rng.integers(0, 5))]
@@ -162,7 +230,10 @@ def _query(rng: np.random.Generator, share: float) -> str:
     """An address's parameters, in a share of cases."""
     if rng.random() >= share:
         return ""
-    pairs = [f"{rng.choice(NAMES)}={quote(str(rng.choice([*HOSTILE, *VALUES])), safe='%')}" for _ in range(rng.integers(1, 5))]
+    pairs = [
+        f"{rng.choice(NAMES)}={quote(str(rng.choice([*HOSTILE, *VALUES])), safe='%')}"
+        for _ in range(rng.integers(1, 5))
+    ]
     return "?" + "&".join(pairs)
 
 
@@ -170,14 +241,28 @@ def _parameters(rng: np.random.Generator, seeds: list[bytes]) -> Request:
     route = str(rng.choice(["/api/search", "/api/items"]))
     if route == "/api/items":
         return Request("GET", route, route + _query(rng, 1))
-    return Request("POST", route, route + _query(rng, 1), seeds[rng.integers(len(seeds))], {"Content-Type": "image/png"})
+    return Request(
+        "POST",
+        route,
+        route + _query(rng, 1),
+        seeds[rng.integers(len(seeds))],
+        {"Content-Type": "image/png"},
+    )
 
 
 def _look(rng: np.random.Generator, seeds: list[bytes]) -> Request:
     route = str(rng.choice(["/api/items/{id}", "/api/thumbs/{id}", "/api/images/{id}"]))
     method = "DELETE" if route == "/api/items/{id}" and rng.random() < 0.05 else "GET"
-    id_ = str(rng.integers(-2, 30)) if rng.random() < 0.6 else quote(str(rng.choice(HOSTILE)), safe="")
-    headers = {"If-None-Match": str(rng.choice(['"x"', "*", "W/", ",,,", '"' * 50]))} if rng.random() < 0.3 else {}
+    id_ = (
+        str(rng.integers(-2, 30))
+        if rng.random() < 0.6
+        else quote(str(rng.choice(HOSTILE)), safe="")
+    )
+    headers = (
+        {"If-None-Match": str(rng.choice(['"x"', "*", "W/", ",,,", '"' * 50]))}
+        if rng.random() < 0.3
+        else {}
+    )
     return Request(method, route, route.replace("{id}", id_) + _query(rng, 0.3), headers=headers)
 
 
@@ -192,7 +277,10 @@ def send(connection: http.client.HTTPConnection, request: Request) -> tuple[int,
 def wrong(request: Request, status: int, kind: str, document: dict[str, Any]) -> str | None:
     """What is wrong with an answer by the OpenAPI document; None when it is as it should be."""
     what = f"{request.method} {request.route}"
-    if status >= 500 or str(status) not in document["paths"][request.route][request.method.lower()]["responses"]:
+    if (
+        status >= 500
+        or str(status) not in document["paths"][request.route][request.method.lower()]["responses"]
+    ):
         return f"{status} is not documented for {what}: {request}"
     if status >= 400 and kind != "application/problem+json":
         return f"{status} of {what} is no problem, but {kind}"
@@ -234,7 +322,9 @@ def main() -> None:
     sys.exit(1 if bad else 0)
 
 
-def _run(address: str, server: subprocess.Popen[str], count: int, seed: int, clients: int) -> list[str]:
+def _run(
+    address: str, server: subprocess.Popen[str], count: int, seed: int, clients: int
+) -> list[str]:
     connection = http.client.HTTPConnection(address)
     connection.request("GET", "/openapi.json")
     document = json.load(connection.getresponse())
@@ -266,7 +356,8 @@ def _run(address: str, server: subprocess.Popen[str], count: int, seed: int, cli
                 done = statuses.total()
                 if done % max(1, count // 10) == 0:
                     print(
-                        f"{done:7,} requests, server at {_memory(server.pid):.0f} MiB, {dict(sorted(statuses.items()))}",
+                        f"{done:7,} requests, server at {_memory(server.pid):.0f} MiB, "
+                        f"{dict(sorted(statuses.items()))}",
                         flush=True,
                     )
 

@@ -1,9 +1,11 @@
-"""A large index from a small one, for load tests: its own items over and over, each with a few bits of its code turned over.
+"""A large index from a small one, for load tests: its own items over and over, each with a few bits
+of its code turned over.
 
     python benchmarks/grow.py INDEX --items 100000 -o BIG
 
-Features get noise of a tenth of their length and are unit vectors again. Labels stay; the paths of the copies are made up, so the
-page shows no picture of them. Searches take as long as among as many different pictures, but what they find means nothing.
+Features get noise of a tenth of their length and are unit vectors again. Labels stay; the paths of
+the copies are made up, so the page shows no picture of them. Searches take as long as among as many
+different pictures, but what they find means nothing.
 """
 
 from __future__ import annotations
@@ -41,11 +43,18 @@ def main() -> None:
     for copy in range(1, -(-args.items // len(items))):
         some = items[: args.items - copy * len(items)]
         turned = codes[: len(some)] ^ (rng.random((len(some), bits)) < TURNED)
-        moved = features[: len(some)] + rng.normal(0, 0.1 / np.sqrt(dim), (len(some), dim)).astype(np.float32)
+        moved = features[: len(some)] + rng.normal(0, 0.1 / np.sqrt(dim), (len(some), dim)).astype(
+            np.float32
+        )
         moved /= np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
         paths = [f"{item.path}#{copy}" for item in some]
         with store.writing():
-            store.add([replace(item, path=path) for item, path in zip(some, paths, strict=True)], pack(turned), moved, bits)
+            store.add(
+                [replace(item, path=path) for item, path in zip(some, paths, strict=True)],
+                pack(turned),
+                moved,
+                bits,
+            )
     print(f"{store.count():,} items: {args.output}")
     store.close()
 

@@ -1,8 +1,9 @@
-"""Hamming search over many sizes and kinds of codes: does probing pay, how fast is what, how soon is an insert visible.
+"""Hamming search over many sizes and kinds of codes: does probing pay, how fast is what, how soon
+is an insert visible.
 
-python benchmarks/hamming.py paths                 # each kind of code: what `auto` takes beside the plain scan
-python benchmarks/hamming.py figure latency.svg    # one query against N, beside FAISS and the memory's speed; needs matplotlib
-python benchmarks/hamming.py insert WORK           # an index file of a million items, and 1,000 more from a second handle
+    python benchmarks/hamming.py paths               # `auto` beside the plain scan
+    python benchmarks/hamming.py figure latency.svg  # one query against N, beside FAISS
+    python benchmarks/hamming.py insert WORK         # 1,000 inserts into a million items
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ def paths() -> None:
     worst = 0.0
     for items in (100_000, 1_000_000):
         for bits in (24, 32, 48, 64):
-            for centres, flip in ((200, 0.02), (10_000, 0.05), (10_000, 0.1), (10_000, 0.15), (10_000, 0.2), (0, 0.0)):
+            for centres, flip in (
+                (200, 0.02),
+                (10_000, 0.05),
+                (10_000, 0.1),
+                (10_000, 0.15),
+                (10_000, 0.2),
+                (0, 0.0),
+            ):
                 packed, queries = hamming._synthetic(
                     items + hamming.BATCH_QUERIES + hamming.INSERTED, bits, centres, flip, 0, items
                 )
@@ -43,7 +51,11 @@ def paths() -> None:
                                 times[path].append(time.perf_counter() - start)
                     auto, scan = (1e6 * median(times[path]) for path in ("auto", "scan"))
                     worst = max(worst, auto / scan)
-                    print(f"{items} {bits} {centres} {flip} {k} | {auto:.0f} {scan:.0f} {auto / scan:.2f}", flush=True)
+                    print(
+                        f"{items} {bits} {centres} {flip} {k} | {auto:.0f} {scan:.0f} "
+                        f"{auto / scan:.2f}",
+                        flush=True,
+                    )
     print(f"worst ratio {worst:.2f}")
 
 
@@ -55,22 +67,65 @@ def figure(out: Path) -> None:
     from matplotlib import pyplot
 
     sizes = [10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6, 3 * 10**6, 10**7]
-    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "wingbar"})
+    pyplot.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "wingbar",
+        }
+    )
     drawing, axes = pyplot.subplots(figsize=(6.4, 4.2))
     read = 0.0
-    for centres, colour, kind in ((0, "#1b6ca8", "uniform"), (10_000, "#c1440e", "10,000 centres, flip 0.05")):
+    for centres, colour, kind in (
+        (0, "#1b6ca8", "uniform"),
+        (10_000, "#c1440e", "10,000 centres, flip 0.05"),
+    ):
         found = [hamming.hamming(n, 48, centres=centres, peers=("flat",)) for n in sizes]
         for record in found:
             print(
-                {key: record[key] for key in ("items", "centres", "single_ms", "scan_ms", "faiss_single_ms", "exact")}, flush=True
+                {
+                    key: record[key]
+                    for key in (
+                        "items",
+                        "centres",
+                        "single_ms",
+                        "scan_ms",
+                        "faiss_single_ms",
+                        "exact",
+                    )
+                },
+                flush=True,
             )
         read = max(read, found[-1]["read_gb_s"])
-        axes.loglog(sizes, [r["single_ms"] for r in found], "o-", color=colour, label=f"wingbar, {kind}")
-        axes.loglog(sizes, [r["faiss_single_ms"] for r in found], "s--", color=colour, alpha=0.5, label=f"FAISS flat, {kind}")
+        axes.loglog(
+            sizes, [r["single_ms"] for r in found], "o-", color=colour, label=f"wingbar, {kind}"
+        )
+        axes.loglog(
+            sizes,
+            [r["faiss_single_ms"] for r in found],
+            "s--",
+            color=colour,
+            alpha=0.5,
+            label=f"FAISS flat, {kind}",
+        )
         if not centres:
-            axes.loglog(sizes, [r["scan_ms"] for r in found], "^:", color=colour, label="wingbar's plain scan, uniform")
+            axes.loglog(
+                sizes,
+                [r["scan_ms"] for r in found],
+                "^:",
+                color=colour,
+                label="wingbar's plain scan, uniform",
+            )
     line = [8 * n / read / 1e6 for n in sizes]
-    axes.loglog(sizes, line, "-", color="#999999", linewidth=1, label=f"reading the codes from memory, {read:.0f} GB/s")
+    axes.loglog(
+        sizes,
+        line,
+        "-",
+        color="#999999",
+        linewidth=1,
+        label=f"reading the codes from memory, {read:.0f} GB/s",
+    )
     axes.set_xlabel("codes of 48 bits")
     axes.set_ylabel("one query, k = 10, in ms (median)")
     axes.legend(frameon=False, fontsize=8)
@@ -100,7 +155,9 @@ def insert(work: Path) -> None:
         print(f"codes loaded and searched the first time: {time.perf_counter() - start:.2f} s")
         reader.searchable().nearest(packed[0], 10)
         with index._store.writing():
-            index._store.add(items(count, count + 1000), packed[count:], feature.repeat(1000, 0), 48)
+            index._store.add(
+                items(count, count + 1000), packed[count:], feature.repeat(1000, 0), 48
+            )
         start = time.perf_counter()
         found = reader.searchable().nearest(packed[count + 7], 10)
         seen = time.perf_counter() - start
@@ -112,7 +169,9 @@ def insert(work: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["paths", "figure", "insert"])
     parser.add_argument("path", type=Path, nargs="?", default=Path("latency.svg"))
     args = parser.parse_args()

@@ -1,9 +1,11 @@
-"""How the label-free feature was chosen: leave-one-out on training images, for each way to centre and reduce it.
+"""How the label-free feature was chosen: leave-one-out on training images, for each way to centre
+and reduce it.
 
     python benchmarks/label_free.py DATA/train
 
-DATA/train is a folder of class folders. Every image is a query against all others; nothing is tuned on a query split.
-Prints MAP and nearest-neighbour accuracy of the cosine ranking, and expected MAP over ties of ITQ codes.
+DATA/train is a folder of class folders. Every image is a query against all others; nothing is tuned
+on a query split. Prints MAP and nearest-neighbour accuracy of the cosine ranking, and expected MAP
+over ties of ITQ codes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from wingbar.data.readers import read_images
 from wingbar.evaluation.metrics import expected_ap
 from wingbar.hamming import codes
 from wingbar.model import itq
-from wingbar.model.model import BATCH, Model, batched, cores, in_order
+from wingbar.model.model import Model
+from wingbar.parallel import BATCH, batched, cores, in_order
 
 
 def leave_one_out(score: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:
@@ -56,7 +59,9 @@ def main() -> None:
         logits, _ = itq.fit(raw, bits, np.random.default_rng(0)).apply(raw)
         packed = codes.pack(logits >= 0)
         distance = np.stack([codes.hamming(code, packed) for code in packed])
-        print(f"{bits:8}  {leave_one_out(-distance.astype(np.float64), labels)[0]:6.4f}", flush=True)
+        print(
+            f"{bits:8}  {leave_one_out(-distance.astype(np.float64), labels)[0]:6.4f}", flush=True
+        )
 
 
 if __name__ == "__main__":

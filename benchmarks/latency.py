@@ -2,7 +2,8 @@
 
     python benchmarks/latency.py INDEX FOLDER
 
-Medians over 100 images of FOLDER searched one by one with the model warm, then over 7 cold processes.
+Medians over 100 images of FOLDER searched one by one with the model warm, then over 7 cold
+processes.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/live.py INDEX FOLDER
 
-Works on a copy of INDEX. While a client searches by id without a pause, another process
-adds the pictures of FOLDER and then deletes every second one of them. A line is a change:
-seconds from its end to its showing up, and the median, 99th percentile and maximum of the searches' milliseconds meanwhile.
-The first line is without any change.
+Works on a copy of INDEX. While a client searches by id without a pause, another process adds the
+pictures of FOLDER and then deletes every second one of them. A line is a change: seconds from its
+end to its showing up, and the median, 99th percentile and maximum of the searches' milliseconds
+meanwhile. The first line is without any change.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import numpy as np
 
 from wingbar.index.index import Index
 
-ADD = "from wingbar.index import Index; import sys; Index.open(sys.argv[1]).add(sys.argv[2])"
+ADD = "from wingbar.index.index import Index; import sys; Index.open(sys.argv[1]).add(sys.argv[2])"
 DELETE = (
-    "from wingbar.index import Index; import sys\n"
-    "with Index.open(sys.argv[1]) as index: index.delete(index.searchable().ids[int(sys.argv[2])::2].tolist())"
+    "from wingbar.index.index import Index; import sys\n"
+    "with Index.open(sys.argv[1]) as index: "
+    "index.delete(index.searchable().ids[int(sys.argv[2])::2].tolist())"
 )
 
 
@@ -46,7 +47,9 @@ class Asking:
         connection = http.client.HTTPConnection(self._address)
         while not self._stop.is_set():
             start = time.perf_counter()
-            connection.request("POST", "/api/search", '{"id": 1}', {"Content-Type": "application/json"})
+            connection.request(
+                "POST", "/api/search", '{"id": 1}', {"Content-Type": "application/json"}
+            )
             answer = connection.getresponse()
             answer.read()
             self.statuses.add(answer.status)
@@ -97,7 +100,8 @@ def main() -> None:
                 asking.stop()
                 spread = np.percentile(asking.times, [50, 99, 100])
                 print(
-                    f"{name:8} shown after {shown:.2f} s; median {spread[0]:.1f}, p99 {spread[1]:.1f}, longest {spread[2]:.1f} "
+                    f"{name:8} shown after {shown:.2f} s; median {spread[0]:.1f}, p99 "
+                    f"{spread[1]:.1f}, longest {spread[2]:.1f} "
                     f"of {len(asking.times):,} searches, statuses {sorted(asking.statuses)}"
                 )
         finally:

@@ -1,9 +1,10 @@
-"""DLBHC on MNIST as in its paper: 60,000 training images are the gallery, 10,000 test images the queries.
+"""DLBHC on MNIST as in its paper: 60,000 training images are the gallery, 10,000 test images the
+queries.
 
     python benchmarks/mnist.py mnist.npz WORK --bits 48
 
-mnist.npz holds train_images [60000, 28, 28] uint8, train_labels, test_images, test_labels. Writes the images and the
-model into WORK, indexes, and prints precision and MAP over the first 1,000.
+mnist.npz holds train_images [60000, 28, 28] uint8, train_labels, test_images, test_labels. Writes
+the images and the model into WORK, indexes, and prints precision and MAP over the first 1,000.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from wingbar.data.readers import read_dataset
 from wingbar.evaluation import labelled
 from wingbar.index.index import Index
 from wingbar.methods import dlbhc
-from wingbar.training.loop import Run, train
+from wingbar.training.loop import train
+from wingbar.training.run import Run
 
 
 def write_images(archive: Path, folder: Path) -> None:
     arrays = np.load(archive)
     for part in ("train", "test"):
-        for i, (pixels, label) in enumerate(zip(arrays[f"{part}_images"], arrays[f"{part}_labels"], strict=True)):
+        for i, (pixels, label) in enumerate(
+            zip(arrays[f"{part}_images"], arrays[f"{part}_labels"], strict=True)
+        ):
             path = folder / part / str(label) / f"{i:05}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
@@ -43,22 +47,39 @@ def main() -> None:
     data = read_dataset(args.work / "mnist")
     config = dlbhc.Config(bits=args.bits, latent_std=0.1, latent_bias=0.0, classifier_lr=1.0)
     run = Run(
-        backbone="resnet20", weights="none", size=32, epochs=args.epochs, batch=64, lr=0.2, area=0.7, mirror=False, held_out=0.01
+        backbone="resnet20",
+        weights="none",
+        size=32,
+        epochs=args.epochs,
+        batch=64,
+        lr=0.2,
+        area=0.7,
+        mirror=False,
+        held_out=0.01,
     )
     start = time.time()
     model = train(dlbhc, data.train, args.work / f"dlbhc{args.bits}-{int(start)}", config, run)
-    print(f"trained in {time.time() - start:.0f} s: {model}; held out: {model.record['held_out_map']}", flush=True)
+    print(
+        f"trained in {time.time() - start:.0f} s: {model}; held out: "
+        f"{model.record['held_out_map']}",
+        flush=True,
+    )
     path = args.work / f"mnist{args.bits}-{int(start)}.wb"
     with Index.create(path, model) as index:
         print(f"{index.add(data.gallery).images_per_second:.0f} images/s indexed", flush=True)
-        result = labelled.evaluate(index, data.query, protocol=data.protocol, keep_constant_bits=True)
+        result = labelled.evaluate(
+            index, data.query, protocol=data.protocol, keep_constant_bits=True
+        )
         searchable, labels = index.searchable(), np.array(index.labels())
         right = []
         embedded = model.encode(data.query.paths)
         for i, label in enumerate(data.query.labels):
             top = searchable.nearest(embedded.codes[i], 1000)
             right.append((labels[np.searchsorted(searchable.ids, top.ids)] == label).mean())
-    print(f"{args.bits} bits: precision@1000 {np.mean(right):.4f}, MAP@1000 {result.map_at_1000:.4f}, MAP {result.map:.4f}")
+    print(
+        f"{args.bits} bits: precision@1000 {np.mean(right):.4f}, MAP@1000 "
+        f"{result.map_at_1000:.4f}, MAP {result.map:.4f}"
+    )
     print(result)
 
 

@@ -1,11 +1,13 @@
-"""Evaluate an index of a million items with ten thousand queries: time and memory, beside a plain evaluation in NumPy.
+"""Evaluate an index of a million items with ten thousand queries: time and memory, beside a plain
+evaluation in NumPy.
 
     python benchmarks/scale.py cifar10 WORK --items 1000000 --queries 10000
 
-The queries are real pictures and are encoded and searched for as ever. The gallery is the codes and features of 5,000 pictures
-of the training part, written over and over with 5 % of the bits flipped, since nobody has a million labelled pictures at hand.
-Features are not compared exhaustively. NumPy ranks the same codes for a few of the queries: xor, count, stable sort, average
-precision, one order of ties; its time is scaled up to all of them.
+The queries are real pictures and are encoded and searched for as ever. The gallery is the codes and
+features of 5,000 pictures of the training part, written over and over with 5 % of the bits flipped,
+since nobody has a million labelled pictures at hand. Features are not compared exhaustively. NumPy
+ranks the same codes for a few of the queries: xor, count, stable sort, average precision, one order
+of ties; its time is scaled up to all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ def filled(path: Path, data: str, items: int) -> Index:
         rows = rng.integers(0, len(bits), min(missing, 50_000))
         packed = codes.pack(bits[rows] ^ (rng.random((len(rows), BITS)) < FLIP))
         start = len(index)
-        made = [Item(f"made/{start + i}", labels[row], {}, 0, 0, rng.bytes(32)) for i, row in enumerate(rows.tolist())]
+        made = [
+            Item(f"made/{start + i}", labels[row], {}, 0, 0, rng.bytes(32))
+            for i, row in enumerate(rows.tolist())
+        ]
         with index._store.writing():
             index._store.add(made, packed, features[rows], BITS)
     return index
@@ -59,7 +64,9 @@ def by_numpy(index: Index, queries: list[np.ndarray], labels: list[str]) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("work", type=Path)
     parser.add_argument("--items", type=int, default=1_000_000)
@@ -78,11 +85,22 @@ def main() -> None:
         result = evaluate(index, queries, fine="none", exhaustive=False, keep_constant_bits=True)
         seconds = time.perf_counter() - start
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{result.gallery:,} items, {result.queries:,} queries, {BITS} bits, {result.unique_codes:,} distinct codes")
-        print(f"evaluate: {seconds:.0f} s, of which about {encoding:.0f} s are decoding and encoding; {most:.2f} GiB at most")
+        print(
+            f"{result.gallery:,} items, {result.queries:,} queries, {BITS} bits, "
+            f"{result.unique_codes:,} distinct codes"
+        )
+        print(
+            f"evaluate: {seconds:.0f} s, of which about {encoding:.0f} s are decoding and "
+            f"encoding; {most:.2f} GiB at most"
+        )
         print(f"expected MAP {result.map:.4f} ({result.map_low:.4f} to {result.map_high:.4f})")
-        plain = by_numpy(index, list(encoded.codes[:PEER]), [str(label) for label in queries.labels[:PEER]])
-        print(f"NumPy, ranking alone: {plain * 1000:.0f} ms a query, {plain * len(queries):.0f} s for all (from {PEER})")
+        plain = by_numpy(
+            index, list(encoded.codes[:PEER]), [str(label) for label in queries.labels[:PEER]]
+        )
+        print(
+            f"NumPy, ranking alone: {plain * 1000:.0f} ms a query, {plain * len(queries):.0f} s "
+            f"for all (from {PEER})"
+        )
 
 
 if __name__ == "__main__":

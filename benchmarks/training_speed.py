@@ -2,7 +2,8 @@
 
     python benchmarks/training_speed.py FOLDER [--backbone resnet18] [--size 224]
 
-FOLDER holds labelled images. Both train the same net on the same batches, taking turns; decoding is left out of both.
+FOLDER holds labelled images. Both train the same net on the same batches, taking turns; decoding is
+left out of both.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch.utils.data import DataLoader
 from wingbar.data.readers import read_images
 from wingbar.methods import dlbhc
 from wingbar.networks import backbones
-from wingbar.training import loop
-from wingbar.training.loop import Run
+from wingbar.training import loop, pictures
+from wingbar.training.run import Run, describe
 
 ROUNDS = 7
 
@@ -38,12 +39,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "m"
         (output / "train").mkdir(parents=True)
-        parts = loop.split(data, run, lambda stage, done, total: None)
-        described = loop.describe(dlbhc, config, run, data, None)
-        job = loop._Job(dlbhc, config, run, parts, output, described, 0, 1, lambda stage, done, total: None)
+        parts = pictures.split(data, run, lambda stage, done, total: None)
+        described = describe(dlbhc, config, run, data, None)
+        job = loop._Job(
+            dlbhc, config, run, parts, output, described, 0, 1, lambda stage, done, total: None
+        )
         job.net.train()
         job.epoch = 1  # past the warm-up
-        loader = DataLoader(loop.Pictures(parts, run), batch_sampler=loop.batches(run, len(parts.paths), 0, 0, 0, 1))
+        loader = DataLoader(
+            pictures.Pictures(parts, run),
+            batch_sampler=pictures.batches(run, len(parts.paths), 0, 0, 0, 1),
+        )
         batches = [batch for batch, _ in zip(loader, range(4), strict=False)]
 
         backbone = backbones.create(args.backbone)
@@ -65,7 +71,10 @@ def main() -> None:
                 if i:  # the first is a warm-up
                     times[name].append(time.perf_counter() - start)
     speed = {name: args.batch / median(seconds) for name, seconds in times.items()}
-    print(f"{args.backbone}, {args.size} pixels, batch {args.batch}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
+    print(
+        f"{args.backbone}, {args.size} pixels, batch {args.batch}, {torch.get_num_threads()} "
+        f"threads, {ROUNDS} rounds"
+    )
     for name, images in speed.items():
         print(f"{name:14} {images:6.1f} images/s")
     print(f"ratio {speed['wingbar'] / speed['plain float32']:.2f}")

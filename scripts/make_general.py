@@ -2,9 +2,9 @@
 
     python scripts/make_general.py --calibrate photos/ [more/ ...] -o wingbar/model/general
 
-Needs the extras `train` and `pretrained`. The ranges come from `--images` pictures drawn with a seed, the same number
-from each folder. Prints how far int8 agrees with float32 on as many others, and fails when too few pictures keep their
-nearest neighbour.
+Needs the extras `train` and `pretrained`. The ranges come from `--images` pictures drawn with a
+seed, the same number from each folder. Prints how far int8 agrees with float32 on as many others,
+and fails when too few pictures keep their nearest neighbour.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ class Feature(nn.Module):
 
 
 def read_pixels(folders: list[Path], count: int) -> images.Pixels:
-    """A seeded draw of 2 `count` pictures, as many from each folder: first those that calibrate, then those that check."""
+    """A seeded draw of 2 `count` pictures, as many from each folder: first those that calibrate,
+    then those that check."""
     rng = np.random.default_rng(SEED)
     each = count // len(folders)
     calibrate, check = [], []
     for folder in folders:
         paths = images.find(folder).images
-        pixels = [images.load(paths[i], PREPARATION) for i in rng.permutation(len(paths))[: 2 * each]]
+        pixels = [
+            images.load(paths[i], PREPARATION) for i in rng.permutation(len(paths))[: 2 * each]
+        ]
         calibrate += pixels[:each]
         check += pixels[each:]
     return np.stack(calibrate + check)
@@ -53,10 +56,18 @@ def read_pixels(folders: list[Path], count: int) -> images.Pixels:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calibrate", type=Path, nargs="+", required=True, help="folders of ordinary photos")
-    parser.add_argument("--images", type=int, default=192, help="pictures that set the ranges (default 192)")
-    parser.add_argument("--weights", default="imagenet", help="the .pth file; default: the pip package's")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the model directory to write")
+    parser.add_argument(
+        "--calibrate", type=Path, nargs="+", required=True, help="folders of ordinary photos"
+    )
+    parser.add_argument(
+        "--images", type=int, default=192, help="pictures that set the ranges (default 192)"
+    )
+    parser.add_argument(
+        "--weights", default="imagenet", help="the .pth file; default: the pip package's"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the model directory to write"
+    )
     args = parser.parse_args()
 
     net = Feature(backbones.create("efficientnet_lite0", args.weights)).eval()
@@ -79,7 +90,9 @@ def main() -> None:
     }
     exact = Model(with_record({"model.onnx": export.to_onnx(net, PREPARATION)}, record))
     model, agreed = export.int8_model(exact, read_pixels(args.calibrate, args.images))
-    Model(with_record({"model.onnx": model.files["model.onnx"]}, {**record, "int8_agreement": agreed})).save(args.output)
+    Model(
+        with_record({"model.onnx": model.files["model.onnx"]}, {**record, "int8_agreement": agreed})
+    ).save(args.output)
     print(json.dumps(agreed))
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already: more threads would only wait for each other
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a process a core already: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from wingbar.index.index import Index
@@ -17,11 +19,15 @@ from wingbar.index.index import Index
 HUES = {"red": (200, 40, 30), "green": (40, 170, 60), "blue": (30, 60, 200)}
 
 
-def picture(seed: int, size: tuple[int, int] = (96, 72), hue: tuple[int, int, int] = (128, 128, 128)) -> Image.Image:
+def picture(
+    seed: int, size: tuple[int, int] = (96, 72), hue: tuple[int, int, int] = (128, 128, 128)
+) -> Image.Image:
     """A smooth random RGB picture of (width, height) around a colour."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(-60, 60, (5, 6, 3)) + np.array(hue)
-    return Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
 
 
 def write_classes(folder: Path, each: int, first_seed: int = 0) -> Path:

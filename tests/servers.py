@@ -21,28 +21,31 @@ import uvicorn
 from tests.conftest import picture
 from tests.model.test_model import trained_model
 from wingbar.index.index import Index
-from wingbar.serving import app
-from wingbar.serving.middleware import Settings
+from wingbar.serving import app, run
 from wingbar.serving.service import Service
+from wingbar.serving.settings import Settings
 
 LONG = 120.0  # seconds; only a server that hangs takes so long
 
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
-    """A real server in a thread, and a client of it. A request may take long, unless the settings say otherwise."""
+    """A real server in a thread, and a client of it. A request may take long, unless the settings
+    say otherwise."""
     if settings.limits.seconds == 30.0:
         settings = replace(settings, limits=replace(settings.limits, seconds=LONG))
     application = app.create_app(settings)
-    with app.bound("127.0.0.1", 0) as listening:
-        running = uvicorn.Server(app.configured(application))
+    with run.bound("127.0.0.1", 0) as listening:
+        running = uvicorn.Server(run.configured(application))
         thread = threading.Thread(target=running.run, args=([listening],))
         thread.start()
         try:
             while not running.started and thread.is_alive():
                 time.sleep(0.01)
             assert running.started
-            with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=LONG) as client:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=LONG
+            ) as client:
                 client.__dict__["service"] = application.state.service
                 yield client
         finally:
@@ -69,7 +72,9 @@ def process(path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], ht
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         try:
-            with httpx.Client(base_url=json.loads(running.stdout.readline())["url"], timeout=LONG) as client:
+            with httpx.Client(
+                base_url=json.loads(running.stdout.readline())["url"], timeout=LONG
+            ) as client:
                 yield running, client
         finally:
             running.kill()
@@ -84,7 +89,9 @@ def jpeg(seed: int = 5, **options: Any) -> bytes:
 
 def ask(client: httpx.Client, data: bytes, **parameters: Any) -> httpx.Response:
     """A search for a picture."""
-    return client.post("/api/search", content=data, params=parameters, headers={"Content-Type": "image/jpeg"})
+    return client.post(
+        "/api/search", content=data, params=parameters, headers={"Content-Type": "image/jpeg"}
+    )
 
 
 def problem(answer: httpx.Response, status: int, *words: str) -> str:
@@ -103,7 +110,9 @@ def problem(answer: httpx.Response, status: int, *words: str) -> str:
 
 def raw(client: httpx.Client, request: bytes) -> bytes:
     """What the server answers to bytes until it closes the connection."""
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=LONG) as connection:
+    with socket.create_connection(
+        (client.base_url.host, client.base_url.port or 80), timeout=LONG
+    ) as connection:
         connection.sendall(request)
         parts = []
         while part := connection.recv(65536):
@@ -113,5 +122,9 @@ def raw(client: httpx.Client, request: bytes) -> bytes:
 
 def metrics(client: httpx.Client) -> dict[str, float]:
     """What /metrics counts."""
-    lines = [line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    lines = [
+        line.rsplit(" ", 1)
+        for line in client.get("/metrics").text.splitlines()
+        if not line.startswith("#")
+    ]
     return {name: float(value) for name, value in lines}

@@ -40,7 +40,9 @@ def test_the_page_stands_alone(shown: demo.Demo) -> None:
     assert all(f'alt="query: {digit}"' in page for digit in range(10))
 
 
-def test_without_pytorch_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pytorch_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     shown = demo.run(tmp_path, None, bits=16)
     assert list(shown.evaluations) == ["label-free"]
@@ -50,7 +52,9 @@ def test_without_pytorch_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.
 def test_one_image_a_class_is_shown_without_numbers(tmp_path: Path, shared_photos: Path) -> None:
     for label in ("red", "green", "blue"):
         (tmp_path / "p" / label).mkdir(parents=True)
-        (tmp_path / "p" / label / "1.jpg").write_bytes((shared_photos / label / "001.jpg").read_bytes())
+        (tmp_path / "p" / label / "1.jpg").write_bytes(
+            (shared_photos / label / "001.jpg").read_bytes()
+        )
     assert demo.run(tmp_path / "out", tmp_path / "p", bits=8).evaluations == {}
 
 
@@ -61,13 +65,32 @@ def test_a_page_that_is_not_ours_is_left_alone(tmp_path: Path, shared_photos: Pa
     assert (tmp_path / "index.html").read_text() == "mine"
 
 
-def test_own_images_without_labels(shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["demo", "--images", str(shared_photos / "red"), "-o", str(tmp_path), "--bits", "16", "--json"]) == 0
+def test_own_images_without_labels(
+    shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main.main(
+            [
+                "demo",
+                "--images",
+                str(shared_photos / "red"),
+                "-o",
+                str(tmp_path),
+                "--bits",
+                "16",
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert '"evaluations": {}' in capsys.readouterr().out
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "✓" not in page
     assert page.count("<section>") == 12
-    assert main.main(["demo", "--images", str(shared_photos), "-o", str(tmp_path), "--bits", "16"]) == 0  # a second time
+    assert (
+        main.main(["demo", "--images", str(shared_photos), "-o", str(tmp_path), "--bits", "16"])
+        == 0
+    )  # a second time
     assert "✓" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
@@ -82,7 +105,9 @@ def test_names_from_files_are_escaped(tmp_path: Path, shared_photos: Path) -> No
     assert "<b>" not in page
 
 
-def test_without_scikit_learn_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = builtins.__import__
 
     def missing(name: str, *rest: object) -> object:

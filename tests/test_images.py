@@ -49,7 +49,9 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
         ("JPEG2000", {}, 4),
     ],
 )
-def test_every_format_gives_the_picture(kind: str, options: dict[str, object], allowed: float) -> None:
+def test_every_format_gives_the_picture(
+    kind: str, options: dict[str, object], allowed: float
+) -> None:
     image = picture(1)
     pixels = images.load(encoded(image, kind, **options), SMALL)
     assert pixels.shape == (32, 32, 3)
@@ -91,7 +93,9 @@ def test_broken_exif_is_ignored() -> None:
     assert images.load(data, SMALL).shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F", "HSV"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F", "HSV"]
+)
 def test_every_mode_becomes_rgb(mode: str) -> None:
     grey = picture(5).convert("L")
     if mode in ("I;16", "I"):
@@ -179,10 +183,17 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims to be width x height and holds almost nothing."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +236,9 @@ def test_bad_files_are_refused_with_the_reason(tmp_path: Path) -> None:
             images.load(tmp_path / name, SMALL)
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
 def test_bad_arrays_are_refused(array: np.ndarray) -> None:
     with pytest.raises(ImageError, match="array"):
         images.load(array, SMALL)
@@ -248,7 +261,15 @@ def test_find_lists_images_others_and_follows_links(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "deep" / "er").mkdir(parents=True)
     (root / ".hidden").mkdir()
-    for name in ("b.JPG", "a.png", "deep/er/c.tiff", ".hidden/d.jpg", "._e.jpg", "notes.txt", "deep/movie.mp4"):
+    for name in (
+        "b.JPG",
+        "a.png",
+        "deep/er/c.tiff",
+        ".hidden/d.jpg",
+        "._e.jpg",
+        "notes.txt",
+        "deep/movie.mp4",
+    ):
         (root / name).write_bytes(b"x")
     (root / "no_ending").write_bytes(encoded(picture(1), "PNG"))
     (root / "Makefile").write_bytes(b"all:\n")
@@ -258,7 +279,13 @@ def test_find_lists_images_others_and_follows_links(tmp_path: Path) -> None:
     (outside / "f.webp").write_bytes(b"x")
     (root / "linked").symlink_to(outside)
     found = images.find(root)
-    assert [str(p.relative_to(root)) for p in found.images] == ["a.png", "b.JPG", "deep/er/c.tiff", "linked/f.webp", "no_ending"]
+    assert [str(p.relative_to(root)) for p in found.images] == [
+        "a.png",
+        "b.JPG",
+        "deep/er/c.tiff",
+        "linked/f.webp",
+        "no_ending",
+    ]
     assert [p.name for p in found.others] == ["Makefile", "movie.mp4", "notes.txt"]
 
 
@@ -269,7 +296,13 @@ def test_a_linked_folder_is_in_both_places_and_loops_end(tmp_path: Path) -> None
     (tmp_path / "eels" / "also").symlink_to(tmp_path / "cats")
     (tmp_path / "cats" / "friends").symlink_to(tmp_path / "eels")
     found = [str(path.relative_to(tmp_path)) for path in images.find(tmp_path).images]
-    assert {"cats/1.jpg", "cats/deep/2.jpg", "eels/3.jpg", "eels/also/1.jpg", "cats/friends/3.jpg"} <= set(found)
+    assert {
+        "cats/1.jpg",
+        "cats/deep/2.jpg",
+        "eels/3.jpg",
+        "eels/also/1.jpg",
+        "cats/friends/3.jpg",
+    } <= set(found)
     assert len(found) == len(set(found)) < 12
 
 
@@ -278,7 +311,9 @@ def test_find_says_when_there_is_no_folder(tmp_path: Path) -> None:
         images.find(tmp_path / "nowhere")
 
 
-def test_find_reports_folders_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_reports_folders_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "locked").mkdir()
     real = os.scandir
@@ -306,7 +341,10 @@ def test_thumbnails_are_small_and_carry_no_exif() -> None:
 WHOLE = Preparation(size=128, whole=True, scales=(0.5, 1.0, 1.4142))
 
 
-@pytest.mark.parametrize(("size", "expected"), [((200, 200), (192, 192)), ((400, 200), (256, 128)), ((3000, 100), (352, 32))])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((200, 200), (192, 192)), ((400, 200), (256, 128)), ((3000, 100), (352, 32))],
+)
 def test_a_whole_picture_keeps_its_shape(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """Areas of 181 x 181 pixels, sides of at most 362, in steps of 32."""
     pixels = images.load(picture(1, size), WHOLE)
@@ -319,14 +357,23 @@ def test_views_are_the_scales_of_one_picture() -> None:
     assert [view.shape for view in views] == [(32, 96, 3), (96, 192, 3), (128, 256, 3)]
     assert views[-1] is pixels
     flat = np.full((90, 90, 3), (10, 200, 30), np.uint8)
-    assert all((view == (10, 200, 30)).all() for view in images.at_scales(images.load(flat, WHOLE), WHOLE))
+    assert all(
+        (view == (10, 200, 30)).all() for view in images.at_scales(images.load(flat, WHOLE), WHOLE)
+    )
     small = replace(WHOLE, size=20)
-    assert len(images.at_scales(images.load(flat, small), small)) == 1  # equal sizes are looked at once
+    assert (
+        len(images.at_scales(images.load(flat, small), small)) == 1
+    )  # equal sizes are looked at once
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"scales": ()}, {"scales": (0.0,), "whole": True}, {"scales": (1.0, 5.0), "whole": True}, {"scales": (0.5, 1.0)}],
+    [
+        {"scales": ()},
+        {"scales": (0.0,), "whole": True},
+        {"scales": (1.0, 5.0), "whole": True},
+        {"scales": (0.5, 1.0)},
+    ],
 )
 def test_scales_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="scales"):
@@ -338,8 +385,12 @@ def test_a_box_is_what_is_looked_at() -> None:
     sides.paste("blue", (40, 0, 100, 60))
     data = encoded(sides, "PNG")
     assert (images.load(images.Part(data, (50, 10, 40, 40)), SMALL) == (0, 0, 255)).all()
-    assert (images.load(images.Part(data, (-30, -30, 60, 300)), SMALL) == (255, 0, 0)).all()  # what lies outside is left out
-    np.testing.assert_array_equal(images.load(images.Part(data, (0, 0, 100, 60)), SMALL), images.load(data, SMALL))
+    assert (
+        images.load(images.Part(data, (-30, -30, 60, 300)), SMALL) == (255, 0, 0)
+    ).all()  # what lies outside is left out
+    np.testing.assert_array_equal(
+        images.load(images.Part(data, (0, 0, 100, 60)), SMALL), images.load(data, SMALL)
+    )
     for nothing in ((100, 0, 10, 10), (5, 5, 0, 10), (0, -9, 10, 9)):
         with pytest.raises(ImageError, match="holds nothing of a picture of 100 x 60"):
             images.load(images.Part(data, nothing), SMALL)

@@ -66,7 +66,10 @@ def test_no_public_function_takes_what_it_does_not_name() -> None:
 
 
 def test_the_readme_example_runs(
-    tmp_path: Path, shared_photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    shared_photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert example is not None
@@ -90,7 +93,11 @@ def test_every_command_in_the_documents_exists() -> None:
     commands = [
         match.group(1).split()
         for line in lines
-        if (match := re.search(r"(?:^|\s|/)wingbar ([a-z].*?)(?:\s*#.*|\s*&&.*|\s*\|.*|\s*>.*)?$", line))
+        if (
+            match := re.search(
+                r"(?:^|\s|/)wingbar ([a-z].*?)(?:\s*#.*|\s*&&.*|\s*\|.*|\s*>.*)?$", line
+            )
+        )
     ]
     assert len(commands) >= 6
     for command in commands:

@@ -1,38 +1,52 @@
-"""wingbar: from a folder of images to visual search, with compact hash codes first and float features second."""
+"""wingbar: from a folder of images to visual search, with compact hash codes first and float
+features second."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wingbar.data.readers import Dataset, Images, read_dataset, read_images
-    from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, TrainingError, WingbarError
+    from wingbar.data.readers import read_dataset, read_images
+    from wingbar.data.records import Dataset, Images
+    from wingbar.errors import (
+        DataError,
+        ImageError,
+        ModelError,
+        QueryError,
+        StoreError,
+        TrainingError,
+        WingbarError,
+    )
     from wingbar.evaluation.labelled import Evaluation, evaluate
     from wingbar.evaluation.metrics import expected_ap
-    from wingbar.index.index import Hit, Hits, Index, IndexInfo, verify
-    from wingbar.index.sync import AddReport, Failure, RefitReport
+    from wingbar.images import Failure
+    from wingbar.index.checks import verify
+    from wingbar.index.index import Index, IndexInfo
+    from wingbar.index.ranking import Hit, Hits
+    from wingbar.index.sync import AddReport, RefitReport
     from wingbar.model.model import Embeddings, Model
-    from wingbar.training.loop import Run, train
+    from wingbar.training.loop import train
+    from wingbar.training.run import Run
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AddReport": "index.sync",
     "DataError": "errors",
-    "Dataset": "data.readers",
+    "Dataset": "data.records",
     "Embeddings": "model.model",
     "Evaluation": "evaluation.labelled",
-    "Failure": "index.sync",
-    "Hit": "index.index",
-    "Hits": "index.index",
+    "Failure": "images",
+    "Hit": "index.ranking",
+    "Hits": "index.ranking",
     "ImageError": "errors",
-    "Images": "data.readers",
+    "Images": "data.records",
     "Index": "index.index",
     "IndexInfo": "index.index",
     "Model": "model.model",
     "ModelError": "errors",
     "QueryError": "errors",
     "RefitReport": "index.sync",
-    "Run": "training.loop",
+    "Run": "training.run",
     "StoreError": "errors",
     "TrainingError": "errors",
     "WingbarError": "errors",
@@ -41,13 +55,14 @@ _HOME = {
     "read_dataset": "data.readers",
     "read_images": "data.readers",
     "train": "training.loop",
-    "verify": "index.index",
+    "verify": "index.checks",
 }
 __all__ = [*_HOME]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `wingbar --help` starts in a tenth of a second."""
+    """Import a public name when it is first used, so that `wingbar --help` starts in a tenth of a
+    second."""
     if name in _HOME:
         return getattr(import_module(f"wingbar.{_HOME[name]}"), name)
     raise AttributeError(f"module 'wingbar' has no attribute {name!r}")

@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from wingbar import images
-from wingbar.data.readers import Dataset, Entry, Images, read_dataset, read_images
+from wingbar.data.readers import read_dataset, read_images
+from wingbar.data.records import Dataset, Entry, Images
+from wingbar.data.toy import write_digits
 from wingbar.errors import DataError, ImageError, WingbarError
 from wingbar.evaluation import report
 from wingbar.evaluation.labelled import Evaluation, evaluate
-from wingbar.index.index import SHORTLIST, Fine, Hits, Index, IndexInfo
+from wingbar.index.index import Index, IndexInfo
+from wingbar.index.ranking import SHORTLIST, Fine, Hits
 from wingbar.index.store import remove_index
-from wingbar.index.sync import AddReport, Progress
+from wingbar.index.sync import AddReport
 from wingbar.model.model import Model
+from wingbar.parallel import Progress
 
 LABEL_FREE, TRAINED = "label-free", "trained"
 SHOWN = 12  # queries on the page
 NEIGHBOURS = 10
-DIGIT_SIDE = 64  # the digits are 8 x 8; enlarged so that a person can look at the files
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo did and where it left it. `evaluations` by kind of code; empty when the images have no labels."""
+    """What a demo did and where it left it. `evaluations` by kind of code; empty when the images
+    have no labels."""
 
     index: Path
     page: Path
@@ -51,10 +54,11 @@ class Demo:
 
 
 def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | None = None) -> Demo:
-    """Index the images of `folder` (default: scikit-learn's digits), evaluate, search, and write a page into `output`.
+    """Index the images of `folder` (default: scikit-learn's digits), evaluate, search, and write a
+    page into `output`.
 
-    Where PyTorch is installed, DLBHC is first trained on the digits, and both kinds of codes are shown.
-    Raises WingbarError when scikit-learn is missing or the folder has no images.
+    Where PyTorch is installed, DLBHC is first trained on the digits, and both kinds of codes are
+    shown. Raises WingbarError when scikit-learn is missing or the folder has no images.
     """
     start = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
@@ -82,49 +86,48 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | No
             queries = [entry for entry in queries if _can_be_read(entry)]
             rankings.append((f"{kind} codes", _neighbours(index, queries, "none")))
             if kind == LABEL_FREE:
-                rankings.append(("label-free codes, then features", _neighbours(index, queries, "pool")))
+                rankings.append(
+                    ("label-free codes, then features", _neighbours(index, queries, "pool"))
+                )
             info = index.info()
-    answers = [Answer(entry, [(title, found[i]) for title, found in rankings]) for i, entry in enumerate(queries)]
-    page.write_text(_page(source, info, evaluations, answers), encoding="utf-8", errors="backslashreplace")
+    answers = [
+        Answer(entry, [(title, found[i]) for title, found in rankings])
+        for i, entry in enumerate(queries)
+    ]
+    page.write_text(
+        _page(source, info, evaluations, answers), encoding="utf-8", errors="backslashreplace"
+    )
     return Demo(output / "demo.wb", page, added, evaluations, answers, time.monotonic() - start)
 
 
 def _evaluated(index: Index, data: Dataset, progress: Progress | None) -> Evaluation:
     """Codes of ten digits need not use all of their bits."""
-    return evaluate(index, data.query, protocol=data.protocol, keep_constant_bits=True, progress=progress)
+    return evaluate(
+        index, data.query, protocol=data.protocol, keep_constant_bits=True, progress=progress
+    )
 
 
 def _train(data: Dataset, output: Path, bits: int, progress: Progress | None) -> Model:
     """DLBHC on the digits: ResNet-20 from scratch, in under a minute on 2 cores."""
     from wingbar.methods import dlbhc
     from wingbar.training import loop
+    from wingbar.training.run import Run
 
     if output.exists():
         shutil.rmtree(output)
     config = dlbhc.Config(bits=bits, latent_std=0.1, latent_bias=0.0, classifier_lr=1.0)
-    run = loop.Run(
-        backbone="resnet20", weights="none", size=32, epochs=15, lr=0.2, area=0.6, mirror=False, precision="float32", workers=0
+    run = Run(
+        backbone="resnet20",
+        weights="none",
+        size=32,
+        epochs=15,
+        lr=0.2,
+        area=0.6,
+        mirror=False,
+        precision="float32",
+        workers=0,
     )
     return loop.train(dlbhc, data.train, output, config, run, progress=progress)
-
-
-def write_digits(folder: Path) -> Path:
-    """scikit-learn's 1,797 handwritten digits as PNG files, one folder a digit. Raises WingbarError without scikit-learn."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise WingbarError(
-            "the digits come with scikit-learn: run pip install 'wingbar[demo]', or show your own images with --images DIR"
-        ) from None
-    digits = load_digits()
-    for i, (values, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = folder / str(digit) / f"{i:04}.png"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        small = Image.fromarray((values * (255 / 16)).round().astype(np.uint8))  # the values are 0..16
-        small.resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC).save(path)
-    return folder
 
 
 def text(shown: Demo) -> str:
@@ -138,13 +141,18 @@ def text(shown: Demo) -> str:
         ties = f"ties allow {e.map_low:.3f} to {e.map_high:.3f}"
         lines.append(f"  {f'MAP of {kind} {e.bits}-bit codes':36} {e.map:.3f}   ({ties})")
         if kind == LABEL_FREE:
-            lines.append(f"  {'MAP of label-free features':36} {e.feature_map:.3f}   (nearest right: {e.feature_top1:.1%})")
+            lines.append(
+                f"  {'MAP of label-free features':36} {e.feature_map:.3f}   (nearest right: "
+                f"{e.feature_top1:.1%})"
+            )
     for answer in shown.answers[:3]:
         title, hits = answer.rankings[0]
         names = " ".join(hit.label or Path(hit.path).name for hit in hits)
         lines.append(f"{answer.query.label or answer.query.path.name}  ->  {names}   ({title})")
     if shown.evaluations and TRAINED not in shown.evaluations and find_spec("torch") is None:
-        lines.append("PyTorch is not installed, so nothing was trained: pip install 'wingbar[demo]' adds it.")
+        lines.append(
+            "PyTorch is not installed, so nothing was trained: pip install 'wingbar[demo]' adds it."
+        )
     lines.append(f"Look at {shown.page} in a browser. {shown.seconds:.0f} s in all.")
     return "\n".join(lines)
 
@@ -202,20 +210,29 @@ def _neighbours(index: Index, queries: Sequence[Entry], fine: Fine) -> list[Hits
     return found
 
 
-def _page(source: Path, info: IndexInfo, evaluations: Mapping[str, Evaluation], answers: Sequence[Answer]) -> str:
+def _page(
+    source: Path, info: IndexInfo, evaluations: Mapping[str, Evaluation], answers: Sequence[Answer]
+) -> str:
     facts = [("images in the index", f"{info.items:,}"), ("bits of a code", str(info.bits))]
     for kind, e in evaluations.items():
-        facts.append((f"MAP, {kind} codes", f"{e.map:.3f} (ties: {e.map_low:.3f} to {e.map_high:.3f})"))
+        facts.append(
+            (f"MAP, {kind} codes", f"{e.map:.3f} (ties: {e.map_low:.3f} to {e.map_high:.3f})")
+        )
         facts.append((f"distinct {kind} codes", f"{e.unique_codes:,}"))
         if kind == LABEL_FREE:
             facts.append((f"MAP after re-ranking {e.shortlist}", f"{e.rerank_map:.3f}"))
             facts.append(("MAP of the features", f"{e.feature_map:.3f}"))
             facts.append(("nearest neighbour right", f"{e.feature_top1:.1%}"))
-    rows = [report.Gallery(answer.query, answer.rankings, marked=bool(evaluations)) for answer in answers]
+    rows = [
+        report.Gallery(answer.query, answer.rankings, marked=bool(evaluations))
+        for answer in answers
+    ]
     both = "by codes trained on labels (DLBHC), and " if TRAINED in evaluations else ""
     intro = (
-        f"The neighbours of {len(rows)} images of {source.name}, found by Hamming distance of {info.bits}-bit codes: {both}"
-        f"by codes that needed no labels; below those, the nearest {SHORTLIST:,} in the order of their features."
+        f"The neighbours of {len(rows)} images of {source.name}, found by Hamming distance of "
+        f"{info.bits}-bit codes: {both}"
+        f"by codes that needed no labels; below those, the nearest {SHORTLIST:,} in the order of "
+        "their features."
     )
     note = next(iter(evaluations.values())).protocol if evaluations else ""
     return report.page(f"wingbar: {source.name}", intro, facts, rows, note)

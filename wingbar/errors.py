@@ -1,4 +1,7 @@
-"""The errors that wingbar raises on purpose: one line each, with the next step where there is one."""
+"""The errors that wingbar raises on purpose: one line each, with the next step where there is
+one."""
+
+from __future__ import annotations
 
 
 class WingbarError(Exception):
@@ -27,3 +30,9 @@ class QueryError(WingbarError):
 
 class TrainingError(WingbarError):
     """A training run that cannot start or go on."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of somebody else's exception on one line of at most 200 characters; its type
+    where it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,6 +1,8 @@
-"""Files to pixels: find, read, decode, turn upright, cut and scale. The only module that knows pixels.
+"""Files to pixels: find, read, decode, turn upright, cut and scale. The only module that knows
+pixels.
 
-Training-time evaluation, indexing and queries all pass through `load`, so a file and its bytes give the same pixels.
+Training-time evaluation, indexing and queries all pass through `load`, so a file and its bytes give
+the same pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from wingbar.errors import ImageError
+from wingbar.errors import ImageError, one_line
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -35,29 +37,37 @@ class Part:
 Whole = str | os.PathLike[str] | bytes | Image.Image | Pixels
 Source = Whole | Part
 
-# Twice Pillow's own warning level, which is where Pillow itself refuses: 178,956,970 pixels, 0.5 GB as RGB.
+# Twice Pillow's own warning level, which is where Pillow itself refuses: 178,956,970 pixels, 0.5 GB
+# as RGB.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 256 * 2**20
 
-# Pillow also opens formats that start other programs (EPS) or that nobody photographs in; those are left out.
+# Pillow also opens formats that start other programs (EPS) or that nobody photographs in; those are
+# left out.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "PPM", "TIFF", "AVIF", "JPEG2000")
 _SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .ppm .pgm .pnm .tif .tiff .avif .jp2 .j2k .heic .heif".split()
+    (
+        ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .ppm .pgm .pnm .tif .tiff "
+        ".avif "
+        ".jp2 .j2k .heic .heif"
+    ).split()
 )
 _READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM"
 _ORIENTATION = 0x0112  # the EXIF tag
-STEP = 32  # sides of whole pictures are multiples of it: the stride of the last stage of every backbone
+# sides of whole pictures are multiples of it: the stride of the last stage of every backbone
+STEP = 32
 LONGEST = 2.0  # the longest side of a whole picture, times the size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How a model wants its pixels; recorded in model.json. `size` is the side of the square, in pixels.
+    """How a model wants its pixels; recorded in model.json. `size` is the side of the square, in
+    pixels.
 
-    The central square that keeps `keep` of the short side (0 < keep <= 1) is scaled to `size`, bilinear with
-    antialiasing. With `whole` nothing is cut off: the picture keeps its shape and has the area of that square, no side
-    being longer than LONGEST times `size` and each a multiple of STEP. Then it may be looked at in several `scales` of that
-    size, the outputs being averaged.
+    The central square that keeps `keep` of the short side (0 < keep <= 1) is scaled to `size`,
+    bilinear with antialiasing. With `whole` nothing is cut off: the picture keeps its shape and has
+    the area of that square, no side being longer than LONGEST times `size` and each a multiple of
+    STEP. Then it may be looked at in several `scales` of that size, the outputs being averaged.
     """
 
     size: int = 224
@@ -76,7 +86,8 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds, each sorted by path: `images`, `others`, and folders below it that cannot be listed."""
+    """What a folder holds, each sorted by path: `images`, `others`, and folders below it that
+    cannot be listed."""
 
     images: list[Path]
     others: list[Path]
@@ -100,11 +111,13 @@ def find(folder: str | os.PathLike[str]) -> Found:
 
 
 def load(source: Source, preparation: Preparation) -> Pixels:
-    """The pixels that a model sees: [size, size, 3] uint8, RGB, 0..255; or, whole, [H, W, 3] at the greatest scale.
+    """The pixels that a model sees: [size, size, 3] uint8, RGB, 0..255; or, whole, [H, W, 3] at the
+    greatest scale.
 
-    `source` is a path, the bytes of a file, a PIL image, an array [H, W, 3], [H, W, 4] or [H, W] of uint8, or a Part of one
-    of these, of which what lies outside of the picture is left out.
-    Raises ImageError with the reason when it cannot be decoded or is over the limits, or when a box holds nothing of it.
+    `source` is a path, the bytes of a file, a PIL image, an array [H, W, 3], [H, W, 4] or [H, W] of
+    uint8, or a Part of one of these, of which what lies outside of the picture is left out. Raises
+    ImageError with the reason when it cannot be decoded or is over the limits, or when a box holds
+    nothing of it.
     """
     return _fit(_open(source, round(2 * preparation.size * max(preparation.scales))), preparation)
 
@@ -114,46 +127,67 @@ def parse_box(text: str) -> Box:
     try:
         x, y, width, height = map(float, text.split(","))
     except ValueError:
-        raise ImageError(f"a box is x,y,width,height in pixels, as 10,20,300,200, not {text!r}") from None
+        raise ImageError(
+            f"a box is x,y,width,height in pixels, as 10,20,300,200, not {text!r}"
+        ) from None
     if not all(map(math.isfinite, (x, y, width, height))):
         raise ImageError(f"a box has finite numbers, not {text!r}")
     return x, y, width, height
 
 
 def at_scales(pixels: Pixels, preparation: Preparation) -> list[Pixels]:
-    """Pixels as `load` gives them, once for each different size that the preparation's scales come to."""
+    """Pixels as `load` gives them, once for each different size that the preparation's scales come
+    to."""
     if not preparation.whole:
         return [pixels]
     greatest, (height, width) = max(preparation.scales), pixels.shape[:2]
-    sizes = {_steps(width * scale / greatest, height * scale / greatest): None for scale in preparation.scales}
+    sizes = {
+        _steps(width * scale / greatest, height * scale / greatest): None
+        for scale in preparation.scales
+    }
     image = Image.fromarray(pixels)
-    return [pixels if size == (width, height) else np.asarray(image.resize(size, Image.Resampling.BILINEAR)) for size in sizes]
+    return [
+        pixels
+        if size == (width, height)
+        else np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        for size in sizes
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training varies pictures: a random box of at least `area` of the picture (0 < area <= 1) with sides of 3:4 to
-    4:3 is scaled to the square, and mirrored half of the time with `mirror`. `lighting` is the deviation of a random change
-    along the principal colours of ImageNet (Krizhevsky, Sutskever & Hinton 2012, Section 4.1)."""
+    """How training varies pictures: a random box of at least `area` of the picture (0 < area <= 1)
+    with sides of 3:4 to 4:3 is scaled to the square, and mirrored half of the time with `mirror`.
+    `lighting` is the deviation of a random change along the principal colours of ImageNet
+    (Krizhevsky, Sutskever & Hinton 2012, Section 4.1)."""
 
     area: float = 0.35
     mirror: bool = True
     lighting: float = 0.0
 
 
-def augment(source: Source, preparation: Preparation, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
-    """A varied view of a training picture: [size, size, 3] uint8. Raises ImageError as `load` does."""
+def augment(
+    source: Source, preparation: Preparation, augmentation: Augmentation, rng: np.random.Generator
+) -> Pixels:
+    """A varied view of a training picture: [size, size, 3] uint8. Raises ImageError as `load`
+    does."""
     image = _open(source, 2 * preparation.size)
     box = _random_box(image.size, augmentation.area, rng)
     square = (preparation.size, preparation.size)
     view = image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
     if augmentation.mirror and rng.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return _lit(np.asarray(view), augmentation.lighting, rng) if augmentation.lighting else np.asarray(view)
+    return (
+        _lit(np.asarray(view), augmentation.lighting, rng)
+        if augmentation.lighting
+        else np.asarray(view)
+    )
 
 
 # Principal directions of ImageNet's colours, the columns of RGB, and their deviations in bytes.
-_COLOURS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_COLOURS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
 _DEVIATIONS = 255 * np.array([0.2175, 0.0188, 0.0045])
 
 
@@ -163,8 +197,11 @@ def _lit(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
     return np.clip(pixels + change, 0, 255).round().astype(np.uint8)
 
 
-def _random_box(size: tuple[int, int], area: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A box (left, top, right, bottom) inside a picture; the whole short side squared where ten draws do not fit."""
+def _random_box(
+    size: tuple[int, int], area: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A box (left, top, right, bottom) inside a picture; the whole short side squared where ten
+    draws do not fit."""
     width, height = size
     for _ in range(10):
         wanted = rng.uniform(area, 1) * width * height
@@ -179,7 +216,8 @@ def _random_box(size: tuple[int, int], area: float, rng: np.random.Generator) ->
 
 
 def read(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file. Raises ImageError when it is missing, empty, too large or not a plain file."""
+    """The bytes of a regular file. Raises ImageError when it is missing, empty, too large or not a
+    plain file."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -200,7 +238,8 @@ def read(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def thumbnail(source: Source, side: int) -> bytes:
-    """A small upright picture for pages, as the bytes of a JPEG without EXIF: longer side at most `side` pixels."""
+    """A small upright picture for pages, as the bytes of a JPEG without EXIF: longer side at most
+    `side` pixels."""
     image = _open(source, side)
     image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
     out = io.BytesIO()
@@ -222,25 +261,43 @@ def seen(size: tuple[int, int], preparation: Preparation) -> Box:
     return (width - side) / 2, (height - side) / 2, side, side
 
 
-def overlay(picture: Image.Image, heat: NDArray[np.floating] | None, area: Box, boxes: Sequence[Box] = ()) -> bytes:
-    """A PNG of an upright picture under the colours of `heat` [h, w], which lies on the part `area` of it and is shown from
-    its least value (none) to its greatest (yellow), with numbered `boxes`."""
+def overlay(
+    picture: Image.Image, heat: NDArray[np.floating] | None, area: Box, boxes: Sequence[Box] = ()
+) -> bytes:
+    """A PNG of an upright picture under the colours of `heat` [h, w], which lies on the part `area`
+    of it and is shown from its least value (none) to its greatest (yellow), with numbered
+    `boxes`."""
     shown = picture.convert("RGB")
     x, y, width, height = (round(value) for value in area)
     if heat is not None:
         spread = float(heat.max() - heat.min())
         scaled = (heat - heat.min()) / spread if spread > 0 else np.zeros(heat.shape)
-        grey = Image.fromarray((255 * scaled).astype(np.uint8)).resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
+        grey = Image.fromarray((255 * scaled).astype(np.uint8)).resize(
+            (max(1, width), max(1, height)), Image.Resampling.BICUBIC
+        )
         level = np.asarray(grey) / 255
-        colours = np.stack([np.interp(level, _HEAT[:, 0], _HEAT[:, i]) for i in (1, 2, 3)], axis=2).astype(np.uint8)
+        colours = np.stack(
+            [np.interp(level, _HEAT[:, 0], _HEAT[:, i]) for i in (1, 2, 3)], axis=2
+        ).astype(np.uint8)
         strength = Image.fromarray((190 * np.sqrt(level)).astype(np.uint8))
         shown.paste(Image.fromarray(colours), (x, y), strength)
     pen = ImageDraw.Draw(shown)
     line = max(2, round(max(picture.size) / 200))
     for number, box in enumerate(boxes, start=1):
-        corners = [box[0], box[1], max(box[0], box[0] + box[2] - 1), max(box[1], box[1] + box[3] - 1)]
+        corners = [
+            box[0],
+            box[1],
+            max(box[0], box[0] + box[2] - 1),
+            max(box[1], box[1] + box[3] - 1),
+        ]
         pen.rectangle(corners, outline=(255, 255, 255), width=line)
-        pen.text((box[0] + 2 * line, box[1] + line), str(number), fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
+        pen.text(
+            (box[0] + 2 * line, box[1] + line),
+            str(number),
+            fill=(255, 255, 255),
+            stroke_width=1,
+            stroke_fill=(0, 0, 0),
+        )
     out = io.BytesIO()
     shown.save(out, "PNG")
     return out.getvalue()
@@ -252,7 +309,11 @@ _HEAT = np.array([[0, 40, 10, 90], [0.35, 150, 30, 120], [0.65, 235, 80, 50], [1
 
 def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name), folder)]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not _leads_back(Path(parent, name), folder)
+        ]
         yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
@@ -285,7 +346,8 @@ def _looks_like_image(path: Path) -> bool:
 
 
 def _open(source: Source, side: int | None) -> Image.Image:
-    """An upright RGB picture from any source; a large JPEG is decoded at a fraction of its size, not under `side`, if any."""
+    """An upright RGB picture from any source; a large JPEG is decoded at a fraction of its size,
+    not under `side`, if any."""
     if isinstance(source, Part):
         return _cut(_open(source.of, None), source.box)
     if isinstance(source, np.ndarray):
@@ -298,7 +360,9 @@ def _open(source: Source, side: int | None) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_pixels(image.size)
             if side is not None:
-                image.draft(None, (side, side))  # JPEG only; picks 1/2, 1/4 or 1/8 where that keeps both sides >= side
+                image.draft(
+                    None, (side, side)
+                )  # JPEG only; picks 1/2, 1/4 or 1/8 where that keeps both sides >= side
             image.load()
             return _upright_rgb(image)
     except ImageError:
@@ -309,8 +373,10 @@ def _open(source: Source, side: int | None) -> Image.Image:
         raise ImageError(f"more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
-    except Exception as error:  # on hostile bytes Pillow's decoders raise nearly every built-in exception
-        raise ImageError(f"truncated or corrupt ({_one_line(error)})") from None
+    except (
+        Exception
+    ) as error:  # on hostile bytes Pillow's decoders raise nearly every built-in exception
+        raise ImageError(f"truncated or corrupt ({one_line(error)})") from None
 
 
 def _check_pixels(size: tuple[int, int]) -> None:
@@ -319,7 +385,14 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def _why_unreadable(data: bytes) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"msf1"):
+    if data[4:8] == b"ftyp" and data[8:12] in (
+        b"heic",
+        b"heix",
+        b"heif",
+        b"mif1",
+        b"hevc",
+        b"msf1",
+    ):
         return "HEIC is not supported: convert it to JPEG"
     if data.startswith(b"%PDF"):
         return "a PDF, not an image: save its pages as PNG"
@@ -328,13 +401,16 @@ def _why_unreadable(data: bytes) -> str:
     return f"not an image in a format that can be read ({_READABLE}), or its header is corrupt"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def _from_array(array: Pixels) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(f"an array must be uint8 [H, W, 3], [H, W, 4] or [H, W], not {array.dtype} {array.shape}")
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] not in (3, 4))
+    ):
+        raise ImageError(
+            f"an array must be uint8 [H, W, 3], [H, W, 4] or [H, W], not {array.dtype} "
+            f"{array.shape}"
+        )
     if not array.size:
         raise ImageError("an array without pixels")
     _check_pixels((array.shape[1], array.shape[0]))
@@ -375,7 +451,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits is divided by 257; wider integers and floats are stretched from their least to their greatest value."""
+    """Grey of 16 bits is divided by 257; wider integers and floats are stretched from their least
+    to their greatest value."""
     values = np.asarray(image).astype(np.float64)
     finite = np.isfinite(values)
     if not finite.all():
@@ -393,7 +470,10 @@ def _cut(image: Image.Image, box: Box) -> Image.Image:
     left, top = max(0, round(x)), max(0, round(y))
     right, bottom = min(image.width, round(x + width)), min(image.height, round(y + height))
     if right <= left or bottom <= top:
-        raise ImageError(f"the box {x:g},{y:g},{width:g},{height:g} holds nothing of a picture of {image.width} x {image.height}")
+        raise ImageError(
+            f"the box {x:g},{y:g},{width:g},{height:g} holds nothing of a picture of "
+            f"{image.width} x {image.height}"
+        )
     return image.crop((left, top, right, bottom))
 
 
@@ -417,3 +497,17 @@ def _whole_size(shape: tuple[int, int], side: float) -> tuple[int, int]:
 def _steps(width: float, height: float) -> tuple[int, int]:
     """The nearest multiples of STEP, at least one."""
     return max(1, round(width / STEP)) * STEP, max(1, round(height / STEP)) * STEP
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+def printable(path: object) -> str:
+    """A path as text that can be shown and stored: bytes that are not UTF-8 become backslash
+    escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()

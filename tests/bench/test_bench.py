@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wingbar.bench import hamming
+from wingbar.bench import encoding, hamming, server
 from wingbar.errors import DataError, StoreError
 from wingbar.hamming import codes
 
@@ -14,29 +14,37 @@ from wingbar.hamming import codes
 def test_encoding_is_measured_beside_pytorch_where_there_is_one(
     shared_photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hamming, "ROUNDS", 1)
-    monkeypatch.setattr(hamming, "IMAGES", 20)
-    found = hamming.encode("general", shared_photos)
-    assert found["ratio"] == pytest.approx(found["encode_images_per_second"] / found["eager_images_per_second"])
+    monkeypatch.setattr(encoding, "ROUNDS", 1)
+    monkeypatch.setattr(encoding, "IMAGES", 20)
+    found = encoding.encode("general", shared_photos)
+    assert found["ratio"] == pytest.approx(
+        found["encode_images_per_second"] / found["eager_images_per_second"]
+    )
     assert found["images"] == 20
     monkeypatch.setattr(hamming, "find_spec", lambda name: None)
-    without = hamming.encode("general", shared_photos)
+    without = encoding.encode("general", shared_photos)
     assert (without["eager_images_per_second"], without["ratio"]) == (None, None)
     assert without["images_per_second"] > 0
     assert importlib.util.find_spec("torch") is not None
     with pytest.raises(DataError, match="no image that can be read"):
-        hamming.encode("general", tmp_path)
+        encoding.encode("general", tmp_path)
 
 
 KEYS = (
-    "unique build_s bytes_per_code single_ms batch_qps radius_us faiss_single_ms faiss_batch_qps faiss_radius_us ratio_single "
+    "unique build_s bytes_per_code single_ms batch_qps radius_us faiss_single_ms faiss_batch_qps "
+    "faiss_radius_us ratio_single "
     "ratio_batch ratio_radius bandwidth_gb_s bandwidth_share exact"
 ).split()
 
 
-@pytest.mark.parametrize(("items", "bits", "centres"), [(60_000, 48, 500), (60_000, 24, 0), (3_000, 12, 20), (2_000, 100, 20)])
-def test_hamming_search_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch, items: int, bits: int, centres: int) -> None:
-    monkeypatch.setattr(hamming, "ROUNDS", 2)
+@pytest.mark.parametrize(
+    ("items", "bits", "centres"),
+    [(60_000, 48, 500), (60_000, 24, 0), (3_000, 12, 20), (2_000, 100, 20)],
+)
+def test_hamming_search_is_measured_and_checked(
+    monkeypatch: pytest.MonkeyPatch, items: int, bits: int, centres: int
+) -> None:
+    monkeypatch.setattr(encoding, "ROUNDS", 2)
     monkeypatch.setattr(hamming, "QUERIES", 4)
     before = torch.get_num_threads()
     found = hamming.hamming(items, bits, centres=centres, peers=hamming.PEERS)
@@ -56,10 +64,12 @@ def test_hamming_search_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_wrong_answer_would_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hamming, "ROUNDS", 1)
+    monkeypatch.setattr(encoding, "ROUNDS", 1)
     monkeypatch.setattr(hamming, "QUERIES", 2)
     right = codes.Codes.within
-    monkeypatch.setattr(codes.Codes, "within", lambda self, query, radius: right(self, query, radius - 1))
+    monkeypatch.setattr(
+        codes.Codes, "within", lambda self, query, radius: right(self, query, radius - 1)
+    )
     assert hamming.hamming(3_000, 12, peers=())["exact"] is False
 
 
@@ -73,15 +83,17 @@ def test_bench_hamming_refuses_what_cannot_be_measured() -> None:
 def test_a_server_is_measured_under_load(
     shared_index_path: Path, shared_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hamming, "ROUNDS", 1)
-    monkeypatch.setattr(hamming, "IMAGES", 8)
-    monkeypatch.setattr(hamming, "SINGLE", 5)
-    found = hamming.search(shared_index_path, shared_photos, clients=3, seconds=1.0)
+    monkeypatch.setattr(encoding, "ROUNDS", 1)
+    monkeypatch.setattr(encoding, "IMAGES", 8)
+    monkeypatch.setattr(server, "SINGLE", 5)
+    found = server.search(shared_index_path, shared_photos, clients=3, seconds=1.0)
     assert (found["items"], found["clients"], found["errors"]) == (60, 3, {})
     assert found["searches"] >= 3
-    assert found["ratio"] == pytest.approx(found["searches_per_second"] / found["encode_images_per_second"])
+    assert found["ratio"] == pytest.approx(
+        found["searches_per_second"] / found["encode_images_per_second"]
+    )
     assert 0 < found["median_ms"] <= found["p99_ms"]
     assert found["by_id_overhead_ms"] == pytest.approx(found["by_id_ms"] - found["by_id_inside_ms"])
     assert found["bare_route_ms"] > 0
     with pytest.raises(StoreError, match="wingbar index"):
-        hamming.search(tmp_path / "none.wb", shared_photos)
+        server.search(tmp_path / "none.wb", shared_photos)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
-from wingbar.cli import main
+from wingbar.cli import main, options
 from wingbar.images import Preparation
 from wingbar.index.index import Index
 from wingbar.model.model import Model
@@ -39,20 +39,27 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from wingbar.cli import main as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'PIL', 'onnxruntime', 'numba', 'torch', 'tqdm', 'sqlite3'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'PIL', 'onnxruntime', 'numba', 'torch', 'tqdm', 'sqlite3'} & "
+        "set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_search_of_a_small_index_wakes_no_compiler(shared_index_path: Path, shared_photos: Path) -> None:
+def test_a_search_of_a_small_index_wakes_no_compiler(
+    shared_index_path: Path, shared_photos: Path
+) -> None:
     script = (
         "import sys; from wingbar.cli import main as cli\n"
         "cli.main(['search', *sys.argv[1:]])\n"
         "assert not {'numba', 'torch', 'scipy', 'sklearn'} & set(sys.modules)"
     )
     query = shared_photos / "red" / "000.jpg"
-    subprocess.run([sys.executable, "-c", script, shared_index_path, query], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", script, shared_index_path, query],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,10 +77,25 @@ def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [line["rank"] for line in lines] == [1, 2, 3, 1, 2, 3]
     assert lines[0]["query"] == str(query)
     assert set(lines[0]) == {"query", "rank", "id", "path", "label", "distance", "score", "columns"}
-    code, out, _ = run(capsys, "search", path, query, "--where", "label=blue", "--fine", "none", "--radius", 24, "-k", 50)
+    code, out, _ = run(
+        capsys,
+        "search",
+        path,
+        query,
+        "--where",
+        "label=blue",
+        "--fine",
+        "none",
+        "--radius",
+        24,
+        "-k",
+        50,
+    )
     assert {json.loads(line)["label"] for line in out.splitlines()} == {"blue"}
     code, out, _ = run(capsys, "info", path, "--json")
-    assert {"items", "labels", "bits", "dim", "unique_codes", "bytes", "fingerprint"} <= set(json.loads(out))
+    assert {"items", "labels", "bits", "dim", "unique_codes", "bytes", "fingerprint"} <= set(
+        json.loads(out)
+    )
     code, out, _ = run(capsys, "verify", path)
     assert (code, out) == (0, f"{path} is whole\n")
     code, out, _ = run(capsys, "index", path, "--refit", "--bits", 12)
@@ -81,7 +103,9 @@ def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "codes of 12 bits (before: 24) learnt anew from 24 images; 24 of 24 codes changed" in out
 
 
-def test_evaluate_has_the_keys(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_has_the_keys(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "a.wb"
     run(capsys, "index", path, photos, "--split", "gallery", "--bits", 12)
     assert run(capsys, "info", path)[0] == 0
@@ -89,7 +113,8 @@ def test_evaluate_has_the_keys(photos: Path, tmp_path: Path, capsys: pytest.Capt
     assert code == 0
     record = json.loads(out)
     wanted = (
-        "protocol queries gallery bits map map_low map_high map_at_1000 precision_radius_2 empty_radius_2 unique_codes "
+        "protocol queries gallery bits map map_low map_high map_at_1000 precision_radius_2 "
+        "empty_radius_2 unique_codes "
         "feature_map feature_top1 rerank_map"
     )
     assert set(wanted.split()) <= set(record)
@@ -120,9 +145,15 @@ def test_evaluate_has_the_keys(photos: Path, tmp_path: Path, capsys: pytest.Capt
         (["evaluate", "photos.wb", "photos/red"], "queries have no labels"),
         (["search", "photos.wb", "hollow/notes.txt"], "hollow/notes.txt: not an image"),
         (["evaluate", "photos.wb", "photos", "--shortlist", "-3"], "at least 1"),
-        (["index", "photos.wb", "photos/red/000.jpg", "--split", "gallery"], "is one image and has no part"),
+        (
+            ["index", "photos.wb", "photos/red/000.jpg", "--split", "gallery"],
+            "is one image and has no part",
+        ),
         (["search", "photos.wb", "photos/red/000.jpg", "-k", "0"], "at least 1"),
-        (["search", "photos.wb", "photos/red/000.jpg", "--where", "shelf=3"], "no item has a column 'shelf'"),
+        (
+            ["search", "photos.wb", "photos/red/000.jpg", "--where", "shelf=3"],
+            "no item has a column 'shelf'",
+        ),
         (["index", "photos.wb", "photos", "--bits", "48"], "has codes of 24 bits, not 48"),
         (
             ["index", "photos.wb", "photos", "--model", "tiny"],
@@ -155,7 +186,11 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["index", "a.wb", "p", "--bits", "0"], ["index", "a.wb", "p", "--threads", "-1"], ["index", "a.wb", "p", "--seed", "-1"]],
+    [
+        ["index", "a.wb", "p", "--bits", "0"],
+        ["index", "a.wb", "p", "--threads", "-1"],
+        ["index", "a.wb", "p", "--seed", "-1"],
+    ],
 )
 def test_numbers_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -181,7 +216,9 @@ def test_names_that_are_not_utf8(photos: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "LC_ALL": "C.UTF-8"}
     indexed = ["index", "a.wb", "photos", "--bits", "8", "--json"]
     for arguments in (indexed, ["search", "a.wb", name, "-k", "1"], ["demo", "--images", "."]):
-        done = subprocess.run([*wingbar, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            [*wingbar, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert b"bug" not in done.stderr
 
@@ -203,7 +240,9 @@ def test_a_bug_is_one_line_too(
     assert err.count("\n") == 1
 
 
-def test_bad_images_are_named_on_stderr(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_images_are_named_on_stderr(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for i in range(25):
         (photos / "red" / f"bad{i:02}.jpg").write_text("no")
     code, out, err = run(capsys, "index", tmp_path / "a.wb", photos, "--bits", 8)
@@ -223,7 +262,12 @@ def test_nothing_but_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "none of the images could be used" in err
 
 
-def test_ctrl_c(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -235,7 +279,16 @@ def test_ctrl_c(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_reader_that_leaves_early(shared_index_path: Path, shared_photos: Path) -> None:
     queries = [str(path) for path in sorted(shared_photos.rglob("*.jpg"))]
-    search = [sys.executable, "-m", "wingbar", "search", str(shared_index_path), *queries, "-k", "60"]
+    search = [
+        sys.executable,
+        "-m",
+        "wingbar",
+        "search",
+        str(shared_index_path),
+        *queries,
+        "-k",
+        "60",
+    ]
     process = subprocess.Popen(search, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -247,7 +300,10 @@ def test_a_reader_that_leaves_early(shared_index_path: Path, shared_photos: Path
 
 
 def test_on_a_terminal_there_is_a_table(
-    shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shared_index_path: Path,
+    shared_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     _, out, _ = run(capsys, "search", shared_index_path, shared_photos / "red" / "000.jpg", "-k", 2)
@@ -266,7 +322,9 @@ def test_info_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "bits" in run(capsys, "info", tmp_path / "m")[1]
 
 
-def test_a_damaged_index_is_exit_code_1(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_index_is_exit_code_1(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import sqlite3
 
     path = tmp_path / "a.wb"
@@ -291,7 +349,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_file_can_be_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture(1).save(tmp_path / "one.png")
     picture(2).save(tmp_path / "two.png")
-    code, out, _ = run(capsys, "index", tmp_path / "a.wb", tmp_path / "one.png", tmp_path / "two.png", "--bits", 8, "--json")
+    code, out, _ = run(
+        capsys,
+        "index",
+        tmp_path / "a.wb",
+        tmp_path / "one.png",
+        tmp_path / "two.png",
+        "--bits",
+        8,
+        "--json",
+    )
     assert code == 0
     assert json.loads(out)["items"] == 2
 
@@ -300,16 +367,31 @@ def test_the_lists_that_help_shows_are_the_real_ones() -> None:
     """They are written a second time so that --help imports neither numpy nor PyTorch."""
     from wingbar import methods
     from wingbar.bench import hamming
-    from wingbar.index import index
+    from wingbar.index import ranking
 
-    assert main.FINE == index.FINE
-    assert tuple(main.PEERS.split(",")) == hamming.PEERS
-    assert all(methods.get(name).Config for name in main.METHODS)
+    assert options.FINE == ranking.FINE
+    assert tuple(options.PEERS.split(",")) == hamming.PEERS
+    assert all(methods.get(name).Config for name in options.METHODS)
 
 
-def test_bench_hamming_prints_what_it_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wingbar.bench.hamming.ROUNDS", 1)
-    arguments = ["bench", "hamming", "--items", 2000, "--bits", 12, "--centres", 9, "--k", 5, "--peers", "numpy"]
+def test_bench_hamming_prints_what_it_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingbar.bench.encoding.ROUNDS", 1)
+    arguments = [
+        "bench",
+        "hamming",
+        "--items",
+        2000,
+        "--bits",
+        12,
+        "--centres",
+        9,
+        "--k",
+        5,
+        "--peers",
+        "numpy",
+    ]
     code, out, _ = run(capsys, *arguments, "--json")
     assert code == 0
     record = json.loads(out)
@@ -323,7 +405,10 @@ def test_bench_hamming_prints_what_it_measured(capsys: pytest.CaptureFixture[str
 
 
 def test_a_large_index_is_warmed_up(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("wingbar.hamming.codes.COMPILED_FROM", 5)
     asked: list[int] = []
@@ -338,7 +423,9 @@ def test_a_large_index_is_warmed_up(
     assert "compiled for this machine in 9 s" in err
 
 
-def test_a_fitted_model_can_be_named_again(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fitted_model_can_be_named_again(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its rotation is compared as bytes, that of another fit is refused."""
     with Index.create(tmp_path / "a.wb") as index:
         index.add(photos / "red", bits=8)
@@ -350,25 +437,52 @@ def test_a_fitted_model_can_be_named_again(photos: Path, tmp_path: Path, capsys:
     assert "leave --model out" in err
 
 
-def test_a_model_is_made_to_see_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_made_to_see_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained_model().save(tmp_path / "m")
-    assert main.main(["export", str(tmp_path / "m"), "--see", "whole 64 0.5,1", "-o", str(tmp_path / "n")]) == 0
-    assert Model.load(tmp_path / "n").preparation == Preparation(size=64, whole=True, scales=(0.5, 1.0))
-    assert main.main(["export", str(tmp_path / "m"), "--see", "square 32", "-o", str(tmp_path / "o")]) == 0
+    assert (
+        main.main(
+            ["export", str(tmp_path / "m"), "--see", "whole 64 0.5,1", "-o", str(tmp_path / "n")]
+        )
+        == 0
+    )
+    assert Model.load(tmp_path / "n").preparation == Preparation(
+        size=64, whole=True, scales=(0.5, 1.0)
+    )
+    assert (
+        main.main(["export", str(tmp_path / "m"), "--see", "square 32", "-o", str(tmp_path / "o")])
+        == 0
+    )
     assert Model.load(tmp_path / "o").preparation == Preparation(size=32)
     for wrong in ("round 64", "whole", "whole x", "whole 64 0.5,9", "square 0"):
-        assert main.main(["export", str(tmp_path / "m"), "--see", wrong, "-o", str(tmp_path / "p")]) == 2
+        assert (
+            main.main(["export", str(tmp_path / "m"), "--see", wrong, "-o", str(tmp_path / "p")])
+            == 2
+        )
         assert "--see" in capsys.readouterr().err
     assert main.main(["export", str(tmp_path / "m"), "--see", "square 32"]) == 2
     assert not (tmp_path / "p").exists()
 
 
-def test_a_report_and_a_comparison(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_and_a_comparison(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     index, data = tmp_path / "a.wb", ("--split", "query")
     run(capsys, "index", index, photos, "--bits", 16, "--split", "gallery")
     records = []
     for name, more in (("a", ()), ("b", ("--gallery-codes", "labels", "--no-exhaustive"))):
-        code, out, _ = run(capsys, "evaluate", index, photos, *data, *more, "--report", tmp_path / f"{name}.html", "--json")
+        code, out, _ = run(
+            capsys,
+            "evaluate",
+            index,
+            photos,
+            *data,
+            *more,
+            "--report",
+            tmp_path / f"{name}.html",
+            "--json",
+        )
         assert code == 0
         records.append(tmp_path / f"{name}.json")
         records[-1].write_text(out)
@@ -390,9 +504,19 @@ def test_a_report_and_a_comparison(photos: Path, tmp_path: Path, capsys: pytest.
     assert "argmax_map" in out
 
 
-def test_a_solution_of_landmarks(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_solution_of_landmarks(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(capsys, "index", tmp_path / "a.wb", photos / "red", "--bits", 8)
     (tmp_path / "s.csv").write_text("id,images,Usage\n003,001 003,Public\n")
-    code, out, _ = run(capsys, "evaluate", tmp_path / "a.wb", photos / "blue", "--solution", tmp_path / "s.csv", "--json")
+    code, out, _ = run(
+        capsys,
+        "evaluate",
+        tmp_path / "a.wb",
+        photos / "blue",
+        "--solution",
+        tmp_path / "s.csv",
+        "--json",
+    )
     assert code == 0
     assert 0 < json.loads(out)["map_at_100"] <= 1

@@ -19,7 +19,18 @@ from typing import Any
 import pytest
 
 from tests.data.test_download import Shelf, serve, zip_of
-from tests.data.test_layouts import aircraft, cifar, cub, dogs, fashion, food, mnist, nabirds, oxford, paris
+from tests.data.test_layouts import (
+    aircraft,
+    cifar,
+    cub,
+    dogs,
+    fashion,
+    food,
+    mnist,
+    nabirds,
+    oxford,
+    paris,
+)
 from wingbar.cli import main
 from wingbar.data import catalogue, download, layouts
 from wingbar.data.catalogue import DATA_SETS, DataSet
@@ -62,11 +73,17 @@ def archives(name: str) -> Files:
     if name == "stanford-dogs":
         files = dogs()
         lists = {path: data for path, data in files.items() if path.endswith(".mat")}
-        return {"images.tar": tar(below(files, "Images/"), zipped=False), "lists.tar": tar(lists, zipped=False)}
+        return {
+            "images.tar": tar(below(files, "Images/"), zipped=False),
+            "lists.tar": tar(lists, zipped=False),
+        }
     if name == "roxford5k":
         files = oxford()
         images = {Path(path).name: data for path, data in below(files, "jpg/").items()}
-        return {"oxbuild_images-v1.tgz": tar(images), "gnd_roxford5k.pkl": files["gnd_roxford5k.pkl"]}
+        return {
+            "oxbuild_images-v1.tgz": tar(images),
+            "gnd_roxford5k.pkl": files["gnd_roxford5k.pkl"],
+        }
     if name == "rparis6k":
         files = paris()
         images = {path.removeprefix("jpg/"): data for path, data in below(files, "jpg/").items()}
@@ -76,7 +93,12 @@ def archives(name: str) -> Files:
             "paris_2-v1.tgz": tar(halves[1]),
             "gnd_rparis6k.pkl": files["gnd_rparis6k.pkl"],
         }
-    make: dict[str, Callable[[], Files]] = {"cub-200-2011": cub, "fgvc-aircraft": aircraft, "food-101": food, "cifar-10": cifar}
+    make: dict[str, Callable[[], Files]] = {
+        "cub-200-2011": cub,
+        "fgvc-aircraft": aircraft,
+        "food-101": food,
+        "cifar-10": cifar,
+    }
     return {DATA_SETS[name].files[0].name: tar(make[name]())}
 
 
@@ -115,7 +137,9 @@ COUNTS = {  # train, query, gallery
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_fetch_to_read(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_fetch_to_read(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     known = stock(shelf, monkeypatch, name)
     shelf.cuts = [100, 200]
     told: list[str] = []
@@ -127,8 +151,13 @@ def test_fetch_to_read(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (len(data.train), len(data.query), len(data.gallery)) == COUNTS[name]
     everything = len({*data.train.paths, *data.query.paths, *data.gallery.paths})
     assert (report.images, report.official_images) == (everything, layouts.IMAGES[known.title])
-    assert [file.checked for file in report.files] == ["sha256" if file.sha256 else "" for file in known.files]
-    sums = {shelf.url + path[1:]: hashlib.sha256(content).hexdigest() for path, content in shelf.files.items()}
+    assert [file.checked for file in report.files] == [
+        "sha256" if file.sha256 else "" for file in known.files
+    ]
+    sums = {
+        shelf.url + path[1:]: hashlib.sha256(content).hexdigest()
+        for path, content in shelf.files.items()
+    }
     assert {file.url: file.sha256 for file in report.files} == sums
     assert {f"fetching {file.name}" for file in known.files} <= set(told)
     asked = len(shelf.asked)
@@ -160,7 +189,9 @@ def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == len(DATA_SETS)
     assert lines[0].split() == ["cub-200-2011", "11,788", "images", "200", "classes", "1.15", "GB"]
     assert main.main(["data", "list", "--json"]) == 0
-    assert [one["name"] for one in json.loads(capsys.readouterr().out)["data_sets"]] == list(DATA_SETS)
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)["data_sets"]] == list(
+        DATA_SETS
+    )
     assert main.main(["data", "info", "CIFAR_10"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("CIFAR-10: 60,000 images, 10 classes\n")
@@ -170,11 +201,16 @@ def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["data", "info", "cifar-10", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"][0]["size"] == 170_498_071
     assert main.main(["data", "info", "cifar"]) == 2
-    assert "no data set is named 'cifar': have cub-200-2011, fgvc-aircraft" in capsys.readouterr().err
+    assert (
+        "no data set is named 'cifar': have cub-200-2011, fgvc-aircraft" in capsys.readouterr().err
+    )
 
 
 def test_fetch_on_the_command_line(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shelf: Shelf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stock(shelf, monkeypatch, "roxford5k")
     monkeypatch.chdir(tmp_path)
@@ -191,9 +227,13 @@ def test_fetch_on_the_command_line(
 
 
 @pytest.mark.parametrize("name", ["cub-200-2011", "mnist"])
-def test_a_mirror_has_to_have_the_same_files(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_mirror_has_to_have_the_same_files(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     known = stock(shelf, monkeypatch, name)
-    elsewhere = replace(known, files=[replace(file, url=f"http://127.0.0.1:9/{file.name}") for file in known.files])
+    elsewhere = replace(
+        known, files=[replace(file, url=f"http://127.0.0.1:9/{file.name}") for file in known.files]
+    )
     monkeypatch.setitem(catalogue.DATA_SETS, name, elsewhere)
     report = catalogue.fetch(name, tmp_path / "a", url=f"{shelf.url}{name}/")
     assert report.files[0].url == f"{shelf.url}{name}/{known.files[0].name}"
@@ -216,23 +256,41 @@ def test_a_data_set_got_by_hand_may_have_a_mirror(shelf: Shelf, tmp_path: Path) 
     assert read_dataset(tmp_path / "birds").protocol.startswith("NABirds")
 
 
-def test_a_mirror_with_another_data_set(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for wanted, content in (("cub-200-2011", tar(food())), ("fgvc-aircraft", tar({"cat/a.jpg": b"jpeg"}))):
+def test_a_mirror_with_another_data_set(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wanted, content in (
+        ("cub-200-2011", tar(food())),
+        ("fgvc-aircraft", tar({"cat/a.jpg": b"jpeg"})),
+    ):
         known = stock(shelf, monkeypatch, wanted)
         shelf.files = dict.fromkeys(shelf.files, content)
-        monkeypatch.setitem(catalogue.DATA_SETS, wanted, replace(known, files=[replace(known.files[0], sha256="", md5="")]))
-        with pytest.raises(DataError, match=rf"does not look like {known.title}: remove .*{wanted}.fetching and fetch it from"):
+        monkeypatch.setitem(
+            catalogue.DATA_SETS,
+            wanted,
+            replace(known, files=[replace(known.files[0], sha256="", md5="")]),
+        )
+        with pytest.raises(
+            DataError,
+            match=rf"does not look like {known.title}: remove .*{wanted}.fetching and fetch it",
+        ):
             catalogue.fetch(wanted, tmp_path / wanted)
         assert not (tmp_path / wanted).exists()
     known = stock(shelf, monkeypatch, "mnist")
     swapped = fashion()
     shelf.files = {f"/mnist/{name}": data for name, data in swapped.items()}
-    monkeypatch.setitem(catalogue.DATA_SETS, "mnist", replace(known, files=[replace(f, sha256="") for f in known.files]))
+    monkeypatch.setitem(
+        catalogue.DATA_SETS,
+        "mnist",
+        replace(known, files=[replace(f, sha256="") for f in known.files]),
+    )
     with pytest.raises(DataError, match="does not look like MNIST"):
         catalogue.fetch("mnist", tmp_path / "mnist")
 
 
-def test_a_folder_with_something_in_it_is_left_alone(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_something_in_it_is_left_alone(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stock(shelf, monkeypatch, "mnist")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.jpg").write_bytes(b"mine")
@@ -251,7 +309,9 @@ def test_a_folder_with_something_in_it_is_left_alone(shelf: Shelf, tmp_path: Pat
         catalogue.fetch("mnist", tmp_path / "empty")
 
 
-def test_room_is_looked_for_before(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_looked_for_before(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = stock(shelf, monkeypatch, "cub-200-2011")
     needed = known.size + known.disk
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, needed - 1))
@@ -295,7 +355,9 @@ def test_a_killed_fetch_goes_on_and_never_looks_complete(
     assert len(wholes) == 1  # what had come was not fetched again
 
 
-def test_killed_while_it_cleans_up(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_it_cleans_up(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stock(shelf, monkeypatch, "mnist")
     with monkeypatch.context() as patched:
         real = shutil.rmtree
@@ -319,7 +381,11 @@ def test_an_archive_that_leads_outside_leaves_nothing_there(
     evil = tar({**cub(), "../../evil.txt": b"evil"})
     path = f"/{known.name}/{known.files[0].name}"
     shelf.files[path] = evil
-    monkeypatch.setitem(catalogue.DATA_SETS, known.name, replace(known, files=[replace(known.files[0], sha256="", md5="")]))
+    monkeypatch.setitem(
+        catalogue.DATA_SETS,
+        known.name,
+        replace(known, files=[replace(known.files[0], sha256="", md5="")]),
+    )
     with pytest.raises(DataError, match="leads outside"):
         catalogue.fetch(known.name, tmp_path / "deep" / "cub")
     assert not list(tmp_path.rglob("evil.txt"))
@@ -329,8 +395,12 @@ def test_an_archive_that_leads_outside_leaves_nothing_there(
 def test_a_zip_file_is_fine_too(shelf: Shelf, tmp_path: Path) -> None:
     shelf.files["/vegfru.zip"] = zip_of(tmp_path / "x.zip", nabirds()).read_bytes()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(catalogue.DATA_SETS, "nabirds", replace(DATA_SETS["nabirds"], disk=1_000_000))
-        assert catalogue.fetch("nabirds", tmp_path / "birds", url=shelf.url + "vegfru.zip").images == 3
+        patched.setitem(
+            catalogue.DATA_SETS, "nabirds", replace(DATA_SETS["nabirds"], disk=1_000_000)
+        )
+        assert (
+            catalogue.fetch("nabirds", tmp_path / "birds", url=shelf.url + "vegfru.zip").images == 3
+        )
 
 
 def test_miniatures_are_what_their_names_say() -> None:

@@ -83,7 +83,9 @@ def serve(shelf: Shelf) -> Iterator[Shelf]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         shelf.url = f"http://127.0.0.1:{httpd.server_port}/"
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread = threading.Thread(
+            target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         thread.start()
         yield shelf
         httpd.shutdown()
@@ -103,7 +105,9 @@ def sha256(data: bytes) -> str:
 def test_a_file_is_fetched_once(shelf: Shelf, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     path = tmp_path / "deep" / "data.bin"
-    found = download.fetch(shelf.url + "data.bin", path, sha256=sha256(DATA), progress=lambda *what: told.append(what))
+    found = download.fetch(
+        shelf.url + "data.bin", path, sha256=sha256(DATA), progress=lambda *what: told.append(what)
+    )
     assert found == download.Fetched(path, len(DATA), sha256(DATA), hashlib.md5(DATA).hexdigest())
     assert path.read_bytes() == DATA
     assert [p.name for p in path.parent.iterdir()] == ["data.bin"]
@@ -123,7 +127,13 @@ def test_cut_connections_go_on_where_they_were_cut(shelf: Shelf, tmp_path: Path)
 
 def test_what_came_is_kept_for_the_next_call(shelf: Shelf, tmp_path: Path) -> None:
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
-    with pytest.raises(DataError, match=r"cut after 2,000,000 of 3,000,000 bytes; 2 MB of it are kept, the same command goes on"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"cut after 2,000,000 of 3,000,000 bytes; 2 MB of it are kept, the same command "
+            r"goes on"
+        ),
+    ):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
     assert (tmp_path / "data.bin.part").stat().st_size == 2_000_000
     assert not (tmp_path / "data.bin").exists()
@@ -141,7 +151,9 @@ def test_a_killed_process_loses_nothing(shelf: Shelf, tmp_path: Path) -> None:
         "download.fetch(sys.argv[1], Path(sys.argv[2]), progress=kill)"
     )
     path = tmp_path / "data.bin"
-    killed = subprocess.run([sys.executable, "-c", script, shelf.url + "data.bin", str(path)], check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", script, shelf.url + "data.bin", str(path)], check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     assert not path.exists()
     kept = (tmp_path / "data.bin.part").stat().st_size
@@ -153,14 +165,18 @@ def test_a_killed_process_loses_nothing(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_a_process_killed_at_the_last_byte(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(DATA)
-    (tmp_path / "data.bin.part.json").write_text(f'{{"url": "{shelf.url}data.bin", "version": "\\"first\\""}}')
+    (tmp_path / "data.bin.part.json").write_text(
+        f'{{"url": "{shelf.url}data.bin", "version": "\\"first\\""}}'
+    )
     download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
     assert shelf.asked == ["bytes=3000000-"]
     assert [p.name for p in tmp_path.iterdir()] == ["data.bin"]
 
 
 @pytest.mark.parametrize("heeds_if_range", [True, False])
-def test_a_file_that_changed_meanwhile_is_fetched_anew(shelf: Shelf, tmp_path: Path, heeds_if_range: bool) -> None:
+def test_a_file_that_changed_meanwhile_is_fetched_anew(
+    shelf: Shelf, tmp_path: Path, heeds_if_range: bool
+) -> None:
     shelf.heeds_if_range = heeds_if_range
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
     with pytest.raises(DataError, match="kept"):
@@ -189,14 +205,20 @@ def test_another_address_does_not_go_on_with_the_first_one(shelf: Shelf, tmp_pat
 
 
 @pytest.mark.parametrize(("etag", "modified"), [('W/"weak"', ""), ("", "")])
-def test_without_a_version_to_ask_for_it_begins_anew(shelf: Shelf, tmp_path: Path, etag: str, modified: str) -> None:
+def test_without_a_version_to_ask_for_it_begins_anew(
+    shelf: Shelf, tmp_path: Path, etag: str, modified: str
+) -> None:
     shelf.etag, shelf.modified, shelf.cuts = etag, modified, [2_000_000]
     download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
     assert shelf.asked == ["", ""]
 
 
 def test_the_time_of_the_last_change_is_a_version_too(shelf: Shelf, tmp_path: Path) -> None:
-    shelf.etag, shelf.modified, shelf.cuts = 'W/"weak"', "Mon, 02 Jan 2012 03:04:05 GMT", [2_000_000]
+    shelf.etag, shelf.modified, shelf.cuts = (
+        'W/"weak"',
+        "Mon, 02 Jan 2012 03:04:05 GMT",
+        [2_000_000],
+    )
     download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
     assert shelf.asked == ["", "bytes=2000000-"]
 
@@ -215,7 +237,9 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up(shelf: Shelf, tmp_
 
 
 def test_a_wrong_sum_removes_what_came(shelf: Shelf, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; what came was removed"):
+    with pytest.raises(
+        DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; what came was removed"
+    ):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256="0" * 64)
     with pytest.raises(DataError, match=r"its md5 is .*, not abc; what came"):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", md5="abc")
@@ -234,12 +258,16 @@ def test_a_busy_server_is_asked_again(shelf: Shelf, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["data.bin"]
 
 
-def test_addresses_that_lead_nowhere(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_that_lead_nowhere(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "data.bin"
     with pytest.raises(DataError, match="HTTP Error 404"):
         download.fetch(shelf.url + "lost.bin", path)
     assert len(shelf.asked) == 1
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nobody listens: there is nothing to wait for"))
+    monkeypatch.setattr(
+        time, "sleep", lambda _: pytest.fail("nobody listens: there is nothing to wait for")
+    )
     with pytest.raises(DataError, match="refused"):
         download.fetch("http://127.0.0.1:9/data.bin", path)
     for address in ("file:///etc/passwd", "data.bin", "ftp://127.0.0.1/data.bin"):
@@ -250,14 +278,20 @@ def test_addresses_that_lead_nowhere(shelf: Shelf, tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_says_nothing_is_given_up(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_says_nothing_is_given_up(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.02)
-    silent = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # connects and never answers
+    silent = ThreadingHTTPServer(
+        ("127.0.0.1", 0), BaseHTTPRequestHandler
+    )  # connects and never answers
     with silent, pytest.raises(DataError, match="timed out"):
         download.fetch(f"http://127.0.0.1:{silent.server_port}/", tmp_path / "data.bin")
 
 
-def test_a_full_disk_is_seen_before(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_seen_before(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1_000_000))
     with pytest.raises(DataError, match=r"needs 3 MB and its disk has 1 MB free: free some"):
         download.fetch(shelf.url + "data.bin", tmp_path / "new" / "data.bin")
@@ -272,7 +306,9 @@ class FullDisk(io.FileIO):
         return super().write(data)
 
 
-def test_a_disk_that_fills_up_keeps_what_came(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_keeps_what_came(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, real = tmp_path / "data.bin", Path.open
 
     def opened(self: Path, mode: str = "r", **options: Any) -> Any:
@@ -298,7 +334,12 @@ def test_two_processes_do_not_write_one_file(shelf: Shelf, tmp_path: Path) -> No
 
 
 def test_sizes_for_people() -> None:
-    assert [download.gigabytes(n) for n in (5, 1500, 170_498_071, 1_150_585_339)] == ["5 bytes", "1.5 kB", "170 MB", "1.15 GB"]
+    assert [download.gigabytes(n) for n in (5, 1500, 170_498_071, 1_150_585_339)] == [
+        "5 bytes",
+        "1.5 kB",
+        "170 MB",
+        "1.15 GB",
+    ]
 
 
 # -- archives
@@ -329,7 +370,11 @@ def test_archives(tmp_path: Path, ending: str) -> None:
     (zip_of if ending == ".zip" else tar_of)(archive, files)
     told: list[tuple[str, int, int]] = []
     download.unpack(archive, tmp_path / "out", lambda *what: told.append(what))
-    found = {str(p.relative_to(tmp_path / "out")): p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    found = {
+        str(p.relative_to(tmp_path / "out")): p.read_bytes()
+        for p in (tmp_path / "out").rglob("*")
+        if p.is_file()
+    }
     assert found == {"data/a.txt": b"one", "data/deep/b.txt": b"two"}
     assert told[-1][0] == f"unpacking data{ending}"
     assert 0 < told[-1][1] <= told[-1][2]
@@ -341,14 +386,19 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
     return info
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/tmp/out.txt", "..\\out.txt", "C:\\out.txt", "C:/out.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["../out.txt", "a/../../out.txt", "/tmp/out.txt", "..\\out.txt", "C:\\out.txt", "C:/out.txt"],
+)
 @pytest.mark.parametrize("ending", [".tar", ".zip"])
 def test_paths_that_lead_outside(tmp_path: Path, name: str, ending: str) -> None:
     archive = tmp_path / f"bad{ending}"
     (zip_of if ending == ".zip" else tar_of)(archive, {"good.txt": b"x", name: b"evil"})
     with pytest.raises(DataError, match="leads outside"):
         download.unpack(archive, tmp_path / "in" / "out")
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in (archive.name, "good.txt")]
+    assert not [
+        p for p in tmp_path.rglob("*") if p.is_file() and p.name not in (archive.name, "good.txt")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -392,7 +442,9 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize("ending", [".tar.gz", ".tar", ".zip"])
 def test_damaged_archives(tmp_path: Path, ending: str) -> None:
     archive = tmp_path / f"data{ending}"
-    (zip_of if ending == ".zip" else tar_of)(archive, {"a": DATA[:50_000], "b": DATA[50_000:90_000]})
+    (zip_of if ending == ".zip" else tar_of)(
+        archive, {"a": DATA[:50_000], "b": DATA[50_000:90_000]}
+    )
     whole = archive.read_bytes()
     for size in (0, 20, 40_000, 70_000):
         archive.write_bytes(whole[:size])
@@ -408,11 +460,16 @@ def test_what_is_an_archive() -> None:
     assert [download.is_archive(Path(name)) for name in names] == [True] * 4 + [False] * 3
 
 
-def test_a_disk_that_fills_up_while_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_while_unpacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     archive = tar_of(tmp_path / "data.tar", {"a": b"x"})
     monkeypatch.setattr(tarfile.TarFile, "extract", full)
-    with pytest.raises(DataError, match=r"the disk of .*out filled up while .*data.tar was unpacked: free some space"):
+    with pytest.raises(
+        DataError,
+        match=r"the disk of .*out filled up while .*data.tar was unpacked: free some space",
+    ):
         download.unpack(archive, tmp_path / "out")

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wingbar.data import layouts
+from wingbar.data import layouts, unpickle
 from wingbar.data.catalogue import DATA_SETS
 from wingbar.data.readers import read_dataset, read_images
+from wingbar.data.records import Truth
 from wingbar.errors import DataError
-from wingbar.evaluation.metrics import Truth
 
 Files = dict[str, bytes]
 
@@ -36,8 +36,14 @@ def text(*lines: str) -> bytes:
 
 
 def cub() -> Files:
-    names = ["001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg", "001.Black_footed_Albatross/x_0002.jpg"]
-    names += ["200.Common_Yellowthroat/Common_Yellowthroat_0003.jpg", "200.Common_Yellowthroat/y_0004.jpg"]
+    names = [
+        "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg",
+        "001.Black_footed_Albatross/x_0002.jpg",
+    ]
+    names += [
+        "200.Common_Yellowthroat/Common_Yellowthroat_0003.jpg",
+        "200.Common_Yellowthroat/y_0004.jpg",
+    ]
     top = "CUB_200_2011"
     return {
         "attributes.txt": text("1 has_bill_shape::curved_(up_or_down)"),
@@ -54,12 +60,26 @@ def cub() -> Files:
 
 
 def nabirds() -> Files:
-    ids = ["0000139e-21dc-4d0c-bfe1-4cae3c85c829", "0000d9fc-4e02-4c06-a0af-a55cfb16b12b", "00019306-9d83-4334-b255-a447742edce3"]
-    names = ["0817/0000139e21dc4d0cbfe14cae3c85c829.jpg", "0860/0000d9fc4e024c06a0afa55cfb16b12b.jpg", "0900/x.jpg"]
+    ids = [
+        "0000139e-21dc-4d0c-bfe1-4cae3c85c829",
+        "0000d9fc-4e02-4c06-a0af-a55cfb16b12b",
+        "00019306-9d83-4334-b255-a447742edce3",
+    ]
+    names = [
+        "0817/0000139e21dc4d0cbfe14cae3c85c829.jpg",
+        "0860/0000d9fc4e024c06a0afa55cfb16b12b.jpg",
+        "0900/x.jpg",
+    ]
     return {
         **{f"nabirds/images/{name}": b"jpeg" for name in names},
         "nabirds/images.txt": text(*[f"{i} {name}" for i, name in zip(ids, names, strict=True)]),
-        "nabirds/classes.txt": text("0 Birds", "817 Oak Titmouse", "860 House Sparrow", "900 House Sparrow", "901 House Sparrow"),
+        "nabirds/classes.txt": text(
+            "0 Birds",
+            "817 Oak Titmouse",
+            "860 House Sparrow",
+            "900 House Sparrow",
+            "901 House Sparrow",
+        ),
         "nabirds/hierarchy.txt": text("817 0", "860 0", "900 0", "901 0"),
         "nabirds/image_class_labels.txt": text(f"{ids[0]} 817", f"{ids[1]} 860", f"{ids[2]} 900"),
         "nabirds/train_test_split.txt": text(f"{ids[0]} 1", f"{ids[1]} 0", f"{ids[2]} 1"),
@@ -69,10 +89,18 @@ def nabirds() -> Files:
 
 def aircraft() -> Files:
     top = "fgvc-aircraft-2013b/data"
-    parts = {"train": ["0034309 A300B4"], "val": ["0034958 Boeing 737-700"], "test": ["0037511 A300B4", "0037512 DC-9-30"]}
+    parts = {
+        "train": ["0034309 A300B4"],
+        "val": ["0034958 Boeing 737-700"],
+        "test": ["0037511 A300B4", "0037512 DC-9-30"],
+    }
     parts["trainval"] = parts["train"] + parts["val"]
     return {
-        **{f"{top}/images/{line.split()[0]}.jpg": b"jpeg" for lines in parts.values() for line in lines},
+        **{
+            f"{top}/images/{line.split()[0]}.jpg": b"jpeg"
+            for lines in parts.values()
+            for line in lines
+        },
         **{f"{top}/images_variant_{part}.txt": text(*lines) for part, lines in parts.items()},
         f"{top}/images_test.txt": text("0037511", "0037512"),
         f"{top}/variants.txt": text("A300B4", "Boeing 737-700", "DC-9-30"),
@@ -81,12 +109,25 @@ def aircraft() -> Files:
 
 
 def food() -> Files:
-    parts = {"train": {"apple_pie": ["apple_pie/1005649", "apple_pie/1014775"], "churros": ["churros/1004234"]}}
+    parts = {
+        "train": {
+            "apple_pie": ["apple_pie/1005649", "apple_pie/1014775"],
+            "churros": ["churros/1004234"],
+        }
+    }
     parts["test"] = {"apple_pie": ["apple_pie/1011328"], "churros": ["churros/1061830"]}
-    names = {part: [name for of_class in classes.values() for name in of_class] for part, classes in parts.items()}
+    names = {
+        part: [name for of_class in classes.values() for name in of_class]
+        for part, classes in parts.items()
+    }
     return {
-        **{f"food-101/images/{name}.jpg": b"jpeg" for of_part in names.values() for name in of_part},
-        **{f"food-101/meta/{part}.json": json.dumps(classes).encode() for part, classes in parts.items()},
+        **{
+            f"food-101/images/{name}.jpg": b"jpeg" for of_part in names.values() for name in of_part
+        },
+        **{
+            f"food-101/meta/{part}.json": json.dumps(classes).encode()
+            for part, classes in parts.items()
+        },
         **{f"food-101/meta/{part}.txt": text(*of_part) for part, of_part in names.items()},
         "food-101/meta/classes.txt": text("apple_pie", "churros"),
         "food-101/meta/labels.txt": text("Apple pie", "Churros"),
@@ -96,7 +137,10 @@ def food() -> Files:
 
 
 def vegfru() -> Files:
-    parts = {"train": ["veg200_images/cardoon/v_14_03_0001.jpg 0"], "val": ["veg200_images/cardoon/v_14_03_0002.jpg 0"]}
+    parts = {
+        "train": ["veg200_images/cardoon/v_14_03_0001.jpg 0"],
+        "val": ["veg200_images/cardoon/v_14_03_0002.jpg 0"],
+    }
     parts["test"] = ["fru92_images/lemon/f_01_0001.jpg 200", "fru92_images/lemon/f_01_0002.jpg 200"]
     return {
         **{line.split()[0]: b"jpeg" for lines in parts.values() for line in lines},
@@ -116,12 +160,19 @@ def mat(**values: Any) -> bytes:
 
 
 def dogs() -> Files:
-    parts = {"train": ["n02085620-Chihuahua/n02085620_5927.jpg", "n02116738-African_hunting_dog/n02116738_1105.jpg"]}
+    parts = {
+        "train": [
+            "n02085620-Chihuahua/n02085620_5927.jpg",
+            "n02116738-African_hunting_dog/n02116738_1105.jpg",
+        ]
+    }
     parts["test"] = ["n02085620-Chihuahua/n02085620_2650.jpg"]
     files = {f"Images/{name}": b"jpeg" for names in parts.values() for name in names}
     for part, names in [*parts.items(), ("file", parts["train"] + parts["test"])]:
         cells = np.array(names, object)[:, None]
-        files[f"{part}_list.mat"] = mat(file_list=cells, annotation_list=cells, labels=np.ones((len(names), 1)))
+        files[f"{part}_list.mat"] = mat(
+            file_list=cells, annotation_list=cells, labels=np.ones((len(names), 1))
+        )
     return files
 
 
@@ -139,7 +190,9 @@ def python2(value: Any) -> bytes:
         if isinstance(value, float):
             return b"G" + struct.pack(">d", value)
         if isinstance(value, dict):
-            return b"}(" + b"".join(write(key) + write(inner) for key, inner in value.items()) + b"u"
+            return (
+                b"}(" + b"".join(write(key) + write(inner) for key, inner in value.items()) + b"u"
+            )
         if isinstance(value, list):
             return b"](" + b"".join(map(write, value)) + b"e"
         if isinstance(value, tuple):
@@ -147,8 +200,22 @@ def python2(value: Any) -> bytes:
         assert isinstance(value, np.ndarray)
         kind = b"cnumpy\ndtype\n" + write((value.dtype.str[1:], 0, 1)) + b"R"
         kind += write((3, value.dtype.str[0], None, None, None, -1, -1, 0)) + b"b"
-        made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + write((0,)) + write("b") + b"tR"
-        return made + b"(" + write(1) + write(value.shape) + kind + b"\x89" + write(value.tobytes()) + b"tb"
+        made = (
+            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
+            + write((0,))
+            + write("b")
+            + b"tR"
+        )
+        return (
+            made
+            + b"("
+            + write(1)
+            + write(value.shape)
+            + kind
+            + b"\x89"
+            + write(value.tobytes())
+            + b"tb"
+        )
 
     return b"\x80\x02" + write(value) + b"."
 
@@ -161,24 +228,39 @@ def cifar(each: int = 2) -> Files:
     top, files = "cifar-10-batches-py", {}
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
         data, labels = rng.integers(0, 256, (3 * each, 3072), np.uint8), [0, 1, 2] * each
-        batch = {"batch_label": name, "labels": labels, "data": data, "filenames": [f"{i}.png" for i in range(3 * each)]}
+        batch = {
+            "batch_label": name,
+            "labels": labels,
+            "data": data,
+            "filenames": [f"{i}.png" for i in range(3 * each)],
+        }
         files[f"{top}/{name}"] = python2(batch)
     meta = {"num_cases_per_batch": 3 * each, "label_names": CIFAR_NAMES, "num_vis": 3072}
     return {**files, f"{top}/batches.meta": python2(meta), f"{top}/readme.html": b"<html>"}
 
 
 def idx(values: np.ndarray[Any, Any]) -> bytes:
-    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.astype(np.uint8).tobytes()
+    return (
+        struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+        + values.astype(np.uint8).tobytes()
+    )
 
 
 def mnist(labels: tuple[int, ...] = (7, 2, 1, 0, 4, 1, 4, 9, 5, 9), zipped: bool = True) -> Files:
     rng = np.random.default_rng(0)
     parts = {"train": np.array([3, 3, 8]), "t10k": np.array(labels)}
     plain = {
-        **{f"{part}-images-idx3-ubyte": idx(rng.integers(0, 256, (len(values), 28, 28))) for part, values in parts.items()},
+        **{
+            f"{part}-images-idx3-ubyte": idx(rng.integers(0, 256, (len(values), 28, 28)))
+            for part, values in parts.items()
+        },
         **{f"{part}-labels-idx1-ubyte": idx(values) for part, values in parts.items()},
     }
-    return {f"{name}.gz": gzip.compress(data, mtime=0) for name, data in plain.items()} if zipped else plain
+    return (
+        {f"{name}.gz": gzip.compress(data, mtime=0) for name, data in plain.items()}
+        if zipped
+        else plain
+    )
 
 
 def fashion() -> Files:
@@ -190,8 +272,18 @@ def truth_of(gallery: list[str], arrays: bool = False) -> dict[str, Any]:
         return np.array(values, np.int64) if arrays else values
 
     gnd = [
-        {"bbx": [136.5, 34.1, 648.5, 955.7], "easy": numbers([0, 2]), "hard": numbers([1]), "junk": numbers([])},
-        {"bbx": np.array([-3.0, 0.4, 10.0, 20.0]), "easy": numbers([]), "hard": numbers([2]), "junk": numbers([0])},
+        {
+            "bbx": [136.5, 34.1, 648.5, 955.7],
+            "easy": numbers([0, 2]),
+            "hard": numbers([1]),
+            "junk": numbers([]),
+        },
+        {
+            "bbx": np.array([-3.0, 0.4, 10.0, 20.0]),
+            "easy": numbers([]),
+            "hard": numbers([2]),
+            "junk": numbers([0]),
+        },
     ]
     return {"gnd": gnd, "imlist": gallery, "qimlist": ["all_souls_000013", "worcester_000065"]}
 
@@ -199,7 +291,10 @@ def truth_of(gallery: list[str], arrays: bool = False) -> dict[str, Any]:
 def oxford() -> Files:
     gallery = ["all_souls_000051", "all_souls_000206", "oxford_002734"]
     names = [*gallery, "all_souls_000013", "worcester_000065", "not_listed_000001"]
-    return {**{f"jpg/{name}.jpg": b"jpeg" for name in names}, "gnd_roxford5k.pkl": python2(truth_of(gallery))}
+    return {
+        **{f"jpg/{name}.jpg": b"jpeg" for name in names},
+        "gnd_roxford5k.pkl": python2(truth_of(gallery)),
+    }
 
 
 def paris() -> Files:
@@ -266,15 +361,25 @@ def test_cub(tmp_path: Path) -> None:
     data = read_dataset(put(tmp_path, cub()))
     assert data.protocol == "CUB-200-2011 (4 of 11,788 images): query=test, gallery=train"
     assert named(data.query) == ["001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"]
-    assert data.train.labels == ["001.Black_footed_Albatross", "200.Common_Yellowthroat", "200.Common_Yellowthroat"]
+    assert data.train.labels == [
+        "001.Black_footed_Albatross",
+        "200.Common_Yellowthroat",
+        "200.Common_Yellowthroat",
+    ]
     first = data.query[0]
-    assert first.path == tmp_path / "CUB_200_2011/images/001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
+    assert (
+        first.path
+        == tmp_path
+        / "CUB_200_2011/images/001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
+    )
     assert first.box is None  # whole birds are searched for
     assert first.columns == {"bounding_box": "60.0,27.0,325.0,304.0"}
     assert data == read_dataset(tmp_path / "CUB_200_2011")
 
 
-def test_the_official_number_of_images_is_the_plain_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_official_number_of_images_is_the_plain_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(layouts.IMAGES, "CUB-200-2011", 4)
     assert read_dataset(put(tmp_path, cub())).protocol == "CUB-200-2011: query=test, gallery=train"
     assert read_images(tmp_path, "train").protocol == "CUB-200-2011: train"
@@ -297,8 +402,14 @@ def test_aircraft(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("removed", ["none", "json"])
 def test_food(tmp_path: Path, removed: str) -> None:
-    data = read_dataset(put(tmp_path, {name: value for name, value in food().items() if not name.endswith(removed)}))
-    assert named(data.train) == ["apple_pie/1005649.jpg", "apple_pie/1014775.jpg", "churros/1004234.jpg"]
+    data = read_dataset(
+        put(tmp_path, {name: value for name, value in food().items() if not name.endswith(removed)})
+    )
+    assert named(data.train) == [
+        "apple_pie/1005649.jpg",
+        "apple_pie/1014775.jpg",
+        "churros/1004234.jpg",
+    ]
     assert named(data.query) == ["apple_pie/1011328.jpg", "churros/1061830.jpg"]
 
 
@@ -316,16 +427,25 @@ def test_vegfru(tmp_path: Path) -> None:
 
 def test_dogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = read_dataset(put(tmp_path, dogs()))
-    assert named(data.train) == ["n02085620-Chihuahua/n02085620_5927.jpg", "n02116738-African_hunting_dog/n02116738_1105.jpg"]
+    assert named(data.train) == [
+        "n02085620-Chihuahua/n02085620_5927.jpg",
+        "n02116738-African_hunting_dog/n02116738_1105.jpg",
+    ]
     assert named(data.query) == ["n02085620-Chihuahua/n02085620_2650.jpg"]
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(DataError, match=r"needs SciPy to be read: run pip install 'wingbar\[train\]'"):
+    with pytest.raises(
+        DataError, match=r"needs SciPy to be read: run pip install 'wingbar\[train\]'"
+    ):
         read_dataset(tmp_path)
 
 
 def test_landmarks(tmp_path: Path) -> None:
     images = read_images(put(tmp_path, landmarks()), "train")
-    assert named(images) == ["1/17660ef415d37059.jpg", "1/92b6290d571448f6.jpg", "7/cd41bf948edc0340.jpg"]
+    assert named(images) == [
+        "1/17660ef415d37059.jpg",
+        "1/92b6290d571448f6.jpg",
+        "7/cd41bf948edc0340.jpg",
+    ]
     shutil.move(tmp_path / "train", tmp_path / "moved")
     for letter in (tmp_path / "moved").iterdir():
         letter.rename(tmp_path / letter.name)
@@ -343,7 +463,9 @@ def test_cifar(tmp_path: Path) -> None:
     assert (len(data.train), len(data.query)) == (30, 6)
     folder = tmp_path / "cifar-10-batches-py" / "wingbar-images"
     batch = pickle.loads(files["cifar-10-batches-py/data_batch_2"], encoding="latin1")
-    picture = np.asarray(Image.open(folder / "train" / "automobile" / "00007.png"))  # the second of the second batch
+    picture = np.asarray(
+        Image.open(folder / "train" / "automobile" / "00007.png")
+    )  # the second of the second batch
     np.testing.assert_array_equal(picture, batch["data"][1].reshape(3, 32, 32).transpose(1, 2, 0))
     assert {entry.label for entry in data.query} == set(CIFAR_NAMES)
     assert data.query[0].path == folder / "test" / "airplane" / "00000.png"
@@ -353,11 +475,18 @@ def test_cifar(tmp_path: Path) -> None:
 def test_batches_pickled_by_python_3(tmp_path: Path, protocol: int) -> None:
     files = cifar()
     again = {
-        name: pickle.dumps(pickle.loads(data, encoding="latin1"), protocol=protocol) if "batch" in Path(name).name else data
+        name: pickle.dumps(pickle.loads(data, encoding="latin1"), protocol=protocol)
+        if "batch" in Path(name).name
+        else data
         for name, data in files.items()
     }
-    first, second = read_dataset(put(tmp_path / "a", files)), read_dataset(put(tmp_path / "b", again))
-    assert [p.read_bytes() for p in first.train.paths] == [p.read_bytes() for p in second.train.paths]
+    first, second = (
+        read_dataset(put(tmp_path / "a", files)),
+        read_dataset(put(tmp_path / "b", again)),
+    )
+    assert [p.read_bytes() for p in first.train.paths] == [
+        p.read_bytes() for p in second.train.paths
+    ]
 
 
 def test_pictures_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +499,9 @@ def test_pictures_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.stat().st_mtime_ns for path in first.train.paths] == before
 
 
-def test_a_killed_unpacking_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_unpacking_leaves_nothing_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(tmp_path, cifar())
     folder = tmp_path / "cifar-10-batches-py"
     with monkeypatch.context() as patched:
@@ -378,7 +509,10 @@ def test_a_killed_unpacking_leaves_nothing_that_looks_whole(tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             read_dataset(tmp_path)
     assert not list(folder.glob("*wingbar*")) + list(folder.glob(".wingbar*"))
-    for name, age in ((".wingbar-images-old", 7200), (".wingbar-images-new", 60)):  # of killed and of running processes
+    for name, age in (
+        (".wingbar-images-old", 7200),
+        (".wingbar-images-new", 60),
+    ):  # of killed and of running processes
         (folder / name / "train").mkdir(parents=True)
         os.utime(folder / name, (time.time() - age, time.time() - age))
     assert len(read_images(tmp_path)) == 36
@@ -401,13 +535,19 @@ def test_another_process_may_unpack_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list((tmp_path / "b" / "cifar-10-batches-py").glob(".wingbar*"))
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(**_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(layouts.tempfile, "mkdtemp", refused)  # type: ignore[attr-defined]
     with pytest.raises(
-        DataError, match=r"cannot be written to \(Permission denied\).*copy the data set to a folder that you can"
+        DataError,
+        match=(
+            r"cannot be written to \(Permission denied\).*copy the data set to a folder that "
+            r"you can"
+        ),
     ):
         read_dataset(put(tmp_path, cifar()))
 
@@ -425,13 +565,20 @@ def test_mnist(tmp_path: Path, zipped: bool) -> None:
     assert named(data.train) == ["3/00000.png", "3/00001.png", "8/00002.png"]
     assert sorted(str(label) for label in data.query.labels) == list("0112445799")
     raw = files["train-images-idx3-ubyte" + ".gz" * zipped]
-    pixels = np.frombuffer((gzip.decompress(raw) if zipped else raw)[16:], np.uint8).reshape(3, 28, 28)
+    pixels = np.frombuffer((gzip.decompress(raw) if zipped else raw)[16:], np.uint8).reshape(
+        3, 28, 28
+    )
     np.testing.assert_array_equal(np.asarray(Image.open(data.train[2].path)), pixels[2])
 
 
 def test_the_others_in_files_of_the_same_names(tmp_path: Path) -> None:
-    assert read_dataset(put(tmp_path / "a", fashion())).protocol.startswith("Fashion-MNIST (13 of 70,000 images): query=test")
-    assert read_dataset(put(tmp_path / "b", mnist((1, 2)))).protocol == "idx: query=test, gallery=train"
+    assert read_dataset(put(tmp_path / "a", fashion())).protocol.startswith(
+        "Fashion-MNIST (13 of 70,000 images): query=test"
+    )
+    assert (
+        read_dataset(put(tmp_path / "b", mnist((1, 2)))).protocol
+        == "idx: query=test, gallery=train"
+    )
     renamed = {name.replace("-idx", ".idx"): data for name, data in mnist(zipped=False).items()}
     assert read_dataset(put(tmp_path / "c", renamed)).protocol.startswith("MNIST")
 
@@ -447,7 +594,10 @@ def test_revisited(tmp_path: Path, name: str, make: Callable[[], Files]) -> None
     assert [entry.path.stem for entry in data.query] == ["all_souls_000013", "worcester_000065"]
     assert [entry.box for entry in data.query] == [(136, 34, 512, 922), (0, 0, 10, 20)]
     assert [entry.box for entry in data.gallery] == [None] * 3
-    assert data.gallery[0].path.stem in ("all_souls_000051", "paris_defense_000605")  # the order of the list is kept
+    assert data.gallery[0].path.stem in (
+        "all_souls_000051",
+        "paris_defense_000605",
+    )  # the order of the list is kept
     assert data.truth == [Truth([0, 2], [1], []), Truth([], [2], [0])]
     assert not data.query.labelled
     with pytest.raises(DataError, match="has no labels: protocol unseen"):
@@ -457,7 +607,13 @@ def test_revisited(tmp_path: Path, name: str, make: Callable[[], Files]) -> None
 def test_revisited_with_what_does_not_fit(tmp_path: Path) -> None:
     files = oxford()
     (put(tmp_path, files) / "jpg" / "oxford_002734.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 5 images are not there, the first is oxford_002734.jpg: unpack the images into"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"1 of 5 images are not there, the first is oxford_002734.jpg: unpack the images "
+            r"into"
+        ),
+    ):
         read_dataset(tmp_path)
     good = truth_of(["all_souls_000051", "all_souls_000206", "oxford_002734"])
     put(tmp_path, files)
@@ -466,7 +622,10 @@ def test_revisited_with_what_does_not_fit(tmp_path: Path) -> None:
         ({**good, "imlist": ["all_souls_000051"]}, "names image 2, its gallery has 1"),
         ({"imlist": []}, "is not the ground truth"),
         ({**good, "gnd": [{"bbx": [1.0]}]}, "is not the ground truth"),
-        ({**good, "gnd": [{**good["gnd"][0], "bbx": [float("nan")] * 4}]}, "is not the ground truth"),
+        (
+            {**good, "gnd": [{**good["gnd"][0], "bbx": [float("nan")] * 4}]},
+            "is not the ground truth",
+        ),
         ([1, 2], "cannot be read"),
     ]
     for content, reason in wrong:
@@ -497,7 +656,9 @@ class Evil:
         b"\x80\x04noise",
     ],
 )
-def test_hostile_pickles_run_nothing(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_pickles_run_nothing(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (put(tmp_path, oxford()) / "gnd_roxford5k.pkl").write_bytes(content)
     with pytest.raises(DataError, match=r"gnd_roxford5k.pkl cannot be read \(.*\): fetch it again"):
@@ -506,14 +667,26 @@ def test_hostile_pickles_run_nothing(tmp_path: Path, content: bytes, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "array", [np.arange(6.0).reshape(2, 3), np.array([1, 2], ">i4"), np.asfortranarray(np.eye(3)), np.empty(0)]
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.array([1, 2], ">i4"),
+        np.asfortranarray(np.eye(3)),
+        np.empty(0),
+    ],
 )
 def test_arrays_come_back_from_pickles(tmp_path: Path, array: np.ndarray[Any, Any]) -> None:
-    contents = [pickle.dumps({"x": array, "y": array.dtype.type(3)}, protocol=protocol) for protocol in range(2, 6)]
-    for content in [*contents, *([python2({"x": array, "y": 3.0})] if array.flags.c_contiguous else [])]:
+    contents = [
+        pickle.dumps({"x": array, "y": array.dtype.type(3)}, protocol=protocol)
+        for protocol in range(2, 6)
+    ]
+    for content in [
+        *contents,
+        *([python2({"x": array, "y": 3.0})] if array.flags.c_contiguous else []),
+    ]:
         (tmp_path / "a.pkl").write_bytes(content)
-        back = layouts._unpickled(tmp_path / "a.pkl")
-        np.testing.assert_array_equal(layouts._numbers(back["x"]), array)
+        back = unpickle._unpickled(tmp_path / "a.pkl")
+        np.testing.assert_array_equal(unpickle._numbers(back["x"]), array)
         assert back["y"] == 3
 
 
@@ -528,7 +701,11 @@ def test_images_that_are_missing(tmp_path: Path) -> None:
             lost = next(path for path in files if path.endswith(".jpg"))
             put(tmp_path / name, {path: data for path, data in files.items() if path != lost})
             with pytest.raises(
-                DataError, match=rf"1 of \d listed images are not there, the first is .*{Path(lost).name}: unpack"
+                DataError,
+                match=(
+                    rf"1 of \d listed images are not there, the first is .*{Path(lost).name}: "
+                    r"unpack"
+                ),
             ):
                 read_dataset(tmp_path / name)
 
@@ -541,44 +718,156 @@ CIFAR = "cifar-10-batches-py/"
 @pytest.mark.parametrize(
     ("make", "file", "content", "reason"),
     [
-        (cub, CUB + "images.txt", text("1 a/b.jpg"), r"images.txt has 1 images and image_class_labels.txt 4"),
-        (cub, CUB + "image_class_labels.txt", text("1 1", "2 1", "3 200", "4 7"), "image 4 is of class 7, which classes.txt"),
-        (cub, CUB + "train_test_split.txt", text("1 0", "2 1", "3 1", "4 2"), "image 4 has '2', not 0 or 1"),
-        (cub, CUB + "train_test_split.txt", text("1 0", "1 1"), "line 2: 1 stands there a second time"),
+        (
+            cub,
+            CUB + "images.txt",
+            text("1 a/b.jpg"),
+            r"images.txt has 1 images and image_class_labels.txt 4",
+        ),
+        (
+            cub,
+            CUB + "image_class_labels.txt",
+            text("1 1", "2 1", "3 200", "4 7"),
+            "image 4 is of class 7, which classes.txt",
+        ),
+        (
+            cub,
+            CUB + "train_test_split.txt",
+            text("1 0", "2 1", "3 1", "4 2"),
+            "image 4 has '2', not 0 or 1",
+        ),
+        (
+            cub,
+            CUB + "train_test_split.txt",
+            text("1 0", "1 1"),
+            "line 2: 1 stands there a second time",
+        ),
         (cub, CUB + "classes.txt", text("1"), "line 1: expected a name and a value"),
         (cub, CUB + "classes.txt", None, r"classes.txt cannot be read \(No such file"),
         (cub, CUB + "classes.txt", b"\xff\xfe\x00", "is not text in UTF-8"),
-        (nabirds, "nabirds/train_test_split.txt", text("x 1"), "images.txt has 3 images and train_test_split.txt 1"),
+        (
+            nabirds,
+            "nabirds/train_test_split.txt",
+            text("x 1"),
+            "images.txt has 3 images and train_test_split.txt 1",
+        ),
         (aircraft, AIRCRAFT + "images_variant_trainval.txt", None, "cannot be read"),
         (aircraft, AIRCRAFT + "images_variant_test.txt", b"", "list of its test images is empty"),
         (food, "food-101/meta/train.json", b"{", "train.json cannot be read"),
         (food, "food-101/meta/train.json", b'["apple"]', "train.json cannot be read"),
         (food, "food-101/meta/test.json", b'{"a": ["apple"]}', "expected class/image, not 'apple'"),
-        (vegfru, "vegfru_list/vegfru_test.txt", text("lemon.jpg"), "line 1: expected veg200_images/class/image.jpg"),
+        (
+            vegfru,
+            "vegfru_list/vegfru_test.txt",
+            text("lemon.jpg"),
+            "line 1: expected veg200_images/class/image.jpg",
+        ),
         (vegfru, "vegfru_list/vegfru_test.txt", None, "cannot be read"),
         (dogs, "test_list.mat", None, "test_list.mat cannot be read"),
         (dogs, "test_list.mat", b"noise" * 100, "test_list.mat cannot be read"),
-        (dogs, "test_list.mat", mat(file_list=np.array(["a/b.jpg"], object)), "test_list.mat cannot be read"),
-        (dogs, "test_list.mat", mat(file_list=np.array(["a/b.jpg"], object), labels=[1, 2]), "1 files and 2 labels"),
-        (landmarks, "train_clean.csv", text("id,url", "1,x"), "needs the columns landmark_id and images"),
-        (landmarks, "train_clean.csv", text("landmark_id,images", "1"), "needs the columns landmark_id and images"),
-        (cifar, CIFAR + "data_batch_3", None, "data_batch_3 is not there: unpack the archive again"),
-        (cifar, CIFAR + "data_batch_3", python2({"data": np.zeros((2, 3), np.uint8)}), "is no batch of CIFAR-10"),
-        (cifar, CIFAR + "test_batch", python2({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}), "1 labels and data"),
-        (cifar, CIFAR + "test_batch", python2({"data": np.zeros((1, 3072)), "labels": [1]}), "float64"),
-        (cifar, CIFAR + "test_batch", python2({"data": np.zeros((1, 3072), np.uint8), "labels": [7]}), "name of class 7"),
+        (
+            dogs,
+            "test_list.mat",
+            mat(file_list=np.array(["a/b.jpg"], object)),
+            "test_list.mat cannot be read",
+        ),
+        (
+            dogs,
+            "test_list.mat",
+            mat(file_list=np.array(["a/b.jpg"], object), labels=[1, 2]),
+            "1 files and 2 labels",
+        ),
+        (
+            landmarks,
+            "train_clean.csv",
+            text("id,url", "1,x"),
+            "needs the columns landmark_id and images",
+        ),
+        (
+            landmarks,
+            "train_clean.csv",
+            text("landmark_id,images", "1"),
+            "needs the columns landmark_id and images",
+        ),
+        (
+            cifar,
+            CIFAR + "data_batch_3",
+            None,
+            "data_batch_3 is not there: unpack the archive again",
+        ),
+        (
+            cifar,
+            CIFAR + "data_batch_3",
+            python2({"data": np.zeros((2, 3), np.uint8)}),
+            "is no batch of CIFAR-10",
+        ),
+        (
+            cifar,
+            CIFAR + "test_batch",
+            python2({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}),
+            "1 labels and data",
+        ),
+        (
+            cifar,
+            CIFAR + "test_batch",
+            python2({"data": np.zeros((1, 3072)), "labels": [1]}),
+            "float64",
+        ),
+        (
+            cifar,
+            CIFAR + "test_batch",
+            python2({"data": np.zeros((1, 3072), np.uint8), "labels": [7]}),
+            "name of class 7",
+        ),
         (cifar, CIFAR + "batches.meta", python2({"num_vis": 3072}), "has no label_names"),
-        (cifar, CIFAR + "batches.meta", python2({"label_names": ["../evil", "b", "c"]}), "cannot be a folder's"),
-        (mnist, "t10k-labels-idx1-ubyte.gz", None, "has no t10k-labels-idx1-ubyte: put all four files"),
-        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.arange(9)), mtime=0), "10 images and 9 labels of part test"),
+        (
+            cifar,
+            CIFAR + "batches.meta",
+            python2({"label_names": ["../evil", "b", "c"]}),
+            "cannot be a folder's",
+        ),
+        (
+            mnist,
+            "t10k-labels-idx1-ubyte.gz",
+            None,
+            "has no t10k-labels-idx1-ubyte: put all four files",
+        ),
+        (
+            mnist,
+            "t10k-labels-idx1-ubyte.gz",
+            gzip.compress(idx(np.arange(9)), mtime=0),
+            "10 images and 9 labels of part test",
+        ),
         (mnist, "t10k-labels-idx1-ubyte.gz", b"noise", "cannot be read"),
-        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(b"noise", mtime=0), "and has others: fetch it again"),
-        (mnist, "t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.arange(9))[:-1], mtime=0), "says that it has 9 bytes"),
-        (mnist, "train-images-idx3-ubyte.gz", gzip.compress(idx(np.arange(9))[:-1], mtime=0), "and has others"),
-        (mnist, "train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12, mtime=0), "and has others"),
+        (
+            mnist,
+            "t10k-labels-idx1-ubyte.gz",
+            gzip.compress(b"noise", mtime=0),
+            "and has others: fetch it again",
+        ),
+        (
+            mnist,
+            "t10k-labels-idx1-ubyte.gz",
+            gzip.compress(idx(np.arange(9))[:-1], mtime=0),
+            "says that it has 9 bytes",
+        ),
+        (
+            mnist,
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(idx(np.arange(9))[:-1], mtime=0),
+            "and has others",
+        ),
+        (
+            mnist,
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12, mtime=0),
+            "and has others",
+        ),
     ],
 )
-def test_lists_that_do_not_fit(tmp_path: Path, make: Callable[[], Files], file: str, content: bytes | None, reason: str) -> None:
+def test_lists_that_do_not_fit(
+    tmp_path: Path, make: Callable[[], Files], file: str, content: bytes | None, reason: str
+) -> None:
     files = make()
     assert file in files
     put(tmp_path, {name: data for name, data in files.items() if name != file})
@@ -593,7 +882,10 @@ def test_unpacked_pictures_that_were_tampered_with(tmp_path: Path) -> None:
     put(tmp_path, {"wingbar-images/mine.png": b"x", "wingbar-images/train/3/Thumbs.db": b"x"})
     assert read_dataset(tmp_path) == before
     put(tmp_path, {"wingbar-images/train/mine.png": b"x"})
-    with pytest.raises(DataError, match=r"mine\.png cannot be listed \(Not a directory\): remove .*wingbar-images, then"):
+    with pytest.raises(
+        DataError,
+        match=r"mine\.png cannot be listed \(Not a directory\): remove .*wingbar-images, then",
+    ):
         read_dataset(tmp_path)
 
 

@@ -15,7 +15,12 @@ def test_species_differ_in_under_2_percent_of_the_pixels() -> None:
         for i in range(8):
             for j in range(i):
                 differ = (np.abs(drawn[i] - drawn[j]).max(2) > 8).mean()
-                marks = sum(a != b for a, b in zip(toy.SPECIES[i].split("-"), toy.SPECIES[j].split("-"), strict=True))
+                marks = sum(
+                    a != b
+                    for a, b in zip(
+                        toy.SPECIES[i].split("-"), toy.SPECIES[j].split("-"), strict=True
+                    )
+                )
                 assert 0 < differ < 0.02, (seed, toy.SPECIES[i], toy.SPECIES[j])
                 assert differ < 0.011 * marks
 

@@ -11,7 +11,10 @@ SPACE = "{http://www.w3.org/2000/svg}"
 
 def test_lines_and_bars_take_the_colour_of_the_text() -> None:
     curve = charts.lines(
-        "a <b>", "recall", "precision", [charts.Line("one", [0, 1], [1, 0.5]), charts.Line("two", [0, 1], [0, 1])]
+        "a <b>",
+        "recall",
+        "precision",
+        [charts.Line("one", [0, 1], [1, 0.5]), charts.Line("two", [0, 1], [0, 1])],
     )
     bars = charts.distances("c", [0.5, 0.5, 0], [0, 0.25, 0.75])
     for svg, name in ((curve, "a <b>"), (bars, "c")):
@@ -28,14 +31,18 @@ def test_points_are_inside_and_have_their_labels() -> None:
     tree = ElementTree.fromstring(charts.scatter("plane", points, ["a&b", None, "c"]))
     dots = list(tree.iter(f"{SPACE}circle"))
     assert [dot[0].text for dot in dots] == ["a&b", "no label", "c"]
-    assert all(0 < float(dot.get("cx", -1)) < 640 and 0 < float(dot.get("cy", -1)) < 440 for dot in dots)
+    assert all(
+        0 < float(dot.get("cx", -1)) < 640 and 0 < float(dot.get("cy", -1)) < 440 for dot in dots
+    )
     assert len({dot.get("fill") for dot in dots}) == 3
 
 
 def test_neighbours_stay_neighbours_in_the_plane() -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(3, 20)) * 5
-    features = np.concatenate([centre + rng.normal(size=(20, 20)) * 0.1 for centre in centres]).astype(np.float32)
+    features = np.concatenate(
+        [centre + rng.normal(size=(20, 20)) * 0.1 for centre in centres]
+    ).astype(np.float32)
     placed = charts.project(features, 0)
     assert placed.shape == (60, 2)
     distance = np.linalg.norm(placed[:, None] - placed[None], axis=2) + 1e9 * np.eye(60)

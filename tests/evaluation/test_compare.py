@@ -16,8 +16,18 @@ from wingbar.index.index import Index
 
 
 def record(values: list[float], name: str = "p", **more: Any) -> dict[str, Any]:
-    queries = [{"path": f"/{i}", "label": "a", "map": v, "rerank_map": v / 2, "feature_map": None} for i, v in enumerate(values)]
-    return {"protocol": name, "gallery": 9, "bits": 8, "gallery_codes": "network", "per_query": queries, **more}
+    queries = [
+        {"path": f"/{i}", "label": "a", "map": v, "rerank_map": v / 2, "feature_map": None}
+        for i, v in enumerate(values)
+    ]
+    return {
+        "protocol": name,
+        "gallery": 9,
+        "bits": 8,
+        "gallery_codes": "network",
+        "per_query": queries,
+        **more,
+    }
 
 
 def test_differences_are_of_the_same_queries() -> None:
@@ -34,9 +44,17 @@ def test_the_interval_is_that_of_the_paired_mean() -> None:
     rng = np.random.default_rng(1)
     base = rng.random(400)
     step = rng.normal(0.02, 0.05, 400)
-    [found] = [d for d in compare(record(base.tolist()), record((base + step).tolist())).differences if d.measure == "map"]
-    spread = 1.96 * step.std() / 20  # by the central limit theorem; the differences between queries play no part
-    assert (found.low, found.high) == pytest.approx((step.mean() - spread, step.mean() + spread), abs=6e-4)
+    [found] = [
+        d
+        for d in compare(record(base.tolist()), record((base + step).tolist())).differences
+        if d.measure == "map"
+    ]
+    spread = (
+        1.96 * step.std() / 20
+    )  # by the central limit theorem; the differences between queries play no part
+    assert (found.low, found.high) == pytest.approx(
+        (step.mean() - spread, step.mean() + spread), abs=6e-4
+    )
     again = compare(record(base.tolist()), record((base + step).tolist())).differences
     assert found in again
     same = compare(record(base.tolist()), record(base.tolist())).differences[0]
@@ -44,7 +62,9 @@ def test_the_interval_is_that_of_the_paired_mean() -> None:
 
 
 def test_what_makes_figures_hard_to_compare_is_said() -> None:
-    found = compare(record([0.1, 0.2]), record([0.1, 0.2], "q", bits=12, gallery=10, gallery_codes="labels"))
+    found = compare(
+        record([0.1, 0.2]), record([0.1, 0.2], "q", bits=12, gallery=10, gallery_codes="labels")
+    )
     assert found.notes == (
         "items in the gallery: 9 and 10",
         "gallery codes: network and labels",

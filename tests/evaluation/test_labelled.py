@@ -9,10 +9,18 @@ from PIL import Image
 
 from tests.conftest import picture, write_classes
 from tests.evaluation.test_metrics import ap
-from wingbar.data.readers import Entry, Images, read_dataset, read_images
+from wingbar.data.readers import read_dataset, read_images
+from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, QueryError
 from wingbar.evaluation.labelled import evaluate
-from wingbar.evaluation.metrics import ap_bounds, expected_ap, expected_ap_at, expected_precision_at, expected_recall_at, health
+from wingbar.evaluation.metrics import (
+    ap_bounds,
+    expected_ap,
+    expected_ap_at,
+    expected_precision_at,
+    expected_recall_at,
+    health,
+)
 from wingbar.hamming import codes
 from wingbar.index.index import Index
 
@@ -34,7 +42,9 @@ def test_queries_are_cut_to_their_boxes(index: Index, queries: Images, tmp_path:
         with Image.open(entry.path) as image:
             image.convert("RGB").crop((8, 8, 38, 38)).save(tmp_path / f"{i}.png")
         cut.append(replace(entry, path=tmp_path / f"{i}.png"))
-    in_box, of_files, whole = (evaluate(index, q) for q in (boxed, replace(queries, entries=cut), queries))
+    in_box, of_files, whole = (
+        evaluate(index, q) for q in (boxed, replace(queries, entries=cut), queries)
+    )
     assert [q.map for q in in_box.per_query] == [q.map for q in of_files.per_query]
     assert replace(in_box, per_query=()) == replace(of_files, per_query=())
     assert [q.map for q in in_box.per_query] != [q.map for q in whole.per_query]
@@ -43,8 +53,18 @@ def test_queries_are_cut_to_their_boxes(index: Index, queries: Images, tmp_path:
 def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
     result = evaluate(index, queries, shortlist=20)
     labels = np.array(index.labels())
-    packed, features = index._store.codes(24)[1], index.features().astype(np.float32)
-    code_aps, feature_aps, at, at_r, precision, empty, top1, rerank, read = [], [], [], [], [], [], [], [], []
+    packed, features = index.codes(), index.features().astype(np.float32)
+    code_aps, feature_aps, at, at_r, precision, empty, top1, rerank, read = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+    )
     for entry in queries:
         query = index.model.encode([entry.path])
         relevant = labels == entry.label
@@ -66,7 +86,10 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
         rerank.append(expected_ap(key, relevant))
     expected = [
         *np.mean(code_aps, 0),
-        *[np.mean(values) for values in (at, at_r, precision, empty, feature_aps, top1, rerank, read)],
+        *[
+            np.mean(values)
+            for values in (at, at_r, precision, empty, feature_aps, top1, rerank, read)
+        ],
     ]
     found = [
         result.map,
@@ -82,10 +105,18 @@ def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
         result.features_read,
     ]
     np.testing.assert_allclose(np.array(found, float), expected, atol=1e-6)
-    assert (result.queries, result.gallery, result.bits, result.unique_codes) == (12, 60, 24, index.info().unique_codes)
+    assert (result.queries, result.gallery, result.bits, result.unique_codes) == (
+        12,
+        60,
+        24,
+        index.info().unique_codes,
+    )
     assert result.queries_in_gallery == result.queries_without_match == 0
     found_health = health(codes.unpack(packed, 24))
-    assert (result.largest_bucket, result.constant_bits) == (found_health.largest_bucket, found_health.constant)
+    assert (result.largest_bucket, result.constant_bits) == (
+        found_health.largest_bucket,
+        found_health.constant,
+    )
     assert result.bit_balance == (min(found_health.bit_balance), max(found_health.bit_balance))
     assert evaluate(index, queries, fine="asymmetric").features_read == 0
     assert "network codes on both sides" in result.protocol
@@ -96,11 +127,13 @@ def test_a_query_in_the_gallery_does_not_find_itself(index: Index, shared_photos
     result = evaluate(index, own)
     assert result.queries_in_gallery == 60
     assert "60 queries searched without their own copies" in result.protocol
-    labels, packed = np.array(index.labels()), index._store.codes(24)[1]
+    labels, packed = np.array(index.labels()), index.codes()
     expected = []
     for row in range(60):
         others = np.arange(60) != row
-        expected.append(expected_ap(codes.hamming(packed[row], packed)[others], (labels == labels[row])[others]))
+        expected.append(
+            expected_ap(codes.hamming(packed[row], packed)[others], (labels == labels[row])[others])
+        )
     assert result.map == pytest.approx(np.mean(expected), abs=1e-9)
 
 
@@ -117,10 +150,17 @@ def test_a_gallery_that_changes_meanwhile(photos: Path, tmp_path: Path) -> None:
         assert (after.gallery, after.queries) == (23, 24)
 
 
-def test_queries_that_cannot_be_scored_are_counted(index: Index, queries: Images, tmp_path: Path) -> None:
+def test_queries_that_cannot_be_scored_are_counted(
+    index: Index, queries: Images, tmp_path: Path
+) -> None:
     (tmp_path / "bad.jpg").write_text("no")
     picture(1).save(tmp_path / "owl.jpg")
-    entries = [*queries, Entry(tmp_path / "bad.jpg", "red"), Entry(tmp_path / "owl.jpg", "owl"), Entry(tmp_path / "owl.jpg")]
+    entries = [
+        *queries,
+        Entry(tmp_path / "bad.jpg", "red"),
+        Entry(tmp_path / "owl.jpg", "owl"),
+        Entry(tmp_path / "owl.jpg"),
+    ]
     seen = []
     result = evaluate(index, Images(entries, "mixed"), progress=lambda *step: seen.append(step))
     assert (result.queries, result.queries_without_match) == (12, 1)
@@ -144,12 +184,14 @@ def test_what_cannot_be_evaluated(index: Index, photos: Path, tmp_path: Path) ->
 
 def test_the_protocol_of_the_data_is_carried(index: Index, shared_photos: Path) -> None:
     data = read_dataset(shared_photos)
-    assert evaluate(index, data.query).protocol.startswith("folder: no split, 20% of each class drawn as queries (seed 0)")
+    assert evaluate(index, data.query).protocol.startswith(
+        "folder: no split, 20% of each class drawn as queries (seed 0)"
+    )
 
 
 def test_curves_health_and_argmax_by_brute_force(index: Index, queries: Images) -> None:
     result = evaluate(index, queries)
-    labels, packed = np.array(index.labels()), index._store.codes(24)[1]
+    labels, packed = np.array(index.labels()), index.codes()
     stored = index.features().astype(np.float32)
     names = sorted(set(labels.tolist()))
     means = np.stack([stored[labels == name].mean(0) for name in names])
@@ -182,14 +224,19 @@ def test_curves_health_and_argmax_by_brute_force(index: Index, queries: Images) 
     assert (result.argmax_accuracy, result.argmax_bits) == (np.mean(right), 2)
     assert [Path(q.path) for q in result.per_query] == queries.paths
     for name in ("map", "rerank_map", "feature_map"):
-        assert np.mean([getattr(q, name) for q in result.per_query]) == pytest.approx(getattr(result, name), abs=1e-12)
+        assert np.mean([getattr(q, name) for q in result.per_query]) == pytest.approx(
+            getattr(result, name), abs=1e-12
+        )
 
 
 def test_without_all_features(index: Index, queries: Images) -> None:
     every, few = evaluate(index, queries), evaluate(index, queries, exhaustive=False)
     assert (few.feature_map, few.feature_top1) == (None, None)
     assert few == replace(
-        every, feature_map=None, feature_top1=None, per_query=tuple(replace(q, feature_map=None) for q in every.per_query)
+        every,
+        feature_map=None,
+        feature_top1=None,
+        per_query=tuple(replace(q, feature_map=None) for q in every.per_query),
     )
 
 
@@ -201,14 +248,21 @@ def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
         index.add([tmp_path / "owl.jpg"])
         with index._store.writing():
             index._store._db.execute(
-                "UPDATE features SET data = ? WHERE id = 1", (np.full(index.model.dim, np.nan, "<f2").tobytes(),)
+                "UPDATE features SET data = ? WHERE id = 1",
+                (np.full(index.model.dim, np.nan, "<f2").tobytes(),),
             )
-        asked = [Entry(photos / "red" / f"00{i}.jpg", "red") for i in (1, 2, 1)] + [Entry(photos / "blue" / "003.jpg", "owl")]
+        asked = [Entry(photos / "red" / f"00{i}.jpg", "red") for i in (1, 2, 1)] + [
+            Entry(photos / "blue" / "003.jpg", "owl")
+        ]
         result = evaluate(index, Images(asked, "some", root=photos))
     assert result.classes_empty == 1
     assert (result.queries, result.queries_repeated, result.queries_without_match) == (2, 1, 1)
     assert (result.labels_without_items, result.labels_without_queries) == (1, 2)
-    assert (result.items_without_label, result.items_not_finite, result.queries_in_gallery) == (1, 1, 2)
+    assert (result.items_without_label, result.items_not_finite, result.queries_in_gallery) == (
+        1,
+        1,
+        2,
+    )
     assert result.notes == (
         "1 queries have no match in the gallery: counted, not averaged",
         "1 labels of queries have no item in the gallery: owl",
@@ -225,10 +279,14 @@ def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
     many = write_classes(tmp_path / "many", 34)
     with Index.create(tmp_path / "a.wb") as index:
         index.add(many, bits=8)
-        ids, packed = index._store.codes(8)
+        ids, packed = index.ids(), index.codes()
         with index._store.writing():
-            index._store.replace_embeddings(packed | np.uint64(9), index.features().astype(np.float32), ids, 8)
-        with pytest.raises(DataError, match=r"bits 0, 3 are the same for every item .* a code of 6 bits, not of 8"):
+            index._store.replace_embeddings(
+                packed | np.uint64(9), index.features().astype(np.float32), ids, 8
+            )
+        with pytest.raises(
+            DataError, match=r"bits 0, 3 are the same for every item .* a code of 6 bits, not of 8"
+        ):
             evaluate(index, read_images(many))
         result = evaluate(index, read_images(many), keep_constant_bits=True)
         assert result.constant_bits == (0, 3)

@@ -7,11 +7,13 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.conftest import write_classes
-from wingbar.data.readers import Entry, Images, read_images
+from wingbar.data.readers import read_images
+from wingbar.data.records import Entry, Images
 from wingbar.errors import WingbarError
 from wingbar.evaluation import charts, report
 from wingbar.evaluation.labelled import evaluate
-from wingbar.index.index import Hit, Index
+from wingbar.index.index import Index
+from wingbar.index.ranking import Hit
 
 
 def test_right_and_wrong_are_marked_and_lost_files_explained(shared_photos: Path) -> None:
@@ -22,7 +24,11 @@ def test_right_and_wrong_are_marked_and_lost_files_explained(shared_photos: Path
         Hit(3, 3, "/gone/away.jpg", "red", 9, 0.25, {}),
     ]
     page = report.page(
-        "a <title>", "words", [("images", "3")], [report.Gallery(Entry(red, "red"), [("by code", hits)], True)], "note"
+        "a <title>",
+        "words",
+        [("images", "3")],
+        [report.Gallery(Entry(red, "red"), [("by code", hits)], True)],
+        "note",
     )
     assert page.startswith("<!doctype html>")
     assert "a &lt;title&gt;" in page
@@ -32,7 +38,9 @@ def test_right_and_wrong_are_marked_and_lost_files_explained(shared_photos: Path
     assert "9 bits<br>cosine 0.25" in page
     assert "5 bits<" in page
     assert "<footer>note</footer>" in page
-    unmarked = report.page("t", "i", [], [report.Gallery(Entry(red, "red"), [("by code", hits)], False)], "")
+    unmarked = report.page(
+        "t", "i", [], [report.Gallery(Entry(red, "red"), [("by code", hits)], False)], ""
+    )
     assert "✓" not in unmarked
     assert "<footer" not in unmarked
 
@@ -42,7 +50,9 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Images:
     return read_images(write_classes(tmp_path_factory.mktemp("queries") / "q", 5, first_seed=300))
 
 
-def test_the_report_of_an_evaluation(shared_index_path: Path, queries: Images, tmp_path: Path) -> None:
+def test_the_report_of_an_evaluation(
+    shared_index_path: Path, queries: Images, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad<b>.jpg"
     bad.write_text("no")
     asked = Images([*queries, Entry(bad, "red"), Entry(queries[0].path, "owl")], "mixed")
@@ -50,7 +60,13 @@ def test_the_report_of_an_evaluation(shared_index_path: Path, queries: Images, t
         result = evaluate(index, asked)
         page = report.evaluation_page(index, asked, result)
         assert page == report.evaluation_page(index, asked, result)  # nothing random is left
-    for value in (result.map, result.map_at_r, result.rerank_map, result.feature_map, result.argmax_map):
+    for value in (
+        result.map,
+        result.map_at_r,
+        result.rerank_map,
+        result.feature_map,
+        result.argmax_map,
+    ):
         assert f"<td>{value:.4f}</td>" in page
     assert f"{result.map_low:.4f} to {result.map_high:.4f}" in page
     assert "the mean over all orders that the ties allow" in page
@@ -68,13 +84,17 @@ def test_the_report_of_an_evaluation(shared_index_path: Path, queries: Images, t
     by_label: dict[str, list[float]] = {}
     for query in result.per_query:
         by_label.setdefault(query.label, []).append(query.rerank_map)
-    assert aps[:3] == pytest.approx(sorted((max(some) for some in by_label.values()), reverse=True), abs=6e-4)
+    assert aps[:3] == pytest.approx(
+        sorted((max(some) for some in by_label.values()), reverse=True), abs=6e-4
+    )
     assert aps[-3:] == pytest.approx(sorted(min(some) for some in by_label.values()), abs=6e-4)
 
 
 def test_a_report_without_features(shared_index_path: Path, queries: Images) -> None:
     with Index.open(shared_index_path) as index:
-        page = report.evaluation_page(index, queries, evaluate(index, queries, exhaustive=False, fine="none"))
+        page = report.evaluation_page(
+            index, queries, evaluate(index, queries, exhaustive=False, fine="none")
+        )
     assert "MAP of features" not in page
     assert "no fine stage" in page
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_classes
-from wingbar.data.readers import Images, read_images
+from wingbar.data.readers import read_images
+from wingbar.data.records import Images
 from wingbar.errors import DataError
 from wingbar.evaluation.labelled import evaluate
 from wingbar.evaluation.metrics import expected_ap
@@ -28,7 +29,9 @@ def index(shared_index_path: Path) -> Index:
 
 
 @pytest.mark.parametrize("fine", ["none", "ties", "pool", "asymmetric"])
-def test_the_reranked_order_is_the_one_that_search_shows(index: Index, queries: Images, fine: str) -> None:
+def test_the_reranked_order_is_the_one_that_search_shows(
+    index: Index, queries: Images, fine: str
+) -> None:
     result = evaluate(index, queries, fine=fine, shortlist=60)  # type: ignore[arg-type]
     scores = []
     for entry in queries:
@@ -47,13 +50,15 @@ def test_argmax_of_a_query_in_the_gallery(index: Index, shared_photos: Path) -> 
     aps = []
     for row in range(60):
         others = np.arange(60) != row
-        aps.append(expected_ap((believed != believed[row])[others], (labels == labels[row])[others]))
+        aps.append(
+            expected_ap((believed != believed[row])[others], (labels == labels[row])[others])
+        )
     assert result.argmax_map == pytest.approx(np.mean(aps), abs=1e-9)
 
 
 def test_codes_of_labels_are_what_most_of_a_class_have(index: Index, queries: Images) -> None:
     honest, told = evaluate(index, queries), evaluate(index, queries, gallery_codes="labels")
-    labels, bits = np.array(index.labels()), codes.unpack(index._store.codes(24)[1], 24)
+    labels, bits = np.array(index.labels()), codes.unpack(index.codes(), 24)
     of_class = np.stack([bits[labels == label].mean(0) >= 0.5 for label in labels])
     aps = []
     for entry in queries:
@@ -68,7 +73,9 @@ def test_codes_of_labels_are_what_most_of_a_class_have(index: Index, queries: Im
         evaluate(index, queries, gallery_codes="best")  # type: ignore[arg-type]
 
 
-def test_a_query_whose_numbers_are_not_finite(index: Index, queries: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_whose_numbers_are_not_finite(
+    index: Index, queries: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encode = index.model.encode_pixels
 
     def broken(pixels: Iterable[Pixels]) -> Embeddings:

@@ -1,4 +1,5 @@
-"""What happens when the machine does not play along: kill -9, a full disk, two writers, flipped bytes."""
+"""What happens when the machine does not play along: kill -9, a full disk, two writers, flipped
+bytes."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ import pytest
 
 from tests.conftest import picture, write_classes
 from wingbar.errors import StoreError
-from wingbar.index.index import Index, verify
+from wingbar.index.checks import verify
+from wingbar.index.index import Index
 
 # `wingbar` with small transactions, so that a short run has many of them
 WINGBAR = (
-    "import sys; from wingbar.cli import main; from wingbar.index import sync; sync.COMMIT_IMAGES = 16; sync.SAMPLE = 32; "
+    "import sys; from wingbar.cli import main; from wingbar.index import sync; "
+    "sync.COMMIT_IMAGES = 16; sync.SAMPLE = 32; "
     "sys.exit(main.main(sys.argv[1:]))"
 )
 
@@ -33,13 +36,15 @@ def start(*arguments: object, limit: int | None = None) -> subprocess.Popen[str]
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     command = [sys.executable, "-c", WINGBAR, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=restrict)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=restrict
+    )
 
 
 def paths_in(index_path: Path) -> list[str]:
     with Index.open(index_path) as index:
         assert index.verify() == []
-        return [item.path for _, item in index._store.all_items()]
+        return [item.path for item in index.items()]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,9 @@ def test_killed_again_and_again_it_ends_complete(many: Path, tmp_path: Path) -> 
         process = start("index", path, many, "--bits", 16)
         deadline = time.monotonic() + 60
         goal = (stored[-1] if stored else 0) + 1
-        while process.poll() is None and time.monotonic() < deadline:  # until it has stored something new
+        while (
+            process.poll() is None and time.monotonic() < deadline
+        ):  # until it has stored something new
             if path.exists() and (len(paths_in(path)) >= goal):
                 break
             time.sleep(0.02)
@@ -73,14 +80,17 @@ def test_killed_again_and_again_it_ends_complete(many: Path, tmp_path: Path) -> 
     assert report["added"] + report["unchanged"] == len(expected)
     assert report["unchanged"] == stored[-1]
     assert sorted(paths_in(path)) == expected
-    with Index.create(tmp_path / "b.wb") as whole:  # and the codes are those of a run that was not disturbed
+    with Index.create(
+        tmp_path / "b.wb"
+    ) as whole:  # and the codes are those of a run that was not disturbed
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("wingbar.index.sync.SAMPLE", 32)
             whole.add(many, bits=16)
         with Index.open(path) as index:
             assert index.model.fingerprint == whole.model.fingerprint
             rows = [
-                dict(zip([it.path for _, it in i._store.all_items()], i.features().tolist(), strict=True)) for i in (index, whole)
+                dict(zip([it.path for it in i.items()], i.features().tolist(), strict=True))
+                for i in (index, whole)
             ]
             assert rows[0] == rows[1]
 
@@ -90,7 +100,9 @@ def test_a_full_disk_keeps_what_was_stored(many: Path, tmp_path: Path) -> None:
     with Index.create(path) as index:
         index.add(many / "red", bits=16)
         before = len(index)
-    process = start("index", path, many, limit=150_000)  # the write-ahead log reaches that after a few transactions
+    process = start(
+        "index", path, many, limit=150_000
+    )  # the write-ahead log reaches that after a few transactions
     output, error = process.communicate(timeout=120)
     assert process.returncode == 2, output + error
     assert "free some space and run the same command again" in error
@@ -105,7 +117,9 @@ def test_a_full_disk_keeps_what_was_stored(many: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [1_000_000, 3_900_000])
 def test_a_full_disk_leaves_no_half_made_index(many: Path, tmp_path: Path, limit: int) -> None:
-    process = start("index", tmp_path / "a.wb", many, limit=limit)  # not even the model fits, or just not
+    process = start(
+        "index", tmp_path / "a.wb", many, limit=limit
+    )  # not even the model fits, or just not
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 2
     assert "free some space" in error
@@ -113,7 +127,9 @@ def test_a_full_disk_leaves_no_half_made_index(many: Path, tmp_path: Path, limit
 
 
 def test_a_disk_that_is_full_right_after_the_making(many: Path, tmp_path: Path) -> None:
-    process = start("index", tmp_path / "a.wb", many, limit=4_000_000)  # the model fits, the first images do not
+    process = start(
+        "index", tmp_path / "a.wb", many, limit=4_000_000
+    )  # the model fits, the first images do not
     error = process.communicate(timeout=120)[1]
     assert (process.returncode, "free some space" in error) in ((0, False), (2, True)), error
     assert verify(tmp_path / "a.wb") == []
@@ -130,8 +146,10 @@ def test_two_writers_at_once(many: Path, tmp_path: Path) -> None:
     with Index.open(path) as index:
         hits = index.search(many / "red" / "050.jpg", 3)
         assert hits[0].distance == 0
-        one = index.model.encode([hit.path for hit in hits])  # every stored feature is of the model that is stored
-        features = dict(zip([it.path for _, it in index._store.all_items()], index.features(), strict=True))
+        one = index.model.encode(
+            [hit.path for hit in hits]
+        )  # every stored feature is of the model that is stored
+        features = dict(zip([it.path for it in index.items()], index.features(), strict=True))
         for i, hit in enumerate(hits):
             np.testing.assert_allclose(features[hit.path], one.features[i], atol=2e-3)
 
@@ -167,14 +185,17 @@ def everything(path: Path) -> object:
 
 
 def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
-    """Wherever a byte is flipped, verify says so, or nothing that can be read has changed (unused space)."""
+    """Wherever a byte is flipped, verify says so, or nothing that can be read has changed (unused
+    space)."""
     path = tmp_path / "a.wb"
     with Index.create(path) as index:
         index.add([np.asarray(picture(i)) for i in range(40)], bits=16)
     whole = path.read_bytes()
     expected = everything(path)
     rng = np.random.default_rng(0)
-    model_bytes = whole.find(b"\x08")  # somewhere in the first pages; the loop below takes places from everywhere
+    model_bytes = whole.find(
+        b"\x08"
+    )  # somewhere in the first pages; the loop below takes places from everywhere
     places = [model_bytes, *range(100), *rng.integers(0, len(whole), 150).tolist()]
     tail = len(whole) - 200_000  # items, features and codes lie behind the model
     places += rng.integers(tail, len(whole), 150).tolist()

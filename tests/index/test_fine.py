@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import write_classes
-from wingbar.data.readers import Images, read_images
+from wingbar.data.readers import read_images
+from wingbar.data.records import Images
+from wingbar.evaluation import scoring
 from wingbar.evaluation.labelled import evaluate
 from wingbar.evaluation.metrics import expected, expected_ap
-from wingbar.index import fine
-from wingbar.index.fine import Side, fine_scores
-from wingbar.index.index import FINE, Fine, Index
+from wingbar.index import ranking
+from wingbar.index.index import Index
+from wingbar.index.ranking import FINE, Fine
+from wingbar.training.held_out import Side, fine_scores
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +33,14 @@ def test_fine_scores_are_those_of_the_index(shared_index_path: Path, queries: Im
     with Index.open(shared_index_path) as index:
         labels = np.unique([str(label) for label in index.labels()], return_inverse=True)[1]
         by_label = {"blue": 0, "green": 1, "red": 2}
-        stored = index.model.encode([item.path for _, item in index._store.all_items()])
+        stored = index.model.encode([item.path for item in index.items()])
         found = index.model.encode(queries.paths)
         sides = [
-            Side(found.logits, found.features, np.array([by_label[str(label)] for label in queries.labels])),
+            Side(
+                found.logits,
+                found.features,
+                np.array([by_label[str(label)] for label in queries.labels]),
+            ),
             Side(stored.logits, stored.features, labels),
         ]
         scores = fine_scores(sides[0], sides[1], shortlist=20)
@@ -48,11 +55,15 @@ def test_groups_are_the_places_of_all_items(data: st.DataObject, mode: Fine) -> 
     n = data.draw(st.integers(1, 30))
     distance = np.array(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)), np.int64)
     relevant = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    scores = np.array(data.draw(st.lists(st.sampled_from([-1, -0.5, 0, 0.25, 1]), min_size=n, max_size=n)), np.float32)
+    scores = np.array(
+        data.draw(st.lists(st.sampled_from([-1, -0.5, 0, 0.25, 1]), min_size=n, max_size=n)),
+        np.float32,
+    )
     reach = data.draw(st.integers(0, 6))
     pool = np.flatnonzero(distance <= reach)
-    place = fine.fine_places(mode, distance, pool, scores)
+    place = distance.astype(np.float64)
+    place[pool] = ranking.fine_places(mode, distance[pool], scores[pool])
     items, hits = (np.bincount(some, minlength=7) for some in (distance, distance[relevant]))
-    groups = fine.fine_buckets(mode, items, hits, distance[pool], scores[pool], relevant[pool])
+    groups = scoring.fine_buckets(mode, items, hits, distance[pool], scores[pool], relevant[pool])
     assert groups.size.sum() == n
     assert expected(groups) == pytest.approx(expected_ap(place, relevant), abs=1e-12)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from wingbar.errors import QueryError, StoreError
 from wingbar.hamming import codes
-from wingbar.index import store
-from wingbar.index.store import Condition, Item, Store
+from wingbar.index import checks, store
+from wingbar.index.filters import Condition
+from wingbar.index.store import Item, Store
 
 BITS, DIM = 40, 6
 MODEL = {"model.json": b"{}", "model.onnx": b"network"}
@@ -55,11 +56,13 @@ def test_what_was_stored_comes_back(empty: Store) -> None:
     assert list(empty.all_items()) == list(zip([1, 2, 3], items, strict=True))
     assert empty.model_files() == MODEL
     assert empty.label_counts() == {"cat": 1, "dog": 1}
-    assert empty.problems(BITS, DIM) == []
+    assert checks.row_problems(empty.connection, BITS, DIM) == []
 
 
 @pytest.mark.parametrize("bits", [1, 12, 32, 33, 64, 65, 200])
-def test_codes_of_every_length_and_across_columns(tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_of_every_length_and_across_columns(
+    tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "CHUNK", 64)
     rng = np.random.default_rng(bits)
     opened = Store.create(tmp_path / "a.wb", MODEL)
@@ -74,13 +77,15 @@ def test_codes_of_every_length_and_across_columns(tmp_path: Path, bits: int, mon
     kept = np.setdiff1d(np.arange(1, 151), [1, 64, 65, 150])
     assert ids.tolist() == kept.tolist()
     np.testing.assert_array_equal(stored, packed[kept - 1])
-    assert opened.problems(bits, DIM) == []
+    assert checks.row_problems(opened.connection, bits, DIM) == []
     opened.close()
 
 
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=25))
-def test_any_order_of_adding_and_deleting(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, int]]) -> None:
+def test_any_order_of_adding_and_deleting(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, int]]
+) -> None:
     opened = Store.create(tmp_path_factory.mktemp("s") / "a.wb", MODEL)
     model: dict[str, int] = {}
     for seed, (adding, number) in enumerate(steps):
@@ -93,10 +98,12 @@ def test_any_order_of_adding_and_deleting(tmp_path_factory: pytest.TempPathFacto
                 opened.delete(opened.ids_of_paths([path]).values())
             model.pop(path, None)
     ids, packed = opened.codes(BITS)
-    found = {it.path: int(code[0]) for (_, it), code in zip(opened.all_items(), packed, strict=True)}
+    found = {
+        it.path: int(code[0]) for (_, it), code in zip(opened.all_items(), packed, strict=True)
+    }
     assert found == model
     assert ids.tolist() == [id_ for id_, _ in opened.all_items()]
-    assert opened.problems(BITS, DIM) == []
+    assert checks.row_problems(opened.connection, BITS, DIM) == []
     opened.close()
 
 
@@ -173,10 +180,16 @@ def test_a_snapshot_does_not_move(empty: Store) -> None:
     other.close()
 
 
-def test_a_second_writer_waits_and_then_gives_up_with_one_line(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_writer_waits_and_then_gives_up_with_one_line(
+    empty: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "_BUSY_MS", 50)
     other = Store.open(empty.path)
-    with empty.writing(), pytest.raises(StoreError, match="being written by another process"), other.writing():
+    with (
+        empty.writing(),
+        pytest.raises(StoreError, match="being written by another process"),
+        other.writing(),
+    ):
         pass
     other.close()
 
@@ -204,7 +217,7 @@ def test_the_log_of_a_deleted_index_is_not_replayed_into_a_new_one(tmp_path: Pat
     Path(f"{path}-wal").write_bytes(log)  # as a killed process leaves it
     fresh = Store.create(path, MODEL)
     assert fresh.count() == 0
-    assert fresh.problems(BITS, DIM) == []
+    assert checks.row_problems(fresh.connection, BITS, DIM) == []
     fresh.close()
 
 
@@ -271,7 +284,10 @@ def test_read_only_media_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("damage", "reason"),
     [
         ("UPDATE items SET label = 'dog' WHERE id = 1", "item 1 .*wrong checksum"),
-        ("UPDATE features SET data = zeroblob(12) WHERE id = 2", "feature of item 2: wrong checksum"),
+        (
+            "UPDATE features SET data = zeroblob(12) WHERE id = 2",
+            "feature of item 2: wrong checksum",
+        ),
         ("UPDATE codes SET data = zeroblob(length(data))", "codes 0 to 65535: wrong checksum"),
         ("UPDATE meta SET value = 'x' WHERE name = 'created'", "meta created: wrong checksum"),
         ("DELETE FROM features WHERE id = 1", "1 items without a feature"),
@@ -281,12 +297,12 @@ def test_read_only_media_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_problems_are_named(empty: Store, damage: str, reason: str) -> None:
     add(empty, [item("a", "cat"), item("b")])
-    assert empty.problems(BITS, DIM) == []
+    assert checks.row_problems(empty.connection, BITS, DIM) == []
     other = sqlite3.connect(empty.path)
     other.execute(damage)
     other.commit()
     other.close()
-    found = empty.problems(BITS, DIM)
+    found = checks.row_problems(empty.connection, BITS, DIM)
     assert found
 
     assert any(re.search(reason, line) for line in found), found

@@ -22,15 +22,17 @@ from wingbar.evaluation.labelled import evaluate
 from wingbar.images import Preparation
 from wingbar.index.index import Index
 from wingbar.methods import cmbh
-from wingbar.model.regions import find_regions, in_image
+from wingbar.model.saliency import find_regions, in_image
 from wingbar.networks import backbones
 from wingbar.training import export, loop
-from wingbar.training.loop import Run
+from wingbar.training.run import Run
 
 Array = NDArray[np.float64]
 
 
-def made(classes: int = 5, items: int = 40, backbone: str = "resnet20", **config: Any) -> tuple[cmbh.Net, cmbh.Loss, cmbh.Config]:
+def made(
+    classes: int = 5, items: int = 40, backbone: str = "resnet20", **config: Any
+) -> tuple[cmbh.Net, cmbh.Loss, cmbh.Config]:
     torch.manual_seed(0)
     settings = cmbh.Config(**{"bits": 7, "dim": 16, "width": 8, **config})
     net = backbones.create(backbone)
@@ -38,7 +40,13 @@ def made(classes: int = 5, items: int = 40, backbone: str = "resnet20", **config
 
 
 def pictures(count: int, size: int = 32) -> torch.Tensor:
-    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return torch.randint(
+        0,
+        256,
+        (count, size, size, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(3),
+    )
 
 
 def softmax(x: Array) -> Array:
@@ -55,7 +63,9 @@ def scores_by_hand(vectors: Array, feature: Array) -> Array:
     for a in range(vectors.shape[0]):
         for b in range(vectors.shape[1]):
             out[a, b] = sum(
-                x / math.sqrt(sum(v * v for v in vectors[a, b])) * (y / math.sqrt(sum(v * v for v in feature)))
+                x
+                / math.sqrt(sum(v * v for v in vectors[a, b]))
+                * (y / math.sqrt(sum(v * v for v in feature)))
                 for x, y in zip(vectors[a, b], feature, strict=True)
             )
     return out
@@ -66,7 +76,10 @@ def test_code_is_eq_12_or_eq_4_by_hand(levels: bool) -> None:
     net, _, config = made(levels=levels, transfer=False, regions=0)
     net.eval()
     found = net(pictures(3))
-    vectors, weight = net.vectors.detach().double().numpy(), net.hash.weight.detach().double().numpy()
+    vectors, weight = (
+        net.vectors.detach().double().numpy(),
+        net.hash.weight.detach().double().numpy(),
+    )
     for i in range(3):
         m = scores_by_hand(vectors, found.feature[i].detach().double().numpy())
         logits = config.alpha * m.sum(1)
@@ -98,11 +111,26 @@ TABLE_5 = {  # millions of parameters, 10^9 MACs
 
 
 @pytest.mark.parametrize(("backbone", "bits"), TABLE_5)
-def test_table_5_to_every_digit(backbone: str, bits: int, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["info", "--method", "cmbh", "--backbone", backbone, "--bits", str(bits), "--classes", "200", "--json"]
+def test_table_5_to_every_digit(
+    backbone: str, bits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "info",
+        "--method",
+        "cmbh",
+        "--backbone",
+        backbone,
+        "--bits",
+        str(bits),
+        "--classes",
+        "200",
+        "--json",
+    ]
     assert main.main(arguments) == 0
     record = json.loads(capsys.readouterr().out)
-    assert (round(record["parameters"] / 1e6, 4), round(record["macs"] / 1e9, 4)) == TABLE_5[backbone, bits]
+    assert (round(record["parameters"] / 1e6, 4), round(record["macs"] / 1e9, 4)) == TABLE_5[
+        backbone, bits
+    ]
     assert record["parameters_total"] == record["parameters"] + 200 * 2 * 512
 
 
@@ -131,7 +159,10 @@ def test_pair_loss_is_the_double_loop() -> None:
             total += (sum(u[i, c] * codes[j, c] for c in range(bits)) - bits * s) ** 2
     sums = np.array([codes[label == c].sum(0) for c in range(classes)])
     found = cmbh.pair_loss(
-        *map(torch.tensor, (u, labels, codes.T @ codes, sums, np.bincount(label, minlength=classes).astype(float)))
+        *map(
+            torch.tensor,
+            (u, labels, codes.T @ codes, sums, np.bincount(label, minlength=classes).astype(float)),
+        )
     )
     assert found.item() == pytest.approx(total / (7 * n), rel=1e-6)
 
@@ -139,11 +170,17 @@ def test_pair_loss_is_the_double_loop() -> None:
 def test_proxy_loss_is_the_double_loop() -> None:
     bits, classes = 6, 5
     rng = np.random.default_rng(7)
-    u, proxies, labels = np.tanh(rng.normal(size=(4, bits))), rng.uniform(-1, 1, (classes, bits)), np.array([4, 0, 0, 2])
+    u, proxies, labels = (
+        np.tanh(rng.normal(size=(4, bits))),
+        rng.uniform(-1, 1, (classes, bits)),
+        np.array([4, 0, 0, 2]),
+    )
     total = 0.0
     for i in range(4):
         for j in range(classes):
-            s = 1.0 if labels[i] == j else -4.0 / (4 * (classes - 1))  # -sum(S) / sum(1 - S) of 4 pictures
+            s = (
+                1.0 if labels[i] == j else -4.0 / (4 * (classes - 1))
+            )  # -sum(S) / sum(1 - S) of 4 pictures
             total += (sum(u[i, c] * proxies[j, c] for c in range(bits)) - bits * s) ** 2
     found = cmbh.proxy_loss(*map(torch.tensor, (u, labels, proxies)))
     assert found.item() == pytest.approx(total / (4 * classes), rel=1e-6)
@@ -161,7 +198,9 @@ def test_hash_terms_of_the_loss_are_scaled_as_the_config_says() -> None:
         proxy = cmbh.proxy_loss(u, labels, loss.proxies)
         assert found["pair"].item() == pytest.approx(scale * pair.item(), rel=1e-4)
         assert found["proxy"].item() == pytest.approx(scale * proxy.item(), rel=1e-4)
-        assert found["total"].item() == pytest.approx(sum(v.item() for k, v in found.items() if k != "total"), rel=1e-5)
+        assert found["total"].item() == pytest.approx(
+            sum(v.item() for k, v in found.items() if k != "total"), rel=1e-5
+        )
 
 
 def test_hash_losses_wait_for_the_banks() -> None:
@@ -180,7 +219,9 @@ def test_hash_losses_wait_for_the_banks() -> None:
     assert of_codes(alone, pictures(6), labels[:6], torch.arange(6))["pair"].item() > 0
 
 
-@pytest.mark.parametrize(("classes", "bits", "apart"), [(75, 12, 3), (8, 4, 2), (20, 4, 0), (1, 1, 0)])
+@pytest.mark.parametrize(
+    ("classes", "bits", "apart"), [(75, 12, 3), (8, 4, 2), (20, 4, 0), (1, 1, 0)]
+)
 def test_first_codes_are_far_apart(classes: int, bits: int, apart: int) -> None:
     torch.manual_seed(0)
     found = cmbh.spread_codes(classes, bits)
@@ -214,7 +255,9 @@ def test_banks_are_the_codes_of_the_epoch_before() -> None:
     kept = loss.relaxed[7:10].clone()
     loss(net, x[:2], labels[:2], torch.arange(2))
     loss.end_epoch()
-    assert torch.equal(loss.relaxed[7:10], kept)  # pictures that an epoch leaves out keep their codes
+    assert torch.equal(
+        loss.relaxed[7:10], kept
+    )  # pictures that an epoch leaves out keep their codes
     assert loss.counts.sum() == 10
 
 
@@ -233,8 +276,14 @@ def test_classes_and_transfer_by_hand() -> None:
     vectors = net.vectors.detach().double().numpy()
     classes = transfer = 0.0
     for i in range(4):
-        y0, yl = (config.alpha * scores_by_hand(vectors, f[i].detach().double().numpy()).sum(1) for f in (f0, fl))
-        y1, y3 = (c(f)[i].detach().double().numpy() for c, f in zip(loss.classifiers, (f1, f3), strict=True))
+        y0, yl = (
+            config.alpha * scores_by_hand(vectors, f[i].detach().double().numpy()).sum(1)
+            for f in (f0, fl)
+        )
+        y1, y3 = (
+            c(f)[i].detach().double().numpy()
+            for c, f in zip(loss.classifiers, (f1, f3), strict=True)
+        )
         for logits in (y0, y1, yl, y3):
             classes -= math.log(softmax(logits)[labels[i]])
         teacher = softmax(y0 + y1 + yl + y3)
@@ -247,7 +296,12 @@ def test_classes_and_transfer_by_hand() -> None:
 def test_the_teacher_is_detached_or_not(detach: bool) -> None:
     levels = [torch.randn(3, 5, requires_grad=True) for _ in range(4)]
     cmbh.transfer_loss(levels, levels[2], detach).backward()  # type: ignore[no-untyped-call]
-    assert [bool(level.grad is not None) for level in levels] == [not detach, not detach, True, not detach]
+    assert [bool(level.grad is not None) for level in levels] == [
+        not detach,
+        not detach,
+        True,
+        not detach,
+    ]
 
 
 # -- regions
@@ -299,8 +353,14 @@ def test_region_loss_takes_the_greatest_score_and_sums_over_regions() -> None:
             inside.append(loss.last(inside[1]))
             f1, fl, f3 = loss.subs[0](inside[0]), net.sub(inside[1]), loss.subs[1](inside[2])
             f0 = loss.fuse(torch.cat([f1, fl, f3], 1))
-            y0, yl = (config.alpha * scores_by_hand(vectors, f[0].detach().double().numpy()).max(1) for f in (f0, fl))
-            y1, y3 = (c(f)[0].detach().double().numpy() for c, f in zip(loss.classifiers, (f1, f3), strict=True))
+            y0, yl = (
+                config.alpha * scores_by_hand(vectors, f[0].detach().double().numpy()).max(1)
+                for f in (f0, fl)
+            )
+            y1, y3 = (
+                c(f)[0].detach().double().numpy()
+                for c, f in zip(loss.classifiers, (f1, f3), strict=True)
+            )
             total -= sum(math.log(softmax(y)[labels[i]]) for y in (y0, y1, yl, y3))
             teacher = softmax(y0 + y1 + yl + y3)
             total -= sum(t * math.log(p) for t, p in zip(teacher, softmax(yl), strict=True))
@@ -312,9 +372,14 @@ def test_regions_leave_no_trace_in_what_inference_normalises_with() -> None:
     for regions in (0, 2):
         net, loss, _ = made(regions=regions)
         loss(net, pictures(4, 64), torch.tensor([0, 1, 1, 2]), torch.arange(4))
-        kept = {**dict(net.named_buffers()), **{f"loss.{name}": buffer for name, buffer in loss.named_buffers()}}
+        kept = {
+            **dict(net.named_buffers()),
+            **{f"loss.{name}": buffer for name, buffer in loss.named_buffers()},
+        }
         found.append({name: buffer for name, buffer in kept.items() if "running" in name})
-        assert all(norm.momentum for norm in net.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+        assert all(
+            norm.momentum for norm in net.modules() if isinstance(norm, torch.nn.BatchNorm2d)
+        )
     assert found[0].keys() == found[1].keys()
     assert len(found[0]) > 20
     for name, buffer in found[0].items():
@@ -334,7 +399,9 @@ def test_parts_that_build_on_others_are_refused_alone() -> None:
     assert cmbh.Config(levels=False, transfer=False, regions=0).levels is False
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet50", "alexnet", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnet18", "resnet50", "alexnet", "efficientnet_lite0"]
+)
 def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
     size = 32 if name == "resnet20" else 96
     torch.manual_seed(0)
@@ -358,7 +425,9 @@ def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
         with torch.no_grad():
             found = net(x)
         np.testing.assert_allclose(scores, found.shows["scores"], atol=1e-4)
-        np.testing.assert_allclose(activation, net.backbone.stages(x, 2)[1].detach().mean(1), atol=1e-4)
+        np.testing.assert_allclose(
+            activation, net.backbone.stages(x, 2)[1].detach().mean(1), atol=1e-4
+        )
         np.testing.assert_allclose(feature, torch.nn.functional.normalize(found.feature), atol=1e-4)
         np.testing.assert_allclose(logits, found.code, atol=1e-3)
         assert feature.shape == (3, 6 if as_code else 16)
@@ -383,7 +452,8 @@ rank = torch.distributed.get_rank()
 torch.manual_seed(0)
 backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
 net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)
-x = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+generator = torch.Generator().manual_seed(1)
+x = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=generator)
 labels = torch.arange(9) % 3
 net.eval(), loss.eval()
 for rows in ([0, 1, 2, 3], [4, 5, 6, 7]):
@@ -398,12 +468,22 @@ torch.distributed.destroy_process_group()
 def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(_TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
     subprocess.run([*launch, str(tmp_path)], check=True, capture_output=True, timeout=300)
     torch.manual_seed(0)
     backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
     net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)
-    x = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    x = torch.randint(
+        0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     net.eval(), loss.eval()
     loss(net, x[:8], torch.arange(8) % 3, torch.arange(8))
     loss.end_epoch()
@@ -414,12 +494,23 @@ def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
 
 
 SMALL = Run(
-    backbone="resnet20", weights="none", size=32, epochs=3, batch=8, lr=0.02, workers=0, precision="float32", held_out=0.1, seed=3
+    backbone="resnet20",
+    weights="none",
+    size=32,
+    epochs=3,
+    batch=8,
+    lr=0.02,
+    workers=0,
+    precision="float32",
+    held_out=0.1,
+    seed=3,
 )
 TINY = cmbh.Config(hash_warmup=1, bits=12, dim=16, width=8, regions=1, crop=16)
 
 
-def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The banks are half of one epoch and half of the one before when the checkpoint is written."""
     data = read_images(write_classes(tmp_path / "photos", 12))
     often = replace(SMALL, checkpoint_minutes=0.0)
@@ -440,33 +531,63 @@ def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path: 
     loop.train(cmbh, data, tmp_path / "parts", TINY, often, resume=True)
     read = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert read[0] == read[1]
-    logs = [(tmp_path / name / "train" / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
-    assert [json.loads(line)["total"] for line in logs[0]] == [json.loads(line)["total"] for line in logs[1]]
+    logs = [
+        (tmp_path / name / "train" / "log.jsonl").read_text().splitlines()
+        for name in ("whole", "parts")
+    ]
+    assert [json.loads(line)["total"] for line in logs[0]] == [
+        json.loads(line)["total"] for line in logs[1]
+    ]
 
 
 def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) -> None:
     photos = write_classes(tmp_path / "photos", 12)
     steady = replace(SMALL, freeze_bn=True, clip=0.0, lr=0.002)
-    config = replace(TINY, regions=0)  # where a threshold is met to the last bit, a region differs and with it the loss
+    config = replace(
+        TINY, regions=0
+    )  # where a threshold is met to the last bit, a region differs and with it the loss
     loop.train(cmbh, read_images(photos), tmp_path / "one", config, steady)
     flags: list[str] = []
     for name, value in {**asdict(config), **asdict(steady)}.items():
         flag = name.replace("_", "-")
-        flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wingbar"]
+        flags += (
+            [f"--{'' if value else 'no-'}{flag}"]
+            if isinstance(value, bool)
+            else [f"--{flag}", str(value)]
+        )
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "wingbar",
+    ]
     command = [*launch, "train", "cmbh", str(photos), "-o", str(tmp_path / "two"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    both = [(tmp_path / name / "train" / "log.jsonl").read_text().splitlines()[:10] for name in ("one", "two")]
+    both = [
+        (tmp_path / name / "train" / "log.jsonl").read_text().splitlines()[:10]
+        for name in ("one", "two")
+    ]
     one, two = ([json.loads(line)["total"] for line in lines] for lines in both)
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
 def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
-    """tests/test_birds.py counts the pixels. Frozen features say little of the species: a label-free index of them, below."""
+    """tests/test_birds.py counts the pixels. Frozen features say little of the species: a
+    label-free index of them, below."""
     data = read_dataset(toy.write(tmp_path / "birds", train=24, test=6))
     run = Run(size=96, epochs=10, lr=0.03, area=0.8, held_out=0.1)
-    model = loop.train(cmbh, data.train, tmp_path / "m", cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0), run)
+    model = loop.train(
+        cmbh,
+        data.train,
+        tmp_path / "m",
+        cmbh.Config(bits=12, width=128, dim=128, head_lr=5.0, regions=0),
+        run,
+    )
     found = []
     for name, encoder in (("m", model), ("general", "general")):
         with Index.create(tmp_path / f"{name}.wb", encoder) as index:

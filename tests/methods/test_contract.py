@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wingbar import methods
-from wingbar.cli import main
+from wingbar.cli import options
 from wingbar.errors import ModelError
 from wingbar.networks import backbones
 
@@ -26,7 +26,11 @@ def made(method: ModuleType, bits: int = 12) -> tuple[torch.nn.Module, Any, obje
     torch.manual_seed(0)
     backbone = backbones.create("resnet20")
     config = method.Config(bits=bits, **SMALL[method.__name__.rsplit(".", 1)[-1]])
-    return method.Net(backbone, config, CLASSES), method.Loss(backbone, config, CLASSES, ITEMS), config
+    return (
+        method.Net(backbone, config, CLASSES),
+        method.Loss(backbone, config, CLASSES, ITEMS),
+        config,
+    )
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -35,7 +39,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return pixels, torch.arange(ITEMS) % CLASSES, torch.arange(ITEMS)
 
 
-@pytest.fixture(params=main.METHODS)
+@pytest.fixture(params=options.METHODS)
 def method(request: pytest.FixtureRequest) -> ModuleType:
     return methods.get(request.param)
 
@@ -69,7 +73,11 @@ def test_every_parameter_gets_a_gradient_and_a_group(method: ModuleType) -> None
     assert all(term.ndim == 0 for term in losses.values())
     losses["total"].backward()
     for module in (net, loss):
-        assert not [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not [
+            name
+            for name, p in module.named_parameters()
+            if p.grad is None or not p.grad.abs().sum() > 0
+        ]
     grouped = [p for group in method.param_groups(net, loss, config) for p in group["params"]]
     every = [*net.parameters(), *loss.parameters()]
     assert len(grouped) == len(every)

@@ -22,13 +22,18 @@ def test_a_bit_is_whether_the_sigmoid_reaches_one_half() -> None:
     net.eval()
     found = net(torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8))
     np.testing.assert_array_equal(found.code >= 0, torch.sigmoid(found.code) >= 0.5)
-    assert torch.sigmoid(torch.zeros(1)).item() >= 0.5  # the boundary itself is a 1, as in Section 2.2.1
+    assert (
+        torch.sigmoid(torch.zeros(1)).item() >= 0.5
+    )  # the boundary itself is a 1, as in Section 2.2.1
 
 
 def test_the_loss_is_the_softmax_of_the_latent_layer_by_hand() -> None:
     net, loss, _ = made(bits=7)
     net.eval()
-    pixels, labels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([0, 3, 3, 1])
+    pixels, labels = (
+        torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8),
+        torch.tensor([0, 3, 3, 1]),
+    )
     found = loss(net, pixels, labels, torch.arange(4))
     total = 0.0
     feature = net(pixels).feature.detach().numpy().astype(float)
@@ -52,7 +57,11 @@ def test_first_weights_are_the_released_ones() -> None:
 
 def test_learning_rates_and_decay_are_the_released_ones() -> None:
     net, loss, config = made()
-    scales = {id(p): (g["lr_scale"], g["decay_scale"]) for g in dlbhc.param_groups(net, loss, config) for p in g["params"]}
+    scales = {
+        id(p): (g["lr_scale"], g["decay_scale"])
+        for g in dlbhc.param_groups(net, loss, config)
+        for p in g["params"]
+    }
     assert scales[id(net.latent.weight)] == (1, 1)
     assert scales[id(net.latent.bias)] == (2, 0)
     assert scales[id(loss.classifier.weight)] == (10, 1)

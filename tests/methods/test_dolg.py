@@ -20,7 +20,7 @@ from wingbar.methods import dolg
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.training import export, loop
-from wingbar.training.loop import Run
+from wingbar.training.run import Run
 
 
 def made(backbone: str = "resnet20", **config: Any) -> tuple[dolg.Net, dolg.Loss, dolg.Config]:
@@ -31,7 +31,13 @@ def made(backbone: str = "resnet20", **config: Any) -> tuple[dolg.Net, dolg.Loss
 
 
 def pictures(count: int, size: int = 32) -> torch.Tensor:
-    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return torch.randint(
+        0,
+        256,
+        (count, size, size, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(3),
+    )
 
 
 def count(module: torch.nn.Module | None) -> int:
@@ -49,7 +55,10 @@ def test_shapes_and_parameters_as_worked_out_by_hand(name: str) -> None:
     assert count(net.aspp) == one + 3 * three + one + 5 * 512 * 1024 + 1024
     assert count(net.attention) == 1024 * 1024 + 2 * 1024 + 1024 + 1
     assert count(net.join) == 2048 * 512 + 512
-    assert count(net) == sum(map(count, (net.backbone, net.globally, net.aspp, net.attention, net.join))) + 1
+    assert (
+        count(net)
+        == sum(map(count, (net.backbone, net.globally, net.aspp, net.attention, net.join))) + 1
+    )
     with torch.no_grad():
         found = net(pictures(1, 64))
         local, score = net.look(net.backbone.stages(pictures(1, 64))[1])
@@ -60,7 +69,8 @@ def test_shapes_and_parameters_as_worked_out_by_hand(name: str) -> None:
 
 
 def test_the_descriptor_by_hand() -> None:
-    """Concatenating the global vector to every place and pooling then, as the paper writes it, place by place."""
+    """Concatenating the global vector to every place and pooling then, as the paper writes it,
+    place by place."""
     net, _, _ = made()
     net.eval()
     x = pictures(2)
@@ -83,13 +93,17 @@ def test_the_descriptor_by_hand() -> None:
         torch.testing.assert_close(net(x).feature, torch.stack(expected), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [{}, {"aspp": False}, {"local": False}, {"sub_centres": 3}, {"loss": "curricular"}])
+@pytest.mark.parametrize(
+    "config", [{}, {"aspp": False}, {"local": False}, {"sub_centres": 3}, {"loss": "curricular"}]
+)
 def test_every_part_learns(config: dict[str, Any]) -> None:
     net, loss, settings = made(**config)
     found = loss(net, pictures(10), torch.arange(10) % 5, torch.arange(10))
     found["total"].backward()
     for module in (net, loss):
-        assert not [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not [
+            n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+        ]
     groups = dolg.param_groups(net, loss, settings)
     assert groups[2]["params"][0] is net.gem.p
 
@@ -103,12 +117,18 @@ def test_the_loss_by_hand() -> None:
     total = 0.0
     for i in range(4):
         cosines = [
-            max(float(feature[i] @ c / np.linalg.norm(feature[i]) / np.linalg.norm(c)) for c in centres[y]) for y in range(5)
+            max(
+                float(feature[i] @ c / np.linalg.norm(feature[i]) / np.linalg.norm(c))
+                for c in centres[y]
+            )
+            for y in range(5)
         ]
         y = int(labels[i])
         cosines[y] = math.cos(math.acos(cosines[y]) + config.margin)
         total += math.log(sum(math.exp(config.scale * (c - cosines[y])) for c in cosines))
-    assert loss(net, x, labels, torch.arange(4))["total"].item() == pytest.approx(total / 4, rel=1e-4)
+    assert loss(net, x, labels, torch.arange(4))["total"].item() == pytest.approx(
+        total / 4, rel=1e-4
+    )
 
 
 def test_curricular_keeps_a_moving_mean_of_the_own_cosine() -> None:
@@ -122,20 +142,28 @@ def test_curricular_keeps_a_moving_mean_of_the_own_cosine() -> None:
     assert float(loss.progress) == pytest.approx(0.01 * own * 1.99, rel=1e-4)
 
 
-def test_several_processes_keep_the_moving_mean_of_their_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_keep_the_moving_mean_of_their_whole_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     net, loss, _ = made(loss="curricular")
     net.eval()
     x, labels = pictures(6), torch.tensor([0, 3, 3, 1, 2, 4])
     own = loss.cosines(net(x).feature).detach()[torch.arange(6), labels]
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(own[3:].mean()))  # what the other one has
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda tensor: tensor.add_(own[3:].mean())
+    )  # what the other one has
     loss(net, x[:3], labels[:3], torch.arange(3))
     assert float(loss.progress) == pytest.approx(0.01 * float(own.mean()), rel=1e-4)
 
 
 def test_wrong_configurations_are_refused() -> None:
-    for config, reason in (({"loss": "cosface"}, "cosface"), ({"bits": 600}, "512"), ({"sub_centres": 0}, "at least 1")):
+    for config, reason in (
+        ({"loss": "cosface"}, "cosface"),
+        ({"bits": 600}, "512"),
+        ({"sub_centres": 0}, "at least 1"),
+    ):
         with pytest.raises(TrainingError, match=reason):
             dolg.Config(**config)
 
@@ -168,7 +196,10 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     np.testing.assert_array_equal(codes.unpack(embedded.codes, 16), embedded.logits >= 0)
     assert 0.3 < codes.unpack(embedded.codes, 16).mean() < 0.7  # centred, so that bits are balanced
     net = export.Exported(loop.load_net(tmp_path / "m").eval())
-    assert (again.preparation.whole, again.preparation.scales) == (True, (0.3535, 0.5, 0.7071, 1.0, 1.4142))
+    assert (again.preparation.whole, again.preparation.scales) == (
+        True,
+        (0.3535, 0.5, 0.7071, 1.0, 1.4142),
+    )
     views = images.at_scales(images.load(paths[0], again.preparation), again.preparation)
     each = np.concatenate([net.arrays(view[None].copy())[0] for view in views])
     assert len({view.shape for view in views}) > 1
@@ -177,9 +208,14 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     data = read_dataset(photos)
     with Index.create(tmp_path / "a.wb", again) as index:
         index.add(data.gallery)
-        assert index.search(paths[0], 3, fine="pool")[0].path == str(paths[0]) or index.search(paths[0], 1)[0].distance == 0
+        assert (
+            index.search(paths[0], 3, fine="pool")[0].path == str(paths[0])
+            or index.search(paths[0], 1)[0].distance == 0
+        )
         assert evaluate(index, data.query).bits == 16
-    unheld = loop.train(dolg, read_images(photos), tmp_path / "all", config, replace(small, held_out=0.0, epochs=1))
+    unheld = loop.train(
+        dolg, read_images(photos), tmp_path / "all", config, replace(small, held_out=0.0, epochs=1)
+    )
     assert unheld.bits == 16
 
 

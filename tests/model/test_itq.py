@@ -38,7 +38,9 @@ def test_the_rotation_loses_less_than_chance_and_less_every_step() -> None:
         scale = np.abs(turned).mean()
         return float(((np.sign(turned) * scale - turned) ** 2).sum())
 
-    random = [loss(np.linalg.qr(np.random.default_rng(i).standard_normal((12, 12)))[0]) for i in range(20)]
+    random = [
+        loss(np.linalg.qr(np.random.default_rng(i).standard_normal((12, 12)))[0]) for i in range(20)
+    ]
     learnt = vt[:12] @ fit(x.astype(np.float32), 12).code.astype(np.float64)
     assert loss(learnt) < min(random)
 
@@ -48,7 +50,10 @@ def test_logits_and_features_by_the_formula() -> None:
     rotation = fit(x, 8)
     logits, features = rotation.apply(x[:5])
     for i in range(5):
-        expected = [float(((x[i].astype(float) - rotation.mean) * rotation.code[:, j]).sum()) for j in range(8)]
+        expected = [
+            float(((x[i].astype(float) - rotation.mean) * rotation.code[:, j]).sum())
+            for j in range(8)
+        ]
         np.testing.assert_allclose(logits[i], expected, atol=1e-9)
         reduced = (x[i].astype(float) - x.mean(0) / 2) @ rotation.feature
         np.testing.assert_allclose(features[i], reduced / np.linalg.norm(reduced), atol=1e-5)
@@ -76,7 +81,9 @@ def test_few_images_are_enough(n: int) -> None:
     np.testing.assert_allclose(code.T @ code, np.eye(24), atol=1e-5)
     others = rotation.apply(sample(100, seed=9))[0] >= 0
     balance = others.mean(0)
-    assert ((balance > 0) & (balance < 1)).sum() > 12  # bits that no sample decided still tell other images apart
+    assert (
+        (balance > 0) & (balance < 1)
+    ).sum() > 12  # bits that no sample decided still tell other images apart
 
 
 def test_equal_images_only() -> None:

@@ -15,21 +15,20 @@ from wingbar.errors import ImageError, ModelError, QueryError
 from wingbar.hamming import codes
 from wingbar.images import Preparation, at_scales, load
 from wingbar.model.model import (
-    BATCH,
     GENERAL,
     Embeddings,
     Model,
-    batched,
     check_same,
-    in_order,
     over_scales,
     preparation_record,
     with_record,
 )
+from wingbar.parallel import BATCH, batched, in_order
 
 
 def trained_model(seed: int = 0, bits: int = 20) -> Model:
-    """A model as training leaves it, two outputs: mean colour as feature, and a random layer on it as code logits."""
+    """A model as training leaves it, two outputs: mean colour as feature, and a random layer on it
+    as code logits."""
     weights = np.random.default_rng(seed).standard_normal((3, bits)).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
@@ -69,7 +68,9 @@ def trained_model(seed: int = 0, bits: int = 20) -> Model:
 def fitted() -> Model:
     model = Model.load()
     pixels = [load(picture(i), model.preparation) for i in range(40)]
-    return model.fitted(np.concatenate([model.run(batch) for batch in batched(pixels, 16)]), 32, seed=0)
+    return model.fitted(
+        np.concatenate([model.run(batch) for batch in batched(pixels, 16)]), 32, seed=0
+    )
 
 
 def test_the_general_model_is_small_and_whole() -> None:
@@ -86,7 +87,10 @@ def test_the_general_model_is_small_and_whole() -> None:
 
 
 def test_torch_stays_out_of_it() -> None:
-    script = "import sys, wingbar as wb; wb.Model.load().encode; wb.Index; wb.evaluate; assert 'torch' not in sys.modules"
+    script = (
+        "import sys, wingbar as wb; wb.Model.load().encode; wb.Index; wb.evaluate; assert "
+        "'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -135,7 +139,9 @@ def test_a_trained_model_brings_its_own_logits() -> None:
     np.testing.assert_allclose(found.features[0], mean / np.linalg.norm(mean), atol=1e-5)
     assert (model.bits, model.dim) == (20, 3)
     weights = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)
-    np.testing.assert_array_equal(codes.unpack(found.codes, 20)[0], (found.features[0] - 0.55) @ weights >= 0)
+    np.testing.assert_array_equal(
+        codes.unpack(found.codes, 20)[0], (found.features[0] - 0.55) @ weights >= 0
+    )
     with pytest.raises(ModelError, match="nothing to fit"):
         model.fitted(np.zeros((5, 23), np.float32), 8, 0)
 
@@ -145,13 +151,18 @@ def test_saved_and_loaded_it_is_the_same(fitted: Model, tmp_path: Path) -> None:
     again = Model.load(tmp_path / "m")
     assert again.fingerprint == fitted.fingerprint
     assert str(again) == str(fitted)
-    np.testing.assert_array_equal(again.encode([picture(1)]).codes, fitted.encode([picture(1)]).codes)
+    np.testing.assert_array_equal(
+        again.encode([picture(1)]).codes, fitted.encode([picture(1)]).codes
+    )
 
 
 def test_the_fingerprint_covers_the_rotation(fitted: Model) -> None:
     raw = np.concatenate([fitted.run([load(picture(i), fitted.preparation)]) for i in range(5)])
     assert fitted.fitted(raw, 32, seed=0).fingerprint != fitted.fingerprint
-    assert Model.load().fitted(raw, 32, seed=0).fingerprint == Model.load().fitted(raw, 32, seed=0).fingerprint
+    assert (
+        Model.load().fitted(raw, 32, seed=0).fingerprint
+        == Model.load().fitted(raw, 32, seed=0).fingerprint
+    )
 
 
 def test_a_changed_file_is_noticed(fitted: Model, tmp_path: Path) -> None:
@@ -172,7 +183,9 @@ def test_a_changed_file_is_noticed(fitted: Model, tmp_path: Path) -> None:
         ({"files": []}, "cannot be read"),
     ],
 )
-def test_a_record_that_cannot_be_used(fitted: Model, tmp_path: Path, change: dict[str, object], reason: str) -> None:
+def test_a_record_that_cannot_be_used(
+    fitted: Model, tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
     fitted.save(tmp_path)
     record = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**record, **change}))
@@ -190,7 +203,12 @@ def test_no_model_there(tmp_path: Path) -> None:
 
 def test_another_models_embedding_is_refused_with_both_names(fitted: Model) -> None:
     stranger = Embeddings(
-        np.zeros((1, 1), np.uint64), np.zeros((1, 256), np.float32), np.zeros((1, 32), np.float32), 32, "other", "ab" * 32
+        np.zeros((1, 1), np.uint64),
+        np.zeros((1, 256), np.float32),
+        np.zeros((1, 32), np.float32),
+        32,
+        "other",
+        "ab" * 32,
     )
     with pytest.raises(QueryError, match=r"other \(abababababab\).*general \(itq, 32 bits"):
         check_same(stranger, fitted, "photos.wb")
@@ -225,7 +243,9 @@ def test_scales_are_averaged_and_shapes_kept_apart() -> None:
         assert len(pixels) <= BATCH
         count, height, width = pixels.shape[:3]
         feature = np.tile([height, width], (count, 1)).astype(np.float32)
-        return feature / np.linalg.norm(feature, axis=1, keepdims=True), np.full((count, 1), width, np.float32)
+        return feature / np.linalg.norm(feature, axis=1, keepdims=True), np.full(
+            (count, 1), width, np.float32
+        )
 
     shapes = [(100, 100), (200, 100), (50, 200)]
     given = [load(picture(i, shapes[i % 3]), preparation) for i in range(50)]
@@ -245,9 +265,17 @@ def test_a_model_that_sees_otherwise_is_another_one() -> None:
     assert other.preparation == Preparation(size=64, whole=True, scales=(1.0, 2.0))
     wide = picture(1, (128, 32))
     views = at_scales(load(wide, other.preparation), other.preparation)
-    mean = np.mean([model.run([view])[0, :3] / np.linalg.norm(model.run([view])[0, :3]) for view in views], axis=0)
+    mean = np.mean(
+        [model.run([view])[0, :3] / np.linalg.norm(model.run([view])[0, :3]) for view in views],
+        axis=0,
+    )
     found = other.encode([wide]).features[0]
-    np.testing.assert_allclose(found / np.linalg.norm(found), mean / np.linalg.norm(mean), atol=1e-5)
-    assert other.seeing(model.preparation).encode([wide]).features.tolist() == model.encode([wide]).features.tolist()
+    np.testing.assert_allclose(
+        found / np.linalg.norm(found), mean / np.linalg.norm(mean), atol=1e-5
+    )
+    assert (
+        other.seeing(model.preparation).encode([wide]).features.tolist()
+        == model.encode([wide]).features.tolist()
+    )
     with pytest.raises(ModelError, match="224 x 224 only"):
         Model.load().seeing(Preparation(size=192))

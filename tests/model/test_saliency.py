@@ -14,15 +14,23 @@ from wingbar.cli import main
 from wingbar.data.readers import read_images
 from wingbar.hamming import codes
 from wingbar.images import Part
-from wingbar.index.index import Index
+from wingbar.index.index import Index, explain
 from wingbar.methods import cmbh, dolg
 from wingbar.model.model import Model
-from wingbar.model.regions import find_regions
-from wingbar.model.saliency import explain, look
+from wingbar.model.saliency import find_regions, look
 from wingbar.training import loop
-from wingbar.training.loop import Run
+from wingbar.training.run import Run
 
-SMALL = Run(backbone="resnet20", weights="none", size=64, epochs=1, batch=8, workers=0, precision="float32", held_out=0.0)
+SMALL = Run(
+    backbone="resnet20",
+    weights="none",
+    size=64,
+    epochs=1,
+    batch=8,
+    workers=0,
+    precision="float32",
+    held_out=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +41,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def of_cmbh(photos: Path) -> Path:
     config = cmbh.Config(bits=12, dim=16, width=8, regions=0)
-    return indexed(photos, loop.train(cmbh, read_images(photos), photos.parent / "cmbh", config, SMALL), "cmbh")
+    return indexed(
+        photos, loop.train(cmbh, read_images(photos), photos.parent / "cmbh", config, SMALL), "cmbh"
+    )
 
 
 @pytest.fixture(scope="module")
 def of_dolg(photos: Path) -> Path:
     run = Run(**{**SMALL.__dict__, **dolg.RECIPE})
     config = dolg.Config(bits=12, dim=16, hidden=8)
-    return indexed(photos, loop.train(dolg, read_images(photos), photos.parent / "dolg", config, run), "dolg")
+    return indexed(
+        photos, loop.train(dolg, read_images(photos), photos.parent / "dolg", config, run), "dolg"
+    )
 
 
 def indexed(photos: Path, model: Model, name: str) -> Path:
@@ -71,17 +83,27 @@ def test_cmbh_names_what_fired(of_cmbh: Path, photos: Path) -> None:
     assert scores.shape == (3, 2)
     logits = 12 * scores.sum(1)
     probability = np.exp(logits) / np.exp(logits).sum()
-    weighted = {(model.record["classes"][c], j): probability[c] * scores[c, j] for c in range(3) for j in range(2)}
-    assert [(one.label, one.number) for one in seen.fired] == sorted(weighted, key=lambda key: -weighted[key])[:5]
+    weighted = {
+        (model.record["classes"][c], j): probability[c] * scores[c, j]
+        for c in range(3)
+        for j in range(2)
+    }
+    assert [(one.label, one.number) for one in seen.fired] == sorted(
+        weighted, key=lambda key: -weighted[key]
+    )[:5]
     for one in seen.fired:
-        assert one.cosine * one.probability == pytest.approx(weighted[one.label, one.number], rel=1e-4)
+        assert one.cosine * one.probability == pytest.approx(
+            weighted[one.label, one.number], rel=1e-4
+        )
     assert seen.heat is not None
     assert seen.heat.shape == (32, 32)  # the map at half of 64 pixels
     left, top, side, _ = seen.area
     cells = find_regions(seen.heat, 4)
     for (x, y, width, height), (x1, y1, x2, y2) in zip(seen.regions, cells, strict=True):
         np.testing.assert_allclose((x - left, y - top), (x1 * side / 32, y1 * side / 32))
-        np.testing.assert_allclose((width, height), ((x2 + 1 - x1) * side / 32, (y2 + 1 - y1) * side / 32))
+        np.testing.assert_allclose(
+            (width, height), ((x2 + 1 - x1) * side / 32, (y2 + 1 - y1) * side / 32)
+        )
 
 
 def test_dolg_shows_its_attention_in_the_picture_s_shape(of_dolg: Path, photos: Path) -> None:
@@ -92,7 +114,10 @@ def test_dolg_shows_its_attention_in_the_picture_s_shape(of_dolg: Path, photos: 
     assert (seen.size, seen.area) == ((256, 64), (0, 0, 256, 64))
     assert seen.heat is not None
     assert square.heat is not None
-    assert (seen.heat.shape, square.heat.shape) == ((16, 64), (32, 32))  # 128 x 32 and 64 x 64 pixels, at half of that
+    assert (seen.heat.shape, square.heat.shape) == (
+        (16, 64),
+        (32, 32),
+    )  # 128 x 32 and 64 x 64 pixels, at half of that
     assert (seen.heat > 0).all()
     assert not seen.regions
     assert square.size == (32, 32)
@@ -110,11 +135,31 @@ def test_a_method_without_places_says_so(
 
 @pytest.mark.parametrize("name", ["of_cmbh", "of_dolg"])
 def test_the_command_writes_overlays(
-    name: str, photos: Path, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    name: str,
+    photos: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     index, query = request.getfixturevalue(name), read_images(photos).paths[0]
     out = tmp_path / "seen"
-    assert main.main(["explain", str(index), str(query), "-k", "2", "-o", str(out), "--json", "--box", "0,0,40,30"]) == 0
+    assert (
+        main.main(
+            [
+                "explain",
+                str(index),
+                str(query),
+                "-k",
+                "2",
+                "-o",
+                str(out),
+                "--json",
+                "--box",
+                "0,0,40,30",
+            ]
+        )
+        == 0
+    )
     record = json.loads(capsys.readouterr().out)
     assert sorted(path.name for path in out.iterdir()) == [
         "hit1.npy",
@@ -138,7 +183,9 @@ def test_the_brightest_place_of_an_overlay_is_the_greatest_of_the_map() -> None:
     heat[1, 3] = 2.0
     shown = Image.open(io.BytesIO(images.overlay(grey, heat, (20, 0, 40, 40), [(0, 0, 10, 10)])))
     values = np.asarray(shown).astype(int)
-    assert tuple(np.unravel_index(values[:, 12:, 1].argmax(), (40, 68))) == pytest.approx((15, 43), abs=4)
+    assert tuple(np.unravel_index(values[:, 12:, 1].argmax(), (40, 68))) == pytest.approx(
+        (15, 43), abs=4
+    )
     assert (values[:, 65:] == 90).all()  # what the model does not see has no colour
     assert (values[0, :10] == 255).all()
     flat = np.asarray(Image.open(io.BytesIO(images.overlay(grey, np.ones((3, 3)), (0, 0, 80, 40)))))

@@ -64,9 +64,23 @@ def test_stages_and_feature(name: str, size: int, shapes: list[tuple[int, int]])
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("resnet18", ["conv1.weight", "layer1.0.bn2.running_var", "layer2.0.downsample.0.weight", "layer4.1.conv2.weight"]),
-        ("resnet50", ["layer1.0.downsample.1.bias", "layer3.5.conv3.weight", "layer4.2.bn3.weight"]),
-        ("alexnet", ["features.0.weight", "features.10.bias", "classifier.1.weight", "classifier.4.bias"]),
+        (
+            "resnet18",
+            [
+                "conv1.weight",
+                "layer1.0.bn2.running_var",
+                "layer2.0.downsample.0.weight",
+                "layer4.1.conv2.weight",
+            ],
+        ),
+        (
+            "resnet50",
+            ["layer1.0.downsample.1.bias", "layer3.5.conv3.weight", "layer4.2.bn3.weight"],
+        ),
+        (
+            "alexnet",
+            ["features.0.weight", "features.10.bias", "classifier.1.weight", "classifier.4.bias"],
+        ),
     ],
 )
 def test_names_are_those_of_the_public_files(name: str, keys: list[str]) -> None:
@@ -85,7 +99,10 @@ def test_pixels_are_normalised_inside() -> None:
 
     pixels = torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8)
     Probe()(pixels)
-    expected = [(v / 255 - m) / s for v, m, s in zip((0, 128, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    expected = [
+        (v / 255 - m) / s
+        for v, m, s in zip((0, 128, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ]
     np.testing.assert_allclose(seen[0][0, :, 0, 0], expected, atol=1e-5)
 
 
@@ -104,7 +121,9 @@ def test_same_padding_by_hand(size: int, kernel: int, stride: int) -> None:
     weight = conv.weight.detach().numpy()[0, 0]
     for i, j in [(0, 0), (0, out - 1), (out - 1, out - 1), (out // 2, out // 3)]:
         top, left = kernel - before + i * stride, kernel - before + j * stride
-        assert y[i, j] == pytest.approx(float((padded[top : top + kernel, left : left + kernel] * weight).sum()), abs=1e-4)
+        assert y[i, j] == pytest.approx(
+            float((padded[top : top + kernel, left : left + kernel] * weight).sum()), abs=1e-4
+        )
 
 
 def test_the_shipped_model_is_this_network_with_these_weights() -> None:
@@ -112,7 +131,9 @@ def test_the_shipped_model_is_this_network_with_these_weights() -> None:
     model = Model.load()
     scenes = pytest.importorskip("sklearn.datasets").load_sample_images().images  # two photographs
     corners = [(scene, y, x) for scene in scenes for y in (0, 150) for x in (0, 200, 400)]
-    pixels = np.stack([load(scene[y : y + 240, x : x + 240].copy(), model.preparation) for scene, y, x in corners])
+    pixels = np.stack(
+        [load(scene[y : y + 240, x : x + 240].copy(), model.preparation) for scene, y, x in corners]
+    )
     with torch.no_grad():
         exact = torch.nn.functional.normalize(net(torch.from_numpy(pixels))).numpy()
     found = model.run(list(pixels))
@@ -124,7 +145,9 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     source = backbones.create("resnet20")
     state = {**source.state_dict(), "fc.weight": torch.zeros(10, 64), "fc.bias": torch.zeros(10)}
     torch.save(state, tmp_path / "w.pth")
-    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "w.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in state.items()}, tmp_path / "w.safetensors"
+    )
     for name in ("w.pth", "w.safetensors"):
         net = backbones.create("resnet20", str(tmp_path / name))
         torch.testing.assert_close(net.state_dict(), source.state_dict())
@@ -166,21 +189,32 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         thread.join()
 
 
-def test_weights_are_fetched_once_and_checked(server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_fetched_once_and_checked(
+    server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, host = server
     cache = tmp_path / "cache"
     monkeypatch.setenv("WINGBAR_CACHE", str(cache))
     data = b"the weights of a small network"
     name = f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth"
-    monkeypatch.setattr(backbones, "_WEIGHTS", {"net": name, "wrong": "wrong-00000000.pth", "lost": "lost-00000000.pth"})
+    monkeypatch.setattr(
+        backbones,
+        "_WEIGHTS",
+        {"net": name, "wrong": "wrong-00000000.pth", "lost": "lost-00000000.pth"},
+    )
     (folder / name).write_bytes(data)
     (folder / "wrong-00000000.pth").write_bytes(data)
     assert backbones.imagenet_file("net", host).read_bytes() == data
     (folder / name).unlink()
     assert backbones.imagenet_file("net", host) == cache / name  # from the cache now
-    with pytest.raises(ModelError, match=r"cannot be fetched \(its sha256 is .*, not 00000000; .*put the file at"):
+    with pytest.raises(
+        ModelError, match=r"cannot be fetched \(its sha256 is .*, not 00000000; .*put the file at"
+    ):
         backbones.imagenet_file("wrong", host)
-    with pytest.raises(ModelError, match=r"\(HTTP Error 404.*put the file at .*lost-00000000\.pth, or use --weights"):
+    with pytest.raises(
+        ModelError,
+        match=r"\(HTTP Error 404.*put the file at .*lost-00000000\.pth, or use --weights",
+    ):
         backbones.imagenet_file("lost", host)
     with pytest.raises(ModelError, match="put the file at"):
         backbones.imagenet_file("lost", "http://127.0.0.1:9/")  # nobody listens
@@ -194,7 +228,8 @@ def test_the_package_of_lite0_is_named_when_it_is_missing(monkeypatch: pytest.Mo
 
 
 def test_timm_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in with timm's interface: feature maps, their channels, and the mean and deviation of the weights."""
+    """Against a stand-in with timm's interface: feature maps, their channels, and the mean and
+    deviation of the weights."""
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ModelError, match="pip install timm"):
         backbones.create("timm:resnet10t")
@@ -214,7 +249,12 @@ def test_timm_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
     net = backbones.create("timm:any", "imagenet")
-    assert made == {"name": "any", "pretrained": True, "features_only": True, "out_indices": (-3, -2, -1)}
+    assert made == {
+        "name": "any",
+        "pretrained": True,
+        "features_only": True,
+        "out_indices": (-3, -2, -1),
+    }
     feature = net(torch.full((1, 8, 8, 3), 255, dtype=torch.uint8))
     np.testing.assert_allclose(feature, [[2, 2, 2]], atol=1e-5)
 

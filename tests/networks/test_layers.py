@@ -16,15 +16,23 @@ def test_gem_is_the_mean_at_1_and_nears_the_greatest() -> None:
     off = [float((layers.gem(x, p) - greatest).abs().max()) for p in (1.0, 3.0, 10.0, 40.0)]
     assert off == sorted(off, reverse=True)
     assert off[-1] < 0.1
-    by_hand = [[float(np.mean(x[b, c].numpy().astype(float) ** 3) ** (1 / 3)) for c in range(5)] for b in range(3)]
+    by_hand = [
+        [float(np.mean(x[b, c].numpy().astype(float) ** 3) ** (1 / 3)) for c in range(5)]
+        for b in range(3)
+    ]
     np.testing.assert_allclose(layers.Gem(3.0)(x).detach(), by_hand, rtol=1e-5)
     assert torch.isfinite(layers.gem(torch.zeros(1, 2, 3, 3), 3.0)).all()
 
 
-@pytest.mark.parametrize("kind", ["random", "zero global", "constant maps", "parallel", "tiny", "huge"])
+@pytest.mark.parametrize(
+    "kind", ["random", "zero global", "constant maps", "parallel", "tiny", "huge"]
+)
 def test_the_fused_part_is_orthogonal(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    local, globally = torch.randn(4, 16, 5, 6, generator=generator), torch.randn(4, 16, generator=generator)
+    local, globally = (
+        torch.randn(4, 16, 5, 6, generator=generator),
+        torch.randn(4, 16, generator=generator),
+    )
     if kind == "zero global":
         globally = torch.zeros(4, 16)
     if kind == "constant maps":
@@ -43,12 +51,16 @@ def test_the_fused_part_is_orthogonal(kind: str) -> None:
     if kind == "random":  # the seed's formula, place by place
         for b, y, x in np.ndindex(4, 5, 6):
             f, g = local[b, :, y, x].double(), globally[b].double()
-            torch.testing.assert_close(found[b, :, y, x].double(), f - (f @ g) / (g @ g) * g, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                found[b, :, y, x].double(), f - (f @ g) / (g @ g) * g, atol=1e-5, rtol=1e-4
+            )
             assert float(found[b, :, y, x].norm()) <= float(f.norm()) + 1e-6
 
 
 def test_arc_margin_by_hand() -> None:
-    cosine = torch.tensor([[0.9, 0.2, -0.5], [0.1, -0.999, 0.3], [1.0, 0.0, -1.0]], requires_grad=True)
+    cosine = torch.tensor(
+        [[0.9, 0.2, -0.5], [0.1, -0.999, 0.3], [1.0, 0.0, -1.0]], requires_grad=True
+    )
     labels = torch.tensor([0, 1, 2])
     found = layers.arc_margin(cosine, labels, 0.15)
     expected = cosine.detach().clone()
@@ -61,7 +73,9 @@ def test_arc_margin_by_hand() -> None:
     at_one = torch.ones(1, 1, requires_grad=True)
     layers.arc_margin(at_one, torch.tensor([0]), 0.15).sum().backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(at_one.grad).all()  # type: ignore[arg-type]
-    falling = layers.arc_margin(torch.linspace(1, -1, 200)[:, None], torch.zeros(200, dtype=torch.int64), 0.5)
+    falling = layers.arc_margin(
+        torch.linspace(1, -1, 200)[:, None], torch.zeros(200, dtype=torch.int64), 0.5
+    )
     assert (falling.diff(dim=0) < 0).all()
 
 

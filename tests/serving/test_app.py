@@ -21,15 +21,26 @@ import pytest
 from PIL import Image
 
 from tests.conftest import picture, write_classes
-from tests.servers import LONG, ask, jpeg, metrics, problem, process, service_of, serving, small_index
+from tests.servers import (
+    LONG,
+    ask,
+    jpeg,
+    metrics,
+    problem,
+    process,
+    service_of,
+    serving,
+    small_index,
+)
 from wingbar import images
-from wingbar.cli import main
+from wingbar.cli import main, serve
 from wingbar.errors import StoreError
 from wingbar.index.index import Index
 from wingbar.index.store import remove_index
-from wingbar.serving import app, connections
-from wingbar.serving.middleware import Settings
-from wingbar.serving.service import SUFFIXES, Limits, Service
+from wingbar.serving import app, connections, run
+from wingbar.serving.encoder import SUFFIXES
+from wingbar.serving.service import Service
+from wingbar.serving.settings import Limits, Settings
 
 TOKEN = "the-writing-token"
 
@@ -52,22 +63,35 @@ def own(shared_index_path: Path, tmp_path: Path) -> Iterator[httpx.Client]:
 # -- search
 
 
-def test_a_picture_is_searched_for(client: httpx.Client, shared_photos: Path, shared_index_path: Path) -> None:
+def test_a_picture_is_searched_for(
+    client: httpx.Client, shared_photos: Path, shared_index_path: Path
+) -> None:
     path = shared_photos / "red" / "003.jpg"
     answer = ask(client, path.read_bytes(), k=5)
     assert answer.status_code == 200
     found = answer.json()
     with Index.open(shared_index_path) as index:
         expected = index.search(path, 5)
-    assert [(hit["id"], hit["distance"]) for hit in found["hits"]] == [(hit.id, hit.distance) for hit in expected]
+    assert [(hit["id"], hit["distance"]) for hit in found["hits"]] == [
+        (hit.id, hit.distance) for hit in expected
+    ]
     assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected])
     first = found["hits"][0]
-    assert (first["rank"], first["name"], first["label"], first["available"]) == (1, "003.jpg", "red", True)
+    assert (first["rank"], first["name"], first["label"], first["available"]) == (
+        1,
+        "003.jpg",
+        "red",
+        True,
+    )
     assert first["code"] == found["code"]
     assert set(found["code"]) == {"0", "1"}
     assert len(found["code"]) == found["bits"] == 24
     assert found["query"] == {"width": 96, "height": 72}
-    assert (found["fine"], found["shortlist"], found["cut"]) == ("pool", expected.shortlist, expected.cut)
+    assert (found["fine"], found["shortlist"], found["cut"]) == (
+        "pool",
+        expected.shortlist,
+        expected.cut,
+    )
     stages = found["milliseconds"]
     assert set(stages) == {"queue", "decode", "encode", "coarse", "fine", "fetch", "total"}
     assert stages["encode"] > 0
@@ -82,7 +106,12 @@ def test_raw_form_and_json_give_the_same_hits(client: httpx.Client, shared_photo
     as_form = client.post("/api/search", files={"image": ("x.jpg", data)}, params={"k": 4}).json()
     by_id = client.post("/api/search", json={"id": id_, "k": 4}).json()
     by_path = client.post("/api/search", json={"path": str(path)}, params={"k": 4}).json()
-    as_bytes = client.post("/api/search", content=data, params={"k": 4}, headers={"Content-Type": "application/octet-stream"})
+    as_bytes = client.post(
+        "/api/search",
+        content=data,
+        params={"k": 4},
+        headers={"Content-Type": "application/octet-stream"},
+    )
     for other in (as_form, by_id, by_path, as_bytes.json()):
         assert [hit["id"] for hit in other["hits"]] == [hit["id"] for hit in raw["hits"]]
         assert other["code"] == raw["code"]
@@ -90,17 +119,25 @@ def test_raw_form_and_json_give_the_same_hits(client: httpx.Client, shared_photo
 
 
 @pytest.mark.parametrize("fine", ["none", "ties", "pool", "asymmetric"])
-def test_every_fine_stage_by_picture_and_by_id(client: httpx.Client, shared_photos: Path, fine: str) -> None:
+def test_every_fine_stage_by_picture_and_by_id(
+    client: httpx.Client, shared_photos: Path, fine: str
+) -> None:
     raw = ask(client, (shared_photos / "blue" / "002.jpg").read_bytes(), fine=fine, k=30).json()
-    by_id = client.post("/api/search", json={"id": raw["hits"][0]["id"], "fine": fine, "k": 30}).json()
+    by_id = client.post(
+        "/api/search", json={"id": raw["hits"][0]["id"], "fine": fine, "k": 30}
+    ).json()
     assert raw["fine"] == by_id["fine"] == fine
     assert [hit["id"] for hit in raw["hits"]] == [hit["id"] for hit in by_id["hits"]]
 
 
 def test_parameters_do_what_they_say(client: httpx.Client, shared_photos: Path) -> None:
     data = (shared_photos / "blue" / "000.jpg").read_bytes()
-    assert {hit["label"] for hit in ask(client, data, where="label=red", k=50).json()["hits"]} == {"red"}
-    both = ask(client, data, where=["label=red", "label=green", "path!=*/003.jpg"], k=60).json()["hits"]
+    assert {hit["label"] for hit in ask(client, data, where="label=red", k=50).json()["hits"]} == {
+        "red"
+    }
+    both = ask(client, data, where=["label=red", "label=green", "path!=*/003.jpg"], k=60).json()[
+        "hits"
+    ]
     assert {hit["label"] for hit in both} == {"red", "green"}
     assert len(both) == 38
     assert {hit["distance"] for hit in ask(client, data, radius=0, k=50).json()["hits"]} == {0}
@@ -132,10 +169,16 @@ def test_parameters_do_what_they_say(client: httpx.Client, shared_photos: Path) 
         ({"shortlst": 5}, "shortlst"),
     ],
 )
-def test_parameters_that_cannot_be_meant(client: httpx.Client, parameters: dict[str, Any], word: str) -> None:
+def test_parameters_that_cannot_be_meant(
+    client: httpx.Client, parameters: dict[str, Any], word: str
+) -> None:
     problem(ask(client, jpeg(), **parameters), 422, word)
     if "box" not in parameters:
-        problem(client.post("/api/search", json={"id": 1, **parameters} | _listed(parameters)), 422, word)
+        problem(
+            client.post("/api/search", json={"id": 1, **parameters} | _listed(parameters)),
+            422,
+            word,
+        )
 
 
 def _listed(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +207,11 @@ def _listed(parameters: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_json_that_cannot_be_meant(client: httpx.Client, body: str, status: int, word: str) -> None:
-    problem(client.post("/api/search", content=body, headers={"Content-Type": "application/json"}), status, word)
+    problem(
+        client.post("/api/search", content=body, headers={"Content-Type": "application/json"}),
+        status,
+        word,
+    )
 
 
 def test_pictures_that_cannot_be_read(client: httpx.Client, shared_photos: Path) -> None:
@@ -179,9 +226,17 @@ def test_pictures_that_cannot_be_read(client: httpx.Client, shared_photos: Path)
 def test_content_types_are_strict(client: httpx.Client) -> None:
     problem(client.post("/api/search", content=jpeg()), 415, "without Content-Type")
     for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp"):
-        problem(client.post("/api/search", content=jpeg(), headers={"Content-Type": kind}), 415, kind)
-        problem(client.post("/api/search/batch", content=jpeg(), headers={"Content-Type": kind}), 415, kind)
-        problem(client.post("/api/items", content=jpeg(), headers={"Content-Type": kind}), 415, kind)
+        problem(
+            client.post("/api/search", content=jpeg(), headers={"Content-Type": kind}), 415, kind
+        )
+        problem(
+            client.post("/api/search/batch", content=jpeg(), headers={"Content-Type": kind}),
+            415,
+            kind,
+        )
+        problem(
+            client.post("/api/items", content=jpeg(), headers={"Content-Type": kind}), 415, kind
+        )
     problem(ask(client, b'{"id": 1}'), 422, "not an image")
 
 
@@ -190,8 +245,18 @@ def test_forms_that_are_none(client: httpx.Client) -> None:
     problem(client.post("/api/search", content=b"hello", headers=form), 400)
     problem(client.post("/api/search", content=b"--x--", headers=form), 422, "image")
     problem(client.post("/api/search", content=b"--x\r\nhello", headers=form), 422, "image")
-    problem(client.post("/api/search", content=b"--x\r\nhello: x\r\n\r\nhello\r\n--x--", headers=form), 400, "name")
-    problem(client.post("/api/search", content=b"hello", headers={"Content-Type": "multipart/form-data"}), 400, "boundary")
+    problem(
+        client.post("/api/search", content=b"--x\r\nhello: x\r\n\r\nhello\r\n--x--", headers=form),
+        400,
+        "name",
+    )
+    problem(
+        client.post(
+            "/api/search", content=b"hello", headers={"Content-Type": "multipart/form-data"}
+        ),
+        400,
+        "boundary",
+    )
     problem(client.post("/api/search", files={"photo": ("x.jpg", jpeg())}), 422, "photo")
     problem(client.post("/api/search", files={"image": (None, "text")}), 422, "file name")
     two = [("image", ("a.jpg", jpeg())), ("image", ("b.jpg", jpeg()))]
@@ -223,7 +288,13 @@ def test_an_empty_index_says_so_and_learns_from_uploads(tmp_path: Path) -> None:
         problem(client.post("/api/search", json={"id": 1}), 409, "no images yet")
         assert client.get("/api/items").json() == {"items": [], "total": 0}
         info = client.get("/api/info").json()
-        assert (info["items"], info["bits"], info["writable"], info["label_counts"], info["columns"]) == (0, None, True, {}, {})
+        assert (
+            info["items"],
+            info["bits"],
+            info["writable"],
+            info["label_counts"],
+            info["columns"],
+        ) == (0, None, True, {}, {})
         problem(client.get("/api/items/1"), 404)
         files = [("image", (f"{i}.jpg", jpeg(i))) for i in range(3)]
         stored = client.post("/api/items", files=files, data={"label": "new"})
@@ -232,7 +303,12 @@ def test_an_empty_index_says_so_and_learns_from_uploads(tmp_path: Path) -> None:
         found = ask(client, jpeg(1)).json()["hits"]
         assert (found[0]["distance"], found[0]["name"], found[0]["label"]) == (0, "1.jpg", "new")
         info = client.get("/api/info").json()
-        assert (info["items"], info["bits"], info["label_counts"], info["columns"]) == (3, 64, {"new": 3}, {})
+        assert (info["items"], info["bits"], info["label_counts"], info["columns"]) == (
+            3,
+            64,
+            {"new": 3},
+            {},
+        )
 
 
 # -- look
@@ -244,7 +320,9 @@ def test_items_are_listed_and_shown(client: httpx.Client) -> None:
     assert [item["id"] for item in page["items"]] == [6, 7, 8]
     for item in page["items"]:
         assert client.get(f"/api/items/{item['id']}").json() == item
-    assert client.get("/api/items", params={"where": "label=red", "limit": 1000}).json()["total"] == 20
+    assert (
+        client.get("/api/items", params={"where": "label=red", "limit": 1000}).json()["total"] == 20
+    )
     assert client.get("/api/items", params={"offset": 1000}).json() == {"items": [], "total": 60}
     spread = client.get("/api/items", params={"spread": True, "limit": 1000}).json()["items"]
     assert sorted(item["id"] for item in spread) == list(range(1, 61))
@@ -309,7 +387,10 @@ def test_only_what_was_indexed_is_sent(photos: Path, tmp_path: Path) -> None:
 
 
 def _changed_files_are_not_sent(own: httpx.Client, photos: Path, tmp_path: Path) -> None:
-    items = {item["name"]: item for item in own.get("/api/items", params={"where": "label=red"}).json()["items"]}
+    items = {
+        item["name"]: item
+        for item in own.get("/api/items", params={"where": "label=red"}).json()["items"]
+    }
     secret = tmp_path / "secret.jpg"
     picture(77).save(secret)
     changed, gone = photos / "red" / "000.jpg", photos / "red" / "001.jpg"
@@ -319,9 +400,15 @@ def _changed_files_are_not_sent(own: httpx.Client, photos: Path, tmp_path: Path)
     for kind in ("thumb", "image"):
         problem(own.get(items["000.jpg"][kind]), 404, "changed")
         problem(own.get(items["001.jpg"][kind]), 404, "cannot be shown")
-    problem(own.post("/api/search", json={"id": items["001.jpg"]["id"], "fine": "asymmetric"}), 404, "cannot be shown")
+    problem(
+        own.post("/api/search", json={"id": items["001.jpg"]["id"], "fine": "asymmetric"}),
+        404,
+        "cannot be shown",
+    )
     hits = own.post("/api/search", json={"id": items["001.jpg"]["id"], "k": 24}).json()["hits"]
-    assert {hit["name"]: hit["available"] for hit in hits if hit["label"] == "red"}["001.jpg"] is False
+    assert {hit["name"]: hit["available"] for hit in hits if hit["label"] == "red"}[
+        "001.jpg"
+    ] is False
     assert hits[0]["available"] is False
     assert own.get(f"/api/items/{items['001.jpg']['id']}").json()["available"] is False
 
@@ -339,11 +426,27 @@ def test_info(client: httpx.Client, shared_index_path: Path) -> None:
     info = client.get("/api/info").json()
     with Index.open(shared_index_path) as index:
         expected = index.info()
-    for name in ("items", "labels", "bits", "dim", "unique_codes", "model", "method", "fine", "fingerprint"):
+    for name in (
+        "items",
+        "labels",
+        "bits",
+        "dim",
+        "unique_codes",
+        "model",
+        "method",
+        "fine",
+        "fingerprint",
+    ):
         assert info[name] == getattr(expected, name)
     assert (info["name"], info["label_counts"]) == ("shared", {"red": 20, "green": 20, "blue": 20})
     assert (info["explains"], info["writable"]) == (False, True)
-    assert info["limits"] == {"upload_bytes": 33_554_432, "pixels": 64_000_000, "pictures": 64, "k": 1000, "shortlist": 10_000}
+    assert info["limits"] == {
+        "upload_bytes": 33_554_432,
+        "pixels": 64_000_000,
+        "pictures": 64,
+        "k": 1000,
+        "shortlist": 10_000,
+    }
 
 
 def test_columns_that_can_be_filtered_by(tmp_path: Path, photos: Path) -> None:
@@ -352,24 +455,37 @@ def test_columns_that_can_be_filtered_by(tmp_path: Path, photos: Path) -> None:
     small_index(tmp_path / "a.wb", tmp_path / "list.csv")
     with serving(Settings(index=tmp_path / "a.wb")) as client:
         assert client.get("/api/info").json()["columns"] == {"shelf": ["0", "1"]}
-        assert client.get("/api/items", params={"where": ["shelf=1", "number<5"]}).json()["total"] == 2
+        assert (
+            client.get("/api/items", params={"where": ["shelf=1", "number<5"]}).json()["total"] == 2
+        )
 
 
 def test_a_model_that_explains_nothing_says_so(client: httpx.Client) -> None:
     problem(client.post("/api/explain", json={"id": 1}), 404, "DOLG")
-    problem(client.post("/api/explain", content=jpeg(), headers={"Content-Type": "image/jpeg"}), 404, "CMBH")
+    problem(
+        client.post("/api/explain", content=jpeg(), headers={"Content-Type": "image/jpeg"}),
+        404,
+        "CMBH",
+    )
 
 
 def test_what_a_model_saw_is_drawn(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     service = service_of(client)
     attention = np.linspace(0, 1, 49, dtype=np.float32).reshape(7, 7)
     monkeypatch.setattr(service, "explains", True)
-    monkeypatch.setattr(service._alone, "shows", lambda source: {"attention": attention}, raising=False)
+    monkeypatch.setattr(
+        service._alone, "shows", lambda source: {"attention": attention}, raising=False
+    )
     by_id = client.post("/api/explain", json={"id": 1})
     assert by_id.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(by_id.content)) as drawn:
         assert drawn.size == (96, 72)
-    part = client.post("/api/explain", content=jpeg(), params={"box": "0,0,40,30"}, headers={"Content-Type": "image/jpeg"})
+    part = client.post(
+        "/api/explain",
+        content=jpeg(),
+        params={"box": "0,0,40,30"},
+        headers={"Content-Type": "image/jpeg"},
+    )
     with Image.open(io.BytesIO(part.content)) as drawn:
         assert drawn.size == (40, 30)
     problem(client.post("/api/explain", content=b"x", headers={"Content-Type": "image/jpeg"}), 422)
@@ -426,9 +542,14 @@ def test_an_index_that_was_put_in_its_place_is_taken_over(tmp_path: Path, photos
         remove_index(tmp_path / "own.wb")
         with Index.create(tmp_path / "own.wb") as index:
             index.add([jpeg(i) for i in range(3)], bits=2)
-        while client.post("/api/search", json={"id": 1}).status_code == 200 and time.monotonic() < until:
+        while (
+            client.post("/api/search", json={"id": 1}).status_code == 200
+            and time.monotonic() < until
+        ):
             time.sleep(0.1)
-        problem(client.post("/api/search", json={"id": 1}), 503, "another model: start the server again")
+        problem(
+            client.post("/api/search", json={"id": 1}), 503, "another model: start the server again"
+        )
 
 
 # -- change
@@ -436,14 +557,21 @@ def test_an_index_that_was_put_in_its_place_is_taken_over(tmp_path: Path, photos
 
 def test_uploads_are_stored_and_found(own: httpx.Client, tmp_path: Path) -> None:
     data = jpeg(901, hue=(90, 20, 160))
-    answer = own.post("/api/items", files={"image": ("../../Violet one.JPG", data)}, data={"label": " violet "})
+    answer = own.post(
+        "/api/items", files={"image": ("../../Violet one.JPG", data)}, data={"label": " violet "}
+    )
     assert answer.status_code == 201
     (item,) = answer.json()["items"]
     assert (item["name"], answer.json()["failed"]) == ("Violet one.JPG", [])
     stored = tmp_path / "own.wb.uploads" / f"{hashlib.sha256(data).hexdigest()[:32]}.jpg"
     assert stored.read_bytes() == data
     found = ask(own, data, k=1).json()["hits"][0]
-    assert (found["id"], found["distance"], found["label"], found["name"]) == (item["id"], 0, "violet", "Violet one.JPG")
+    assert (found["id"], found["distance"], found["label"], found["name"]) == (
+        item["id"],
+        0,
+        "violet",
+        "Violet one.JPG",
+    )
     assert own.get(found["image"]).content == data
     with Index.open(tmp_path / "own.wb") as index:
         assert index.verify() == []
@@ -466,32 +594,55 @@ def test_an_upload_is_encoded_as_indexing_does(own: httpx.Client, tmp_path: Path
 
 def test_the_same_picture_twice_is_one_item(own: httpx.Client) -> None:
     data = jpeg(903)
-    first = own.post("/api/items", files={"image": ("a.jpg", data)}, data={"label": "one"}).json()["items"][0]["id"]
+    first = own.post("/api/items", files={"image": ("a.jpg", data)}, data={"label": "one"}).json()[
+        "items"
+    ][0]["id"]
     again = own.post("/api/items", files={"image": ("b.jpg", data)}).json()["items"][0]["id"]
     item = own.get(f"/api/items/{first}").json()
     assert (again, item["label"], item["name"]) == (first, "one", "b.jpg")
-    own.post("/api/items", files=[("image", ("c.jpg", data)), ("image", ("d.jpg", data))], data={"label": "two"})
+    own.post(
+        "/api/items",
+        files=[("image", ("c.jpg", data)), ("image", ("d.jpg", data))],
+        data={"label": "two"},
+    )
     item = own.get(f"/api/items/{first}").json()
     assert (item["label"], item["name"]) == ("two", "d.jpg")
     assert own.get("/api/items").json()["total"] == 61
 
 
 def test_bad_uploads_are_named_and_leave_nothing(own: httpx.Client, tmp_path: Path) -> None:
-    answer = own.post("/api/items", files=[("image", ("good.jpg", jpeg(904))), ("image", ("bad.jpg", b"hello"))])
+    answer = own.post(
+        "/api/items", files=[("image", ("good.jpg", jpeg(904))), ("image", ("bad.jpg", b"hello"))]
+    )
     assert answer.status_code == 201
     assert [item["name"] for item in answer.json()["items"]] == ["good.jpg"]
     assert answer.json()["failed"][0]["name"] == "bad.jpg"
-    problem(own.post("/api/items", files={"image": ("bad.jpg", b"hello")}), 422, "bad.jpg", "not an image")
+    problem(
+        own.post("/api/items", files={"image": ("bad.jpg", b"hello")}),
+        422,
+        "bad.jpg",
+        "not an image",
+    )
     problem(own.post("/api/items", files={"image": ("a.jpg", b"")}), 422, "a.jpg")
     problem(own.post("/api/items", data={"label": "x"}), 415)
-    problem(own.post("/api/items", files={"image": ("a.jpg", jpeg())}, data={"label": "x" * 1001}), 422, "label")
-    problem(own.post("/api/items", files={"image": ("a.jpg", jpeg())}, data={"lable": "x"}), 422, "lable")
+    problem(
+        own.post("/api/items", files={"image": ("a.jpg", jpeg())}, data={"label": "x" * 1001}),
+        422,
+        "label",
+    )
+    problem(
+        own.post("/api/items", files={"image": ("a.jpg", jpeg())}, data={"lable": "x"}),
+        422,
+        "lable",
+    )
     assert len(list((tmp_path / "own.wb.uploads").iterdir())) == 1
 
 
 def test_uploads_at_the_same_time(own: httpx.Client, tmp_path: Path) -> None:
     def upload(i: int) -> int:
-        answer = own.post("/api/items", files={"image": (f"{i}.jpg", jpeg(2000 + i % 12))}, data={"label": str(i)})
+        answer = own.post(
+            "/api/items", files={"image": (f"{i}.jpg", jpeg(2000 + i % 12))}, data={"label": str(i)}
+        )
         assert answer.status_code == 201
         return int(answer.json()["items"][0]["id"])
 
@@ -503,7 +654,9 @@ def test_uploads_at_the_same_time(own: httpx.Client, tmp_path: Path) -> None:
         assert index.verify() == []
 
 
-def test_items_are_deleted_and_only_uploaded_files_with_them(own: httpx.Client, shared_photos: Path, tmp_path: Path) -> None:
+def test_items_are_deleted_and_only_uploaded_files_with_them(
+    own: httpx.Client, shared_photos: Path, tmp_path: Path
+) -> None:
     data = jpeg(905)
     (item,) = own.post("/api/items", files={"image": ("a.jpg", data)}).json()["items"]
     assert list((tmp_path / "own.wb.uploads").glob("*.jpg"))
@@ -519,7 +672,9 @@ def test_items_are_deleted_and_only_uploaded_files_with_them(own: httpx.Client, 
     assert own.get("/api/items").json()["total"] == 59
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(own: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing(
+    own: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -531,12 +686,21 @@ def test_a_full_disk_is_said_and_leaves_nothing(own: httpx.Client, monkeypatch: 
     assert own.post("/api/items", files={"image": ("a.jpg", jpeg(906))}).status_code == 201
 
 
-def test_an_index_that_fails_leaves_no_file(own: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_index_that_fails_leaves_no_file(
+    own: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def locked(*arguments: object) -> None:
-        raise StoreError(f"{tmp_path / 'own.wb'} is being written by another process: try again when that has finished")
+        raise StoreError(
+            f"{tmp_path / 'own.wb'} is being written by another process: try again when that has "
+            "finished"
+        )
 
     monkeypatch.setattr("wingbar.index.store.Store.add", locked)
-    detail = problem(own.post("/api/items", files={"image": ("a.jpg", jpeg(907))}), 503, "own.wb is being written")
+    detail = problem(
+        own.post("/api/items", files={"image": ("a.jpg", jpeg(907))}),
+        503,
+        "own.wb is being written",
+    )
     assert str(tmp_path) not in detail
     assert not list((tmp_path / "own.wb.uploads").iterdir())
 
@@ -544,19 +708,28 @@ def test_an_index_that_fails_leaves_no_file(own: httpx.Client, monkeypatch: pyte
 # -- the page
 
 
-def test_the_page_and_its_files(client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_and_its_files(
+    client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     web = tmp_path / "web"
     web.mkdir()
     monkeypatch.setattr(app, "WEB", web)
     with serving(Settings(index=service_of(client).path)) as other:
         missing = other.get("/")
-        assert (missing.status_code, missing.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert (missing.status_code, missing.headers["content-type"]) == (
+            200,
+            "text/plain; charset=utf-8",
+        )
         assert "/openapi.json" in missing.text
         (web / "index.html").write_text("<!doctype html>")
         (web / "main.js").write_text("export {};")
         (web / "look.css").write_text("a{}")
         (web / "icon.svg").write_text("<svg/>")
-        types = {"/": "text/html", "/static/main.js": "text/javascript", "/static/look.css": "text/css"}
+        types = {
+            "/": "text/html",
+            "/static/main.js": "text/javascript",
+            "/static/look.css": "text/css",
+        }
         for path, kind in types.items():
             answer = other.get(path)
             assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
@@ -572,7 +745,12 @@ def test_the_page_and_its_files(client: httpx.Client, tmp_path: Path, monkeypatc
 
 def _in_another_process(script: str, *arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", f"import sys\nfrom wingbar.index.index import Index\n{script}", *map(str, arguments)]
+        [
+            sys.executable,
+            "-c",
+            f"import sys\nfrom wingbar.index.index import Index\n{script}",
+            *map(str, arguments),
+        ]
     )
 
 
@@ -592,20 +770,34 @@ def test_what_another_process_changes_shows_up(tmp_path: Path) -> None:
             until = time.monotonic() + 2.0
             while time.monotonic() < until:
                 found = ask(client, jpeg(), k=1000)
-                if found.status_code == 200 and len(found.json()["hits"]) == items and found.json()["bits"] == bits:
+                if (
+                    found.status_code == 200
+                    and len(found.json()["hits"]) == items
+                    and found.json()["bits"] == bits
+                ):
                     return True
             return False
 
         problem(ask(client, jpeg()), 409)
-        assert _in_another_process("Index.open(sys.argv[1]).add(sys.argv[2], bits=16)", path, folder).wait() == 0
+        assert (
+            _in_another_process(
+                "Index.open(sys.argv[1]).add(sys.argv[2], bits=16)", path, folder
+            ).wait()
+            == 0
+        )
         assert seen(18, 16)
         asking = threading.Thread(target=keep_asking)
         asking.start()
         try:
             write_classes(folder, 9)
-            assert _in_another_process("Index.open(sys.argv[1]).add(sys.argv[2])", path, folder).wait() == 0
+            assert (
+                _in_another_process("Index.open(sys.argv[1]).add(sys.argv[2])", path, folder).wait()
+                == 0
+            )
             assert seen(27, 16)
-            assert _in_another_process("Index.open(sys.argv[1]).delete([3, 4, 5])", path).wait() == 0
+            assert (
+                _in_another_process("Index.open(sys.argv[1]).delete([3, 4, 5])", path).wait() == 0
+            )
             assert seen(24, 16)
             assert _in_another_process("Index.open(sys.argv[1]).refit(bits=12)", path).wait() == 0
             assert seen(24, 12)
@@ -694,16 +886,27 @@ def test_the_command_says_in_one_line_what_is_wrong(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"try --port {port + 1 if port < 65535 else port - 1}" in said(shared_index_path, "--port", port)
+        assert f"try --port {port + 1 if port < 65535 else port - 1}" in said(
+            shared_index_path, "--port", port
+        )
     assert "cannot listen" in said(shared_index_path, "--host", "no.such.host.invalid", "--public")
 
 
 @pytest.mark.parametrize(
     ("flags", "terminal", "served"),
-    [([], True, True), ([], False, False), (["--no-serve"], True, False), (["--json"], True, False)],
+    [
+        ([], True, True),
+        ([], False, False),
+        (["--no-serve"], True, False),
+        (["--json"], True, False),
+    ],
 )
 def test_the_demo_ends_in_the_server_on_a_terminal(
-    flags: list[str], terminal: bool, served: bool, shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str],
+    terminal: bool,
+    served: bool,
+    shared_index_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown = SimpleNamespace(index=shared_index_path, report=SimpleNamespace(failed=()))
     monkeypatch.setattr("wingbar.demo.run", lambda *arguments, **named: shown)
@@ -711,27 +914,40 @@ def test_the_demo_ends_in_the_server_on_a_terminal(
     monkeypatch.setattr("wingbar.demo.text", lambda shown: "done")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     serving = []
-    monkeypatch.setattr(main, "_serve", lambda path, **named: serving.append(path))
+    monkeypatch.setattr(serve, "_serve", lambda path, **named: serving.append(path))
     assert main.main(["demo", *flags]) == 0
     assert serving == ([shared_index_path] if served else [])
 
 
-def test_the_page_is_opened_when_asked(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_page_is_opened_when_asked(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    monkeypatch.setattr(app, "run", lambda settings, started: started("http://127.0.0.1:5/"))
+    monkeypatch.setattr(run, "run", lambda settings, started: started("http://127.0.0.1:5/"))
     assert main.main(["serve", str(shared_index_path), "--open"]) == 0
     assert opened == ["http://127.0.0.1:5/"]
     assert "http://127.0.0.1:5/" in capsys.readouterr().out
 
 
-def test_tokens_may_come_from_the_environment(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_may_come_from_the_environment(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[Settings] = []
-    monkeypatch.setattr(app, "run", lambda settings, started: given.append(settings))
+    monkeypatch.setattr(run, "run", lambda settings, started: given.append(settings))
     monkeypatch.setenv("WINGBAR_TOKEN", TOKEN)
     monkeypatch.setenv("WINGBAR_READ_TOKEN", "the-reading-token")
-    assert main.main(["serve", str(shared_index_path), "--host", "0.0.0.0", "--cors", "https://a.example"]) == 0
-    assert (given[0].token, given[0].read_token, given[0].cors) == (TOKEN, "the-reading-token", ("https://a.example",))
+    assert (
+        main.main(
+            ["serve", str(shared_index_path), "--host", "0.0.0.0", "--cors", "https://a.example"]
+        )
+        == 0
+    )
+    assert (given[0].token, given[0].read_token, given[0].cors) == (
+        TOKEN,
+        "the-reading-token",
+        ("https://a.example",),
+    )
 
 
 def test_serving_without_its_extra_says_what_to_install(

@@ -34,7 +34,12 @@ class Worker:
 
 
 def batcher(
-    worker: Worker, pool: ThreadPoolExecutor, prepare: Callable[[int], int] = abs, *, wait: float = 0.0, limit: int = 100
+    worker: Worker,
+    pool: ThreadPoolExecutor,
+    prepare: Callable[[int], int] = abs,
+    *,
+    wait: float = 0.0,
+    limit: int = 100,
 ) -> Batcher[int, int, int]:
     return Batcher("test", prepare, worker, pool, most=4, wait=wait, limit=limit)
 
@@ -65,7 +70,9 @@ def test_requests_gather_while_a_batch_is_worked_on(pool: ThreadPoolExecutor) ->
     many.close()
 
 
-def test_a_free_worker_waits_a_moment_for_one_that_is_being_prepared(pool: ThreadPoolExecutor) -> None:
+def test_a_free_worker_waits_a_moment_for_one_that_is_being_prepared(
+    pool: ThreadPoolExecutor,
+) -> None:
     slow = threading.Event()
 
     def prepare(value: int) -> int:
@@ -99,7 +106,9 @@ def test_free_workers_share_what_is_there(pool: ThreadPoolExecutor) -> None:
         return value
 
     worker.go_on.clear()
-    two: Batcher[int, int, int] = Batcher("test", prepare, worker, pool, most=4, wait=LONG, limit=20, workers=2)
+    two: Batcher[int, int, int] = Batcher(
+        "test", prepare, worker, pool, most=4, wait=LONG, limit=20, workers=2
+    )
     futures = [two.submit(value) for value in range(6)]
     slow.set()
     while len(worker.batches) < 2:
@@ -182,6 +191,8 @@ def test_closing_finishes_what_is_in_line(pool: ThreadPoolExecutor) -> None:
 def test_many_threads_get_their_own_answers(pool: ThreadPoolExecutor) -> None:
     some = batcher(Worker(), pool, wait=0.001, limit=1000)
     with ThreadPoolExecutor(16) as callers:
-        answers = list(callers.map(lambda value: some.submit(value).result(LONG).answer, range(100, 600)))
+        answers = list(
+            callers.map(lambda value: some.submit(value).result(LONG).answer, range(100, 600))
+        )
     assert answers == list(range(200, 1200, 2))
     some.close()

@@ -1,4 +1,5 @@
-"""What readers keep, what they take over from other processes, and what they say when the file is gone."""
+"""What readers keep, what they take over from other processes, and what they say when the file is
+gone."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "own.wb"
 
 
-def test_features_are_kept_until_the_index_changes(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_kept_until_the_index_changes(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = Reader(index, keep=2**20)
     dim = reader.index.model.dim
     asked: list[list[int]] = []
@@ -41,7 +44,9 @@ def test_features_are_kept_until_the_index_changes(index: Path, monkeypatch: pyt
     assert asked == [[3, 1, 2], [4]]
     assert np.array_equal(first, again[[2, 0, 1]])
     with closing(Store.open(index)) as other, other.writing():
-        other._db.execute("UPDATE features SET data = ? WHERE id = 2", (np.full(dim, 7, "<f2").tobytes(),))
+        other._db.execute(
+            "UPDATE features SET data = ? WHERE id = 2", (np.full(dim, 7, "<f2").tobytes(),)
+        )
     assert (reader.store.features([2], dim) == 7).all()
     assert np.array_equal(reader.store.features([3], dim)[0], first[0])
     reader.index.close()
@@ -67,7 +72,9 @@ def test_items_that_are_not_there(index: Path) -> None:
     reader.index.close()
 
 
-def test_an_index_that_is_gone_or_was_replaced(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_is_gone_or_was_replaced(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
     lane = Lane(index, "test")
     assert lane.submit(Reader.refresh).result() == 9
@@ -78,7 +85,9 @@ def test_an_index_that_is_gone_or_was_replaced(index: Path, monkeypatch: pytest.
     index.write_text("not an index")
     with pytest.raises(StoreError, match="replaced by a file that is no index"):
         lane.submit(Reader.check).result()
-    assert lane.submit(lambda reader: len(reader.index.searchable())).result() == 9  # what is open can still be read
+    assert (
+        lane.submit(lambda reader: len(reader.index.searchable())).result() == 9
+    )  # what is open can still be read
     index.unlink()
     small_index(index, index.parent / "photos" / "red")
     assert lane.submit(Reader.refresh).result() == 3

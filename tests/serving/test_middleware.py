@@ -13,8 +13,7 @@ from PIL import Image
 
 from tests.servers import LONG, ask, jpeg, metrics, problem, raw, service_of, serving
 from wingbar.errors import WingbarError
-from wingbar.serving.middleware import Settings
-from wingbar.serving.service import Limits
+from wingbar.serving.settings import Limits, Settings
 
 TOKEN, READ = "the-writing-token", "the-reading-token"
 
@@ -54,19 +53,40 @@ def test_a_server_for_others_needs_a_token_or_the_word_public(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def guarded(shared_index_path: Path) -> Iterator[httpx.Client]:
-    settings = Settings(index=shared_index_path, token=TOKEN, read_token=READ, cors=("https://photos.example.org",))
+    settings = Settings(
+        index=shared_index_path, token=TOKEN, read_token=READ, cors=("https://photos.example.org",)
+    )
     with serving(settings) as client:
         yield client
 
 
 def test_reading_and_writing_tokens(guarded: httpx.Client) -> None:
-    reads = [("GET", "/api/info"), ("GET", "/api/items"), ("GET", "/api/items/1"), ("GET", "/api/thumbs/1")]
-    reads += [("GET", "/api/images/1"), ("GET", "/metrics"), ("POST", "/api/search"), ("POST", "/api/search/batch")]
+    reads = [
+        ("GET", "/api/info"),
+        ("GET", "/api/items"),
+        ("GET", "/api/items/1"),
+        ("GET", "/api/thumbs/1"),
+    ]
+    reads += [
+        ("GET", "/api/images/1"),
+        ("GET", "/metrics"),
+        ("POST", "/api/search"),
+        ("POST", "/api/search/batch"),
+    ]
     reads += [("POST", "/api/explain")]
     writes = [("POST", "/api/items"), ("DELETE", "/api/items/100000")]
     for method, path in reads + writes:
-        for wrong in (None, "Bearer", "Bearer wrong-token", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}"):
-            answer = guarded.request(method, path, headers={} if wrong is None else {"Authorization": wrong})
+        for wrong in (
+            None,
+            "Bearer",
+            "Bearer wrong-token",
+            f"Basic {TOKEN}",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+        ):
+            answer = guarded.request(
+                method, path, headers={} if wrong is None else {"Authorization": wrong}
+            )
             problem(answer, 401, "Authorization: Bearer")
             assert answer.headers["www-authenticate"].startswith("Bearer")
     for method, path in reads:
@@ -74,7 +94,11 @@ def test_reading_and_writing_tokens(guarded: httpx.Client) -> None:
             answer = guarded.request(method, path, headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code not in (401, 403), path
     for method, path in writes:
-        problem(guarded.request(method, path, headers={"Authorization": f"Bearer {READ}"}), 403, "search only")
+        problem(
+            guarded.request(method, path, headers={"Authorization": f"Bearer {READ}"}),
+            403,
+            "search only",
+        )
         answer = guarded.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status_code in (404, 415)
     for path in ("/", "/healthz", "/readyz", "/openapi.json"):
@@ -92,18 +116,37 @@ def test_a_public_server_takes_no_changes(shared_index_path: Path) -> None:
         assert client.post("/api/search", json={"id": 1}).status_code == 200
 
 
-def test_an_index_that_cannot_be_written(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_cannot_be_written(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service_of(client), "writable", False)
     detail = problem(client.delete("/api/items/1"), 403, "shared.wb is read-only")
     assert "/" not in detail
     assert client.get("/api/info").json()["writable"] is False
 
 
-def test_other_names_in_the_host_header_are_refused(client: httpx.Client, shared_index_path: Path) -> None:
-    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1", "localhost.evil.example"):
+def test_other_names_in_the_host_header_are_refused(
+    client: httpx.Client, shared_index_path: Path
+) -> None:
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "",
+        "[::1",
+        "localhost.evil.example",
+    ):
         problem(client.get("/api/info", headers={"Host": host}), 421)
         problem(client.get("/", headers={"Host": host}), 421)
-    for host in ("localhost", "LOCALHOST:99", "127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "10.0.0.7", "localhost."):
+    for host in (
+        "localhost",
+        "LOCALHOST:99",
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "[::1]:8000",
+        "10.0.0.7",
+        "localhost.",
+    ):
         assert client.get("/healthz", headers={"Host": host}).status_code == 200
     settings = Settings(index=shared_index_path, hosts=("Photos.Example.org",), token=TOKEN)
     with serving(settings) as named:
@@ -115,22 +158,45 @@ def test_a_request_without_host(client: httpx.Client) -> None:
     assert b" 421 " in raw(client, b"GET /healthz HTTP/1.0\r\n\r\n").split(b"\r\n")[0]
 
 
-def test_pages_from_elsewhere_cannot_change_or_search(client: httpx.Client, guarded: httpx.Client) -> None:
-    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example", "http://127.0.0.1:1"):
-        problem(client.post("/api/items", files={"image": ("a.jpg", jpeg())}, headers={"Origin": origin}), 403, "--cors")
+def test_pages_from_elsewhere_cannot_change_or_search(
+    client: httpx.Client, guarded: httpx.Client
+) -> None:
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1.evil.example",
+        "http://127.0.0.1:1",
+    ):
+        problem(
+            client.post(
+                "/api/items", files={"image": ("a.jpg", jpeg())}, headers={"Origin": origin}
+            ),
+            403,
+            "--cors",
+        )
         problem(client.delete("/api/items/1", headers={"Origin": origin}), 403)
         problem(client.post("/api/search", json={"id": 1}, headers={"Origin": origin}), 403)
     own = str(client.base_url).rstrip("/")
     assert client.post("/api/search", json={"id": 1}, headers={"Origin": own}).status_code == 200
-    assert "access-control-allow-origin" not in client.get("/api/info", headers={"Origin": "https://evil.example"}).headers
+    assert (
+        "access-control-allow-origin"
+        not in client.get("/api/info", headers={"Origin": "https://evil.example"}).headers
+    )
     asked = {"Origin": "https://photos.example.org", "Access-Control-Request-Method": "POST"}
-    preflight = guarded.options("/api/search", headers={**asked, "Access-Control-Request-Headers": "authorization"})
+    preflight = guarded.options(
+        "/api/search", headers={**asked, "Access-Control-Request-Headers": "authorization"}
+    )
     assert preflight.headers["access-control-allow-origin"] == "https://photos.example.org"
     assert "access-control-allow-credentials" not in preflight.headers
     answer = guarded.post(
-        "/api/search", json={"id": 1}, headers={"Origin": "https://photos.example.org", "Authorization": f"Bearer {READ}"}
+        "/api/search",
+        json={"id": 1},
+        headers={"Origin": "https://photos.example.org", "Authorization": f"Bearer {READ}"},
     )
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://photos.example.org")
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (
+        200,
+        "https://photos.example.org",
+    )
     other = guarded.options("/api/search", headers={**asked, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
 
@@ -148,10 +214,15 @@ def test_every_answer_has_the_safe_headers(client: httpx.Client) -> None:
     ):
         headers = client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["content-security-policy"].startswith("default-src 'self'; img-src 'self' blob: data:;")
+        assert headers["content-security-policy"].startswith(
+            "default-src 'self'; img-src 'self' blob: data:;"
+        )
         assert headers["cross-origin-resource-policy"] == "same-origin"
         assert "server" not in headers
-    assert client.get("/api/info", headers={"Host": "evil"}).headers["x-content-type-options"] == "nosniff"
+    assert (
+        client.get("/api/info", headers={"Host": "evil"}).headers["x-content-type-options"]
+        == "nosniff"
+    )
 
 
 def test_what_is_not_there(client: httpx.Client) -> None:
@@ -174,10 +245,18 @@ def test_bytes_are_counted_as_they_come(shared_index_path: Path) -> None:
         problem(client.post("/api/search", content=b"x" * 10_001, headers=headers), 413, "10,000")
         big = b"x" * 100_000
         problem(client.post("/api/search", content=big, headers=headers), 413)
-        problem(client.post("/api/search", content=iter([big[:50_000], big[50_000:]]), headers=headers), 413)  # no length said
+        problem(
+            client.post("/api/search", content=iter([big[:50_000], big[50_000:]]), headers=headers),
+            413,
+        )  # no length said
         problem(client.post("/api/search", files={"image": ("a.jpg", big)}), 413)
         problem(
-            client.post("/api/search", content=b'{"path": "' + big + b'"}', headers={"Content-Type": "application/json"}), 413
+            client.post(
+                "/api/search",
+                content=b'{"path": "' + big + b'"}',
+                headers={"Content-Type": "application/json"},
+            ),
+            413,
         )
         problem(client.post("/api/items", files={"image": ("a.jpg", b"x" * 200_000)}), 413)
         problem(ask(client, jpeg()), 413, "96 x 72", "5,000 pixels")
@@ -197,7 +276,11 @@ def test_a_picture_that_would_fill_the_memory(client: httpx.Client) -> None:
 
 def test_bodies_that_would_fill_the_memory_together(shared_index_path: Path) -> None:
     with serving(Settings(index=shared_index_path, limits=Limits(body_bytes=5_000))) as client:
-        problem(client.post("/api/search", content=b"x" * 6000, headers={"Content-Type": "image/jpeg"}), 429, "memory")
+        problem(
+            client.post("/api/search", content=b"x" * 6000, headers={"Content-Type": "image/jpeg"}),
+            429,
+            "memory",
+        )
         assert ask(client, jpeg(size=(60, 60))).status_code == 200
 
 
@@ -209,11 +292,18 @@ class Stuck:
         service = service_of(client)
         run = service._network.run
         for network in (service._network, service._alone):
-            monkeypatch.setattr(network, "run", lambda pixels: self.go_on.wait(LONG) and run(pixels))
+            monkeypatch.setattr(
+                network, "run", lambda pixels: self.go_on.wait(LONG) and run(pixels)
+            )
 
 
-def test_too_many_are_told_to_come_back(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(Settings(index=shared_index_path, limits=Limits(waiting=3))) as client, ThreadPoolExecutor(8) as pool:
+def test_too_many_are_told_to_come_back(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        serving(Settings(index=shared_index_path, limits=Limits(waiting=3))) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
         stuck = Stuck(client, monkeypatch)
         futures = [pool.submit(ask, client, jpeg()) for _ in range(8)]
         while sum(future.done() for future in futures) < 5:
@@ -227,16 +317,26 @@ def test_too_many_are_told_to_come_back(shared_index_path: Path, monkeypatch: py
         for answer in answers:
             if answer.status_code == 429:
                 problem(answer, 429, "waiting already")
-        problem(client.post("/api/search/batch", files=[("image", (f"{i}.jpg", jpeg())) for i in range(4)]), 429)
+        problem(
+            client.post(
+                "/api/search/batch", files=[("image", (f"{i}.jpg", jpeg())) for i in range(4)]
+            ),
+            429,
+        )
         assert ask(client, jpeg()).status_code == 200
 
 
-def test_what_takes_too_long_is_given_up(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_too_long_is_given_up(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving(Settings(index=shared_index_path, limits=Limits(seconds=0.5))) as client:
         stuck = Stuck(client, monkeypatch)
         problem(ask(client, jpeg()), 503, "longer than 0.5 s")
         stuck.go_on.set()
-        head = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\nsome"
+        head = (
+            b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            b"image/jpeg\r\nContent-Length: 1000\r\n\r\nsome"
+        )
         answer = raw(client, head)
         assert b" 408 " in answer.split(b"\r\n")[0]
         assert b"application/problem+json" in answer
@@ -255,11 +355,15 @@ def test_a_bug_is_a_problem_too(client: httpx.Client, monkeypatch: pytest.Monkey
     assert "secret" not in problem(client.get("/api/items/1"), 500, "ZeroDivisionError")
 
 
-def test_concurrent_searches_are_encoded_together(client: httpx.Client, shared_photos: Path) -> None:
+def test_concurrent_searches_are_encoded_together(
+    client: httpx.Client, shared_photos: Path
+) -> None:
     files = [path.read_bytes() for path in sorted(shared_photos.glob("*/*.jpg"))]
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda data: ask(client, data, k=1).json(), files))
     assert [answer["hits"][0]["distance"] for answer in answers] == [0] * len(files)
-    assert [answer["hits"][0]["name"] for answer in answers] == [path.name for path in sorted(shared_photos.glob("*/*.jpg"))]
+    assert [answer["hits"][0]["name"] for answer in answers] == [
+        path.name for path in sorted(shared_photos.glob("*/*.jpg"))
+    ]
     counted = metrics(client)
     assert counted["wingbar_encode_batch_sum"] > counted["wingbar_encode_batch_count"]

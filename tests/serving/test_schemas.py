@@ -16,8 +16,7 @@ from benchmarks import fuzz_server
 from tests.servers import LONG, serving
 from wingbar.index.index import Index
 from wingbar.serving.app import create_app
-from wingbar.serving.middleware import Settings
-from wingbar.serving.service import Limits
+from wingbar.serving.settings import Limits, Settings
 
 EXAMPLES = int(os.environ.get("WINGBAR_EXAMPLES", "8"))  # of each operation
 MALFORMED = int(os.environ.get("WINGBAR_FUZZ", "150"))  # requests
@@ -38,8 +37,16 @@ schema = schemathesis.openapi.from_dict(create_app(Settings(index=Path("any.wb")
 
 
 @schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_every_operation_keeps_to_the_document(case: schemathesis.Case[Any], client: httpx.Client) -> None:
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_operation_keeps_to_the_document(
+    case: schemathesis.Case[Any], client: httpx.Client
+) -> None:
     kept = [
         checks.not_a_server_error,
         checks.status_code_conformance,
@@ -59,7 +66,10 @@ def test_the_document_has_an_example_of_every_body(client: httpx.Client) -> None
             for status, answer in operation["responses"].items():
                 problem = "application/problem+json" in answer.get("content", {})
                 assert problem == (int(status) >= 400), f"{method} {path} {status}"
-            if "requestBody" in operation and "application/json" in operation["requestBody"]["content"]:
+            if (
+                "requestBody" in operation
+                and "application/json" in operation["requestBody"]["content"]
+            ):
                 assert operation["requestBody"]["content"]["application/json"]["example"]
     assert "HTTPValidationError" not in document["components"]["schemas"]
 

@@ -48,7 +48,11 @@ def browser() -> Iterator[Browser]:
         from playwright.sync_api import sync_playwright
     except ImportError:
         _missing("playwright is not installed: pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         _missing("there is no chromium on the path: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -109,9 +113,16 @@ class Tab:
         self.url = url
         self.complaints: list[str] = []
         self.expected: list[str] = []
-        page.route("**/nothing-of-this-name", lambda route: route.abort())  # begun later, intercepting misses the next requests
+        page.route(
+            "**/nothing-of-this-name", lambda route: route.abort()
+        )  # begun later, intercepting misses the next requests
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda said: (
+                self.complaints.append(said.text) if said.type in ("error", "warning") else None
+            ),
+        )
 
     def open(self, path: str = "/") -> Page:
         self.page.goto(self.url + path)
@@ -119,7 +130,8 @@ class Tab:
         return self.page
 
     def until(self, expression: str, arg: Any = None) -> None:
-        """Wait until an expression holds. Playwright's own way evaluates text, which the page's policy forbids."""
+        """Wait until an expression holds. Playwright's own way evaluates text, which the page's
+        policy forbids."""
         end = time.monotonic() + SECONDS
         while not self.page.evaluate(expression, arg):
             assert time.monotonic() < end, f"not within {SECONDS} s: {expression}"
@@ -165,13 +177,20 @@ def tab(browser: Browser, server: str) -> Iterator[Open]:
         return tabs[-1]
 
     yield opened
-    complaints = [said for one in tabs for said in one.complaints if not any(part in said for part in one.expected)]
+    complaints = [
+        said
+        for one in tabs
+        for said in one.complaints
+        if not any(part in said for part in one.expected)
+    ]
     for context in contexts:
         context.close()
     assert complaints == []
 
 
-def _file(seed: int, hue: tuple[int, int, int], kind: str = "JPEG", size: tuple[int, int] = (96, 72)) -> bytes:
+def _file(
+    seed: int, hue: tuple[int, int, int], kind: str = "JPEG", size: tuple[int, int] = (96, 72)
+) -> bytes:
     out = io.BytesIO()
     picture(seed, size, hue).save(out, kind)
     return out.getvalue()
@@ -199,14 +218,17 @@ def _drop(page: Page, name: str, data: bytes, kind: str) -> None:
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([bytes], name, { type: kind }));
           for (const type of ["dragenter", "dragover", "drop"])
-            document.querySelector("main").dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+            document.querySelector("main").dispatchEvent(
+              new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
         }""",
         [name, base64.b64encode(data).decode(), kind],
     )
 
 
 def _api(url: str, **record: Any) -> dict[str, Any]:
-    asked = urllib.request.Request(f"{url}/api/search", json.dumps(record).encode(), {"Content-Type": "application/json"})
+    asked = urllib.request.Request(
+        f"{url}/api/search", json.dumps(record).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(asked, timeout=20) as answer:
         return json.load(answer)
 
@@ -249,7 +271,8 @@ def test_search_by_paste(tab: Open) -> None:
     page.evaluate(
         """async (data) => {
           const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-          await navigator.clipboard.write([new ClipboardItem({ "image/png": new Blob([bytes], { type: "image/png" }) })]);
+          const blob = new Blob([bytes], { type: "image/png" });
+          await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
         }""",
         base64.b64encode(_file(5002, HUES["blue"], "PNG")).decode(),
     )
@@ -279,14 +302,20 @@ def test_the_same_answer_as_the_api(tab: Open, server: str) -> None:
     one.status("results? in")
     hits = _api(server, id=5, k=12, fine="ties", radius=9, where=["place=north"])["hits"]
     assert one.names() == [hit["name"] for hit in hits]
-    assert page.locator(".bits").all_inner_texts() == [f"{hit['distance']}/{BITS} bits" for hit in hits]
+    assert page.locator(".bits").all_inner_texts() == [
+        f"{hit['distance']}/{BITS} bits" for hit in hits
+    ]
     distances = [hit["distance"] for hit in hits]
-    ties = page.evaluate("[...document.querySelectorAll('.card')].map((card) => card.querySelector('.tie').textContent)")
+    ties = page.evaluate(
+        "[...document.querySelectorAll('.card')].map((card) => "
+        "card.querySelector('.tie').textContent)"
+    )
     assert [text.rstrip("+") for text in ties] == [
         f"tie ×{distances.count(d)}" if distances.count(d) > 1 else "" for d in distances
     ]
     differing = page.evaluate(
-        "[...document.querySelectorAll('.differ')].map((path) => path.getAttribute('d').split('M').length - 1)"
+        "[...document.querySelectorAll('.differ')].map((path) => "
+        "path.getAttribute('d').split('M').length - 1)"
     )
     assert differing == distances
 
@@ -318,7 +347,9 @@ def test_crop_with_the_mouse(tab: Open) -> None:
     page.mouse.move(frame["x"] + 0.65 * frame["width"], frame["y"] + 0.3 * frame["height"], steps=3)
     page.mouse.up()
     one.until("!location.search.includes('110,10')")
-    assert np.allclose([int(v) for v in one.query()["box"][0].split(",")], [130, 30, 60, 60], atol=3)
+    assert np.allclose(
+        [int(v) for v in one.query()["box"][0].split(",")], [130, 30, 60, 60], atol=3
+    )
     page.click("#whole")
     one.until("!location.search.includes('box')")
 
@@ -332,9 +363,17 @@ def test_crop_with_a_finger(tab: Open) -> None:
     frame = page.locator("#frame").bounding_box()
     assert frame is not None
     touch = page.context.new_cdp_session(page)
-    for kind, part in (("touchStart", 0.5), ("touchMove", 0.55), ("touchMove", 0.6), ("touchEnd", 0.6)):
+    for kind, part in (
+        ("touchStart", 0.5),
+        ("touchMove", 0.55),
+        ("touchMove", 0.6),
+        ("touchEnd", 0.6),
+    ):
         where = {"x": frame["x"] + part * frame["width"], "y": frame["y"] + part * frame["height"]}
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [] if kind == "touchEnd" else [where]})
+        touch.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [] if kind == "touchEnd" else [where]},
+        )
     page.wait_for_url("**box=*")
     assert np.allclose([int(v) for v in one.query()["box"][0].split(",")], [24, 18, 67, 50], atol=2)
 
@@ -437,7 +476,9 @@ def test_filters(tab: Open) -> None:
     page = one.open("/?id=1&k=12")
     one.status("^12 results")
     page.click("#filters [data-condition='label=blue']")
-    one.until("[...document.querySelectorAll('.card .name')].every((name) => name.textContent === 'blue')")
+    one.until(
+        "[...document.querySelectorAll('.card .name')].every((name) => name.textContent === 'blue')"
+    )
     assert one.query()["where"] == ["label=blue"]
     assert page.get_attribute("#filters [data-condition='label=blue']", "aria-pressed") == "true"
     page.click("#filters [data-condition='place=north']")
@@ -481,7 +522,10 @@ def test_sliders(tab: Open) -> None:
     page.focus("#radius")
     page.keyboard.press("Home")
     page.wait_for_url("**radius=0*")
-    one.until("[...document.querySelectorAll('.card .bits')].every((bits) => bits.textContent.startsWith('0/'))")
+    one.until(
+        "[...document.querySelectorAll('.card .bits')].every((bits) => "
+        "bits.textContent.startsWith('0/'))"
+    )
     page.keyboard.press("End")
     one.until("!location.search.includes('radius')")
 
@@ -497,10 +541,20 @@ def test_coarse_and_fine_show_who_moved(tab: Open, server: str) -> None:
     page.keyboard.press("f")
     page.wait_for_url("**fine=none*")
     one.until("document.querySelector('input[value=coarse]').checked")
-    assert page.evaluate("[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))") == coarse[:12]
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))"
+        )
+        == coarse[:12]
+    )
     page.keyboard.press("f")
     one.until("document.querySelector('input[value=fine]').checked")
-    assert page.evaluate("[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))") == fine
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))"
+        )
+        == fine
+    )
     moves = page.evaluate("[...document.querySelectorAll('.move')].map((move) => move.textContent)")
     wanted = [coarse.index(id_) - fine.index(id_) for id_ in fine]
     assert moves == ["" if not n else f"+{n}" if n > 0 else f"−{-n}" for n in wanted]
@@ -536,7 +590,11 @@ def test_details_compare_the_codes(tab: Open, server: str) -> None:
 
 def test_keyboard_only(tab: Open) -> None:
     one = tab()
-    asked: list[object] = []  # file choosers; listened to from the start, since the browser needs a moment to take that in
+    asked: list[
+        object
+        # file choosers; listened to from the start, since the browser needs a moment to take that
+        # in
+    ] = []
     one.page.on("filechooser", lambda chooser: asked.append(chooser))
     page = one.open("/?k=12")
     page.keyboard.press("Tab")
@@ -546,8 +604,13 @@ def test_keyboard_only(tab: Open) -> None:
     assert page.evaluate("document.activeElement.matches('.card:first-child .hit')")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    columns = page.evaluate("getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length")
-    assert page.evaluate("[...document.querySelectorAll('.hit')].indexOf(document.activeElement)") == 1 + columns
+    columns = page.evaluate(
+        "getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length"
+    )
+    assert (
+        page.evaluate("[...document.querySelectorAll('.hit')].indexOf(document.activeElement)")
+        == 1 + columns
+    )
     assert page.locator(".hit[tabindex='0']").count() == 1
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
@@ -594,20 +657,31 @@ def test_on_a_phone(tab: Open) -> None:
     page.tap(".card:nth-child(2) .hit")
     one.status("results in")
     assert page.evaluate(fits)
-    assert page.evaluate("getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length") == 2
+    assert (
+        page.evaluate(
+            "getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' "
+            "').length"
+        )
+        == 2
+    )
     page.tap("#crop-button")
     assert page.evaluate(fits)
     page.tap(".card:nth-child(2) .detail")
     page.wait_for_selector("#details[open]")
     assert page.evaluate(fits)
     small = page.evaluate(
-        "[...document.querySelectorAll('button, summary, .button')].filter((b) => b.checkVisibility()"
-        " && Math.min(b.getBoundingClientRect().width, b.getBoundingClientRect().height) < 24).map((b) => b.outerHTML)"
+        "[...document.querySelectorAll('button, summary, .button')].filter((b) => "
+        "b.checkVisibility()"
+        " && Math.min(b.getBoundingClientRect().width, b.getBoundingClientRect().height) < "
+        "24).map((b) => b.outerHTML)"
     )
     assert small == []
 
 
-AXE = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+AXE = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
@@ -622,7 +696,9 @@ def test_axe_finds_nothing_serious(tab: Open, scheme: str, width: int) -> None:
     def look(where: str) -> None:
         page.wait_for_timeout(100)
         for violation in Axe().run(one.page, options=AXE).response["violations"]:
-            nodes = [node["html"][:200] + str(node["any"][:1])[:300] for node in violation["nodes"][:3]]
+            nodes = [
+                node["html"][:200] + str(node["any"][:1])[:300] for node in violation["nodes"][:3]
+            ]
             found.append((where, violation["impact"], violation["id"], nodes))
 
     page = one.open()
@@ -654,7 +730,9 @@ def test_axe_finds_nothing_serious(tab: Open, scheme: str, width: int) -> None:
 def test_dark(tab: Open) -> None:
     def luminance(scheme: str) -> float:
         page = tab(color_scheme=scheme).open()
-        rgb = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+        rgb = page.evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+        )
         return sum(rgb) / 3
 
     assert luminance("dark") < 40 < 220 < luminance("light")
@@ -672,20 +750,31 @@ def test_reduced_motion(tab: Open) -> None:
 def test_a_thousand_results(tab: Open, server: str) -> None:
     one = tab()
     answer = _api(server, id=1, k=90)
-    hits = [hit | {"id": 1 + i, "rank": 1 + i} for i, hit in enumerate((answer["hits"] * 12)[:1000])]
+    hits = [
+        hit | {"id": 1 + i, "rank": 1 + i} for i, hit in enumerate((answer["hits"] * 12)[:1000])
+    ]
     one.page.route("**/api/search", lambda route: route.fulfill(json=answer | {"hits": hits}))
     thumbs: list[str] = []
-    one.page.on("request", lambda request: thumbs.append(request.url) if "/thumbs/" in request.url else None)
+    one.page.on(
+        "request", lambda request: thumbs.append(request.url) if "/thumbs/" in request.url else None
+    )
     page = one.open("/?id=1&k=1000")
     one.status("^1,000 results")
     assert page.locator(".card").count() == 1000
     assert len(thumbs) < 200  # the rest come when they come near
-    drawn = "[...document.querySelectorAll('.thumb')].filter((t) => t.checkVisibility({ contentVisibilityAuto: true })).length"
-    assert 8 <= page.evaluate(drawn) < 100  # what is far from the screen costs no layout and no paint
+    drawn = (
+        "[...document.querySelectorAll('.thumb')].filter((t) => t.checkVisibility({ "
+        "contentVisibilityAuto: true })).length"
+    )
+    assert (
+        8 <= page.evaluate(drawn) < 100
+    )  # what is far from the screen costs no layout and no paint
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.wait_for_timeout(200)
     assert 1 <= page.evaluate(drawn) < 100
-    assert page.evaluate("document.querySelector('.card:last-child').getBoundingClientRect().top < innerHeight")
+    assert page.evaluate(
+        "document.querySelector('.card:last-child').getBoundingClientRect().top < innerHeight"
+    )
     one.expected.append("404")  # thumbnails of made-up ids
 
 
@@ -722,7 +811,9 @@ def test_a_picture_that_is_too_large(tab: Open) -> None:
     out = io.BytesIO()
     noise.save(out, "PNG")
     _choose(page, "huge.png", out.getvalue(), "image/png")
-    page.wait_for_selector("#notice:has-text('huge.png has 1.1 MB, and this server takes 400 KB at most')")
+    page.wait_for_selector(
+        "#notice:has-text('huge.png has 1.1 MB, and this server takes 400 KB at most')"
+    )
     page.click("#notice button:has-text('Search with a smaller copy')")
     one.status("^6 results")
     assert page.inner_text("#title") == "Like huge.jpg"
@@ -735,7 +826,9 @@ def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
     page.route("**/{api,healthz}**", lambda route: route.abort())
     page.route("**/api/**", lambda route: route.abort())
     page.keyboard.press("f")
-    page.wait_for_selector("#notice:has-text('The server does not answer. See whether wingbar serve is still running')")
+    page.wait_for_selector(
+        "#notice:has-text('The server does not answer. See whether wingbar serve is still running')"
+    )
     assert page.locator(".card").count() == 12  # what was there stays
     page.unroute_all()
     one.until("document.querySelector('input[value=coarse]').checked")  # it looks by itself
@@ -751,7 +844,11 @@ def test_a_busy_server_is_asked_again(tab: Open) -> None:
     def busy(route: Route) -> None:
         asked.append(time.monotonic())
         if len(asked) == 1:
-            route.fulfill(status=429, headers={"Retry-After": "1"}, json={"status": 429, "title": "busy", "detail": "busy"})
+            route.fulfill(
+                status=429,
+                headers={"Retry-After": "1"},
+                json={"status": 429, "title": "busy", "detail": "busy"},
+            )
         else:
             route.continue_()
 
@@ -761,13 +858,19 @@ def test_a_busy_server_is_asked_again(tab: Open) -> None:
         """() => {
           window.said = [];
           const notice = document.getElementById("notice");
-          new MutationObserver(() => window.said.push(notice.textContent)).observe(notice, { childList: true });
+          new MutationObserver(() => window.said.push(notice.textContent))
+            .observe(notice, { childList: true });
         }"""
     )
     page.route("**/api/search", busy)
     page.keyboard.press("f")
-    one.until("document.querySelector('input[value=coarse]').checked && !!document.querySelector('#moves').textContent")
-    assert page.evaluate("window.said")[0].startswith("The server is busy. Trying again in 1 second.")
+    one.until(
+        "document.querySelector('input[value=coarse]').checked && "
+        "!!document.querySelector('#moves').textContent"
+    )
+    assert page.evaluate("window.said")[0].startswith(
+        "The server is busy. Trying again in 1 second."
+    )
     assert asked[1] - asked[0] >= 0.9
     assert page.is_hidden("#notice")
     one.expected.append("429")
@@ -775,7 +878,10 @@ def test_a_busy_server_is_asked_again(tab: Open) -> None:
 
 def test_a_server_that_stays_busy(tab: Open) -> None:
     one = tab()
-    one.page.route("**/api/search", lambda route: route.fulfill(status=429, headers={"Retry-After": "0.05"}, json={}))
+    one.page.route(
+        "**/api/search",
+        lambda route: route.fulfill(status=429, headers={"Retry-After": "0.05"}, json={}),
+    )
     page = one.open("/?id=1&k=6")
     page.wait_for_selector("#notice button:has-text('Try again')")
     page.unroute_all()
@@ -793,7 +899,9 @@ def test_a_server_that_asks_for_a_token(tab: Open) -> None:
         if sent[-1] == "Bearer s3cret":
             route.continue_()
         else:
-            route.fulfill(status=401, json={"status": 401, "title": "token", "detail": "a token is needed"})
+            route.fulfill(
+                status=401, json={"status": 401, "title": "token", "detail": "a token is needed"}
+            )
 
     one.page.route("**/api/**", guard)
     page = one.page
@@ -892,7 +1000,9 @@ def test_what_the_model_saw(tab: Open) -> None:
         asked.append(request.post_data_json)
         route.fulfill(content_type="image/png", body=_file(3, HUES["blue"], "PNG"))
 
-    one.page.route("**/api/info", lambda route: route.fulfill(json=route.fetch().json() | {"explains": True}))
+    one.page.route(
+        "**/api/info", lambda route: route.fulfill(json=route.fetch().json() | {"explains": True})
+    )
     one.page.route("**/api/explain**", overlay)
     page = one.open("/?id=7&k=6&box=10,10,40,40")
     one.status("^6 results")
@@ -918,7 +1028,9 @@ def test_nothing_comes_from_elsewhere() -> None:
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", page) == []
     for file in folder.iterdir():
         assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", file.read_text()) == [], file.name
-        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(", file.read_text()), file.name
+        assert not re.search(
+            r"innerHTML|insertAdjacentHTML|document\.write|\beval\(", file.read_text()
+        ), file.name
 
 
 def test_all_ids_exist() -> None:

@@ -23,13 +23,19 @@ def pixels(count: int, size: int = 32) -> np.ndarray:
 
 def net(name: str = "resnet20") -> dlbhc.Net:
     torch.manual_seed(0)
-    return dlbhc.Net(backbones.create(name), dlbhc.Config(bits=20, latent_std=0.1, latent_bias=0.0), 3).eval()
+    return dlbhc.Net(
+        backbones.create(name), dlbhc.Config(bits=20, latent_std=0.1, latent_bias=0.0), 3
+    ).eval()
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet20", 32), ("efficientnet_lite0", 64), ("resnet18", 64)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet20", 32), ("efficientnet_lite0", 64), ("resnet18", 64)]
+)
 def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
     made = net(name)
-    session = onnxruntime.InferenceSession(export.to_onnx(made, Preparation(size=size)), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        export.to_onnx(made, Preparation(size=size)), providers=["CPUExecutionProvider"]
+    )
     for batch in (1, 5):
         given = pixels(batch, size)
         with torch.no_grad():
@@ -40,7 +46,9 @@ def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
 
 def test_any_size_where_the_network_allows_it() -> None:
     made = net()
-    session = onnxruntime.InferenceSession(export.to_onnx(made, Preparation(size=32)), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        export.to_onnx(made, Preparation(size=32)), providers=["CPUExecutionProvider"]
+    )
     given = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
     with torch.no_grad():
         expected = export.Exported(made)(torch.from_numpy(given))[0]
@@ -48,14 +56,24 @@ def test_any_size_where_the_network_allows_it() -> None:
 
 
 class Same(backbones.Backbone):
-    """A few layers padded as those of EfficientNet-Lite0, of which all would take a minute to export."""
+    """A few layers padded as those of EfficientNet-Lite0, of which all would take a minute to
+    export."""
 
     widths, width, step = (4, 6, 8), 8, 32
 
     def __init__(self) -> None:
         super().__init__()
-        shapes = ((3, 4, 3, 2), (4, 4, 5, 2), (4, 4, 3, 2), (4, 6, 5, 1), (6, 6, 3, 2), (6, 8, 5, 2))
-        self.layers = torch.nn.ModuleList(backbones.SameConv(i, o, kernel, stride) for i, o, kernel, stride in shapes)
+        shapes = (
+            (3, 4, 3, 2),
+            (4, 4, 5, 2),
+            (4, 4, 3, 2),
+            (4, 6, 5, 1),
+            (6, 6, 3, 2),
+            (6, 8, 5, 2),
+        )
+        self.layers = torch.nn.ModuleList(
+            backbones.SameConv(i, o, kernel, stride) for i, o, kernel, stride in shapes
+        )
 
     def maps(self, x: torch.Tensor, count: int) -> list[torch.Tensor]:
         found = []
@@ -76,8 +94,17 @@ def test_whole_pictures_of_any_shape_in_steps() -> None:
         given = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), np.uint8)
         with torch.no_grad():
             expected = export.Exported(made)(torch.from_numpy(given))[0]
-        np.testing.assert_allclose(session.run(["feature"], {"pixels": given})[0], expected, atol=1e-4)
-    record = {"name": "m", "method": "dlbhc", "dim": 8, "bits": 20, "fine": "pool", "preparation": {"size": 64, "whole": True}}
+        np.testing.assert_allclose(
+            session.run(["feature"], {"pixels": given})[0], expected, atol=1e-4
+        )
+    record = {
+        "name": "m",
+        "method": "dlbhc",
+        "dim": 8,
+        "bits": 20,
+        "fine": "pool",
+        "preparation": {"size": 64, "whole": True},
+    }
     model = Model(with_record({"model.onnx": network}, record))
     assert model.seeing(Preparation(size=96)).encode([picture(1)]).features.shape == (1, 8)
     with pytest.raises(ModelError, match="multiples of 32 pixels, not 50"):
@@ -119,12 +146,17 @@ def test_multiply_accumulates_by_hand() -> None:
     made = dlbhc.Net(Tiny(), dlbhc.Config(bits=6), 3)
     conv, deep, bn, latent = 4 * 8 * 8 * 27, 4 * 8 * 8 * 9, 4 * 4 * 8 * 8, 4 * 6
     parameters = 108 + 36 + 8 + 24 + 6
-    expected = {"parameters": parameters, "macs": conv + deep + bn + latent, "parameters_total": parameters}
+    expected = {
+        "parameters": parameters,
+        "macs": conv + deep + bn + latent,
+        "parameters_total": parameters,
+    }
     assert export.cost(made, 16) == expected
 
 
 def test_resnet18_costs_what_is_published() -> None:
-    """1.8236 G in the tables of the hashing literature includes a small head; the backbone alone is 1.8234 G at 224."""
+    """1.8236 G in the tables of the hashing literature includes a small head; the backbone alone is
+    1.8234 G at 224."""
 
     class Alone(torch.nn.Module):
         def __init__(self) -> None:
@@ -142,9 +174,21 @@ def test_resnet18_costs_what_is_published() -> None:
 
 def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
     scenes = pytest.importorskip("sklearn.datasets").load_sample_images().images  # two photographs
-    crops = [s[y : y + 96, x : x + 96].copy() for s in scenes for y in range(0, 300, 60) for x in range(0, 500, 60)]
+    crops = [
+        s[y : y + 96, x : x + 96].copy()
+        for s in scenes
+        for y in range(0, 300, 60)
+        for x in range(0, 500, 60)
+    ]
     made = net("resnet18")
-    record = {"name": "m", "method": "dlbhc", "dim": 512, "bits": 20, "fine": "pool", "preparation": {"size": 64}}
+    record = {
+        "name": "m",
+        "method": "dlbhc",
+        "dim": 512,
+        "bits": 20,
+        "fine": "pool",
+        "preparation": {"size": 64},
+    }
     model = Model(with_record({"model.onnx": export.to_onnx(made, Preparation(size=64))}, record))
     given = np.stack([load(crop, model.preparation) for crop in crops])
     small, agreed = export.int8_model(model, given)

@@ -16,17 +16,28 @@ import pytest
 import torch
 
 from tests.conftest import write_classes
-from wingbar.data.readers import Entry, Images, read_images
+from wingbar import parallel
+from wingbar.data.readers import read_images
+from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, ModelError, TrainingError
 from wingbar.images import load
 from wingbar.methods import dlbhc
 from wingbar.model.model import Model
-from wingbar.training import export, loop
-from wingbar.training.loop import Run
+from wingbar.training import export, loop, pictures, run
+from wingbar.training.run import Run
 
 CONFIG = dlbhc.Config(bits=12, latent_std=0.1, latent_bias=0.0)
 SMALL = Run(
-    backbone="resnet20", weights="none", size=32, epochs=3, batch=8, lr=0.05, workers=0, precision="float32", held_out=0.1, seed=3
+    backbone="resnet20",
+    weights="none",
+    size=32,
+    epochs=3,
+    batch=8,
+    lr=0.05,
+    workers=0,
+    precision="float32",
+    held_out=0.1,
+    seed=3,
 )
 
 
@@ -57,13 +68,20 @@ def command(data: Path, output: Path, *more: str, run: Run = SMALL) -> list[str]
     flags: list[str] = []
     for name, value in {**asdict(CONFIG), **asdict(run)}.items():
         flag = name.replace("_", "-")
-        flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        flags += (
+            [f"--{'' if value else 'no-'}{flag}"]
+            if isinstance(value, bool)
+            else [f"--{flag}", str(value)]
+        )
     return ["train", "dlbhc", str(data), "-o", str(output), *flags, *more]
 
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "wingbar", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "wingbar", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -75,8 +93,15 @@ def test_a_model_directory_is_left(trained: Path, data: Path) -> None:
     assert set(record["held_out_map"]) == {"none", "ties", "pool", "asymmetric"}
     assert record["held_out_map"][record["fine"]] == max(record["held_out_map"].values())
     assert record["protocol"] == "folder: all; 3 of 36 training images held out (seed 3)"
-    assert {"run", "config", "versions", "parameters", "macs", "git_commit", "weights"} <= set(record)
-    assert sorted(path.name for path in trained.iterdir()) == ["model.json", "model.onnx", "model.safetensors", "train"]
+    assert {"run", "config", "versions", "parameters", "macs", "git_commit", "weights"} <= set(
+        record
+    )
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "model.json",
+        "model.onnx",
+        "model.safetensors",
+        "train",
+    ]
     found = model.encode(read_images(data).paths[:5])
     np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
 
@@ -99,7 +124,7 @@ def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) 
 
 
 def test_the_same_run_again_is_the_same_bit_for_bit(trained: Path, tmp_path: Path) -> None:
-    found = loop.recorded(trained)
+    found = run.recorded(trained)
     loop.train(found.method, found.data, tmp_path / "again", found.config, found.run)
     assert weights(tmp_path / "again") == weights(trained)
     other = replace(SMALL, seed=4, epochs=1)
@@ -112,7 +137,9 @@ def test_workers_do_not_change_the_run(trained: Path, data: Path, tmp_path: Path
     assert weights(tmp_path / "m") == weights(trained)
 
 
-def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "m"
     often = replace(SMALL, checkpoint_minutes=0.0)
     arguments = command(data, output, run=often)
@@ -122,7 +149,11 @@ def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(trained: Path
         log = output / "train" / "log.jsonl"
         goal = (len(losses(output)) if log.exists() else 0) + int(rng.integers(1, 4))
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline and not (log.exists() and len(losses(output)) >= goal):
+        while (
+            process.poll() is None
+            and time.monotonic() < deadline
+            and not (log.exists() and len(losses(output)) >= goal)
+        ):
             time.sleep(0.005)
         process.kill()
         process.communicate()
@@ -134,7 +165,9 @@ def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(trained: Path
     assert losses(output) == losses(trained)
 
 
-def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "m"
     arguments = command(data, output)
     process = start(arguments)
@@ -159,8 +192,23 @@ def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> Non
     steady = replace(SMALL, freeze_bn=True, epochs=3, clip=0.0, lr=0.01)
     one, two = tmp_path / "one", tmp_path / "two"
     loop.train(dlbhc, read_images(data), one, CONFIG, steady)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wingbar"]
-    done = subprocess.run([*torchrun, *command(data, two, run=steady)], capture_output=True, text=True, timeout=300, check=False)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "wingbar",
+    ]
+    done = subprocess.run(
+        [*torchrun, *command(data, two, run=steady)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     both = [np.array(losses(folder)[:10]) for folder in (one, two)]
     assert len(both[0]) == 10
@@ -168,22 +216,44 @@ def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> Non
     assert Model.load(two).bits == 12
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_name(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_with_its_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "m"
     real, calls = dlbhc.Loss.forward, [0]
 
-    def planted(self: dlbhc.Loss, net: dlbhc.Net, pixels: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> object:
+    def planted(
+        self: dlbhc.Loss,
+        net: dlbhc.Net,
+        pixels: torch.Tensor,
+        labels: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> object:
         calls[0] += 1
         found = real(self, net, pixels, labels, rows)
-        return found if calls[0] < 6 else {**found, "classification": found["classification"] * math.nan}
+        return (
+            found
+            if calls[0] < 6
+            else {**found, "classification": found["classification"] * math.nan}
+        )
 
     monkeypatch.setattr(dlbhc.Loss, "forward", planted)
-    with pytest.raises(TrainingError, match=r"'classification' became nan at epoch 1, step 1; the last checkpoint stays"):
+    with pytest.raises(
+        TrainingError,
+        match=r"'classification' became nan at epoch 1, step 1; the last checkpoint stays",
+    ):
         loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, checkpoint_minutes=0.0))
     kept = (output / "train" / "checkpoint.safetensors").read_bytes()
     assert kept
     monkeypatch.setattr(dlbhc.Loss, "forward", real)
-    loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, checkpoint_minutes=0.0), resume=True)
+    loop.train(
+        dlbhc,
+        read_images(data),
+        output,
+        CONFIG,
+        replace(SMALL, checkpoint_minutes=0.0),
+        resume=True,
+    )
     assert Model.load(output).bits == 12
 
 
@@ -194,37 +264,48 @@ def test_the_rate_by_hand() -> None:
     assert loop.learning_rate(run, 6.0) == pytest.approx(1.0)
     assert loop.learning_rate(run, 11.0) == pytest.approx(0.0)
     steps = Run(lr=1.0, epochs=30, warmup=0.0, schedule="step", step_epochs=10)
-    assert [round(loop.learning_rate(steps, e), 6) for e in (0, 9.9, 10, 25)] == [1.0, 1.0, 0.1, 0.01]
+    assert [round(loop.learning_rate(steps, e), 6) for e in (0, 9.9, 10, 25)] == [
+        1.0,
+        1.0,
+        0.1,
+        0.01,
+    ]
 
 
 def test_batches_cover_an_epoch_once_and_are_shared_out() -> None:
     run = Run(batch=6, seed=1)
-    whole = loop.batches(run, 20, 2, 0, 0, 1)
+    whole = pictures.batches(run, 20, 2, 0, 0, 1)
     rows = [row for batch in whole for _, row in batch]
     assert [len(batch) for batch in whole] == [6, 6, 6]
     assert len(set(rows)) == 18
     assert {epoch for batch in whole for epoch, _ in batch} == {2}
-    shares = [loop.batches(run, 20, 2, 0, rank, 2) for rank in (0, 1)]
+    shares = [pictures.batches(run, 20, 2, 0, rank, 2) for rank in (0, 1)]
     for i, batch in enumerate(whole):
         assert sorted(shares[0][i] + shares[1][i]) == sorted(batch)
-    assert loop.batches(run, 20, 2, 2, 0, 1) == whole[2:]
-    assert loop.batches(run, 20, 3, 0, 0, 1) != whole
-    assert [len(batch) for batch in loop.batches(run, 4, 0, 0, 0, 1)] == [4]  # fewer images than a batch
+    assert pictures.batches(run, 20, 2, 2, 0, 1) == whole[2:]
+    assert pictures.batches(run, 20, 3, 0, 0, 1) != whole
+    assert [len(batch) for batch in pictures.batches(run, 4, 0, 0, 0, 1)] == [
+        4
+    ]  # fewer images than a batch
 
 
 def test_what_is_held_out_is_seeded_by_class_and_never_trained_on(data: Path) -> None:
-    parts = loop.split(read_images(data), replace(SMALL, held_out=0.25), loop._no_progress)
+    parts = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel._no_progress)
     assert np.bincount(parts.held_labels).tolist() == [3, 3, 3]
     assert not set(parts.held_paths) & set(parts.paths)
     assert len(parts.paths) + len(parts.held_paths) == 36
-    again = loop.split(read_images(data), replace(SMALL, held_out=0.25), loop._no_progress)
+    again = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel._no_progress)
     assert again.held_paths == parts.held_paths
-    none = loop.split(read_images(data), replace(SMALL, held_out=0.0), loop._no_progress)
+    none = pictures.split(read_images(data), replace(SMALL, held_out=0.0), parallel._no_progress)
     assert not none.held_paths
 
 
-def test_a_model_may_see_larger_pictures_than_its_training_did(trained: Path, data: Path, tmp_path: Path) -> None:
-    model = loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, test_size=40))
+def test_a_model_may_see_larger_pictures_than_its_training_did(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    model = loop.train(
+        dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, test_size=40)
+    )
     assert model.preparation.size == 40
     assert model.encode_pixels(np.zeros((1, 40, 40, 3), np.uint8)).features.shape == (1, 64)
     assert weights(tmp_path / "m") == weights(trained)
@@ -232,15 +313,22 @@ def test_a_model_may_see_larger_pictures_than_its_training_did(trained: Path, da
 
 
 def test_nothing_held_out_measures_nothing(data: Path, tmp_path: Path) -> None:
-    model = loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, held_out=0.0, epochs=1))
+    model = loop.train(
+        dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, held_out=0.0, epochs=1)
+    )
     assert model.record["held_out_map"] == {}
     assert model.fine == "pool"
 
 
-def test_measuring_on_the_way_does_not_change_the_run(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_measuring_on_the_way_does_not_change_the_run(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, measure_epochs=1))
     assert weights(tmp_path / "m") == weights(trained)
-    records = [json.loads(line) for line in (tmp_path / "m" / "train" / "log.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "m" / "train" / "log.jsonl").read_text().splitlines()
+    ]
     assert sum("held_out_map" in record for record in records) == 2
 
 
@@ -280,14 +368,19 @@ def test_runs_that_cannot_start(trained: Path, data: Path, tmp_path: Path) -> No
     with pytest.raises(ModelError, match="no backbone named"):
         loop.train(dlbhc, found, tmp_path / "n", CONFIG, replace(SMALL, backbone="resnet19"))
     with pytest.raises(TrainingError, match="holds no run"):
-        loop.recorded(tmp_path)
+        run.recorded(tmp_path)
     (tmp_path / "new" / "train").mkdir(parents=True)
-    (tmp_path / "new" / "train" / "run.json").write_bytes((trained / "train" / "run.json").read_bytes())
+    (tmp_path / "new" / "train" / "run.json").write_bytes(
+        (trained / "train" / "run.json").read_bytes()
+    )
     with pytest.raises(TrainingError, match="no checkpoint yet"):
         loop.export_checkpoint(tmp_path / "new")
 
 
-@pytest.mark.parametrize("wrong", [{"schedule": "line"}, {"precision": "half"}, {"batch": 0}, {"held_out": 1.0}, {"lr": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"schedule": "line"}, {"precision": "half"}, {"batch": 0}, {"held_out": 1.0}, {"lr": 0.0}],
+)
 def test_options_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(TrainingError):
         replace(SMALL, **wrong)  # type: ignore[arg-type]
@@ -310,7 +403,9 @@ def test_weights_that_were_exchanged_are_noticed(trained: Path, tmp_path: Path) 
         loop.load_net(tmp_path / "m")
 
 
-def test_the_command_says_what_came_out(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_came_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from wingbar.cli import main
 
     quick = replace(SMALL, epochs=1)
@@ -318,18 +413,27 @@ def test_the_command_says_what_came_out(data: Path, tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     assert "dlbhc, 12 bits" in out
     assert "MAP of held-out training images by fine mode: " in out
-    assert main.main(["train", "--repeat", str(tmp_path / "m"), "-o", str(tmp_path / "n"), "--json"]) == 0
+    assert (
+        main.main(["train", "--repeat", str(tmp_path / "m"), "-o", str(tmp_path / "n"), "--json"])
+        == 0
+    )
     record = json.loads(capsys.readouterr().out)
     keys = {"method", "backbone", "bits", "dim", "classes", "parameters", "macs", "fingerprint"}
     assert keys <= set(record)
     assert (record["classes"], record["bits"], record["backbone"]) == (3, 12, "resnet20")
     assert weights(tmp_path / "m") == weights(tmp_path / "n")
-    assert main.main(["index", str(tmp_path / "a.wb"), str(data), "--model", str(tmp_path / "m")]) == 0
+    assert (
+        main.main(["index", str(tmp_path / "a.wb"), str(data), "--model", str(tmp_path / "m")]) == 0
+    )
     assert main.main(["evaluate", str(tmp_path / "a.wb"), str(data), "--json"]) == 0
     assert main.main(["bench", "encode", str(tmp_path / "m"), str(data), "--json"]) == 0
     bench = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert bench["ratio"] > 0
     assert bench["decode_images_per_second"] > bench["images_per_second"] / 2
-    for wrong in (["train", "-o", "x"], ["train", "--repeat", "m", "dlbhc", "-o", "x"], ["train", "dlbch", "d", "-o", "x"]):
+    for wrong in (
+        ["train", "-o", "x"],
+        ["train", "--repeat", "m", "dlbhc", "-o", "x"],
+        ["train", "dlbch", "d", "-o", "x"],
+    ):
         assert main.main(wrong) == 2
     assert os.listdir(tmp_path) != []

@@ -1,37 +1,23 @@
-"""Measure wingbar beside a peer, both in one run, as ratios."""
+"""Exact Hamming search beside FAISS, usearch and NumPy on synthetic codes, in one run."""
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import platform
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar import images
-from wingbar.errors import DataError, ImageError, ModelError, QueryError
+from wingbar.bench.encoding import ROUNDS, _ms, _ratio, _us
+from wingbar.errors import DataError
 from wingbar.hamming import codes
 from wingbar.hamming.codes import Codes, Packed
-from wingbar.index.index import Index
-from wingbar.model.model import BATCH, Model, batched, cores, in_order
-
-ROUNDS = 5
-IMAGES = 256  # a round; images of the folder are repeated where there are fewer
 
 QUERIES = 32  # asked one by one in each round
 BATCH_QUERIES = 1000
@@ -40,105 +26,6 @@ PEERS = ("flat", "multihash", "ivf", "hnsw", "usearch", "numpy")
 HNSW_UP_TO = 2_000_000  # items; its graph takes 20 s a million
 FILTERED = 100  # one item of so many passes the filter
 INSERTED = 1000
-
-
-def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Images a second of decoding, of encoding and of both together, beside PyTorch eager in float32 on the same pixels.
-
-    Each number is the median of ROUNDS rounds, in which the contestants take turns. `eager_images_per_second` and
-    `ratio` are None where PyTorch or the model's weights are missing. Raises DataError without readable images.
-    """
-    model = Model.load(model_path)
-    files, distinct = _readable(folder, model)
-    pixels = [images.load(data, model.preparation) for data in files]
-
-    def decode() -> None:
-        with ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(lambda data: images.load(data, model.preparation), files))
-
-    contestants: dict[str, Callable[[], object]] = {
-        "decode": decode,
-        "encode": lambda: [model.run(batch) for batch in batched(pixels, BATCH)],
-        "both": lambda: model.encode(files) if model.gives_codes else _decode_and_run(model, files),
-    }
-    eager = _eager(model_path, model)
-    if eager is not None:
-        contestants["eager"] = lambda: [eager(np.stack(batch)) for batch in batched(pixels, BATCH)]
-    for contestant in contestants.values():
-        contestant()  # warm up
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(ROUNDS):
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
-            contestant()
-            times[name].append(time.perf_counter() - start)
-    speed: dict[str, float | None] = {name: IMAGES / median(seconds) for name, seconds in times.items()}
-    slow = speed.get("eager")
-    return {
-        "model": model.name,
-        "images": IMAGES,
-        "distinct_images": distinct,
-        "threads": cores(),
-        "decode_images_per_second": speed["decode"],
-        "encode_images_per_second": speed["encode"],
-        "images_per_second": speed["both"],
-        "eager_images_per_second": slow,
-        "ratio": _ratio(speed["encode"], slow),
-    }
-
-
-def _readable(folder: str | os.PathLike[str], model: Model) -> tuple[list[bytes], int]:
-    """IMAGES files that can be read, some more than once where the folder has fewer, and how many different ones."""
-    readable: list[bytes] = []
-    for path in images.find(folder).images:
-        try:
-            data = images.read(path)
-            images.load(data, model.preparation)
-            readable.append(data)
-        except ImageError:
-            continue
-        if len(readable) == IMAGES:
-            break
-    if not readable:
-        raise DataError(f"{folder} has no image that can be read")
-    return [readable[i % len(readable)] for i in range(IMAGES)], len(readable)
-
-
-def _decode_and_run(model: Model, files: list[bytes]) -> None:
-    for batch in batched(in_order(files, lambda data: images.load(data, model.preparation), cores()), BATCH):
-        model.run(batch)
-
-
-def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixels], object] | None:
-    """The model's net in PyTorch, float32, or None where it cannot be had."""
-    if find_spec("torch") is None:
-        return None
-    import torch
-
-    from wingbar.networks import backbones
-    from wingbar.training import loop
-
-    if model.method == "itq":
-        try:
-            net: torch.nn.Module = backbones.create(model.record["backbone"], "imagenet").eval()
-        except ModelError:
-            return None
-    else:
-        try:
-            net = loop.load_net(Path(path)).eval()
-        except (ModelError, OSError):
-            return None
-
-    def run(pixels: images.Pixels) -> object:
-        before = torch.get_num_threads()
-        torch.set_num_threads(cores())  # as many as ONNX Runtime uses
-        try:
-            with torch.no_grad():
-                return net(torch.from_numpy(pixels))
-        finally:
-            torch.set_num_threads(before)
-
-    return run
 
 
 # -- Hamming search
@@ -156,21 +43,24 @@ def hamming(
     peers: tuple[str, ...] = PEERS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Exact Hamming search beside its peers on synthetic codes, all in one run on `threads` threads.
+    """Exact Hamming search beside its peers on synthetic codes, all in one run on `threads`
+    threads.
 
-    With `centres` each code is one of so many random codes with each bit flipped with probability `flip`, as learned codes
-    are; with none they are uniform. Queries are drawn in the same way. In each of ROUNDS rounds every contestant answers the
-    same QUERIES queries one by one and BATCH_QUERIES at once; times are medians, of one query over all rounds.
+    With `centres` each code is one of so many random codes with each bit flipped with probability
+    `flip`, as learned codes are; with none they are uniform. Queries are drawn in the same way. In
+    each of ROUNDS rounds every contestant answers the same QUERIES queries one by one and
+    BATCH_QUERIES at once; times are medians, of one query over all rounds.
 
-    Peers get codes padded to 4 or 8 bytes, which FAISS needs to be fast. `exact` says that every answer checked, of each
-    path, with filter and after inserts, is that of brute force. `bandwidth_gb_s` is what the plain scan reads,
-    `bandwidth_share` its part of what one core reads from memory (more than 1 where the codes lie in a cache). `single_ms`
-    includes probing. Raises DataError for fewer items than k or an unknown peer.
+    Peers get codes padded to 4 or 8 bytes, which FAISS needs to be fast. `exact` says that every
+    answer checked, of each path, with filter and after inserts, is that of brute force.
+    `bandwidth_gb_s` is what the plain scan reads, `bandwidth_share` its part of what one core reads
+    from memory (more than 1 where the codes lie in a cache). `single_ms` includes probing. Raises
+    DataError for fewer items than k or an unknown peer.
     """
     unknown = sorted(set(peers) - set(PEERS))
     if unknown or items < max(k, FILTERED) or not 0 <= flip <= 1:
         raise DataError(
-            f"{', '.join(unknown)} is not among {', '.join(PEERS)}"
+            f"{', '.join(unknown)} is not allowed {', '.join(PEERS)}"
             if unknown
             else f"items must be at least {max(k, FILTERED)} and flip from 0 to 1"
         )
@@ -180,7 +70,8 @@ def hamming(
 
 @contextmanager
 def _faiss_threads(threads: int) -> Iterator[None]:
-    """FAISS on so many threads; afterwards as before, since OpenMP's number is shared with PyTorch."""
+    """FAISS on so many threads; afterwards as before, since OpenMP's number is shared with
+    PyTorch."""
     if find_spec("faiss") is None:
         yield
         return
@@ -195,7 +86,15 @@ def _faiss_threads(threads: int) -> Iterator[None]:
 
 
 def _hamming(
-    items: int, bits: int, centres: int, flip: float, k: int, radius: int, threads: int, peers: tuple[str, ...], seed: int
+    items: int,
+    bits: int,
+    centres: int,
+    flip: float,
+    k: int,
+    radius: int,
+    threads: int,
+    peers: tuple[str, ...],
+    seed: int,
 ) -> dict[str, Any]:
     """`hamming`, its arguments checked."""
     packed, queries = _synthetic(items + BATCH_QUERIES + INSERTED, bits, centres, flip, seed, items)
@@ -204,12 +103,14 @@ def _hamming(
     engine = Codes(packed[:items], bits, threads=threads)
     build = time.perf_counter() - start
     some = queries[:QUERIES]
-    among = engine.among(np.sort(np.random.default_rng(seed).choice(items, max(1, items // FILTERED), replace=False)))
+    allowed = engine.only(
+        np.sort(np.random.default_rng(seed).choice(items, max(1, items // FILTERED), replace=False))
+    )
     contestants = {
         "wingbar": _Contestant(
-            lambda query: engine.nearest(query, k),
-            lambda many: engine.nearest_many(many, k),
-            lambda query: engine.within(query, radius),
+            lambda query: engine.nearest(query[None], k),
+            lambda many: engine.nearest(many, k),
+            lambda query: engine.within(query[None], radius),
             build,
         )
     }
@@ -219,13 +120,15 @@ def _hamming(
             contestants[peer] = _peer(peer, packed[:items], bits, k, radius, threads)
         except (ImportError, _LeftOutError) as error:
             skipped[peer] = str(error)
-    scan = _Contestant(lambda query: engine.nearest(query, k, path="scan"), None, None, 0.0)
-    filtered = _Contestant(lambda query: engine.nearest(query, k, among=among), None, None, 0.0)
+    scan = _Contestant(lambda query: engine.nearest(query[None], k, path="scan"), None, None, 0.0)
+    filtered = _Contestant(
+        lambda query: engine.nearest(query[None], k, allowed=allowed), None, None, 0.0
+    )
     times = _race({**contestants, "scan": scan, "filter": filtered}, some, queries)
     start = time.perf_counter()
     more = np.arange(items, items + INSERTED)
     grown = engine.changed(more, packed[items : items + INSERTED], more[:0])
-    grown.nearest(some[0], k)
+    grown.nearest(some[:1], k)
     insert = time.perf_counter() - start
     mine = times["wingbar"]
     flat = times.get("flat", _Times())
@@ -260,16 +163,22 @@ def _hamming(
         "read_gb_s": read,
         "bandwidth_gb_s": scanned,
         "bandwidth_share": scanned / read,
-        "exact": _all_exact(engine, grown, among, packed, queries[:CHECKED], items, k, radius),
-        "peers": {name: _peer_record(name, contestants[name], times[name], packed[:items], queries[:CHECKED], k, radius)
-                  for name in contestants if name != "wingbar"},
+        "exact": _all_exact(engine, grown, allowed, packed, queries[:CHECKED], items, k, radius),
+        "peers": {
+            name: _peer_record(
+                name, contestants[name], times[name], packed[:items], queries[:CHECKED], k, radius
+            )
+            for name in contestants
+            if name != "wingbar"
+        },
         "skipped": skipped,
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
 class _Contestant:
-    """A peer's ways to search; each gives something with the distances of what it found, nearest first."""
+    """A peer's ways to search; each gives something with the distances of what it found, nearest
+    first."""
 
     single: Callable[[Packed], Any]
     many: Callable[[Packed], Any] | None
@@ -291,7 +200,9 @@ class _LeftOutError(Exception):
     """A peer that takes no part in this case, and why."""
 
 
-def _synthetic(count: int, bits: int, centres: int, flip: float, seed: int, items: int) -> tuple[Packed, Packed]:
+def _synthetic(
+    count: int, bits: int, centres: int, flip: float, seed: int, items: int
+) -> tuple[Packed, Packed]:
     """Codes [items + INSERTED, w] and queries [BATCH_QUERIES, w]."""
     rng = np.random.default_rng(seed)
     around = rng.random((centres, bits)) < 0.5
@@ -299,7 +210,9 @@ def _synthetic(count: int, bits: int, centres: int, flip: float, seed: int, item
     for first in range(0, count, 1_000_000):
         size = min(1_000_000, count - first)
         if centres:
-            drawn = around[rng.integers(centres, size=size)] ^ (rng.random((size, bits), np.float32) < flip)
+            drawn = around[rng.integers(centres, size=size)] ^ (
+                rng.random((size, bits), np.float32) < flip
+            )
         else:
             drawn = rng.integers(0, 2, (size, bits), np.uint8).astype(bool)
         parts.append(codes.pack(drawn))
@@ -308,7 +221,8 @@ def _synthetic(count: int, bits: int, centres: int, flip: float, seed: int, item
 
 
 def _race(contestants: dict[str, _Contestant], some: Packed, queries: Packed) -> dict[str, _Times]:
-    """The contestants take turns in every round, so that a busy moment of the machine meets all of them."""
+    """The contestants take turns in every round, so that a busy moment of the machine meets all of
+    them."""
     single: dict[str, list[float]] = {name: [] for name in contestants}
     within: dict[str, list[float]] = {name: [] for name in contestants}
     batch: dict[str, list[float]] = {name: [] for name in contestants}
@@ -344,7 +258,8 @@ def _each(ask: Callable[[Packed], Any], queries: Packed) -> list[float]:
 
 
 def _affordable(contestant: _Contestant, queries: Packed) -> int:
-    """How many queries a batch may have to stay near a second, found with a small batch that also warms up."""
+    """How many queries a batch may have to stay near a second, found with a small batch that also
+    warms up."""
     few = 32
     for ask in (contestant.single, contestant.within):
         if ask:
@@ -358,7 +273,8 @@ def _affordable(contestant: _Contestant, queries: Packed) -> int:
 
 
 def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: int) -> _Contestant:
-    """A peer over the same codes. Raises ImportError where it is not installed, _LeftOutError where it takes no part."""
+    """A peer over the same codes. Raises ImportError where it is not installed, _LeftOutError where
+    it takes no part."""
     if name == "numpy":
         rows = packed[:, 0].astype(np.uint32) if bits <= 32 else packed
 
@@ -381,7 +297,13 @@ def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: in
             rows = _padded(np.atleast_2d(many), bits)
             return search(as_bytes, rows, k, MetricKind.Hamming, exact=True, threads=threads)
 
-        return _Contestant(by_usearch, by_usearch, None, 0.0, lambda found: np.sort(found.distances.ravel()).astype(int).tolist())
+        return _Contestant(
+            by_usearch,
+            by_usearch,
+            None,
+            0.0,
+            lambda found: np.sort(found.distances.ravel()).astype(int).tolist(),
+        )
     import faiss
 
     length = as_bytes.shape[1] * 8
@@ -408,7 +330,9 @@ def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: in
     return _Contestant(
         lambda query: index.search(_padded(query[None], bits), k),
         lambda many: index.search(_padded(many, bits), k),
-        (lambda query: index.range_search(_padded(query[None], bits), radius + 1)) if ranged else None,  # FAISS excludes it
+        (lambda query: index.range_search(_padded(query[None], bits), radius + 1))
+        if ranged
+        else None,  # FAISS excludes it
         time.perf_counter() - start,
         lambda found: (found[0][0] if len(found) == 2 else np.sort(found[1])).astype(int).tolist(),
     )
@@ -416,13 +340,22 @@ def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: in
 
 def _padded(packed: Packed, bits: int) -> NDArray[np.uint8]:
     """Codes as bytes [n, 4 or a multiple of 8], the sizes that FAISS has fast loops for."""
-    return np.ascontiguousarray(packed.astype("<u4") if bits <= 32 else packed.astype("<u8")).view(np.uint8)
+    return np.ascontiguousarray(packed.astype("<u4") if bits <= 32 else packed.astype("<u8")).view(
+        np.uint8
+    )
 
 
 def _peer_record(
-    name: str, peer: _Contestant, times: _Times, packed: Packed, queries: Packed, k: int, radius: int
+    name: str,
+    peer: _Contestant,
+    times: _Times,
+    packed: Packed,
+    queries: Packed,
+    k: int,
+    radius: int,
 ) -> dict[str, Any]:
-    """A peer's times, and its recall: the share of the true distances that it found, ties being as good as each other."""
+    """A peer's times, and its recall: the share of the true distances that it found, ties being as
+    good as each other."""
     found = want = inside = all_inside = 0
     for query in queries:
         true = np.sort(codes.hamming(query, packed))
@@ -443,31 +376,46 @@ def _peer_record(
 
 
 def _all_exact(
-    engine: Codes, grown: Codes, among: codes.Filter, packed: Packed, queries: Packed, items: int, k: int, radius: int
+    engine: Codes,
+    grown: Codes,
+    allowed: codes.Filter,
+    packed: Packed,
+    queries: Packed,
+    items: int,
+    k: int,
+    radius: int,
 ) -> bool:
     """Whether every kind of search gives the ids and distances of brute force."""
     inside = np.zeros(items, bool)
-    inside[np.concatenate([part.rows for part in among.parts])] = True
-    many = engine.nearest_many(queries, k)
+    inside[np.concatenate([part.rows for part in allowed.parts])] = True
+    many = engine.nearest(queries, k)
     for i, query in enumerate(queries):
         distance = codes.hamming(query, packed)
         mine = distance[:items]
         expected = _brute_force(mine, np.arange(items), k)
         answers = [
-            (engine.nearest(query, k), expected),
-            (engine.nearest(query, k, path="scan"), expected),
-            (many[i], expected),
-            (engine.within(query, radius), _brute_force(mine, np.flatnonzero(mine <= radius), items)),
-            (engine.nearest(query, k, among=among), _brute_force(mine, np.flatnonzero(inside), k)),
-            (grown.nearest(query, k), _brute_force(distance, np.arange(len(distance)), k)),
+            (engine.nearest(query[None], k), expected),
+            (engine.nearest(query[None], k, path="scan"), expected),
+            ([many[i]], expected),
+            (
+                engine.within(query[None], radius),
+                _brute_force(mine, np.flatnonzero(mine <= radius), items),
+            ),
+            (
+                engine.nearest(query[None], k, allowed=allowed),
+                _brute_force(mine, np.flatnonzero(inside), k),
+            ),
+            (grown.nearest(query[None], k), _brute_force(distance, np.arange(len(distance)), k)),
         ]
-        for found, (ids, distances) in answers:
+        for [found], (ids, distances) in answers:
             if not (np.array_equal(found.ids, ids) and np.array_equal(found.distances, distances)):
                 return False
     return True
 
 
-def _brute_force(distance: NDArray[np.int64], rows: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _brute_force(
+    distance: NDArray[np.int64], rows: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first k of rows by (distance, row), and their distances."""
     if len(rows) > k:
         rows = rows[distance[rows] <= np.partition(distance[rows], k - 1)[k - 1]]
@@ -476,7 +424,8 @@ def _brute_force(distance: NDArray[np.int64], rows: NDArray[np.int64], k: int) -
 
 
 def _read_bandwidth() -> float:
-    """GB/s at which one core reads memory: the median of seven passes over 512 MiB, by a compiled sum."""
+    """GB/s at which one core reads memory: the median of seven passes over 512 MiB, by a compiled
+    sum."""
     from wingbar.hamming import kernels
 
     many = np.ones(64 << 20, np.uint64)
@@ -500,182 +449,3 @@ def _vector_unit() -> str:
 
 def _bytes_stored(bits: int) -> int:
     return 4 if bits <= 32 else 8 * codes.words(bits)
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3
-
-
-def _us(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e6
-
-
-def _ratio(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a / b
-
-
-# -- serving
-
-BARE = """
-import json, uvicorn
-from fastapi import FastAPI, Request, Response
-from wingbar.server import bound
-app = FastAPI()
-text = json.dumps({"hits": [{"id": i, "name": "picture.jpg", "code": "01" * 32, "distance": i} for i in range(20)]})
-
-@app.post("/")
-async def answer(request: Request) -> Response:
-    await request.json()
-    return Response(text, media_type="application/json")
-
-config = uvicorn.Config(app, log_level="error", access_log=False, ws="none")
-listening = bound("127.0.0.1", 0)
-listening.listen(100)
-print(json.dumps({"url": "http://127.0.0.1:%d/" % listening.getsockname()[1]}), flush=True)
-uvicorn.Server(config).run([listening])
-"""
-SINGLE = 300  # searches by id, one after the other
-
-
-def search(
-    index: str | os.PathLike[str], folder: str | os.PathLike[str], *, clients: int = 32, seconds: float = 60.0
-) -> dict[str, Any]:
-    """A server of `index` under the load of `clients` that search for pictures of `folder`, beside what encoding alone can do.
-
-    Client and server share this machine. The run has ROUNDS rounds; in each of them the network first runs alone on decoded
-    pictures in batches, as in `encode`, which is the ceiling of `ratio`; then with a batch for each core at a time, as a server
-    runs it; then decoding and network together; then the clients ask for their part of `seconds`. Latencies are those of the
-    clients; one that is told to come back later does so. Then searches by id, one after the other, are timed beside a bare
-    FastAPI route that answers with as many hits: `overhead` is the time around the search.
-    Raises DataError without readable images, QueryError when the server does not start.
-    """
-    from wingbar.serving.service import Network
-
-    with Index.open(index) as opened:
-        model, items = opened.model, len(opened)
-    files, _ = _readable(folder, model)
-    pixels = [images.load(data, model.preparation) for data in files]
-    network = Network(model.files)
-    ceilings: list[float] = []
-    by_core: list[float] = []
-    both: list[float] = []
-    asked: list[_Asked] = []
-    with _serving([sys.executable, "-m", "wingbar", "serve", str(index), "--port", "0", "--json"]) as address:
-        _load(address, files, clients, 1.0)  # warm up
-        for one in (model, network):
-            one.run(pixels[:BATCH])
-        for _ in range(ROUNDS):
-            ceilings.append(_speed(lambda: [model.run(batch) for batch in batched(pixels, BATCH)], len(pixels)))
-            by_core.append(_speed(lambda: list(in_order(batched(pixels, BATCH), network.run, cores())), len(pixels)))
-            both.append(_speed(lambda: _decode_and_run(model, files), len(files)))
-            asked += _load(address, files, clients, seconds / ROUNDS)
-        ids = [item["id"] for item in _get(address, "/api/items?limit=100")["items"]]
-        with _serving([sys.executable, "-c", BARE]) as bare:
-            by_id, inside, beside = _by_id(address, bare, ids)
-    good = [one.seconds for one in asked if one.status == 200]
-    rate = len(good) / seconds
-    statuses = Counter(str(one.status) for one in asked if one.status != 200)
-    return {
-        "items": items,
-        "model": model.name,
-        "clients": clients,
-        "seconds": seconds,
-        "threads": cores(),
-        "searches": len(good),
-        "errors": dict(sorted(statuses.items())),
-        "searches_per_second": rate,
-        "encode_images_per_second": median(ceilings),
-        "encode_by_core_images_per_second": median(by_core),
-        "decode_and_encode_images_per_second": median(both),
-        "ratio": rate / median(ceilings),
-        "ratio_by_core": rate / median(by_core),
-        "ratio_with_decoding": rate / median(both),
-        "median_ms": _ms(median(good)) if good else None,
-        "p99_ms": _ms(float(np.percentile(good, 99))) if good else None,
-        "p99_over_median": float(np.percentile(good, 99)) / median(good) if good else None,
-        "by_id_ms": by_id,
-        "by_id_inside_ms": inside,
-        "by_id_overhead_ms": by_id - inside,
-        "bare_route_ms": beside,
-    }
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One request of a client: its status (0 where the connection broke) and seconds."""
-
-    status: int
-    seconds: float
-
-
-@contextmanager
-def _serving(command: Sequence[str]) -> Iterator[str]:
-    """A server in a process of its own; gives HOST:PORT. Raises QueryError with what it said when it does not start."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise QueryError(f"the server did not start: {(process.communicate()[1] or 'it said nothing').strip()}")
-        yield urlsplit(json.loads(line)["url"]).netloc
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-def _load(address: str, files: Sequence[bytes], clients: int, seconds: float) -> list[_Asked]:
-    """What `clients` asked in so many seconds, each one request after the other on one connection."""
-    start = time.perf_counter()
-
-    def ask(number: int) -> list[_Asked]:
-        asked: list[_Asked] = []
-        connection = http.client.HTTPConnection(address, timeout=60)
-        while (began := time.perf_counter()) < start + seconds:
-            data = files[(number + len(asked) * clients) % len(files)]
-            later = 0.0
-            try:
-                connection.request("POST", "/api/search", data, {"Content-Type": "application/octet-stream"})
-                answer = connection.getresponse()
-                answer.read()
-                status, later = answer.status, float(answer.headers.get("Retry-After", 0))
-            except (OSError, http.client.HTTPException):
-                status = 0
-                connection.close()
-            asked.append(_Asked(status, time.perf_counter() - began))
-            time.sleep(later)
-        connection.close()
-        return asked
-
-    with ThreadPoolExecutor(clients) as pool:
-        return [one for part in pool.map(ask, range(clients)) for one in part]
-
-
-def _by_id(address: str, bare: str, ids: Sequence[int]) -> tuple[float, float, float]:
-    """Median milliseconds of a search by id, of the search inside of it, and of a bare route, asked in turns."""
-    times: list[float] = []
-    inside: list[float] = []
-    beside: list[float] = []
-    with closing(http.client.HTTPConnection(address)) as there, closing(http.client.HTTPConnection(bare)) as other:
-        for i in range(SINGLE):
-            body = json.dumps({"id": ids[i % len(ids)]})
-            for connection, path, seconds in ((there, "/api/search", times), (other, "/", beside)):
-                start = time.perf_counter()
-                connection.request("POST", path, body, {"Content-Type": "application/json"})
-                text = connection.getresponse().read()
-                seconds.append(time.perf_counter() - start)
-                if connection is there:
-                    inside.append(json.loads(text)["milliseconds"]["total"])
-    return median(times) * 1e3, median(inside), median(beside) * 1e3
-
-
-def _get(address: str, path: str) -> Any:
-    with closing(http.client.HTTPConnection(address)) as connection:
-        connection.request("GET", path)
-        return json.load(connection.getresponse())
-
-
-def _speed(work: Callable[[], object], count: int) -> float:
-    """How many of `count` things a second."""
-    start = time.perf_counter()
-    work()
-    return count / (time.perf_counter() - start)

@@ -1,7 +1,8 @@
-"""The data sets that wingbar knows: where they come from, under which terms, and how they are fetched whole or not at all.
+"""The data sets that wingbar knows: where they come from, under which terms, and how they are
+fetched whole or not at all.
 
-Sums were published with the data or by libraries that load them; a file for which none is known is fetched with a note of
-the sum that it had, so that it can be compared.
+Sums were published with the data or by libraries that load them; a file for which none is known is
+fetched with a note of the sum that it had, so that it can be compared.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from wingbar.data.readers import read_images
 from wingbar.errors import DataError
 
 if TYPE_CHECKING:
-    from wingbar.index.sync import Progress
+    from wingbar.parallel import Progress
 
 
 _MARK = ".wingbar-data.json"  # in a folder that was fetched whole
@@ -27,9 +28,9 @@ _MARK = ".wingbar-data.json"  # in a folder that was fetched whole
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file of a data set. Sums in hex, "" where none is known; `size` in bytes, 0 where it is not known. An archive is
-    unpacked into the folder `into` of the data set, any other file is put there. `saved_as` is its name here, "" for the one
-    that its address ends in."""
+    """One file of a data set. Sums in hex, "" where none is known; `size` in bytes, 0 where it is
+    not known. An archive is unpacked into the folder `into` of the data set, any other file is put
+    there. `saved_as` is its name here, "" for the one that its address ends in."""
 
     url: str
     size: int = 0
@@ -46,8 +47,9 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A known data set. `disk` is about how many bytes it takes once unpacked. `by_hand` says in one line where to get one
-    that cannot be fetched, and is "" for the others; `note` is what else there is to know."""
+    """A known data set. `disk` is about how many bytes it takes once unpacked. `by_hand` says in
+    one line where to get one that cannot be fetched, and is "" for the others; `note` is what else
+    there is to know."""
 
     name: str
     title: str
@@ -66,7 +68,10 @@ class DataSet:
         return sum(file.size for file in self.files)
 
 
-_OXFORD_NOTE = "images as issued again in 2022 with faces blurred; no sums are published, so compare those that are printed"
+_OXFORD_NOTE = (
+    "images as issued again in 2022 with faces blurred; no sums are published, so "
+    "compare those that are printed"
+)
 _IDX_NAMES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -76,7 +81,10 @@ _IDX_NAMES = (
 
 
 def _idx_files(host: str, known: Sequence[tuple[int, str]]) -> tuple[File, ...]:
-    return tuple(File(url=host + name, size=size, sha256=sha) for name, (size, sha) in zip(_IDX_NAMES, known, strict=True))
+    return tuple(
+        File(url=host + name, size=size, sha256=sha)
+        for name, (size, sha) in zip(_IDX_NAMES, known, strict=True)
+    )
 
 
 _ALL = (
@@ -84,7 +92,10 @@ _ALL = (
         name="cub-200-2011",
         title="CUB-200-2011",
         page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
-        licence="non-commercial research and education; the rights in the pictures are their photographers'",
+        licence=(
+            "non-commercial research and education; the rights in the pictures are their "
+            "photographers'"
+        ),
         images=layouts.IMAGES["CUB-200-2011"],
         classes=200,
         disk=1_250_000_000,
@@ -118,7 +129,9 @@ _ALL = (
         name="food-101",
         title="Food-101",
         page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
-        licence="scientific fair use; the pictures are from Foodspotting and belong to their owners",
+        licence=(
+            "scientific fair use; the pictures are from Foodspotting and belong to their owners"
+        ),
         images=layouts.IMAGES["Food-101"],
         classes=101,
         disk=5_200_000_000,
@@ -135,11 +148,16 @@ _ALL = (
         name="nabirds",
         title="NABirds",
         page="https://dl.allaboutbirds.org/nabirds",
-        licence="non-commercial research and education, by the terms of the Cornell Lab of Ornithology",
+        licence=(
+            "non-commercial research and education, by the terms of the Cornell Lab of Ornithology"
+        ),
         images=layouts.IMAGES["NABirds"],
         classes=555,
         disk=10_000_000_000,
-        by_hand="NABirds is given out by a form: fill it in at https://dl.allaboutbirds.org/nabirds and unpack what you get",
+        by_hand=(
+            "NABirds is given out by a form: fill it in at "
+            "https://dl.allaboutbirds.org/nabirds and unpack what you get"
+        ),
     ),
     DataSet(
         name="vegfru",
@@ -149,7 +167,10 @@ _ALL = (
         images=layouts.IMAGES["VegFru"],
         classes=292,
         disk=15_000_000_000,
-        by_hand="VegFru lies at a file hoster that asks for a login: see https://github.com/ustc-vim/vegfru, unpack what you get",
+        by_hand=(
+            "VegFru lies at a file hoster that asks for a login: see "
+            "https://github.com/ustc-vim/vegfru, unpack what you get"
+        ),
     ),
     DataSet(
         name="stanford-dogs",
@@ -236,7 +257,10 @@ _ALL = (
         classes=0,
         disk=2_000_000_000,
         files=(
-            File(url="https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/oxbuild_images-v1.tgz", into="jpg"),
+            File(
+                url="https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/oxbuild_images-v1.tgz",
+                into="jpg",
+            ),
             File(url="http://cmp.felk.cvut.cz/revisitop/data/datasets/roxford5k/gnd_roxford5k.pkl"),
         ),
         note=_OXFORD_NOTE,
@@ -250,8 +274,14 @@ _ALL = (
         classes=0,
         disk=2_700_000_000,
         files=(
-            File(url="https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_1-v1.tgz", into="jpg"),
-            File(url="https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_2-v1.tgz", into="jpg"),
+            File(
+                url="https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_1-v1.tgz",
+                into="jpg",
+            ),
+            File(
+                url="https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_2-v1.tgz",
+                into="jpg",
+            ),
             File(url="http://cmp.felk.cvut.cz/revisitop/data/datasets/rparis6k/gnd_rparis6k.pkl"),
         ),
         note=_OXFORD_NOTE,
@@ -265,8 +295,10 @@ _ALL = (
         classes=81_313,
         disk=500_000_000_000,
         by_hand=(
-            "GLDv2-clean is part of 500 archives of 1 GB: unpack them into train/ with the script of "
-            "https://github.com/cvdfoundation/google-landmark, and put its train_clean.csv beside train/"
+            "GLDv2-clean is part of 500 archives of 1 GB: unpack them into train/ with the "
+            "script of "
+            "https://github.com/cvdfoundation/google-landmark, and put its train_clean.csv "
+            "beside train/"
         ),
     ),
 )
@@ -275,7 +307,8 @@ DATA_SETS: dict[str, DataSet] = {data.name: data for data in _ALL}
 
 @dataclass(frozen=True)
 class Sum:
-    """A file as it was fetched; `checked` is the kind of sum that it was compared with: sha256, md5 or "" for none."""
+    """A file as it was fetched; `checked` is the kind of sum that it was compared with: sha256, md5
+    or "" for none."""
 
     url: str
     size: int
@@ -285,7 +318,8 @@ class Sum:
 
 @dataclass(frozen=True)
 class Report:
-    """What `fetch` did: the folder, what was found in it, and the sums of the files. `fetched` is false where it was there."""
+    """What `fetch` did: the folder, what was found in it, and the sums of the files. `fetched` is
+    false where it was there."""
 
     name: str
     folder: str
@@ -304,12 +338,19 @@ def get(name: str) -> DataSet:
     return DATA_SETS[plain]
 
 
-def fetch(name: str, folder: str | os.PathLike[str] | None = None, *, url: str = "", progress: Progress | None = None) -> Report:
+def fetch(
+    name: str,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    url: str = "",
+    progress: Progress | None = None,
+) -> Report:
     """The data set `name` in `folder` (default: one of its name), ready for `read_dataset`.
 
-    `url` is a mirror: of the file, or of the folder (ending in / where there is one file) that holds them; the sums stay.
-    Everything is fetched and unpacked in FOLDER.fetching beside it, which gets its name when it is whole and could be read; a
-    fetch that was stopped goes on from there. Raises DataError.
+    `url` is a mirror: of the file, or of the folder (ending in / where there is one file) that
+    holds them; the sums stay. Everything is fetched and unpacked in FOLDER.fetching beside it,
+    which gets its name when it is whole and could be read; a fetch that was stopped goes on from
+    there. Raises DataError.
     """
     data = _from_mirror(get(name), url)
     if not data.files:
@@ -320,7 +361,9 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None, *, url: str =
         shutil.rmtree(work, ignore_errors=True)
         return _already(data, target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{target} is there and not empty: name another folder with -o, or read it as it is")
+        raise DataError(
+            f"{target} is there and not empty: name another folder with -o, or read it as it is"
+        )
     waiting = sum(file.size for file in data.files if not (work / file.name).is_file())
     download.require_room(work, waiting - _received(work) + data.disk)
     sums = tuple(_fetch_file(file, work, progress) for file in data.files)
@@ -341,7 +384,10 @@ def _from_mirror(data: DataSet, url: str) -> DataSet:
         return replace(data, files=[File(url=url)])
     whole = len(data.files) == 1 and not url.endswith("/")
     address = {file.name: url if whole else f"{url.rstrip('/')}/{file.name}" for file in data.files}
-    return replace(data, files=[replace(file, url=address[file.name], saved_as=file.name) for file in data.files])
+    return replace(
+        data,
+        files=[replace(file, url=address[file.name], saved_as=file.name) for file in data.files],
+    )
 
 
 def _received(work: Path) -> int:
@@ -349,12 +395,17 @@ def _received(work: Path) -> int:
 
 
 def _fetch_file(file: File, work: Path, progress: Progress | None) -> Sum:
-    found = download.fetch(file.url, work / file.name, sha256=file.sha256, md5=file.md5, progress=progress)
-    return Sum(file.url, found.size, found.sha256, "sha256" if file.sha256 else "md5" if file.md5 else "")
+    found = download.fetch(
+        file.url, work / file.name, sha256=file.sha256, md5=file.md5, progress=progress
+    )
+    return Sum(
+        file.url, found.size, found.sha256, "sha256" if file.sha256 else "md5" if file.md5 else ""
+    )
 
 
 def _place(file: Path, folder: Path, progress: Progress | None) -> None:
-    """Unpack an archive into `folder`, or copy another file there, so that the fetched one stays until all is done."""
+    """Unpack an archive into `folder`, or copy another file there, so that the fetched one stays
+    until all is done."""
     if download.is_archive(file):
         download.unpack(file, folder, progress)
         return
@@ -362,14 +413,19 @@ def _place(file: Path, folder: Path, progress: Progress | None) -> None:
     shutil.copyfile(file, folder / file.name)
 
 
-def _read(data: DataSet, unpacked: Path, target: Path, sums: tuple[Sum, ...], progress: Progress | None) -> Report:
+def _read(
+    data: DataSet, unpacked: Path, target: Path, sums: tuple[Sum, ...], progress: Progress | None
+) -> Report:
     """Count what was unpacked, through the reader that everyone will use."""
     layout = layouts.find(unpacked)
     if layout is not None:
         layouts.prepare(layout, progress)
     found = read_images(unpacked)
     if layout is None or not found.protocol.startswith(data.title):
-        raise DataError(f"{unpacked} does not look like {data.title}: remove {unpacked.parent} and fetch it from another place")
+        raise DataError(
+            f"{unpacked} does not look like {data.title}: remove {unpacked.parent} and fetch it "
+            "from another place"
+        )
     classes = len({label for label in found.labels if label is not None})
     return Report(data.name, str(target), len(found), classes, data.images, sums, True)
 
@@ -382,16 +438,28 @@ def _finish(unpacked: Path, target: Path, report: Report) -> None:
             target.rmdir()
         os.rename(unpacked, target)
     except OSError as error:
-        raise DataError(f"{unpacked} cannot be renamed to {target} ({error.strerror}): rename it yourself, it is whole") from None
+        raise DataError(
+            f"{unpacked} cannot be renamed to {target} ({error.strerror}): rename it yourself, it "
+            "is whole"
+        ) from None
 
 
 def _already(data: DataSet, target: Path) -> Report:
     """What the mark of an earlier fetch says."""
     try:
         known = json.loads((target / _MARK).read_text(encoding="utf-8"))
-        report = Report(**{**known, "folder": str(target), "files": tuple(Sum(**s) for s in known["files"]), "fetched": False})
+        report = Report(
+            **{
+                **known,
+                "folder": str(target),
+                "files": tuple(Sum(**s) for s in known["files"]),
+                "fetched": False,
+            }
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{target / _MARK} cannot be read ({error}): name another folder with -o") from None
+        raise DataError(
+            f"{target / _MARK} cannot be read ({error}): name another folder with -o"
+        ) from None
     if report.name != data.name:
         raise DataError(f"{target} holds {report.name}: name another folder with -o")
     return report

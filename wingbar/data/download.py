@@ -1,4 +1,5 @@
-"""Fetch files over HTTP and unpack archives so that what is cut off goes on, and nothing half ever looks whole."""
+"""Fetch files over HTTP and unpack archives so that what is cut off goes on, and nothing half ever
+looks whole."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from wingbar import __version__
 from wingbar.errors import DataError
 
 if TYPE_CHECKING:
-    from wingbar.index.sync import Progress
+    from wingbar.parallel import Progress
 
 
 TRIES = 5  # requests in a row that bring nothing new before it gives up
@@ -36,7 +37,7 @@ TIMEOUT = 60.0  # seconds without a byte
 RATIO = 200  # an archive that grows to more times its size is a bomb; pictures hardly shrink
 _BLOCK = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be better in a while
-_HEADERS = {"User-Agent": f"wingbar/{__version__}", "Accept-Encoding": "identity"}
+_HEADERS = {"User-Agent": f"wingbar/{version('wingbar')}", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,15 @@ class Fetched:
     md5: str
 
 
-def fetch(url: str, path: Path, *, sha256: str = "", md5: str = "", progress: Progress | None = None) -> Fetched:
-    """The file at `path`, fetched from `url` (http or https) unless it is there. `sha256` and `md5` are what its sums begin
-    with; "" compares nothing. `progress` counts bytes.
+def fetch(
+    url: str, path: Path, *, sha256: str = "", md5: str = "", progress: Progress | None = None
+) -> Fetched:
+    """The file at `path`, fetched from `url` (http or https) unless it is there. `sha256` and `md5`
+    are what its sums begin with; "" compares nothing. `progress` counts bytes.
 
-    What came is kept beside it as NAME.part when the connection is cut, the process is killed or the disk is full, and the
-    next call goes on from there if the server still has the same file. Only a file whose sums fit gets its name.
-    Raises DataError.
+    What came is kept beside it as NAME.part when the connection is cut, the process is killed or
+    the disk is full, and the next call goes on from there if the server still has the same file.
+    Only a file whose sums fit gets its name. Raises DataError.
     """
     if not path.is_file():
         part, origin = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
@@ -81,7 +84,9 @@ def fetch(url: str, path: Path, *, sha256: str = "", md5: str = "", progress: Pr
         return found
     found = _sums(path, path, progress)
     if wrong := _mismatch(found, sha256, md5):
-        raise DataError(f"{path} is not what {url} should be ({wrong}): remove it, then it is fetched anew")
+        raise DataError(
+            f"{path} is not what {url} should be ({wrong}): remove it, then it is fetched anew"
+        )
     return found
 
 
@@ -91,12 +96,14 @@ def _remove(*paths: Path) -> None:
 
 
 def require_room(folder: Path, needed: int) -> None:
-    """Raise DataError when the disk of `folder`, or of the nearest folder above that exists, has not `needed` bytes free."""
+    """Raise DataError when the disk of `folder`, or of the nearest folder above that exists, has
+    not `needed` bytes free."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
         raise DataError(
-            f"{folder} needs {gigabytes(needed)} and its disk has {gigabytes(free)} free: free some, or name a folder elsewhere"
+            f"{folder} needs {gigabytes(needed)} and its disk has {gigabytes(free)} free: free "
+            "some, or name a folder elsewhere"
         )
 
 
@@ -116,10 +123,19 @@ class _CutError(Exception):
 
 
 class _Transfer:
-    """One file on its way: what was received lies in `file`, and `origin` says of which version of `url` it is."""
+    """One file on its way: what was received lies in `file`, and `origin` says of which version of
+    `url` it is."""
 
-    def __init__(self, url: str, file: BinaryIO, origin: Path, stage: str, progress: Progress | None) -> None:
-        self.url, self.file, self.origin, self.stage, self.progress = url, file, origin, stage, progress
+    def __init__(
+        self, url: str, file: BinaryIO, origin: Path, stage: str, progress: Progress | None
+    ) -> None:
+        self.url, self.file, self.origin, self.stage, self.progress = (
+            url,
+            file,
+            origin,
+            stage,
+            progress,
+        )
         self.answered = False  # whether the server has ever answered
 
     def begin_anew(self) -> None:
@@ -127,7 +143,8 @@ class _Transfer:
         self.origin.unlink(missing_ok=True)
 
     def version(self) -> str:
-        """What the server called the version of which `file` holds the beginning; "" when that is not known."""
+        """What the server called the version of which `file` holds the beginning; "" when that is
+        not known."""
         try:
             known = json.loads(self.origin.read_text(encoding="utf-8"))
             return str(known["version"]) if known["url"] == self.url else ""
@@ -146,13 +163,18 @@ def _receive_all(transfer: _Transfer) -> None:
             failures = 0 if size > best else failures + 1
             best = max(best, size)
             if failures >= TRIES:
-                kept = f"; {gigabytes(size)} of it are kept, the same command goes on from there" if size else ""
+                kept = (
+                    f"; {gigabytes(size)} of it are kept, the same command goes on from there"
+                    if size
+                    else ""
+                )
                 raise DataError(f"{transfer.url} cannot be fetched ({cut}{kept})") from None
             time.sleep(WAIT * 2**failures)
 
 
 def _receive(transfer: _Transfer) -> None:
-    """One request: append what is missing, or begin anew where the server has another version or sends only whole files."""
+    """One request: append what is missing, or begin anew where the server has another version or
+    sends only whole files."""
     have, version = transfer.file.seek(0, os.SEEK_END), transfer.version()
     if have and not version:
         transfer.begin_anew()
@@ -168,7 +190,9 @@ def _receive(transfer: _Transfer) -> None:
         if answer.status != 206:
             transfer.begin_anew()
             have = 0
-            transfer.origin.write_text(json.dumps({"url": transfer.url, "version": sent}), encoding="utf-8")
+            transfer.origin.write_text(
+                json.dumps({"url": transfer.url, "version": sent}), encoding="utf-8"
+            )
         length = answer.headers.get("Content-Length", "")
         total = have + int(length) if length.isdecimal() else 0
         require_room(transfer.origin.parent, max(0, total - have))
@@ -183,13 +207,18 @@ def _receive(transfer: _Transfer) -> None:
 
 
 @contextmanager
-def _answer(transfer: _Transfer, asked: dict[str, str]) -> Iterator[http.client.HTTPResponse | None]:
-    """The server's answer, None when all of the file is here already. Raises _CutError or DataError."""
+def _answer(
+    transfer: _Transfer, asked: dict[str, str]
+) -> Iterator[http.client.HTTPResponse | None]:
+    """The server's answer, None when all of the file is here already. Raises _CutError or
+    DataError."""
     url = transfer.url
     if not url.lower().startswith(("http://", "https://")):
         raise DataError(f"{url} cannot be fetched: an address begins with http:// or https://")
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers={**_HEADERS, **asked}), timeout=TIMEOUT)
+        answer = urllib.request.urlopen(
+            urllib.request.Request(url, headers={**_HEADERS, **asked}), timeout=TIMEOUT
+        )
     except urllib.error.HTTPError as error:
         transfer.answered = True
         error.close()
@@ -205,7 +234,10 @@ def _answer(transfer: _Transfer, asked: dict[str, str]) -> Iterator[http.client.
         raise DataError(f"{url} cannot be fetched ({error})") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        again = isinstance(reason, (TimeoutError, ConnectionResetError, http.client.HTTPException)) or transfer.answered
+        again = (
+            isinstance(reason, (TimeoutError, ConnectionResetError, http.client.HTTPException))
+            or transfer.answered
+        )
         if again and not isinstance(error, ValueError):
             raise _CutError(str(reason) or type(reason).__name__) from None
         raise DataError(f"{url} cannot be fetched ({reason})") from None
@@ -250,7 +282,12 @@ def _alone(file: BinaryIO, path: Path) -> None:
 
 
 def _sums(path: Path, name: Path, progress: Progress | None) -> Fetched:
-    sha256, md5, done, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0, path.stat().st_size
+    sha256, md5, done, size = (
+        hashlib.sha256(),
+        hashlib.md5(usedforsecurity=False),
+        0,
+        path.stat().st_size,
+    )
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             sha256.update(block)
@@ -271,7 +308,10 @@ def _mismatch(found: Fetched, sha256: str, md5: str) -> str:
 
 def _disk(error: OSError, path: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {path.parent} is full; what came is kept: free some space, the same command goes on from there"
+        return (
+            f"the disk of {path.parent} is full; what came is kept: free some space, the same "
+            "command goes on from there"
+        )
     return f"{path} cannot be written ({error.strerror or error})"
 
 
@@ -284,10 +324,12 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> None:
-    """Unpack a tar file, compressed or not, or a zip file into `folder`, which should be empty. `progress` counts bytes.
+    """Unpack a tar file, compressed or not, or a zip file into `folder`, which should be empty.
+    `progress` counts bytes.
 
-    Only files and folders inside of `folder` are written: an archive with an absolute path, a path with "..", a link or a
-    device in it is refused, and so is one that grows without bounds. Raises DataError, after which `folder` may hold a part.
+    Only files and folders inside of `folder` are written: an archive with an absolute path, a path
+    with "..", a link or a device in it is refused, and so is one that grows without bounds. Raises
+    DataError, after which `folder` may hold a part.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,13 +337,24 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
             _unpack_zip(archive, folder, progress)
         else:
             _unpack_tar(archive, folder, progress)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
-        raise DataError(f"{archive} is damaged, or no archive ({error}): remove it, then it is fetched anew") from None
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+    ) as error:
+        raise DataError(
+            f"{archive} is damaged, or no archive ({error}): remove it, then it is fetched anew"
+        ) from None
     except (RuntimeError, ValueError) as error:  # an encrypted zip file; a name with a NUL byte
         raise DataError(f"{archive} cannot be unpacked ({error})") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"the disk of {folder} filled up while {archive} was unpacked: free some space") from None
+            raise DataError(
+                f"the disk of {folder} filled up while {archive} was unpacked: free some space"
+            ) from None
         raise DataError(f"{archive} cannot be unpacked ({error.strerror or error})") from None
 
 
@@ -311,7 +364,9 @@ def _unpack_tar(archive: Path, folder: Path, progress: Progress | None) -> None:
         for member in tar:
             _check_name(archive, member.name)
             if not member.isreg() and not member.isdir():
-                raise DataError(f"{archive} has a link or a device in it, {member.name!r}: it is not unpacked")
+                raise DataError(
+                    f"{archive} has a link or a device in it, {member.name!r}: it is not unpacked"
+                )
             total += member.size + tarfile.BLOCKSIZE
             _check_growth(archive, size, total)
             tar.extract(member, folder, filter="data")
@@ -328,7 +383,10 @@ def _unpack_zip(archive: Path, folder: Path, progress: Progress | None) -> None:
         for member in members:
             _check_name(archive, member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise DataError(f"{archive} has a link or a device in it, {member.filename!r}: it is not unpacked")
+                raise DataError(
+                    f"{archive} has a link or a device in it, {member.filename!r}: it is not "
+                    "unpacked"
+                )
             opened.extract(member, folder)
             done += member.file_size
             if progress:
@@ -337,10 +395,19 @@ def _unpack_zip(archive: Path, folder: Path, progress: Progress | None) -> None:
 
 def _check_name(archive: Path, name: str) -> None:
     slashed = name.replace("\\", "/")
-    if slashed.startswith("/") or PureWindowsPath(name).drive or ".." in PurePosixPath(slashed).parts:
-        raise DataError(f"{archive} has a path in it that leads outside, {name!r}: it is not unpacked")
+    if (
+        slashed.startswith("/")
+        or PureWindowsPath(name).drive
+        or ".." in PurePosixPath(slashed).parts
+    ):
+        raise DataError(
+            f"{archive} has a path in it that leads outside, {name!r}: it is not unpacked"
+        )
 
 
 def _check_growth(archive: Path, size: int, total: int) -> None:
     if total > RATIO * size:
-        raise DataError(f"{archive} of {gigabytes(size)} grows to more than {gigabytes(RATIO * size)}: it is not unpacked")
+        raise DataError(
+            f"{archive} of {gigabytes(size)} grows to more than {gigabytes(RATIO * size)}: it is "
+            "not unpacked"
+        )

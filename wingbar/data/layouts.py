@@ -1,8 +1,8 @@
 """Known data sets as they are unpacked: recognised by their lists, read with their official split.
 
-Each reader gives Parts whose `kind` is the name of the data set; where the number of images is not the official one, it says
-so, because figures on a part of a data set cannot be compared. Pictures that are no files (CIFAR-10, MNIST) are unpacked
-once into `wingbar-images/` beside them.
+Each reader gives Parts whose `kind` is the name of the data set; where the number of images is not
+the official one, it says so, because figures on a part of a data set cannot be compared. Pictures
+that are no files (CIFAR-10, MNIST) are unpacked once into `wingbar-images/` beside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import csv
 import gzip
 import json
 import os
-import pickle
 import shutil
 import tempfile
 import time
@@ -19,20 +18,21 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from wingbar import images
-from wingbar.data.readers import Entry, Images, Parts
+from wingbar.data.records import Entry, Images, Parts, Truth
 from wingbar.errors import DataError
-from wingbar.evaluation.metrics import Truth
 
 if TYPE_CHECKING:
-    from wingbar.index.sync import Progress
+    from wingbar.parallel import Progress
 
+from wingbar.data.unpickle import _numbers, _unpickled
+from wingbar.errors import one_line
 
 PICTURES = "wingbar-images"  # the folder of pictures that were no files
 _DEEP = 2  # folders that an archive may have put around its content
@@ -56,13 +56,16 @@ class Found:
 
 
 def find(folder: Path) -> Found | None:
-    """The known data set in `folder`, or in the only folder inside of it, as archives have one; None where there is none."""
+    """The known data set in `folder`, or in the only folder inside of it, as archives have one;
+    None where there is none."""
     try:
         for _ in range(_DEEP + 1):
             for name, layout in LAYOUTS.items():
                 if layout.looks_like(folder):
                     return Found(name, Path(os.path.realpath(folder)))
-            inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+            inside = [
+                path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+            ]
             if len(inside) != 1:
                 return None
             folder = inside[0]
@@ -72,12 +75,14 @@ def find(folder: Path) -> Found | None:
 
 
 def read(found: Found) -> Parts:
-    """All of a known data set. Raises DataError, with the next step, for lists that do not fit or images that are missing."""
+    """All of a known data set. Raises DataError, with the next step, for lists that do not fit or
+    images that are missing."""
     return LAYOUTS[found.name].read(found.folder)
 
 
 def prepare(found: Found, progress: Progress | None = None) -> None:
-    """Unpack the pictures of a data set whose pictures are no files, unless that was done; nothing to do for others.
+    """Unpack the pictures of a data set whose pictures are no files, unless that was done; nothing
+    to do for others.
 
     Otherwise the first `read` does it. Raises DataError.
     """
@@ -90,24 +95,36 @@ def prepare(found: Found, progress: Progress | None = None) -> None:
 # -- what the readers share
 
 
-def _parts(name: str, named: Mapping[str, Sequence[Entry]], truth: Sequence[Truth] = (), labelled: bool = True) -> Parts:
+def _parts(
+    name: str,
+    named: Mapping[str, Sequence[Entry]],
+    truth: Sequence[Truth] = (),
+    labelled: bool = True,
+) -> Parts:
     """The parts of the data set `name`; all of its images in the order of their paths."""
     unique = {entry.path: entry for entries in named.values() for entry in entries}
     everything = sorted(unique.values(), key=lambda entry: str(entry.path))
     official = IMAGES.get(name, len(everything))
-    kind = name if len(everything) == official else f"{name} ({len(everything):,} of {official:,} images)"
+    kind = (
+        name
+        if len(everything) == official
+        else f"{name} ({len(everything):,} of {official:,} images)"
+    )
     return Parts(kind, Images(everything, f"{kind}: all", labelled=labelled), named, truth)
 
 
 def _checked(folder: Path, named: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
     """The same, when every image is there and no part is empty."""
     if empty := [part for part, entries in named.items() if not entries]:
-        raise DataError(f"{folder}: the list of its {empty[0]} images is empty: unpack the archive again")
+        raise DataError(
+            f"{folder}: the list of its {empty[0]} images is empty: unpack the archive again"
+        )
     entries = [entry for part in named.values() for entry in part]
     missing = [entry.path for entry in entries if not os.path.isfile(entry.path)]
     if missing:
         raise DataError(
-            f"{folder}: {len(missing):,} of {len(entries):,} listed images are not there, the first is {missing[0]}: "
+            f"{folder}: {len(missing):,} of {len(entries):,} listed images are not there, the "
+            f"first is {missing[0]}: "
             "unpack the whole archive here"
         )
     return named
@@ -118,10 +135,18 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8 ({error}): unpack the archive again") from None
+        raise DataError(
+            f"{path} is not text in UTF-8 ({error}): unpack the archive again"
+        ) from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): unpack the archive again") from None
-    return [(line.strip(), f"{path}, line {number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): unpack the archive again"
+        ) from None
+    return [
+        (line.strip(), f"{path}, line {number}")
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip()
+    ]
 
 
 def _pairs(path: Path) -> dict[str, str]:
@@ -137,7 +162,8 @@ def _pairs(path: Path) -> dict[str, str]:
     return found
 
 
-# -- CUB-200-2011 (Wah et al. 2011) and NABirds (Van Horn et al., CVPR 2015), which has the same lists and a hierarchy
+# -- CUB-200-2011 (Wah et al. 2011) and NABirds (Van Horn et al., CVPR 2015), which has the same
+# lists and a hierarchy
 
 _BIRD_LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
@@ -168,15 +194,22 @@ def _read_birds(folder: Path) -> dict[str, list[Entry]]:
     for name, values in (("image_class_labels.txt", class_of), ("train_test_split.txt", is_train)):
         if values.keys() != paths.keys():
             raise DataError(
-                f"{folder}: images.txt has {len(paths):,} images and {name} {len(values):,}, or others: unpack the archive again"
+                f"{folder}: images.txt has {len(paths):,} images and {name} {len(values):,}, or "
+                "others: unpack the archive again"
             )
     labels = _class_names(names, set(class_of.values()))
     named: dict[str, list[Entry]] = {"train": [], "test": []}
     for image, path in paths.items():
         if class_of[image] not in labels:
-            raise DataError(f"{folder}: image {image} is of class {class_of[image]}, which classes.txt does not have")
+            raise DataError(
+                f"{folder}: image {image} is of class {class_of[image]}, which classes.txt does "
+                "not have"
+            )
         if is_train[image] not in ("0", "1"):
-            raise DataError(f"{folder / 'train_test_split.txt'}: image {image} has {is_train[image]!r}, not 0 or 1")
+            raise DataError(
+                f"{folder / 'train_test_split.txt'}: image {image} has {is_train[image]!r}, not 0 "
+                "or 1"
+            )
         columns = {"bounding_box": ",".join(boxes[image].split())} if image in boxes else {}
         part = "train" if is_train[image] == "1" else "test"
         named[part].append(Entry(folder / "images" / path, labels[class_of[image]], columns))
@@ -184,26 +217,36 @@ def _read_birds(folder: Path) -> dict[str, list[Entry]]:
 
 
 def _class_names(names: Mapping[str, str], used: set[str]) -> dict[str, str]:
-    """The name of each class that is used; two classes of one name (NABirds has ages and sexes) keep their number."""
+    """The name of each class that is used; two classes of one name (NABirds has ages and sexes)
+    keep their number."""
     counts: dict[str, int] = {}
     for number, name in names.items():
         if number in used:
             counts[name] = counts.get(name, 0) + 1
-    return {number: name if counts[name] == 1 else f"{name} ({number})" for number, name in names.items() if number in used}
+    return {
+        number: name if counts[name] == 1 else f"{name} ({number})"
+        for number, name in names.items()
+        if number in used
+    }
 
 
 # -- FGVC-Aircraft (Maji et al. 2013), by variant
 
 
 def _looks_like_aircraft(folder: Path) -> bool:
-    return _has(folder / "data", "images_variant_test.txt") or _has(folder, "images_variant_test.txt")
+    return _has(folder / "data", "images_variant_test.txt") or _has(
+        folder, "images_variant_test.txt"
+    )
 
 
 def _read_aircraft(folder: Path) -> Parts:
     data = folder / "data" if _has(folder / "data", "images_variant_test.txt") else folder
     parts = {"train": "trainval", "test": "test"}
     named = {
-        part: [Entry(data / "images" / f"{image}.jpg", variant) for image, variant in _pairs(data / file).items()]
+        part: [
+            Entry(data / "images" / f"{image}.jpg", variant)
+            for image, variant in _pairs(data / file).items()
+        ]
         for part, file in ((part, f"images_variant_{name}.txt") for part, name in parts.items())
     }
     return _parts("FGVC-Aircraft", _checked(folder, named))
@@ -226,14 +269,21 @@ def _read_food_part(folder: Path, part: str) -> list[Entry]:
     file = folder / "meta" / f"{part}.json"
     if file.is_file():
         try:
-            names = [str(name) for of_class in json.loads(file.read_bytes()).values() for name in of_class]
+            names = [
+                str(name)
+                for of_class in json.loads(file.read_bytes()).values()
+                for name in of_class
+            ]
         except (ValueError, AttributeError, TypeError) as error:
             raise DataError(f"{file} cannot be read ({error}): unpack the archive again") from None
     else:
         names = [line for line, _ in _lines(file.with_suffix(".txt"))]
     for name in names:
         if name.count("/") != 1:
-            raise DataError(f"{folder / 'meta'}, {part}: expected class/image, not {name[:80]!r}: unpack the archive again")
+            raise DataError(
+                f"{folder / 'meta'}, {part}: expected class/image, not {name[:80]!r}: unpack the "
+                "archive again"
+            )
     return [Entry(folder / "images" / f"{name}.jpg", name.split("/")[0]) for name in names]
 
 
@@ -257,7 +307,9 @@ def _read_vegfru(folder: Path) -> Parts:
 def _vegfru_entry(root: Path, line: str, where: str) -> Entry:
     path, _, number = line.rpartition(" ")
     if path.count("/") != 2 or not number.isdecimal():
-        raise DataError(f"{where}: expected veg200_images/class/image.jpg and a number, not {line[:80]!r}")
+        raise DataError(
+            f"{where}: expected veg200_images/class/image.jpg and a number, not {line[:80]!r}"
+        )
     return Entry(root / path, path.split("/")[1])
 
 
@@ -278,21 +330,23 @@ def _read_dogs_part(folder: Path, name: str) -> list[Entry]:
         from scipy.io import loadmat
     except ImportError:
         raise DataError(
-            f"{folder / name} needs SciPy to be read: run pip install 'wingbar[train]' or pip install scipy"
+            f"{folder / name} needs SciPy to be read: run pip install 'wingbar[train]' or pip "
+            "install scipy"
         ) from None
     try:
         values = loadmat(folder / name, squeeze_me=True, variable_names=["file_list", "labels"])
         files = [str(file) for file in np.atleast_1d(values["file_list"])]
         count = np.atleast_1d(values["labels"]).size
     except Exception as error:  # SciPy raises many kinds on foreign bytes
-        raise DataError(f"{folder / name} cannot be read ({_short(error)}): unpack lists.tar again") from None
+        raise DataError(
+            f"{folder / name} cannot be read ({one_line(error)}): unpack lists.tar again"
+        ) from None
     if count != len(files) or not all(file.count("/") == 1 for file in files):
-        raise DataError(f"{folder / name} has {len(files):,} files and {count:,} labels, or other paths: unpack lists.tar again")
+        raise DataError(
+            f"{folder / name} has {len(files):,} files and {count:,} labels, or other paths: "
+            "unpack lists.tar again"
+        )
     return [Entry(folder / "Images" / file, file.split("/")[0]) for file in files]
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 # -- revisited Oxford and Paris (Radenovic et al., CVPR 2018)
@@ -317,26 +371,45 @@ def _read_paris(folder: Path) -> Parts:
 
 
 def _read_revisited(folder: Path, name: str) -> Parts:
-    """Queries with their boxes, gallery, and what of it is easy, hard or junk for each query. There are no labels."""
+    """Queries with their boxes, gallery, and what of it is easy, hard or junk for each query. There
+    are no labels."""
     file = folder / _REVISITED[name]
     given = _unpickled(file)
     try:
         gallery, queries, truths = list(given["imlist"]), list(given["qimlist"]), list(given["gnd"])
         boxes = [_box([float(value) for value in _numbers(truth["bbx"])]) for truth in truths]
-        rows = [{key: [int(row) for row in _numbers(truth[key])] for key in ("easy", "hard", "junk")} for truth in truths]
+        rows = [
+            {key: [int(row) for row in _numbers(truth[key])] for key in ("easy", "hard", "junk")}
+            for truth in truths
+        ]
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise DataError(f"{file} is not the ground truth of {name} ({_short(error)}): fetch it again") from None
+        raise DataError(
+            f"{file} is not the ground truth of {name} ({one_line(error)}): fetch it again"
+        ) from None
     if len(queries) != len(truths):
-        raise DataError(f"{file} has {len(queries)} queries and {len(truths)} ground truths: fetch it again")
-    if wrong := [row for truth in rows for part in truth.values() for row in part if not 0 <= row < len(gallery)]:
-        raise DataError(f"{file} names image {wrong[0]}, its gallery has {len(gallery):,}: fetch it again")
+        raise DataError(
+            f"{file} has {len(queries)} queries and {len(truths)} ground truths: fetch it again"
+        )
+    if wrong := [
+        row
+        for truth in rows
+        for part in truth.values()
+        for row in part
+        if not 0 <= row < len(gallery)
+    ]:
+        raise DataError(
+            f"{file} names image {wrong[0]}, its gallery has {len(gallery):,}: fetch it again"
+        )
     there = {path.stem: path for path in reversed(images.find(folder).images)}
     paths = [there.get(str(name).removesuffix(".jpg")) for name in (*queries, *gallery)]
     found = [path for path in paths if path is not None]
     if len(found) < len(paths):
-        missing = next(name for name, path in zip((*queries, *gallery), paths, strict=True) if path is None)
+        missing = next(
+            name for name, path in zip((*queries, *gallery), paths, strict=True) if path is None
+        )
         raise DataError(
-            f"{folder}: {len(paths) - len(found):,} of {len(paths):,} images are not there, the first is {missing}.jpg: "
+            f"{folder}: {len(paths) - len(found):,} of {len(paths):,} images are not there, the "
+            f"first is {missing}.jpg: "
             f"unpack the images into {folder / 'jpg'}"
         )
     named = {
@@ -347,7 +420,8 @@ def _read_revisited(folder: Path, name: str) -> Parts:
 
 
 def _box(corners: Sequence[float]) -> images.Box:
-    """x, y, width, height in whole pixels from left, top, right, bottom; what lies before the first pixel is left out."""
+    """x, y, width, height in whole pixels from left, top, right, bottom; what lies before the first
+    pixel is left out."""
     left, top, right, bottom = (max(0, round(value)) for value in corners)
     return left, top, max(0, right - left), max(0, bottom - top)
 
@@ -368,9 +442,16 @@ def _read_landmarks(folder: Path) -> Parts:
         with file.open(newline="", encoding="utf-8-sig") as opened:
             for row in csv.DictReader(opened):
                 for image in row["images"].split():
-                    entries.append(Entry(root / image[0] / image[1] / image[2] / f"{image}.jpg", row["landmark_id"]))
+                    entries.append(
+                        Entry(
+                            root / image[0] / image[1] / image[2] / f"{image}.jpg",
+                            row["landmark_id"],
+                        )
+                    )
     except (csv.Error, UnicodeDecodeError, KeyError, AttributeError, IndexError) as error:
-        raise DataError(f"{file} needs the columns landmark_id and images ({_short(error)}): fetch it again") from None
+        raise DataError(
+            f"{file} needs the columns landmark_id and images ({one_line(error)}): fetch it again"
+        ) from None
     return _parts("GLDv2-clean", _checked(folder, {"train": entries}))
 
 
@@ -393,8 +474,13 @@ def _unpack_cifar(folder: Path, progress: Progress | None) -> Path:
     try:
         names = [str(name) for name in _unpickled(folder / "batches.meta")["label_names"]]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'batches.meta'} has no label_names ({_short(error)}): unpack the archive again") from None
-    batches = {part: [_cifar_batch(folder / file) for file in files] for part, files in _CIFAR.items()}
+        raise DataError(
+            f"{folder / 'batches.meta'} has no label_names ({one_line(error)}): unpack the "
+            "archive again"
+        ) from None
+    batches = {
+        part: [_cifar_batch(folder / file) for file in files] for part, files in _CIFAR.items()
+    }
     total = sum(len(pixels) for of_part in batches.values() for pixels, _ in of_part)
 
     def pictures() -> Iterator[_Picture]:
@@ -409,14 +495,25 @@ def _unpack_cifar(folder: Path, progress: Progress | None) -> Path:
 
 
 def _cifar_batch(file: Path) -> tuple[NDArray[np.uint8], list[int]]:
-    """Pixels [n, 32, 32, 3] and labels [n] of one batch, whose rows are the red, green and blue plane."""
+    """Pixels [n, 32, 32, 3] and labels [n] of one batch, whose rows are the red, green and blue
+    plane."""
     batch = _unpickled(file)
     try:
-        rows, labels = np.asarray(_numbers(batch["data"])), [int(label) for label in _numbers(batch["labels"])]
-        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072 or len(rows) != len(labels):
+        rows, labels = (
+            np.asarray(_numbers(batch["data"])),
+            [int(label) for label in _numbers(batch["labels"])],
+        )
+        if (
+            rows.dtype != np.uint8
+            or rows.ndim != 2
+            or rows.shape[1] != 3072
+            or len(rows) != len(labels)
+        ):
             raise ValueError(f"{len(labels)} labels and data {rows.shape} of {rows.dtype}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{file} is no batch of CIFAR-10 ({_short(error)}): unpack the archive again") from None
+        raise DataError(
+            f"{file} is no batch of CIFAR-10 ({one_line(error)}): unpack the archive again"
+        ) from None
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
@@ -424,22 +521,37 @@ def _name_of(names: Sequence[str], label: int, folder: Path) -> str:
     """The name of a class, which becomes a folder."""
     name = names[label] if 0 <= label < len(names) else ""
     if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|\0'):
-        raise DataError(f"{folder / 'batches.meta'}: {name!r}, the name of class {label}, cannot be a folder's")
+        raise DataError(
+            f"{folder / 'batches.meta'}: {name!r}, the name of class {label}, cannot be a folder's"
+        )
     return name
 
 
-# -- MNIST (LeCun et al. 1998), Fashion-MNIST (Xiao et al. 2017) and others in the same four idx files
+# -- MNIST (LeCun et al. 1998), Fashion-MNIST (Xiao et al. 2017) and others in the same four idx
+# files
 
 _IDX = {"train": "train", "test": "t10k"}
 # The first labels of the test part tell which of them it is; the files have the same names.
-_FIRST_LABELS = {(7, 2, 1, 0, 4, 1, 4, 9, 5, 9): "MNIST", (9, 2, 1, 1, 6, 1, 4, 6, 5, 7): "Fashion-MNIST"}
+_FIRST_LABELS = {
+    (7, 2, 1, 0, 4, 1, 4, 9, 5, 9): "MNIST",
+    (9, 2, 1, 1, 6, 1, 4, 6, 5, 7): "Fashion-MNIST",
+}
 
 
 def _idx_file(folder: Path, part: str, what: str) -> Path | None:
-    """The file of a part's images ("images-idx3") or labels ("labels-idx1"), as published, renamed by unpackers, or gzipped."""
+    """The file of a part's images ("images-idx3") or labels ("labels-idx1"), as published, renamed
+    by unpackers, or gzipped."""
     stem = f"{_IDX[part]}-{what}-ubyte"
     names = [stem, stem.replace("-idx", ".idx")]
-    return next((folder / name for base in names for name in (base, f"{base}.gz") if (folder / name).is_file()), None)
+    return next(
+        (
+            folder / name
+            for base in names
+            for name in (base, f"{base}.gz")
+            if (folder / name).is_file()
+        ),
+        None,
+    )
 
 
 def _looks_like_idx(folder: Path) -> bool:
@@ -455,25 +567,37 @@ def _read_idx(folder: Path) -> Parts:
 def _unpack_idx(folder: Path, progress: Progress | None) -> Path:
     if (folder / PICTURES).is_dir():
         return folder / PICTURES
-    content = {part: (_idx(folder, part, "images-idx3"), _idx(folder, part, "labels-idx1")) for part in _IDX}
+    content = {
+        part: (_idx(folder, part, "images-idx3"), _idx(folder, part, "labels-idx1"))
+        for part in _IDX
+    }
     for part, (pixels, labels) in content.items():
         if len(pixels) != len(labels):
-            raise DataError(f"{folder}: {len(pixels):,} images and {len(labels):,} labels of part {part}: fetch them again")
+            raise DataError(
+                f"{folder}: {len(pixels):,} images and {len(labels):,} labels of part {part}: "
+                "fetch them again"
+            )
 
     def pictures() -> Iterator[_Picture]:
         for part, (pixels, labels) in content.items():
             for number, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
                 yield _Picture(part, str(label), number, picture)
 
-    return _unpack_pictures(folder, pictures(), sum(len(labels) for _, labels in content.values()), progress)
+    return _unpack_pictures(
+        folder, pictures(), sum(len(labels) for _, labels in content.values()), progress
+    )
 
 
 def _idx(folder: Path, part: str, what: str) -> NDArray[np.uint8]:
-    """The array of an idx file of bytes: two zeros, 8 for bytes, the number of axes, their lengths, and the values."""
+    """The array of an idx file of bytes: two zeros, 8 for bytes, the number of axes, their lengths,
+    and the values."""
     file = _idx_file(folder, part, what)
     axes = int(what[-1])
     if file is None:
-        raise DataError(f"{folder} has no {_IDX[part]}-{what}-ubyte: put all four files of the data set into one folder")
+        raise DataError(
+            f"{folder} has no {_IDX[part]}-{what}-ubyte: put all four files of the data set into "
+            "one folder"
+        )
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
             head = opened.read(4 + 4 * axes)
@@ -481,9 +605,12 @@ def _idx(folder: Path, part: str, what: str) -> NDArray[np.uint8]:
             size = int(np.prod(shape, dtype=np.float64)) if len(shape) == axes else 0
             values = opened.read(min(size, images.MAX_BYTES) + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read ({_short(error)}): fetch it again") from None
+        raise DataError(f"{file} cannot be read ({one_line(error)}): fetch it again") from None
     if head[:4] != bytes([0, 0, 8, axes]) or len(values) != size or not size:
-        raise DataError(f"{file} says that it has {size:,} bytes behind its head, and has others: fetch it again")
+        raise DataError(
+            f"{file} says that it has {size:,} bytes behind its head, and has others: fetch it "
+            "again"
+        )
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -500,15 +627,19 @@ class _Picture:
     pixels: NDArray[np.uint8]
 
 
-def _unpack_pictures(folder: Path, pictures: Iterator[_Picture], total: int, progress: Progress | None) -> Path:
-    """Write all pictures as PART/LABEL/NUMBER.png into a folder that gets its name when it is whole."""
+def _unpack_pictures(
+    folder: Path, pictures: Iterator[_Picture], total: int, progress: Progress | None
+) -> Path:
+    """Write all pictures as PART/LABEL/NUMBER.png into a folder that gets its name when it is
+    whole."""
     target = folder / PICTURES
     try:
         _remove_leftovers(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{PICTURES}-", dir=folder))
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be written to ({error.strerror}), and its pictures have to be unpacked once into {target}: "
+            f"{folder} cannot be written to ({error.strerror}), and its pictures have to be "
+            f"unpacked once into {target}: "
             "copy the data set to a folder that you can write to"
         ) from None
     try:
@@ -518,7 +649,9 @@ def _unpack_pictures(folder: Path, pictures: Iterator[_Picture], total: int, pro
             if place not in made:
                 os.makedirs(place)
                 made.add(place)
-            Image.fromarray(picture.pixels).save(f"{place}/{picture.number:05}.png", compress_level=1)
+            Image.fromarray(picture.pixels).save(
+                f"{place}/{picture.number:05}.png", compress_level=1
+            )
             if done % 1000 == 0 or done == total:
                 os.utime(temporary)  # alive
                 if progress:
@@ -527,7 +660,9 @@ def _unpack_pictures(folder: Path, pictures: Iterator[_Picture], total: int, pro
         os.rename(temporary, target)
     except OSError as error:
         if not target.is_dir():  # otherwise another process was faster
-            raise DataError(f"the pictures of {folder} cannot be unpacked into {target} ({error.strerror})") from None
+            raise DataError(
+                f"the pictures of {folder} cannot be unpacked into {target} ({error.strerror})"
+            ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -546,105 +681,17 @@ def _read_pictures(folder: Path) -> dict[str, list[Entry]]:
         for part, entries in named.items():
             for label in sorted(os.listdir(folder / part)):
                 place = folder / part / label
-                entries += [Entry(place / name, label) for name in sorted(os.listdir(place)) if name.endswith(".png")]
+                entries += [
+                    Entry(place / name, label)
+                    for name in sorted(os.listdir(place))
+                    if name.endswith(".png")
+                ]
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be listed ({error.strerror}): remove {folder}, then it is made anew") from None
+        raise DataError(
+            f"{error.filename} cannot be listed ({error.strerror}): remove {folder}, then it is "
+            "made anew"
+        ) from None
     return named
-
-
-# -- pickles, of which only plain containers and arrays are taken
-
-
-class _Type:
-    """Stands for a numpy dtype in a pickle: its code, such as "u1", and its order of bytes."""
-
-    def __init__(self, code: str, align: object = None, copy: object = None) -> None:
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = str(state[1])
-
-    def dtype(self) -> np.dtype[Any]:
-        found = np.dtype(("=" if self.order == "|" else self.order) + self.code)
-        if found.kind not in "biufSU":
-            raise ValueError(f"an array of {self.code}")
-        return found
-
-
-class _Array:
-    """Stands for a numpy array in a pickle; nothing of numpy runs before its bytes are known to be numbers."""
-
-    def __init__(self, *_: object) -> None:
-        self.values: Any = ()
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, kind, by_columns, raw = state
-        self.values = raw if isinstance(raw, list) else _from_bytes(raw, kind, shape, "F" if by_columns else "C")
-
-
-def _from_bytes(raw: Any, kind: _Type, shape: Any, order: Any = "C") -> NDArray[Any]:
-    data = raw.encode("latin-1") if isinstance(raw, str) else bytes(raw)
-    values: NDArray[Any] = np.frombuffer(data, kind.dtype()).reshape(shape, order=order)
-    return values
-
-
-def _buffer(raw: Any, kind: _Type, shape: Any, order: str = "C") -> _Array:
-    array = _Array()
-    array.values = _from_bytes(raw, kind, shape, order)
-    return array
-
-
-def _scalar(kind: _Type, raw: Any) -> Any:
-    return _from_bytes(raw, kind, ()).item()
-
-
-def _encoded(text: str, _: str = "latin1") -> bytes:
-    """How pickles of old protocols write bytes."""
-    return text.encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    """How they write none."""
-    return b""
-
-
-class _NDArray:
-    """Stands for the type numpy.ndarray, which is named but not made."""
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _buffer for core in ("core", "_core")},
-    ("numpy", "ndarray"): _NDArray,
-    ("numpy", "dtype"): _Type,
-    ("_codecs", "encode"): _encoded,
-    ("__builtin__", "bytes"): _no_bytes,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, and only plain values and arrays are taken")
-        return _ALLOWED[module, name]
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle of Python 2 or 3; no code of the pickle is run."""
-    try:
-        with path.open("rb") as file:
-            found = _Unpickler(file, encoding="latin1").load()
-        return dict(found)
-    except FileNotFoundError:
-        raise DataError(f"{path} is not there: unpack the archive again") from None
-    except Exception as error:  # foreign bytes make a pickle raise nearly anything
-        raise DataError(f"{path} cannot be read ({_short(error)}): fetch it again") from None
-
-
-def _numbers(value: Any) -> Any:
-    """The numbers of a list, or of an array in a pickle."""
-    return value.values if isinstance(value, _Array) else value
 
 
 # In this order: the first that fits is taken.

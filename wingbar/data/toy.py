@@ -1,7 +1,9 @@
-"""A drawn fine-grained data set: eight species of one bird that differ by a wing bar, an eye ring and the colour of the bill.
+"""A drawn fine-grained data set: eight species of one bird that differ by a wing bar, an eye ring
+and the colour of the bill.
 
-Everything else varies freely: place, size, direction, plumage, background. So what tells two species apart is under 2 % of
-the pixels, which is what a fine-grained method is for, and nothing of it has to be downloaded.
+Everything else varies freely: place, size, direction, plumage, background. So what tells two
+species apart is under 2 % of the pixels, which is what a fine-grained method is for, and nothing of
+it has to be downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-SPECIES = tuple("-".join(marks) for marks in product(("plain", "barred"), ("bare", "ringed"), ("dark", "orange")))
+from wingbar.errors import WingbarError
+
+SPECIES = tuple(
+    "-".join(marks)
+    for marks in product(("plain", "barred"), ("bare", "ringed"), ("dark", "orange"))
+)
 """Names of the species: wing, eye, bill."""
 
 _FINER = 4  # drawn so many times larger, so that edges are smooth
@@ -47,14 +54,22 @@ def draw(species: int, seed: int, size: int = 96) -> NDArray[np.uint8]:
     for dx in (0.02, 0.16):
         pen.line([at(dx, 0.38), at(dx + 0.03, 0.78)], fill=(70, 55, 45), width=leg)
     pen.line([at(-1.3, 0.80), at(1.3, 0.78)], fill=(92, 70, 50), width=2 * leg)  # the branch
-    pen.polygon([at(-0.55, -0.05), at(-1.12, 0.16), at(-1.08, 0.30), at(-0.50, 0.22)], fill=back)  # tail
+    pen.polygon(
+        [at(-0.55, -0.05), at(-1.12, 0.16), at(-1.08, 0.30), at(-0.50, 0.22)], fill=back
+    )  # tail
     ellipse(0.0, 0.08, 0.62, 0.40, body)
     ellipse(0.06, 0.20, 0.46, 0.26, belly)
     ellipse(0.52, -0.30, 0.27, 0.25, body)  # head
-    pen.polygon([at(0.30, 0.05), at(-0.10, -0.16), at(-0.72, 0.10), at(-0.30, 0.26), at(0.10, 0.24)], fill=back)  # wing
+    pen.polygon(
+        [at(0.30, 0.05), at(-0.10, -0.16), at(-0.72, 0.10), at(-0.30, 0.26), at(0.10, 0.24)],
+        fill=back,
+    )  # wing
     if wing == "barred":
         pen.line([at(0.02, -0.07), at(-0.16, 0.20)], fill=(240, 238, 228), width=round(unit * 0.06))
-    pen.polygon([at(0.76, -0.35), at(1.00, -0.26), at(0.76, -0.22)], fill=(224, 128, 32) if bill == "orange" else (60, 52, 50))
+    pen.polygon(
+        [at(0.76, -0.35), at(1.00, -0.26), at(0.76, -0.22)],
+        fill=(224, 128, 32) if bill == "orange" else (60, 52, 50),
+    )
     if eye == "ringed":
         ellipse(0.58, -0.34, 0.085, 0.085, (244, 242, 232))
     ellipse(0.58, -0.34, 0.045, 0.045, (18, 16, 16))
@@ -64,8 +79,11 @@ def draw(species: int, seed: int, size: int = 96) -> NDArray[np.uint8]:
     return np.clip(small + rng.normal(scale=3.0, size=small.shape), 0, 255).round().astype(np.uint8)
 
 
-def write(folder: str | os.PathLike[str], train: int = 40, test: int = 10, size: int = 96, seed: int = 0) -> Path:
-    """Draw `train` and `test` pictures of each species into folder/train/SPECIES and folder/test/SPECIES; gives `folder`.
+def write(
+    folder: str | os.PathLike[str], train: int = 40, test: int = 10, size: int = 96, seed: int = 0
+) -> Path:
+    """Draw `train` and `test` pictures of each species into folder/train/SPECIES and
+    folder/test/SPECIES; gives `folder`.
 
     No two pictures are of the same bird. Raises OSError where the folder cannot be written.
     """
@@ -81,14 +99,47 @@ def write(folder: str | os.PathLike[str], train: int = 40, test: int = 10, size:
 
 def _background(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
     """Blurred foliage: blobs of greens, browns and sky."""
-    coarse = rng.uniform(90, 200, (6, 6, 1)) * np.array([0.85, 1.0, 0.8]) + rng.normal(scale=18, size=(6, 6, 3))
-    blobs = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    coarse = rng.uniform(90, 200, (6, 6, 1)) * np.array([0.85, 1.0, 0.8]) + rng.normal(
+        scale=18, size=(6, 6, 3)
+    )
+    blobs = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     return np.asarray(blobs.filter(ImageFilter.GaussianBlur(side / 60)))
 
 
 def _plumage(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
     """Colours of body, back with wing and tail, and belly."""
     base = rng.uniform(90, 170) * np.array([1.0, rng.uniform(0.82, 1.0), rng.uniform(0.6, 0.95)])
-    shades = [np.clip(base * factor, 0, 225) for factor in (1.0, rng.uniform(0.5, 0.7), rng.uniform(1.15, 1.4))]
+    shades = [
+        np.clip(base * factor, 0, 225)
+        for factor in (1.0, rng.uniform(0.5, 0.7), rng.uniform(1.15, 1.4))
+    ]
     body, back, belly = (tuple(int(v) for v in shade) for shade in shades)
     return body, back, belly  # type: ignore[return-value]
+
+
+DIGIT_SIDE = 64  # the digits are 8 x 8; enlarged so that a person can look at the files
+
+
+def write_digits(folder: Path) -> Path:
+    """scikit-learn's 1,797 handwritten digits as PNG files, one folder a digit. Raises WingbarError
+    without scikit-learn."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise WingbarError(
+            "the digits come with scikit-learn: run pip install 'wingbar[demo]', or show your "
+            "own images with --images DIR"
+        ) from None
+    digits = load_digits()
+    for i, (values, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / str(digit) / f"{i:04}.png"
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(
+            (values * (255 / 16)).round().astype(np.uint8)
+        )  # the values are 0..16
+        small.resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC).save(path)
+    return folder

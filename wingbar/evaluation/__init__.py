@@ -1,1 +1,2 @@
-"""Measure an index: metrics, the scores of every query, protocols' results, comparisons and reports."""
+"""Measure an index: metrics, the scores of every query, protocols' results, comparisons and
+reports."""

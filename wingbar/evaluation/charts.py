@@ -1,4 +1,5 @@
-"""Charts as SVG text for an HTML page: drawn by matplotlib, in the page's own colours of text, light or dark."""
+"""Charts as SVG text for an HTML page: drawn by matplotlib, in the page's own colours of text,
+light or dark."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from numpy.typing import NDArray
 
 from wingbar.errors import WingbarError
 
-COLOURS = ("#2a7fc9", "#d9791a", "#2f9e6e", "#b65fb0")  # told apart by the colour-blind, legible on light and dark
+COLOURS = (
+    "#2a7fc9",
+    "#d9791a",
+    "#2f9e6e",
+    "#b65fb0",
+)  # told apart by the colour-blind, legible on light and dark
 _TEXT = "#010203"  # stands for the page's colour of text until the SVG is written
 _SIZE = (5.6, 3.4)  # inches
 
@@ -33,11 +39,15 @@ def check_installed() -> None:
         import matplotlib
         import sklearn  # noqa: F401
     except ImportError:
-        raise WingbarError("a report needs matplotlib and scikit-learn: pip install 'wingbar[report]'") from None
+        raise WingbarError(
+            "a report needs matplotlib and scikit-learn: pip install 'wingbar[report]'"
+        ) from None
     del matplotlib
 
 
-def lines(title: str, x_label: str, y_label: str, curves: Sequence[Line], *, log_x: bool = False) -> str:
+def lines(
+    title: str, x_label: str, y_label: str, curves: Sequence[Line], *, log_x: bool = False
+) -> str:
     """Curves over one pair of axes; y goes from 0 to 1."""
     figure, axes = _figure(x_label, y_label)
     for curve, colour, style in zip(curves, COLOURS, ("-", "--", ":", "-."), strict=False):
@@ -51,11 +61,21 @@ def lines(title: str, x_label: str, y_label: str, curves: Sequence[Line], *, log
 
 
 def distances(title: str, matching: Sequence[float], others: Sequence[float]) -> str:
-    """How far apart pairs are in bits: `matching` and `others` [b + 1] are shares of all such pairs."""
+    """How far apart pairs are in bits: `matching` and `others` [b + 1] are shares of all such
+    pairs."""
     figure, axes = _figure("Hamming distance", "share of the pairs")
     places = np.arange(len(matching))
     axes.bar(places, others, width=1, color=COLOURS[1], alpha=0.65, label="other label")
-    axes.bar(places, matching, width=1, facecolor=COLOURS[0], alpha=0.65, label="same label", hatch="//", edgecolor=COLOURS[0])
+    axes.bar(
+        places,
+        matching,
+        width=1,
+        facecolor=COLOURS[0],
+        alpha=0.65,
+        label="same label",
+        hatch="//",
+        edgecolor=COLOURS[0],
+    )
     _legend(axes)
     return _svg(figure, title)
 
@@ -71,17 +91,24 @@ def scatter(title: str, points: NDArray[np.floating], labels: Sequence[str | Non
         f"<title>{escape(name or 'no label')}</title></circle>"
         for (x, y), name in zip(placed.tolist(), labels, strict=True)
     )
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 440" role="img" aria-label="{escape(title)}">{dots}</svg>'
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 440" role="img" '
+        f'aria-label="{escape(title)}">{dots}</svg>'
+    )
 
 
 def project(features: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
-    """Features [n, d] in the plane, neighbours kept near each other (t-SNE, van der Maaten & Hinton 2008): [n, 2]."""
+    """Features [n, d] in the plane, neighbours kept near each other (t-SNE, van der Maaten & Hinton
+    2008): [n, 2]."""
     from sklearn.manifold import TSNE
 
     if len(features) < 4:
         return np.asarray(features[:, :2], np.float64)
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features), np.float64)
+    return np.asarray(
+        TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features),
+        np.float64,
+    )
 
 
 def _hue(i: int, count: int) -> str:

@@ -1,4 +1,5 @@
-"""Two evaluations side by side: differences on the queries that both scored, each with an interval by paired bootstrap."""
+"""Two evaluations side by side: differences on the queries that both scored, each with an interval
+by paired bootstrap."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _AT_ONCE = 1_000_000  # draws in memory together
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of both evaluations over the shared queries; `low` and `high` bound `difference`, second minus first."""
+    """A measure of both evaluations over the shared queries; `low` and `high` bound `difference`,
+    second minus first."""
 
     measure: str
     first: float
@@ -29,7 +31,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two evaluations share and how they differ. `notes` say what makes them hard to compare."""
+    """What two evaluations share and how they differ. `notes` say what makes them hard to
+    compare."""
 
     protocols: tuple[str, str]
     queries: int
@@ -39,19 +42,26 @@ class Comparison:
 
 
 def compare(
-    first: Mapping[str, Any], second: Mapping[str, Any], *, samples: int = 10_000, level: float = 0.95, seed: int = 0
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *,
+    samples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Comparison:
     """Compare two records of `wingbar evaluate --json`.
 
-    Queries are paired by file and label. The interval is the percentile one of the mean difference over `samples` draws of
-    the shared queries with replacement (Efron & Tibshirani 1993, chapter 13): it says what other queries of the same kind
-    might have shown, not what another training would. Raises DataError for anything but two such records, or when they
-    share no query.
+    Queries are paired by file and label. The interval is the percentile one of the mean difference
+    over `samples` draws of the shared queries with replacement (Efron & Tibshirani 1993, chapter
+    13): it says what other queries of the same kind might have shown, not what another training
+    would. Raises DataError for anything but two such records, or when they share no query.
     """
     sides = [_by_query(record) for record in (first, second)]
     shared = sorted(sides[0].keys() & sides[1].keys())
     if not shared:
-        raise DataError("the two evaluations share no query: run both on the same data, from the same folder")
+        raise DataError(
+            "the two evaluations share no query: run both on the same data, from the same folder"
+        )
     draws = np.random.default_rng(seed)
     differences = []
     for measure in MEASURES:
@@ -60,9 +70,15 @@ def compare(
             continue  # the exhaustive ranking was left out
         a, b = (np.array(side, float) for side in values)
         low, high = _interval(b - a, samples, level, draws)
-        differences.append(Difference(measure, float(a.mean()), float(b.mean()), float((b - a).mean()), low, high))
+        differences.append(
+            Difference(measure, float(a.mean()), float(b.mean()), float((b - a).mean()), low, high)
+        )
     return Comparison(
-        (first["protocol"], second["protocol"]), len(shared), level, tuple(differences), _notes(first, second, sides)
+        (first["protocol"], second["protocol"]),
+        len(shared),
+        level,
+        tuple(differences),
+        _notes(first, second, sides),
     )
 
 
@@ -70,10 +86,14 @@ def _by_query(record: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, A
     try:
         return {(query["path"], query["label"]): query for query in record["per_query"]}
     except (KeyError, TypeError):
-        raise DataError("that is no evaluation: write one with wingbar evaluate INDEX DATA --json > FILE") from None
+        raise DataError(
+            "that is no evaluation: write one with wingbar evaluate INDEX DATA --json > FILE"
+        ) from None
 
 
-def _interval(values: NDArray[np.float64], samples: int, level: float, draws: np.random.Generator) -> tuple[float, float]:
+def _interval(
+    values: NDArray[np.float64], samples: int, level: float, draws: np.random.Generator
+) -> tuple[float, float]:
     rows = max(1, _AT_ONCE // len(values))
     means = [
         values[draws.integers(0, len(values), (min(rows, samples - done), len(values)))].mean(1)
@@ -84,12 +104,18 @@ def _interval(values: NDArray[np.float64], samples: int, level: float, draws: np
 
 
 def _notes(
-    first: Mapping[str, Any], second: Mapping[str, Any], sides: list[dict[tuple[str, str], Mapping[str, Any]]]
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    sides: list[dict[tuple[str, str], Mapping[str, Any]]],
 ) -> tuple[str, ...]:
     notes = []
     if alone := len(sides[0].keys() ^ sides[1].keys()):
         notes.append(f"{alone:,} queries were scored by one of them only and are left out")
-    for name, words in (("gallery", "items in the gallery"), ("gallery_codes", "gallery codes"), ("bits", "bits")):
+    for name, words in (
+        ("gallery", "items in the gallery"),
+        ("gallery_codes", "gallery codes"),
+        ("bits", "bits"),
+    ):
         if first.get(name) != second.get(name):
             notes.append(f"{words}: {first.get(name)} and {second.get(name)}")
     if first["protocol"] != second["protocol"]:

@@ -1,9 +1,10 @@
-"""How good an index is: average precision with its bounds over tie orders, Hamming radius 2, features, coarse-to-fine.
+"""How good an index is: average precision with its bounds over tie orders, Hamming radius 2,
+features, coarse-to-fine.
 
-Hash codes tie, and the order of ties can move MAP by more than methods differ. Here every AP is the mean over all
-orders of the ties, with the least and the greatest that any order could give.
-N gallery items, Q queries, b bits, d dim, y labels. A query whose label no gallery item has cannot be scored: it is
-counted, not averaged.
+Hash codes tie, and the order of ties can move MAP by more than methods differ. Here every AP is the
+mean over all orders of the ties, with the least and the greatest that any order could give. N
+gallery items, Q queries, b bits, d dim, y labels. A query whose label no gallery item has cannot be
+scored: it is counted, not averaged.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbar.data.readers import Entry, Images
+from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError
 from wingbar.evaluation.metrics import expected_hits_at, health
 from wingbar.evaluation.scoring import GalleryCodes, Score, encoded, read_gallery, score_block
 from wingbar.hamming import codes
-from wingbar.index.index import SHORTLIST, Fine, Index
-from wingbar.index.sync import Failure, Progress
+from wingbar.images import Failure
+from wingbar.index.index import Index
+from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
+from wingbar.parallel import Progress
 
 RANKS = 60  # points of a curve by rank
 REFUSED_FROM = 100  # items from which a bit that never changes is no accident
@@ -29,7 +32,8 @@ REFUSED_FROM = 100  # items from which a bit that never changes is no accident
 
 @dataclass(frozen=True)
 class Scored:
-    """One query: its file, its label and its average precisions, as `map`, `rerank_map` and `feature_map` of Evaluation."""
+    """One query: its file, its label and its average precisions, as `map`, `rerank_map` and
+    `feature_map` of Evaluation."""
 
     path: str
     label: str
@@ -42,10 +46,11 @@ class Scored:
 class Curves:
     """Means over the queries, as plain lists.
 
-    By Hamming threshold r = 0 .. b, where no order of ties plays a part: `precision` and `recall` [b + 1] of the items at
-    most r bits away; where there are none the precision counts 0. By rank: `precision_at` and `recall_at` [m] of the top k,
-    for k in `ranks` [m], expected over ties. `matching` and `others` [b + 1]: of all pairs of a query and an item with its
-    label, and with another, the share that is r bits apart.
+    By Hamming threshold r = 0 .. b, where no order of ties plays a part: `precision` and `recall`
+    [b + 1] of the items at most r bits away; where there are none the precision counts 0. By rank:
+    `precision_at` and `recall_at` [m] of the top k, for k in `ranks` [m], expected over ties.
+    `matching` and `others` [b + 1]: of all pairs of a query and an item with its label, and with
+    another, the share that is r bits apart.
     """
 
     precision: tuple[float, ...]
@@ -61,18 +66,18 @@ class Curves:
 class Evaluation:
     """What `evaluate` measured; every number is over the queries that have a match in the gallery.
 
-    map, map_low, map_high: MAP@all of the codes, expected over ties, and its bounds. map_at_1000: expected too, the
-    hits inside the top 1000 as denominator (DLBHC's protocol). map_at_r: MAP@R, expected. precision_radius_2: an empty ball
-    counts 0; empty_radius_2 is the share of such queries.
-    argmax_map: MAP of the code that only names a class, by the nearest mean of the gallery's features of a class
-    (Sablayrolles et al., ICASSP 2017, on why every hash code is to be shown beside one); argmax_accuracy: how often it names
-    the right one for a query. Needs argmax_bits bits.
-    unique_codes, largest_bucket, bit_balance (the least and the greatest share of ones of a bit), bit_correlation and
-    constant_bits are as in measures.Health, of the gallery's network codes.
-    feature_map, feature_top1: exhaustive ranking by cosine, None when it was left out. rerank_map: the `shortlist` nearest
-    codes ordered by the index's `fine` mode, the rest by Hamming distance, and features_read: the share of the gallery's
-    features that this reads.
-    What could not be scored is counted, and `notes` says it in words.
+    map, map_low, map_high: MAP@all of the codes, expected over ties, and its bounds. map_at_1000:
+    expected too, the hits inside the top 1000 as denominator (DLBHC's protocol). map_at_r: MAP@R,
+    expected. precision_radius_2: an empty ball counts 0; empty_radius_2 is the share of such
+    queries. argmax_map: MAP of the code that only names a class, by the nearest mean of the
+    gallery's features of a class (Sablayrolles et al., ICASSP 2017, on why every hash code is to be
+    shown beside one); argmax_accuracy: how often it names the right one for a query. Needs
+    argmax_bits bits. unique_codes, largest_bucket, bit_balance (the least and the greatest share of
+    ones of a bit), bit_correlation and constant_bits are as in measures.Health, of the gallery's
+    network codes. feature_map, feature_top1: exhaustive ranking by cosine, None when it was left
+    out. rerank_map: the `shortlist` nearest codes ordered by the index's `fine` mode, the rest by
+    Hamming distance, and features_read: the share of the gallery's features that this reads. What
+    could not be scored is counted, and `notes` says it in words.
     """
 
     protocol: str
@@ -130,16 +135,19 @@ def evaluate(
     keep_constant_bits: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Search `index` for each labelled image of `query` and score the rankings; an item is relevant when its label is equal.
+    """Search `index` for each labelled image of `query` and score the rankings; an item is relevant
+    when its label is equal.
 
-    The rankings come from the index's own search. A query that is itself in the gallery (same file content) is searched
-    without its copies; a query that is named twice is scored once. `exhaustive` compares all features too, which need to be
-    in memory for that, 2 d bytes an item; otherwise memory grows neither with the queries nor with the features.
-    Raises DataError when either side has no labels, or when bits are the same in all of at least 100 items: such a code is
-    shorter than it says (`keep_constant_bits` scores it all the same).
+    The rankings come from the index's own search. A query that is itself in the gallery (same file
+    content) is searched without its copies; a query that is named twice is scored once.
+    `exhaustive` compares all features too, which need to be in memory for that, 2 d bytes an item;
+    otherwise memory grows neither with the queries nor with the features. Raises DataError when
+    either side has no labels, or when bits are the same in all of at least 100 items: such a code
+    is shorter than it says (`keep_constant_bits` scores it all the same).
     """
+    options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist)
     with index.snapshot():
-        mode = index.checked(fine, shortlist)
+        mode = index.fine_of(options)
         gallery = read_gallery(index, gallery_codes, exhaustive)
         queries = _Queries.read(query)
         healthy = health(codes.unpack(gallery.network, index.model.bits))
@@ -150,13 +158,14 @@ def evaluate(
         failed: list[Failure] = []
         copies = 0
         for block in encoded(index, queries.entries, failed, progress):
-            found, missed = score_block(index, gallery, block, mode, shortlist)
+            found, missed = score_block(index, gallery, block, options)
             scores += found
             unmatched += missed
             copies += sum(score.copies for score in found)
         if not scores:
             raise DataError(
-                f"none of the {len(queries.entries):,} labelled queries has a match in {index.path}: are these the same classes?"
+                f"none of the {len(queries.entries):,} labelled queries has a match in "
+                f"{index.path}: are these the same classes?"
             )
 
         def mean(name: str) -> float:
@@ -202,16 +211,28 @@ def evaluate(
             fine=mode,
             shortlist=shortlist,
             **counted,
-            notes=tuple(_notes(counted, sorted(asked - with_items), sorted(with_items - asked), queries.empty, len(failed))),
+            notes=tuple(
+                _notes(
+                    counted,
+                    sorted(asked - with_items),
+                    sorted(with_items - asked),
+                    queries.empty,
+                    len(failed),
+                )
+            ),
             failed=tuple(failed),
             curves=_curves(scores, index.model.bits, len(gallery.ids)),
-            per_query=tuple(Scored(s.path, s.label, s.map, s.rerank, s.feature_map if exhaustive else None) for s in scores),
+            per_query=tuple(
+                Scored(s.path, s.label, s.map, s.rerank, s.feature_map if exhaustive else None)
+                for s in scores
+            ),
         )
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """Queries with a label, each once; how many were named again, and the folders beside theirs that hold nothing."""
+    """Queries with a label, each once; how many were named again, and the folders beside theirs
+    that hold nothing."""
 
     entries: Sequence[tuple[Entry, str]]
     repeated: int
@@ -222,11 +243,22 @@ class _Queries:
         labelled = [(entry, entry.label) for entry in query if entry.label is not None]
         if not labelled:
             raise DataError(
-                "the queries have no labels, so nothing says what is right: use class folders or a CSV with a label column"
+                "the queries have no labels, so nothing says what is right: use class folders or "
+                "a CSV with a label column"
             )
-        once = {(entry.path, entry.box, label): (entry, label) for entry, label in reversed(labelled)}
-        below = [] if query.root is None else [Path(folder) for folder, *inside in os.walk(query.root) if not any(inside)]
-        return cls(list(once.values())[::-1], len(labelled) - len(once), sorted(folder.name for folder in below))
+        once = {
+            (entry.path, entry.box, label): (entry, label) for entry, label in reversed(labelled)
+        }
+        below = (
+            []
+            if query.root is None
+            else [Path(folder) for folder, *inside in os.walk(query.root) if not any(inside)]
+        )
+        return cls(
+            list(once.values())[::-1],
+            len(labelled) - len(once),
+            sorted(folder.name for folder in below),
+        )
 
 
 def _curves(scores: Sequence[Score], bits: int, gallery: int) -> Curves:
@@ -245,7 +277,10 @@ def _curves(scores: Sequence[Score], bits: int, gallery: int) -> Curves:
         others += score.items - score.hits
     n = len(scores)
     return Curves(
-        *(tuple(curve.tolist()) for curve in (precision / n, recall / n, ranks, precision_at / n, recall_at / n)),
+        *(
+            tuple(curve.tolist())
+            for curve in (precision / n, recall / n, ranks, precision_at / n, recall_at / n)
+        ),
         *(tuple((pairs / max(pairs.sum(), 1)).tolist()) for pairs in (matching, others)),
     )
 
@@ -253,14 +288,19 @@ def _curves(scores: Sequence[Score], bits: int, gallery: int) -> Curves:
 # -- in words
 
 
-def _protocol(data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, copies: int) -> str:
+def _protocol(
+    data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, copies: int
+) -> str:
     """One line that says what the numbers mean."""
     without = f"; {copies} queries searched without their own copies" if copies else ""
     whose = {
         "network": "network codes on both sides",
         "labels": "codes of the gallery from its labels, as no search of new pictures has them",
     }[gallery_codes]
-    return f"{data}; {whose}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} of {shortlist}{without}"
+    return (
+        f"{data}; {whose}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} "
+        f"of {shortlist}{without}"
+    )
 
 
 def _constant(index: Index, constant: Sequence[int]) -> str:
@@ -268,13 +308,19 @@ def _constant(index: Index, constant: Sequence[int]) -> str:
     are = "bit {} is" if len(constant) == 1 else "bits {} are"
     left = index.model.bits - len(constant)
     return (
-        f"{are.format(named)} the same for every item of {index.path}: this is a code of {left} bits, not of "
-        f"{index.model.bits}; train or refit with fewer, or add --keep-constant-bits to score it as it is"
+        f"{are.format(named)} the same for every item of {index.path}: this is a code of {left} "
+        "bits, not of "
+        f"{index.model.bits}; train or refit with fewer, or add --keep-constant-bits to score it "
+        "as it is"
     )
 
 
 def _notes(
-    counted: dict[str, int], no_items: Sequence[str], no_queries: Sequence[str], empty: Sequence[str], failed: int
+    counted: dict[str, int],
+    no_items: Sequence[str],
+    no_queries: Sequence[str],
+    empty: Sequence[str],
+    failed: int,
 ) -> Iterator[str]:
     """What the numbers leave out, a sentence each."""
 
@@ -282,20 +328,32 @@ def _notes(
         return ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
 
     if counted["queries_without_match"]:
-        yield f"{counted['queries_without_match']:,} queries have no match in the gallery: counted, not averaged"
+        yield (
+            f"{counted['queries_without_match']:,} queries have no match in the gallery: "
+            "counted, not averaged"
+        )
     if no_items:
         yield f"{len(no_items):,} labels of queries have no item in the gallery: {some(no_items)}"
     if no_queries:
         yield f"{len(no_queries):,} labels of the gallery have no query: {some(no_queries)}"
     if counted["queries_repeated"]:
-        yield f"{counted['queries_repeated']:,} queries are named more than once: each was scored once"
+        yield (
+            f"{counted['queries_repeated']:,} queries are named more than once: each was scored "
+            "once"
+        )
     if counted["queries_in_gallery"]:
-        yield f"{counted['queries_in_gallery']:,} queries are in the gallery too: searched without their copies"
+        yield (
+            f"{counted['queries_in_gallery']:,} queries are in the gallery too: searched "
+            "without their copies"
+        )
     if empty:
         yield f"{len(empty):,} folders of the queries are empty: {some(empty)}"
     if counted["items_without_label"]:
         yield f"{counted['items_without_label']:,} items have no label: they count as wrong"
     if counted["items_not_finite"]:
-        yield f"{counted['items_not_finite']:,} items have features that are not finite: ranked last; run wingbar verify"
+        yield (
+            f"{counted['items_not_finite']:,} items have features that are not finite: ranked "
+            "last; run wingbar verify"
+        )
     if failed:
         yield f"{failed:,} queries could not be used: the list of failures says why"

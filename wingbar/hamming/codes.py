@@ -1,7 +1,9 @@
-"""Pack hash codes and search them exactly by Hamming distance: unique codes first, their items second.
+"""Pack hash codes and search them exactly by Hamming distance: unique codes first, their items
+second.
 
-Shapes: N items, U unique codes, Q queries, K results, b bits, w = ceil(b / 64) words. Codes are [N, w] uint64; bit i of a
-code is bit i % 64 of word i // 64, and bits past b are zero. docs/hamming.md explains the engine and what was measured.
+Shapes: N items, U unique codes, Q queries, K results, b bits, w = ceil(b / 64) words. Codes are [N,
+w] uint64; bit i of a code is bit i % 64 of word i // 64, and bits past b are zero. docs/hamming.md
+explains the engine and what was measured.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Distances = NDArray[np.int64]
 Ties = Literal["cut", "include"]
 Path = Literal["auto", "numpy", "scan", "probe"]
 
-# Below so many items numpy answers in under a millisecond, and the compiler (0.3 s to import) stays asleep.
+# Below so many items numpy answers in under a millisecond, and the compiler (0.3 s to import) stays
+# asleep.
 COMPILED_FROM = 50_000
 PROBED_FROM = 1 << 20  # bytes of unique codes; fewer are compared sooner than buckets are looked up
 THREADED_FROM = 5_000_000  # unique codes from which one query is worth several threads
@@ -59,10 +62,12 @@ def hamming(query: Packed, codes: Packed) -> Distances:
 
 
 def agreement(logits: NDArray[np.floating], codes: Packed, bits: int) -> NDArray[np.float32]:
-    """How well stored codes agree with a query's real-valued logits: logits [b], codes [N, w] -> [N] in [-1, 1].
+    """How well stored codes agree with a query's real-valued logits: logits [b], codes [N, w] ->
+    [N] in [-1, 1].
 
-    The sum of the logits, counted positive where the stored bit has their sign, over the sum of their sizes: 1 when
-    all bits agree; a bit about which the query is unsure weighs little. (Asymmetric distance.)
+    The sum of the logits, counted positive where the stored bit has their sign, over the sum of
+    their sizes: 1 when all bits agree; a bit about which the query is unsure weighs little.
+    (Asymmetric distance.)
     """
     size = float(np.abs(logits).sum())
     signs = np.where(unpack(codes, bits), np.float32(1), np.float32(-1))
@@ -70,21 +75,23 @@ def agreement(logits: NDArray[np.floating], codes: Packed, bits: int) -> NDArray
 
 
 def warm_up(bits: int) -> float:
-    """Compile the loops for codes of `bits` bits, or load them where that was done before. Returns the seconds it took."""
+    """Compile the loops for codes of `bits` bits, or load them where that was done before. Returns
+    the seconds it took."""
     start = time.perf_counter()
-    few = np.arange(2**18, dtype=np.uint64)[:, None].repeat(words(bits), 1) & np.uint64(2 ** min(bits, 18) - 1)
+    few = np.arange(2**18, dtype=np.uint64)[:, None].repeat(words(bits), 1) & np.uint64(
+        2 ** min(bits, 18) - 1
+    )
     searchable = Codes(few, bits, compiled=True)
-    listed = searchable.among(np.arange(3))
-    for among in (None, listed):
-        searchable.nearest(few[0], 1, among=among)
-        searchable.nearest_many(few[:2], 1, among=among)
+    for allowed in (None, searchable.only(np.arange(3))):
+        searchable.nearest(few[:1], 1, allowed=allowed)
+        searchable.nearest(few[:2], 1, allowed=allowed)
     searchable.distances(few[0])
     return time.perf_counter() - start
 
 
 class Nearest(NamedTuple):
-    """Ids of the items found [K] and their distances in bits [K], ordered by (distance, id). `cut` is true when items at
-    the last distance were left out."""
+    """Ids of the items found [K] and their distances in bits [K], ordered by (distance, id). `cut`
+    is true when items at the last distance were left out."""
 
     ids: Ids
     distances: Distances
@@ -93,7 +100,7 @@ class Nearest(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Items that a search may find, as `Codes.among` makes it; good for that Codes only."""
+    """Items that a search may find, as `Codes.only` makes it; good for that Codes only."""
 
     parts: tuple[_Allowed, ...]
 
@@ -110,10 +117,12 @@ class _Allowed:
 
 
 class Codes:
-    """A set of packed codes with their ids that can be searched. It never changes; `changed` makes another from it.
+    """A set of packed codes with their ids that can be searched. It never changes; `changed` makes
+    another from it.
 
-    Learned codes fall on few distinct values, so each distinct code is compared once and stands for the list of its items.
-    What was added last is a small part of its own beside the large one, until `merged` makes one of both.
+    Learned codes fall on few distinct values, so each distinct code is compared once and stands for
+    the list of its items. What was added last is a small part of its own beside the large one,
+    until `merged` makes one of both.
     """
 
     def __init__(
@@ -125,13 +134,17 @@ class Codes:
         threads: int | None = None,
         compiled: bool | None = None,
     ) -> None:
-        """`codes` [N, w] uint64 with w = words(bits), of the items `ids` [N] int64 ascending (0 to N - 1 where None).
+        """`codes` [N, w] uint64 with w = words(bits), of the items `ids` [N] int64 ascending (0 to
+        N - 1 where None).
 
-        `threads` is how many a search may use, by default one a core; `compiled` forces the compiled loops on or off.
-        Raises ValueError on other shapes, ids that are not ascending, or more than 2^32 - 1 codes.
+        `threads` is how many a search may use, by default one a core; `compiled` forces the
+        compiled loops on or off. Raises ValueError on other shapes, ids that are not ascending, or
+        more than 2^32 - 1 codes.
         """
         if codes.ndim != 2 or codes.shape[1] != words(bits):
-            raise ValueError(f"codes of {bits} bits are [N, {words(bits)}] words, not {codes.shape}")
+            raise ValueError(
+                f"codes of {bits} bits are [N, {words(bits)}] words, not {codes.shape}"
+            )
         if len(codes) >= 2**32:
             raise ValueError(f"{len(codes):,} codes are more than one set can hold: split them")
         ids = np.arange(len(codes)) if ids is None else np.asarray(ids, np.int64)
@@ -160,7 +173,8 @@ class Codes:
 
     @property
     def unique(self) -> int:
-        """How many distinct codes there are; an upper bound while a part is not merged or items were deleted."""
+        """How many distinct codes there are; an upper bound while a part is not merged or items
+        were deleted."""
         return sum(part.size for part in self._parts)
 
     @property
@@ -170,7 +184,8 @@ class Codes:
 
     @property
     def unmerged(self) -> int:
-        """How many items are in the small part, or are deleted and still take room: what `merged` would clear up."""
+        """How many items are in the small part, or are deleted and still take room: what `merged`
+        would clear up."""
         return sum(part.count for part in self._parts[1:]) + sum(part.dead for part in self._parts)
 
     def of(self, ids: Ids) -> Packed:
@@ -192,17 +207,19 @@ class Codes:
             here |= part.rows_of(ids)[1]
         return here
 
-    def among(self, ids: Ids) -> Filter:
-        """A filter that lets a search find only these items, ascending; unknown ids are passed over."""
+    def only(self, ids: Ids) -> Filter:
+        """A filter that lets a search find only these items, ascending; unknown ids are passed
+        over."""
         return Filter(tuple(part.allowed(ids) for part in self._parts))
 
     # -- changes
 
     def changed(self, ids: Ids, codes: Packed, removed: Ids) -> Codes:
-        """A set with the items `ids` [n], ascending, and their codes [n, w] more, and those of `removed` [r] less.
+        """A set with the items `ids` [n], ascending, and their codes [n, w] more, and those of
+        `removed` [r] less.
 
-        Costs about as much as what is in the small part then, not as much as the whole. Raises ValueError for ids that
-        are there already.
+        Costs about as much as what is in the small part then, not as much as the whole. Raises
+        ValueError for ids that are there already.
         """
         if self.has(ids).any():
             raise ValueError("an id cannot be added twice")
@@ -229,10 +246,14 @@ class Codes:
             return self
         rows = [part.rows_alive() for part in self._parts]
         ids = np.concatenate([part.ids_of(r) for part, r in zip(self._parts, rows, strict=True)])
-        packed = np.concatenate([part.codes_of(r) for part, r in zip(self._parts, rows, strict=True)])
+        packed = np.concatenate(
+            [part.codes_of(r) for part, r in zip(self._parts, rows, strict=True)]
+        )
         order = np.argsort(ids)
         new = _copy(self)
-        new._set_parts([_Part.build(packed[order], self.bits, ids[order], self._compiled(len(ids)))])
+        new._set_parts(
+            [_Part.build(packed[order], self.bits, ids[order], self._compiled(len(ids)))]
+        )
         return new
 
     # -- search
@@ -255,64 +276,55 @@ class Codes:
             found += part.counts(queries, self.threads)
         return found
 
-    def within(self, query: Packed, radius: int, *, among: Filter | None = None, path: Path = "auto") -> Nearest:
-        """All items at most `radius` bits from one query [w] (inclusive), nearest first."""
-        return self.nearest(query, _ALL, radius=radius, among=among, path=path)
+    def within(
+        self, queries: Packed, radius: int, *, allowed: Filter | None = None, path: Path = "auto"
+    ) -> list[Nearest]:
+        """All items at most `radius` bits from each query [Q, w] (inclusive), nearest first."""
+        return self.nearest(queries, _ALL, radius=radius, allowed=allowed, path=path)
 
     def nearest(
-        self,
-        query: Packed,
-        k: int,
-        *,
-        radius: int | None = None,
-        among: Filter | None = None,
-        ties: Ties = "cut",
-        limit: int | None = None,
-        path: Path = "auto",
-    ) -> Nearest:
-        """The `k` nearest items of one query [w], at most `radius` bits away (inclusive), and only `among` those.
-
-        With ties="include" all items at the last distance come along, so there may be more than `k`, but never more than
-        `limit`. `path` forces one way to search; all give the same answer. Raises ValueError for k < 1 or a query of
-        another length.
-        """
-        k, limit, radius = self._checked(query.shape, k, radius, ties, limit)
-        parts = self._parts
-        if len(parts) == 1:
-            part = parts[0]
-            return part.nearest(query, k, limit, radius, part.open_rows if among is None else among.parts[0], path, self.threads)
-        found = [
-            part.nearest(query, k, limit, radius, part.open_rows if among is None else among.parts[i], path, self.threads)
-            for i, part in enumerate(parts)
-        ]
-        return _merge(found, k, limit)
-
-    def nearest_many(
         self,
         queries: Packed,
         k: int,
         *,
         radius: int | None = None,
-        among: Filter | None = None,
+        allowed: Filter | None = None,
         ties: Ties = "cut",
         limit: int | None = None,
         path: Path = "auto",
     ) -> list[Nearest]:
-        """`nearest` for queries [Q, w], faster than one by one: the codes are read once for many of them."""
-        if len(queries) == 1:  # no batch: its loops need not be compiled
-            return [self.nearest(queries[0], k, radius=radius, among=among, ties=ties, limit=limit, path=path)]
+        """The `k` nearest items of each query [Q, w], at most `radius` bits away (inclusive), and
+        only the `allowed` ones.
+
+        With ties="include" all items at the last distance come along, so there may be more than
+        `k`, but never more than `limit`. Many queries at once are faster than one by one: the codes
+        are read once for all of them. `path` forces one way to search; all give the same answer.
+        Raises ValueError for k < 1 or queries of another length.
+        """
         k, limit, radius = self._checked(queries.shape[1:], k, radius, ties, limit)
         by_part = [
-            part.nearest_many(queries, k, limit, radius, part.open_rows if among is None else among.parts[i], path, self.threads)
+            part.nearest(
+                queries,
+                k,
+                limit,
+                radius,
+                part.open_rows if allowed is None else allowed.parts[i],
+                path,
+                self.threads,
+            )
             for i, part in enumerate(self._parts)
         ]
         if len(by_part) == 1:
             return by_part[0]
         return [_merge(list(found), k, limit) for found in zip(*by_part, strict=True)]
 
-    def _checked(self, shape: tuple[int, ...], k: int, radius: int | None, ties: Ties, limit: int | None) -> tuple[int, int, int]:
+    def _checked(
+        self, shape: tuple[int, ...], k: int, radius: int | None, ties: Ties, limit: int | None
+    ) -> tuple[int, int, int]:
         if shape != (words(self.bits),):
-            raise ValueError(f"a query of {self.bits} bits is [{words(self.bits)}] words, not {list(shape)}")
+            raise ValueError(
+                f"a query of {self.bits} bits is [{words(self.bits)}] words, not {list(shape)}"
+            )
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         most = k if ties == "cut" else _ALL if limit is None else max(limit, k)
@@ -327,7 +339,8 @@ def _copy(codes: Codes) -> Codes:
 
 
 def _merge(found: Sequence[Nearest], k: int, limit: int) -> Nearest:
-    """The first `limit` among the answers of several parts, with no distance beyond that of the k-th."""
+    """The first `limit` among the answers of several parts, with no distance beyond that of the
+    k-th."""
     ids = np.concatenate([one.ids for one in found])
     distances = np.concatenate([one.distances for one in found])
     order = np.lexsort((ids, distances))
@@ -346,8 +359,9 @@ def _merge(found: Sequence[Nearest], k: int, limit: int) -> Nearest:
 class _Part:
     """Codes that were sorted together. A row is a place among them by ascending id.
 
-    unique: [U] uint32 (b <= 32) or uint64 ascending, or [w, U] uint64 beyond 64 bits. The rows of unique code u are
-    rows[starts[u]:starts[u + 1]], ascending. heads and order: see kernels.tables. ids: None where they are base + row.
+    unique: [U] uint32 (b <= 32) or uint64 ascending, or [w, U] uint64 beyond 64 bits. The rows of
+    unique code u are rows[starts[u]:starts[u + 1]], ascending. heads and order: see kernels.tables.
+    ids: None where they are base + row.
     """
 
     bits: int
@@ -361,7 +375,9 @@ class _Part:
     place_of_row: NDArray[np.uint32]
     heads: NDArray[np.uint32]
     order: NDArray[np.uint32]
-    alive: NDArray[np.uint64] | None = None  # bitmap of the rows that were not removed; None while that is all
+    alive: NDArray[np.uint64] | None = (
+        None  # bitmap of the rows that were not removed; None while that is all
+    )
     dead: int = 0
 
     @classmethod
@@ -369,7 +385,9 @@ class _Part:
         """Codes [N, w] of ids [N] ascending."""
         count = len(codes)
         if codes.shape[1] == 1:
-            keys = np.ascontiguousarray(codes[:, 0]).astype(np.uint32 if bits <= 32 else np.uint64, copy=False)
+            keys = np.ascontiguousarray(codes[:, 0]).astype(
+                np.uint32 if bits <= 32 else np.uint64, copy=False
+            )
         if compiled and codes.shape[1] == 1:
             from wingbar.hamming import kernels
 
@@ -398,8 +416,26 @@ class _Part:
             heads, order = kernels.tables(unique, bits, max(1, bits // 16))
         base = int(ids[0]) if count else 0
         contiguous = count == 0 or int(ids[-1]) - base == count - 1
-        kept = None if contiguous else ids.astype(np.uint32) if ids[0] >= 0 and ids[-1] < 2**32 else ids
-        return cls(bits, compiled, count, base, kept, unique, starts, rows, place_of_row, heads, order)  # type: ignore[arg-type]
+        kept = (
+            None
+            if contiguous
+            else ids.astype(np.uint32)
+            if ids[0] >= 0 and ids[-1] < 2**32
+            else ids
+        )
+        return cls(
+            bits,
+            compiled,
+            count,
+            base,
+            kept,  # type: ignore[arg-type]  # ids below 2^32 take half the room
+            unique,
+            starts,
+            rows,
+            place_of_row,
+            heads,
+            order,
+        )
 
     @property
     def size(self) -> int:
@@ -413,7 +449,16 @@ class _Part:
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.unique, self.starts, self.rows, self.place_of_row, self.heads, self.order, self.alive, self.ids)
+        arrays = (
+            self.unique,
+            self.starts,
+            self.rows,
+            self.place_of_row,
+            self.heads,
+            self.order,
+            self.alive,
+            self.ids,
+        )
         return sum(array.nbytes for array in arrays if array is not None)
 
     @cached_property
@@ -425,7 +470,9 @@ class _Part:
         """Rows that were not removed, ascending."""
         if self.alive is None:
             return np.arange(self.total)
-        return np.flatnonzero(np.unpackbits(self.alive.view(np.uint8), bitorder="little")[: self.total])
+        return np.flatnonzero(
+            np.unpackbits(self.alive.view(np.uint8), bitorder="little")[: self.total]
+        )
 
     def ids_of(self, rows: Rows) -> Ids:
         """The ids of rows."""
@@ -467,7 +514,9 @@ class _Part:
         if not here.any():
             return self
         removed = _bitmap(rows[here], self.total)
-        alive = (_bitmap(np.arange(self.total), self.total) if self.alive is None else self.alive) & ~removed
+        alive = (
+            _bitmap(np.arange(self.total), self.total) if self.alive is None else self.alive
+        ) & ~removed
         return replace(self, alive=alive, dead=self.dead + int(here.sum()))
 
     def rebuilt(self, compiled: bool) -> _Part:
@@ -484,7 +533,9 @@ class _Part:
             kernels.scan(self.unique, query.astype(self.unique.dtype), out)
             return out
         columns = self.unique[None] if self.unique.ndim == 1 else self.unique
-        return np.bitwise_count(columns ^ query.astype(columns.dtype)[:, None]).sum(0, dtype=np.uint16)
+        return np.bitwise_count(columns ^ query.astype(columns.dtype)[:, None]).sum(
+            0, dtype=np.uint16
+        )
 
     @cached_property
     def items(self) -> NDArray[np.int64]:
@@ -496,21 +547,38 @@ class _Part:
     def counts(self, queries: Packed, threads: int) -> NDArray[np.int64]:
         """As `Codes.counts`."""
         if not self.compiled:
-            return np.stack([np.bincount(self.scan(q), self.items, self.bits + 1) for q in queries]).astype(np.int64)
+            return np.stack(
+                [np.bincount(self.scan(q), self.items, self.bits + 1) for q in queries]
+            ).astype(np.int64)
         from wingbar.hamming import kernels
 
         out = np.zeros((len(queries), self.bits + 1), np.int64)
-        pieces = min(len(queries), threads if len(queries) * self.size >= BATCH_THREADED_FROM else 1)
-        shares = zip(np.array_split(queries.astype(self.unique.dtype), pieces), np.array_split(out, pieces), strict=True)
-        list(_pool(threads).map(lambda share: kernels.counts(self.unique, self.items, *share), shares))
+        pieces = min(
+            len(queries), threads if len(queries) * self.size >= BATCH_THREADED_FROM else 1
+        )
+        shares = zip(
+            np.array_split(queries.astype(self.unique.dtype), pieces),
+            np.array_split(out, pieces),
+            strict=True,
+        )
+        list(
+            _pool(threads).map(
+                lambda share: kernels.counts(self.unique, self.items, *share), shares
+            )
+        )
         return out
 
-    def nearest(
-        self, query: Packed, k: int, limit: int, radius: int, allowed: _Allowed | None, path: Path, threads: int
+    def _one(
+        self,
+        query: Packed,
+        k: int,
+        limit: int,
+        radius: int,
+        allowed: _Allowed | None,
+        path: Path,
+        threads: int,
     ) -> Nearest:
-        """As `Codes.nearest`, `allowed` None for all rows."""
-        if radius < 0 or not self.total or (allowed is not None and not len(allowed.rows)):
-            return _NOTHING
+        """The answer for one query [w]."""
         if not self.compiled or path == "numpy":
             return self._by_numpy(query, k, limit, radius, allowed)
         from wingbar.hamming import kernels
@@ -519,12 +587,27 @@ class _Part:
         bitmap = _EVERY_ROW
         if allowed is not None:
             bitmap = allowed.bitmap
-            if path == "auto" and len(allowed.rows) * kernels.LISTED < self.unique.nbytes * kernels.SCAN_BYTE:
+            if (
+                path == "auto"
+                and len(allowed.rows) * kernels.LISTED < self.unique.nbytes * kernels.SCAN_BYTE
+            ):
                 rows, distances, total = kernels.nearest_listed(
                     self.unique, self.place_of_row, allowed.rows, query, self.bits, k, limit, radius
                 )
                 return self._answer(rows, distances, total)
-        arrays = (self.unique, self.starts, self.rows, self.heads, self.order, bitmap, query, self.bits, k, limit, radius)
+        arrays = (
+            self.unique,
+            self.starts,
+            self.rows,
+            self.heads,
+            self.order,
+            bitmap,
+            query,
+            self.bits,
+            k,
+            limit,
+            radius,
+        )
         pieces = threads if self.size >= THREADED_FROM and path != "probe" else 1
         if pieces > 1 and path == "auto":
             rows, distances, total = kernels.nearest(*arrays, kernels.TRY, 0, self.size)
@@ -534,31 +617,42 @@ class _Part:
             return self._answer(*kernels.nearest(*arrays, _PATHS[path], 0, self.size))
         ends = np.linspace(0, self.size, pieces + 1).astype(int).tolist()
         found = _pool(threads).map(
-            lambda i: self._answer(*kernels.nearest(*arrays, kernels.SCAN, ends[i], ends[i + 1])), range(pieces)
+            lambda i: self._answer(*kernels.nearest(*arrays, kernels.SCAN, ends[i], ends[i + 1])),
+            range(pieces),
         )
         return _merge(list(found), k, limit)
 
-    def nearest_many(
-        self, queries: Packed, k: int, limit: int, radius: int, allowed: _Allowed | None, path: Path, threads: int
+    def nearest(
+        self,
+        queries: Packed,
+        k: int,
+        limit: int,
+        radius: int,
+        allowed: _Allowed | None,
+        path: Path,
+        threads: int,
     ) -> list[Nearest]:
-        """`nearest` for queries [Q, w]."""
+        """As `Codes.nearest`, `allowed` None for all rows."""
+        if radius < 0 or not self.total or (allowed is not None and not len(allowed.rows)):
+            return [_NOTHING] * len(queries)
         if (
-            not self.compiled
-            or path == "numpy"
-            or radius < 0
-            or not self.total
-            or (allowed is not None and not len(allowed.rows))
-        ):
-            return [self.nearest(query, k, limit, radius, allowed, path, threads) for query in queries]
-        pieces = threads if len(queries) * self.size >= BATCH_THREADED_FROM else 1
-        pieces = min(pieces, len(queries))
+            len(queries) == 1 or not self.compiled or path == "numpy"
+        ):  # no batch: its loops need not be compiled
+            return [self._one(query, k, limit, radius, allowed, path, threads) for query in queries]
+        pieces = min(
+            len(queries), threads if len(queries) * self.size >= BATCH_THREADED_FROM else 1
+        )
         if pieces <= 1:
             return self._many(queries, k, limit, radius, allowed, path)
         shares = np.array_split(queries, pieces)
-        done = _pool(threads).map(lambda share: self._many(share, k, limit, radius, allowed, path), shares)
+        done = _pool(threads).map(
+            lambda share: self._many(share, k, limit, radius, allowed, path), shares
+        )
         return [one for share in done for one in share]
 
-    def _many(self, queries: Packed, k: int, limit: int, radius: int, allowed: _Allowed | None, path: Path) -> list[Nearest]:
+    def _many(
+        self, queries: Packed, k: int, limit: int, radius: int, allowed: _Allowed | None, path: Path
+    ) -> list[Nearest]:
         from wingbar.hamming import kernels
 
         found: list[Nearest] = []
@@ -585,7 +679,7 @@ class _Part:
             ids, ends = self.ids_of(rows), begins.tolist()
             for q, total in enumerate(totals.tolist()):
                 if total < 0:
-                    found.append(self.nearest(queries[first + q], k, limit, radius, allowed, path, 1))
+                    found.append(self._one(queries[first + q], k, limit, radius, allowed, path, 1))
                 else:
                     mine = slice(ends[q], ends[q + 1])
                     found.append(Nearest(ids[mine], distances[mine], ends[q + 1] - ends[q] < total))
@@ -594,16 +688,22 @@ class _Part:
     def _answer(self, rows: Rows, distances: Distances, total: int) -> Nearest:
         return Nearest(self.ids_of(rows), distances, len(rows) < total)
 
-    def _by_numpy(self, query: Packed, k: int, limit: int, radius: int, allowed: _Allowed | None) -> Nearest:
+    def _by_numpy(
+        self, query: Packed, k: int, limit: int, radius: int, allowed: _Allowed | None
+    ) -> Nearest:
         """The same by whole arrays."""
         scanned = self.scan(query)
         if allowed is None:
-            at_distance = np.bincount(scanned, weights=np.diff(self.starts), minlength=self.bits + 1).astype(np.int64)
+            at_distance = np.bincount(
+                scanned, weights=np.diff(self.starts), minlength=self.bits + 1
+            ).astype(np.int64)
         else:
             by_row = scanned[self.place_of_row[allowed.rows]]
             at_distance = np.bincount(by_row, minlength=self.bits + 1)
         reached = np.cumsum(at_distance)
-        last = min(int(np.searchsorted(reached, k)), radius)  # where k items are reached, or as far as it goes
+        last = min(
+            int(np.searchsorted(reached, k)), radius
+        )  # where k items are reached, or as far as it goes
         if allowed is None:
             near = np.flatnonzero(scanned <= last)
             counts = (self.starts[near + 1] - self.starts[near]).astype(np.int64)
@@ -614,7 +714,9 @@ class _Part:
             inside = by_row <= last
             rows, distances = allowed.rows[inside], by_row[inside].astype(np.int64)
         order = np.lexsort((rows, distances))[:limit]
-        return self._answer(rows[order], distances[order], int(reached[last]) if len(reached) else 0)
+        return self._answer(
+            rows[order], distances[order], int(reached[last]) if len(reached) else 0
+        )
 
 
 _ROOM = 8_000_000  # candidates of a batch in memory at a time, 6 bytes each
@@ -622,7 +724,8 @@ _NOTHING = Nearest(np.empty(0, np.int64), np.empty(0, np.int64), False)
 
 
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """The same numbers from an address that is a multiple of 64 on: vectors that straddle cache lines take longer."""
+    """The same numbers from an address that is a multiple of 64 on: vectors that straddle cache
+    lines take longer."""
     room = np.empty(array.size + 64 // array.itemsize, array.dtype)
     shift = -room.ctypes.data % 64 // array.itemsize
     out = room[shift : shift + array.size].reshape(array.shape)

@@ -1,12 +1,15 @@
-"""The compiled loops of `codes.py`, apart so that small indexes never wait for the compiler to be imported.
+"""The compiled loops of `codes.py`, apart so that small indexes never wait for the compiler to be
+imported.
 
-numba keeps the machine code beside this file (or in NUMBA_CACHE_DIR), so a machine compiles once. It is made for the CPU
-it runs on: with AVX-512 VPOPCNTDQ eight words are counted by one instruction, without it LLVM counts with what there is
-(AVX2 byte shuffles, NEON cnt) and only the time differs.
+numba keeps the machine code beside this file (or in NUMBA_CACHE_DIR), so a machine compiles once.
+It is made for the CPU it runs on: with AVX-512 VPOPCNTDQ eight words are counted by one
+instruction, without it LLVM counts with what there is (AVX2 byte shuffles, NEON cnt) and only the
+time differs.
 
 Letters as in `codes.py`: N rows, U unique codes, Q queries, w words, m tables of 16-bit substrings.
-`unique` is [U] uint32 or uint64, ascending, or [w, U] uint64 for codes longer than a word. The rows of unique code u are
-rows[starts[u]:starts[u + 1]], ascending. `allowed` is a bitmap of rows, [ceil(N / 64)] uint64, or empty for all.
+`unique` is [U] uint32 or uint64, ascending, or [w, U] uint64 for codes longer than a word. The rows
+of unique code u are rows[starts[u]:starts[u + 1]], ascending. `allowed` is a bitmap of rows,
+[ceil(N / 64)] uint64, or empty for all.
 """
 
 from __future__ import annotations
@@ -21,9 +24,13 @@ BLOCK = 256  # codes whose least distance is taken at once; 2 KiB of words
 RADIX_FROM = 1500  # rows that are sorted sooner by digits than by comparing
 TILE = 32_768  # codes that a batch of queries shares while they are in the second cache
 
-SAMPLE, SAMPLED_FROM = 16_384, 64  # codes that say where many neighbours end, and from how many on that is asked
+SAMPLE, SAMPLED_FROM = (
+    16_384,
+    64,
+)  # codes that say where many neighbours end, and from how many on that is asked
 
-# What the loops cost, in nanoseconds on the machine of docs/hamming.md; only ratios matter, and only for the speed.
+# What the loops cost, in nanoseconds on the machine of docs/hamming.md; only ratios matter, and
+# only for the speed.
 NEAR, FAR = 24 << 20, 10.0  # bytes of codes that caches hold, and a read beyond them
 SCAN_BYTE = 0.025  # reading a code in order, a byte
 SHARED_BYTE = 0.009  # the same when a batch of queries shares what was read
@@ -47,7 +54,8 @@ def _popcount(typing, word):
 
 
 def _compiled(function):
-    """Compiled on first use and kept for the next process, where there is a place that can be written."""
+    """Compiled on first use and kept for the next process, where there is a place that can be
+    written."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither this folder nor a home can be written
@@ -84,8 +92,9 @@ def _distance_of(unique, place, query):
 def _any_near(typing, codes, low, query, threshold):
     """Whether one of the BLOCK one-word codes from `low` on is within the threshold.
 
-    Written as vectors of 64 bytes, which LLVM cuts to what the CPU has: its own vectorizer stops at half of AVX-512 on some
-    CPUs. Distances are below 2^32, so the least is taken over 32-bit lanes, which is one instruction where 64 bits are two.
+    Written as vectors of 64 bytes, which LLVM cuts to what the CPU has: its own vectorizer stops at
+    half of AVX-512 on some CPUs. Distances are below 2^32, so the least is taken over 32-bit lanes,
+    which is one instruction where 64 bits are two.
     """
     word = codes.dtype
     lanes = 64 // (word.bitwidth // 8)
@@ -101,42 +110,60 @@ def _any_near(typing, codes, low, query, threshold):
             least.append(new if i < 4 else _lesser(builder, least.pop(0), new))
         while len(least) > 1:
             least.append(_lesser(builder, least.pop(0), least.pop(0)))
-        inside = builder.icmp_unsigned("<=", builder.bitcast(least[0], vector), _splat(builder, limit, vector))
-        return builder.icmp_unsigned("!=", builder.bitcast(inside, ir.IntType(lanes)), ir.Constant(ir.IntType(lanes), 0))
+        inside = builder.icmp_unsigned(
+            "<=", builder.bitcast(least[0], vector), _splat(builder, limit, vector)
+        )
+        return builder.icmp_unsigned(
+            "!=", builder.bitcast(inside, ir.IntType(lanes)), ir.Constant(ir.IntType(lanes), 0)
+        )
 
     return types.boolean(codes, types.int64, word, types.int64), emit
 
 
 @intrinsic
 def _near_of_64(typing, codes, low, query, threshold):
-    """Which of the 64 one-word codes from `low` on are within the threshold: bit i for code low + i."""
+    """Which of the 64 one-word codes from `low` on are within the threshold: bit i for code low +
+    i."""
     word = codes.dtype
     lanes = 64 // (word.bitwidth // 8)
 
     def emit(context, builder, signature, arguments):
         distances, vector = _distances(context, builder, signature, arguments, 64 // lanes)
         limit = arguments[3]
-        splat = _splat(builder, builder.trunc(limit, vector.element) if word.bitwidth < 64 else limit, vector)
+        splat = _splat(
+            builder, builder.trunc(limit, vector.element) if word.bitwidth < 64 else limit, vector
+        )
         bits, long = ir.Constant(ir.IntType(64), 0), ir.IntType(64)
         for i, distance in enumerate(distances):
-            inside = builder.bitcast(builder.icmp_unsigned("<=", distance, splat), ir.IntType(lanes))
-            bits = builder.or_(bits, builder.shl(builder.zext(inside, long), ir.Constant(long, i * lanes)))
+            inside = builder.bitcast(
+                builder.icmp_unsigned("<=", distance, splat), ir.IntType(lanes)
+            )
+            bits = builder.or_(
+                bits, builder.shl(builder.zext(inside, long), ir.Constant(long, i * lanes))
+            )
         return bits
 
     return types.uint64(codes, types.int64, word, types.int64), emit
 
 
 def _distances(context, builder, signature, arguments, count):
-    """Instructions for the distances of codes from arguments[1] on to arguments[2], as `count` vectors; and their type."""
+    """Instructions for the distances of codes from arguments[1] on to arguments[2], as `count`
+    vectors; and their type."""
     array, first, query = arguments[:3]
     bits = signature.args[0].dtype.bitwidth
     vector = ir.VectorType(ir.IntType(bits), 512 // bits)
-    ones = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector]), f"llvm.ctpop.v{vector.count}i{bits}")
-    start = builder.gep(context.make_array(signature.args[0])(context, builder, array).data, [first])
+    ones = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector]), f"llvm.ctpop.v{vector.count}i{bits}"
+    )
+    start = builder.gep(
+        context.make_array(signature.args[0])(context, builder, array).data, [first]
+    )
     pointer, splat = builder.bitcast(start, vector.as_pointer()), _splat(builder, query, vector)
     distances = []
     for i in range(count):
-        loaded = builder.load(builder.gep(pointer, [ir.Constant(ir.IntType(64), i)]), align=bits // 8)
+        loaded = builder.load(
+            builder.gep(pointer, [ir.Constant(ir.IntType(64), i)]), align=bits // 8
+        )
         distances.append(builder.call(ones, [builder.xor(loaded, splat)]))
     return distances, vector
 
@@ -147,15 +174,19 @@ def _lesser(builder, a, b):
 
 def _splat(builder, value, vector):
     """A vector with the same value in every lane."""
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    one = builder.insert_element(
+        ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
+    )
     return builder.shuffle_vector(
-        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+        one,
+        ir.Constant(vector, ir.Undefined),
+        ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count),
     )
 
 
 def _next_near(unique, low, high, query, threshold, work):
-    """The first low + i BLOCK below `high` from which BLOCK codes, or what is left, hold one within the threshold; or `high`.
-    `work` [BLOCK] is scratch."""
+    """The first low + i BLOCK below `high` from which BLOCK codes, or what is left, hold one within
+    the threshold; or `high`. `work` [BLOCK] is scratch."""
 
 
 @overload(_next_near)
@@ -194,7 +225,8 @@ def _next_near_of(unique, low, high, query, threshold, work):
 
 
 def _near_mask(unique, low, high, query, threshold):
-    """Which of the codes low <= u < high, at most 64, are within the threshold: bit i for code low + i."""
+    """Which of the codes low <= u < high, at most 64, are within the threshold: bit i for code low
+    + i."""
 
 
 @overload(_near_mask)
@@ -227,7 +259,8 @@ def scan(unique, query, out):
 
 @_compiled
 def counts(unique, items, queries, out):
-    """How many items are at each distance: items [U] of every unique code, queries [Q, w], out [Q, b + 1] added to in place."""
+    """How many items are at each distance: items [U] of every unique code, queries [Q, w], out [Q,
+    b + 1] added to in place."""
     for low in range(0, items.size, BLOCK):
         high = min(low + BLOCK, items.size)
         for q in range(len(queries)):
@@ -245,8 +278,9 @@ def total(numbers):
 
 
 # -- what one query has found so far
-# state = [entries in places and distances, items at distance <= threshold, threshold]. The threshold is the least distance
-# within which k items are known, so nothing beyond it can be among the k nearest; histogram [b + 1] counts items.
+# state = [entries in places and distances, items at distance <= threshold, threshold]. The
+# threshold is the least distance within which k items are known, so nothing beyond it can be among
+# the k nearest; histogram [b + 1] counts items.
 
 
 @_inlined
@@ -266,8 +300,8 @@ def _allowed_rows(place, starts, rows, allowed):
 
 @_inlined
 def _take(place, distance, items, k, histogram, places, distances, count, total, threshold):
-    """Note a unique code of so many items, if any, within the threshold, and lower the threshold where k items are now nearer.
-    Gives the state anew."""
+    """Note a unique code of so many items, if any, within the threshold, and lower the threshold
+    where k items are now nearer. Gives the state anew."""
     if items == 0:
         return count, total, threshold
     places[count] = place
@@ -300,9 +334,11 @@ def _longer(numbers, used):
 
 
 @_compiled
-def _scan(unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances, work):
-    """Compare the query with the codes low <= u < high. Gives at least `high`, or how far it came when the lists were full.
-    `work` [BLOCK] is scratch."""
+def _scan(
+    unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances, work
+):
+    """Compare the query with the codes low <= u < high. Gives at least `high`, or how far it came
+    when the lists were full. `work` [BLOCK] is scratch."""
     count, total, threshold = state[0], state[1], state[2]
     while True:
         low = _next_near(unique, low, high, query, threshold, work)
@@ -323,18 +359,36 @@ def _scan(unique, starts, rows, allowed, query, k, low, high, histogram, state, 
                 distance = _distance(unique, u, query)
                 if distance <= threshold:
                     items = _allowed_rows(u, starts, rows, allowed)
-                    count, total, threshold = _take(u, distance, items, k, histogram, places, distances, count, total, threshold)
+                    count, total, threshold = _take(
+                        u, distance, items, k, histogram, places, distances, count, total, threshold
+                    )
         low = end
     state[0], state[1], state[2] = count, total, threshold
     return low
 
 
 @_compiled
-def _scan_all(unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances):
+def _scan_all(
+    unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances
+):
     """`_scan` with lists that grow; they are given back."""
     work = np.empty(BLOCK, np.uint64)
     while True:
-        low = _scan(unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances, work)
+        low = _scan(
+            unique,
+            starts,
+            rows,
+            allowed,
+            query,
+            k,
+            low,
+            high,
+            histogram,
+            state,
+            places,
+            distances,
+            work,
+        )
         if low >= high:
             return places, distances
         places, distances = _longer(places, state[0]), _longer(distances, state[0])
@@ -342,9 +396,11 @@ def _scan_all(unique, starts, rows, allowed, query, k, low, high, histogram, sta
 
 @_compiled
 def _likely_bound(unique, query, k, bits):
-    """A distance within which k of the codes are almost surely: what a sample of them says, with three deviations to spare.
+    """A distance within which k of the codes are almost surely: what a sample of them says, with
+    three deviations to spare.
 
-    Without it a scan for many neighbours notes most of the first codes that it meets, only to forget them.
+    Without it a scan for many neighbours notes most of the first codes that it meets, only to
+    forget them.
     """
     size = unique.shape[unique.ndim - 1]
     histogram, near = np.zeros(bits + 1, np.int64), np.empty(64, np.int64)
@@ -390,28 +446,90 @@ def _substring(word, shift, ones):
     return np.int64((np.uint64(word) >> np.uint64(shift)) & np.uint64(ones))
 
 
-def _probe(unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances):
-    """Look only into buckets of codes that share a substring with the query, or nearly; whether that sufficed.
+def _probe(
+    unique,
+    starts,
+    rows,
+    allowed,
+    heads,
+    order,
+    query,
+    bits,
+    k,
+    always,
+    scan_byte,
+    histogram,
+    state,
+    places,
+    distances,
+):
+    """Look only into buckets of codes that share a substring with the query, or nearly; whether
+    that sufficed.
 
-    Multi-index hashing (Norouzi, Punjani & Fleet, CVPR 2012): of m disjoint substrings, a code within m s + t bits differs
-    by at most s bits in one of the first t + 1, or by at most s - 1 in one of the others. So after the buckets within s
-    bits in tables 0..t and within s - 1 in the others, everything up to distance m s + t has been seen. With table 0 alone
-    (a Hamming ball around the first 16 bits, whose codes lie side by side) everything up to s has.
+    Multi-index hashing (Norouzi, Punjani & Fleet, CVPR 2012): of m disjoint substrings, a code
+    within m s + t bits differs by at most s bits in one of the first t + 1, or by at most s - 1 in
+    one of the others. So after the buckets within s bits in tables 0..t and within s - 1 in the
+    others, everything up to distance m s + t has been seen. With table 0 alone (a Hamming ball
+    around the first 16 bits, whose codes lie side by side) everything up to s has.
     """
 
 
 @overload(_probe)
 def _probe_of(
-    unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances
+    unique,
+    starts,
+    rows,
+    allowed,
+    heads,
+    order,
+    query,
+    bits,
+    k,
+    always,
+    scan_byte,
+    histogram,
+    state,
+    places,
+    distances,
 ):
-    def none(unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances):
+    def none(
+        unique,
+        starts,
+        rows,
+        allowed,
+        heads,
+        order,
+        query,
+        bits,
+        k,
+        always,
+        scan_byte,
+        histogram,
+        state,
+        places,
+        distances,
+    ):
         return False
 
     return none if unique.ndim == 2 else _probe_words
 
 
 def _probe_words(
-    unique, starts, rows, allowed, heads, order, query, bits, k, always, scan_byte, histogram, state, places, distances
+    unique,
+    starts,
+    rows,
+    allowed,
+    heads,
+    order,
+    query,
+    bits,
+    k,
+    always,
+    scan_byte,
+    histogram,
+    state,
+    places,
+    distances,
 ):
     tables, width = heads.shape[0], min(bits, 16)
     ones, buckets = (1 << width) - 1, _choices(width)
@@ -430,7 +548,8 @@ def _probe_words(
     ball = (
         tables > 1
         and radius < bits
-        and _ball_cost(buckets, own, beside, radius, scan_cost) < _mih_cost(buckets, own, beside, radius, 0, 0, there, scan_cost)
+        and _ball_cost(buckets, own, beside, radius, scan_cost)
+        < _mih_cost(buckets, own, beside, radius, 0, 0, there, scan_cost)
     )
     used = 1 if ball else tables
     spent = 0.0
@@ -442,7 +561,9 @@ def _probe_words(
                     rest = _ball_cost(buckets, own, beside, state[2], left)
                 else:
                     rest = _mih_cost(buckets, own, beside, state[2], s, t, there, left)
-                step = _step_cost(buckets, own, beside, s, t, there) + NOTED * max(0, k - state[1])  # all are, until k are
+                step = _step_cost(buckets, own, beside, s, t, there) + NOTED * max(
+                    0, k - state[1]
+                )  # all are, until k are
                 if rest > left and spent + step > TRIAL * scan_cost:
                     return False
             shift = bits - width * (t + 1)
@@ -464,18 +585,35 @@ def _probe_words(
                     if distance <= state[2]:
                         new = True
                         for other in range(used):  # was it found by an earlier step?
-                            differ = np.int64(_popcount(np.uint64(_substring(word, bits - width * (other + 1), ones))))
+                            differ = np.int64(
+                                _popcount(
+                                    np.uint64(_substring(word, bits - width * (other + 1), ones))
+                                )
+                            )
                             if (other < t and differ <= s) or (other > t and differ < s):
                                 new = False
                         if new:
                             items = _allowed_rows(u, starts, rows, allowed)
                             state[0], state[1], state[2] = _take(
-                                u, distance, items, k, histogram, places, distances, state[0], state[1], state[2]
+                                u,
+                                distance,
+                                items,
+                                k,
+                                histogram,
+                                places,
+                                distances,
+                                state[0],
+                                state[1],
+                                state[2],
                             )
                 if s == 0:
                     break
                 mask = _next_mask(mask)
-            spent += BUCKET * buckets[s] + seen * (HERE if t == 0 else there) + NOTED * max(0, state[0] - noted)
+            spent += (
+                BUCKET * buckets[s]
+                + seen * (HERE if t == 0 else there)
+                + NOTED * max(0, state[0] - noted)
+            )
             certain = s if ball else tables * s + t
             if state[2] <= certain:
                 return True
@@ -484,14 +622,16 @@ def _probe_words(
 
 @_inlined
 def _step_cost(buckets, own, beside, s, t, there):
-    """What the buckets of table t at s bits should cost: known sizes at 0 and 1, the neighbours' mean beyond."""
+    """What the buckets of table t at s bits should cost: known sizes at 0 and 1, the neighbours'
+    mean beyond."""
     codes = own[t] if s == 0 else beside[t] * buckets[s] / buckets[1]
     return BUCKET * buckets[s] + codes * (HERE if t == 0 else there)
 
 
 @_inlined
 def _mih_cost(buckets, own, beside, radius, s, t, there, enough):
-    """What all steps from (s, t) on cost until everything within `radius` has been seen, or something beyond `enough`."""
+    """What all steps from (s, t) on cost until everything within `radius` has been seen, or
+    something beyond `enough`."""
     cost, tables = 0.0, own.size
     while s < buckets.size and cost <= enough:
         cost += _step_cost(buckets, own, beside, s, t, there)
@@ -517,7 +657,8 @@ def _ball_cost(buckets, own, beside, radius, enough):
 
 @_compiled
 def sort(keys, bits):
-    """Codes [N] of one word in ascending order and the row of each [N] uint32; equal codes keep the order of their rows.
+    """Codes [N] of one word in ascending order and the row of each [N] uint32; equal codes keep the
+    order of their rows.
 
     Radix sort, 11 bits a pass.
     """
@@ -566,7 +707,9 @@ def _write(starts, rows, allowed, histogram, state, places, distances, out_rows,
         if distances[i] <= last:
             lists[distances[i]] += 1
             if distances[i] == split and need > 0:
-                candidates += min(need, np.int64(starts[places[i] + 1]) - np.int64(starts[places[i]]))
+                candidates += min(
+                    need, np.int64(starts[places[i] + 1]) - np.int64(starts[places[i]])
+                )
     tied, tied_count = np.empty(candidates, np.int64), 0
     for i in range(state[0]):
         d = np.int64(distances[i])
@@ -608,10 +751,12 @@ AUTO, SCAN, PROBE, TRY = 0, 1, 2, 3  # TRY probes only where that is worth it, a
 
 
 @_compiled
-def nearest(unique, starts, rows, heads, order, allowed, query, bits, k, limit, radius, path, low, high):
-    """The k nearest items within `radius`, with what is tied with the last, the first `limit` of them by (distance, row):
-    rows [n] and distances [n] int64, and how many there are without the limit. Only codes low <= u < high are scanned; a TRY
-    that was not worth it gives -1."""
+def nearest(
+    unique, starts, rows, heads, order, allowed, query, bits, k, limit, radius, path, low, high
+):
+    """The k nearest items within `radius`, with what is tied with the last, the first `limit` of
+    them by (distance, row): rows [n] and distances [n] int64, and how many there are without the
+    limit. Only codes low <= u < high are scanned; a TRY that was not worth it gives -1."""
     histogram = np.zeros(bits + 1, np.int64)
     state = np.array([0, 0, radius])
     room = 1024 + 4 * min(k, 2048)
@@ -642,11 +787,26 @@ def nearest(unique, starts, rows, heads, order, allowed, query, bits, k, limit, 
         bound, whole = state[2], high - low == unique.shape[unique.ndim - 1]
         if k >= SAMPLED_FROM and high - low >= 8 * SAMPLE and whole and allowed.size == 0:
             state[2] = min(bound, _likely_bound(unique, query, k, bits))
-        places, distances = _scan_all(unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances)
+        places, distances = _scan_all(
+            unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances
+        )
         if state[1] < k and state[2] < bound:  # the sample was misleading
             histogram[:] = 0
             state[0], state[1], state[2] = 0, 0, bound
-            places, distances = _scan_all(unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances)
+            places, distances = _scan_all(
+                unique,
+                starts,
+                rows,
+                allowed,
+                query,
+                k,
+                low,
+                high,
+                histogram,
+                state,
+                places,
+                distances,
+            )
     out_rows = np.empty(min(limit, state[1]), np.int64)
     out_distances = np.empty(out_rows.size, np.int64)
     _write(starts, rows, allowed, histogram, state, places, distances, out_rows, out_distances)
@@ -654,9 +814,12 @@ def nearest(unique, starts, rows, heads, order, allowed, query, bits, k, limit, 
 
 
 @_compiled
-def nearest_many(unique, starts, rows, heads, order, allowed, queries, bits, k, limit, radius, path, room):
-    """`nearest` for queries [Q, w]: the answers one after the other, where each begins [Q + 1], the numbers without limit
-    [Q]; -1 there for a query with more near codes than `room`, which has to be asked alone."""
+def nearest_many(
+    unique, starts, rows, heads, order, allowed, queries, bits, k, limit, radius, path, room
+):
+    """`nearest` for queries [Q, w]: the answers one after the other, where each begins [Q + 1], the
+    numbers without limit [Q]; -1 there for a query with more near codes than `room`, which has to
+    be asked alone."""
     count, size = queries.shape[0], unique.shape[unique.ndim - 1]
     histogram = np.zeros((count, bits + 1), np.int64)
     state = np.zeros((count, 3), np.int64)
@@ -716,7 +879,9 @@ def nearest_many(unique, starts, rows, heads, order, allowed, queries, bits, k, 
             alone[q] = low < tile_end
     totals, begins = np.empty(count, np.int64), np.zeros(count + 1, np.int64)
     for q in queue:
-        alone[q] = alone[q] or (state[q, 1] < k and state[q, 2] < bounds[q])  # the sample was misleading
+        alone[q] = alone[q] or (
+            state[q, 1] < k and state[q, 2] < bounds[q]
+        )  # the sample was misleading
     for q in range(count):
         totals[q] = -1 if alone[q] else state[q, 1]
         begins[q + 1] = begins[q] + (0 if alone[q] else min(limit, state[q, 1]))
@@ -724,7 +889,17 @@ def nearest_many(unique, starts, rows, heads, order, allowed, queries, bits, k, 
     for q in range(count):
         if not alone[q]:
             mine = slice(begins[q], begins[q + 1])
-            _write(starts, rows, allowed, histogram[q], state[q], places[q], distances[q], out_rows[mine], out_distances[mine])
+            _write(
+                starts,
+                rows,
+                allowed,
+                histogram[q],
+                state[q],
+                places[q],
+                distances[q],
+                out_rows[mine],
+                out_distances[mine],
+            )
     return out_rows, out_distances, begins, totals
 
 
@@ -759,7 +934,8 @@ def nearest_listed(unique, place_of_row, listed, query, bits, k, limit, radius):
 
 @_compiled
 def group(keys, rows):
-    """Sorted codes and their rows -> unique codes [U], starts [U + 1] and the place of each row [N], all uint32 but the first."""
+    """Sorted codes and their rows -> unique codes [U], starts [U + 1] and the place of each row
+    [N], all uint32 but the first."""
     count = 0
     for i in range(keys.size):
         if i == 0 or keys[i] != keys[i - 1]:
@@ -778,8 +954,9 @@ def group(keys, rows):
 
 @_compiled
 def tables(unique, bits, count):
-    """Where the codes with each substring are: heads [m, 2^16 + 1] and, for all tables but the first, whose codes lie in
-    order already, their places [m - 1, U] sorted by substring. Substring t is the bits from b - 16 (t + 1) up."""
+    """Where the codes with each substring are: heads [m, 2^16 + 1] and, for all tables but the
+    first, whose codes lie in order already, their places [m - 1, U] sorted by substring. Substring
+    t is the bits from b - 16 (t + 1) up."""
     width = min(bits, 16)
     size, ones = 1 << width, (1 << width) - 1
     heads = np.zeros((count, size + 1), np.uint32)

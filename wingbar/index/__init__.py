@@ -1,1 +1,2 @@
-"""An index of images in one file: the front door, ranking, synchronising with folders, storage and checks."""
+"""An index of images in one file: the front door, ranking, synchronising with folders, storage and
+checks."""

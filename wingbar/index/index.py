@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,62 +10,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.data import readers
-from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError, WingbarError
-from wingbar.hamming import codes
+from wingbar.data import records
+from wingbar.errors import ImageError, ModelError, QueryError, StoreError
+from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack
 from wingbar.index import sync
-from wingbar.index.store import CHUNK, Condition, Store
-from wingbar.index.sync import AddReport, Progress, RefitReport
+from wingbar.index.checks import verify
+from wingbar.index.filters import Where, parse_where
+from wingbar.index.ranking import (
+    FINE,
+    SHORTLIST,
+    Clock,
+    Fine,
+    Hit,
+    Hits,
+    Ranked,
+    SearchOptions,
+    coarse,
+    rank,
+)
+from wingbar.index.store import CHUNK, Item, Store
+from wingbar.index.sync import AddReport, RefitReport, batch_of
 from wingbar.model.model import Embeddings, Model, check_same
+from wingbar.model.saliency import Look, look
+from wingbar.parallel import Progress
 
-Fine = Literal["none", "ties", "pool", "asymmetric"]
-FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
-SHORTLIST = 200
 MERGED_FROM = 20_000  # items that came or went, from which codes are sorted anew
-TIE_CAP = 10  # a shortlist grows by ties to at most so many times what was asked for
-
-Where = str | Sequence[str]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One search result. `distance` counts differing bits. `score`, in [-1, 1], is what the fine stage ranked by:
-    the cosine of the features, or for "asymmetric" the agreement of logits and bits; None without a fine stage.
-    `rank` starts at 1."""
-
-    rank: int
-    id: int
-    path: str
-    label: str | None
-    distance: int
-    score: float | None
-    columns: Mapping[str, str]
-
-
-class Hits(list[Hit]):
-    """The hits of one query, best first, and how they were found.
-
-    `shortlist` is how many items the fine stage looked at, `cut` whether items tied with its last one were left out.
-    `milliseconds` has the time of each stage: decode, encode, coarse, fine, fetch.
-    """
-
-    def __init__(self, hits: Iterable[Hit], shortlist: int, cut: bool, milliseconds: Mapping[str, float]) -> None:
-        super().__init__(hits)
-        self.shortlist = shortlist
-        self.cut = cut
-        self.milliseconds = milliseconds
 
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index is: numbers of items and labels, code and feature length, its model; `bytes` are those of the file,
-    `search_bytes` those that a search keeps in memory for the codes."""
+    """What an index is: numbers of items and labels, code and feature length, its model; `bytes`
+    are those of the file, `search_bytes` those that a search keeps in memory for the codes."""
 
     items: int
     labels: int
@@ -82,40 +61,35 @@ class IndexInfo:
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """The order of one query: ids [n], distances [n] and, with a fine stage, the scores [n] it ranked by."""
-
-    ids: codes.Ids
-    distances: codes.Distances
-    scores: NDArray[np.float32] | None
-    shortlist: int
-    cut: bool
-
-
-@dataclass(frozen=True)
 class _Loaded:
-    """Codes in memory and the state of the file they are from: a checksum by chunk, and its version where known."""
+    """Codes in memory and the state of the file they are from: a checksum by chunk, and its version
+    where known."""
 
-    codes: codes.Codes
+    codes: Codes
     marks: Mapping[int, int]
     version: tuple[int, int] | None
 
 
 class Index:
-    """An index file and its model. Make one with `create`, open one with `open`; use it in a `with` block or `close` it."""
+    """An index file and its model. Make one with `create`, open one with `open`; use it in a `with`
+    block or `close` it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.model = Model(store.model_files())
         self._loaded: _Loaded | None = None
-        self._merging: tuple[_Loaded, Future[codes.Codes]] | None = None
+        self._merging: tuple[_Loaded, Future[Codes]] | None = None
         self._background = ThreadPoolExecutor(1, "wingbar-merge")
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], model: Model | str | os.PathLike[str] = "general") -> Index:
-        """A new index at `path` for images encoded by `model`: a Model, a model directory, or "general".
+    def create(
+        cls, path: str | os.PathLike[str], model: Model | str | os.PathLike[str] = "general"
+    ) -> Index:
+        """A new index at `path` for images encoded by `model`: a Model, a model directory, or
+        "general".
 
-        Raises StoreError when something is at `path` already, ModelError when the model cannot be loaded.
+        Raises StoreError when something is at `path` already, ModelError when the model cannot be
+        loaded.
         """
         loaded = model if isinstance(model, Model) else Model.load(model)
         return cls(Store.create(Path(path), loaded.files))
@@ -142,7 +116,12 @@ class Index:
     def __enter__(self) -> Index:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -154,11 +133,11 @@ class Index:
         self,
         source: str
         | os.PathLike[str]
-        | readers.Images
+        | records.Images
         | NDArray[np.uint8]
         | Sequence[images.Source]
-        | Sequence[readers.Entry]
-        | Sequence[readers.Images],
+        | Sequence[records.Entry]
+        | Sequence[records.Images],
         *,
         bits: int | None = None,
         seed: int = 0,
@@ -167,27 +146,29 @@ class Index:
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
-        `source` is a folder, a CSV file, an image file, a data set's part or several of them, a list of paths, or
-        images that are no files: bytes, PIL images, arrays [H, W, 3] or one array [N, H, W, 3], all uint8. Files with
-        unchanged size and time are skipped. For a folder, items whose files are gone from it are removed and moved files
-        keep their id.
+        `source` is a folder, a CSV file, an image file, a data set's part or several of them, a
+        list of paths, or images that are no files: bytes, PIL images, arrays [H, W, 3] or one array
+        [N, H, W, 3], all uint8. Files with unchanged size and time are skipped. For a folder, items
+        whose files are gone from it are removed and moved files keep their id.
 
-        A label-free index learns its codes of `bits` bits (default 64) from the first images it gets, drawn with
-        `seed`, and never again by itself. Bad files are listed in the report and stop nothing.
-        Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what the index has,
-        StoreError when the file cannot be written; what was stored before stays.
+        A label-free index learns its codes of `bits` bits (default 64) from the first images it
+        gets, drawn with `seed`, and never again by itself. Bad files are listed in the report and
+        stop nothing. Raises DataError for a source that holds nothing to read, ModelError when
+        `bits` is not what the index has, StoreError when the file cannot be written; what was
+        stored before stays.
         """
         self._refresh_model()
         if self.model.gives_codes and bits not in (None, self.model.bits):
             raise ModelError(
-                f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, or use --refit to change it"
+                f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, "
+                "or use --refit to change it"
             )
         if bits is not None and not 1 <= bits <= self.model.longest_code:
             raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
         report, self.model = sync.add(
             self._store,
             self.model,
-            _batch(source),
+            batch_of(source),
             bits=bits,
             seed=seed,
             threads=threads,
@@ -196,27 +177,39 @@ class Index:
         return report
 
     def delete(self, items: Iterable[int | str | os.PathLike[str]]) -> int:
-        """Remove items by id or by path; what is not there is passed over. Returns how many were removed."""
+        """Remove items by id or by path; what is not there is passed over. Returns how many were
+        removed."""
         ids, paths = [], []
         for item in items:
             if isinstance(item, int):
                 ids.append(item)
             else:
-                paths += [os.fspath(item), os.path.abspath(item), str(readers.absolute(item))]
+                paths += [os.fspath(item), os.path.abspath(item), str(records.absolute(item))]
         with self._store.writing():
             return self._store.delete({*ids, *self._store.ids_of_paths(paths).values()})
 
     def refit(
-        self, *, bits: int | None = None, seed: int = 0, threads: int | None = None, progress: Progress | None = None
+        self,
+        *,
+        bits: int | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: Progress | None = None,
     ) -> RefitReport:
-        """Learn the codes of a label-free index anew from the images it holds now, as a new index would.
+        """Learn the codes of a label-free index anew from the images it holds now, as a new index
+        would.
 
         All files are read again; the index changes in one transaction or not at all.
         Raises StoreError when a file is no longer what was indexed, ModelError for a trained model.
         """
         self._refresh_model()
         report, self.model = sync.refit(
-            self._store, self.model, bits=self.model.bits if bits is None else bits, seed=seed, threads=threads, progress=progress
+            self._store,
+            self.model,
+            bits=self.model.bits if bits is None else bits,
+            seed=seed,
+            threads=threads,
+            progress=progress,
         )
         return report
 
@@ -233,26 +226,26 @@ class Index:
         where: Where = (),
         box: images.Box | None = None,
     ) -> Hits:
-        """The `k` images most like `query`: a path, bytes, a PIL image, an array, or an embedding by this index's model.
+        """The `k` images most like `query`: a path, bytes, a PIL image, an array, or an embedding
+        by this index's model.
 
-        Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage, by `fine`:
-        "none" keeps that order; "ties" orders items of equal distance by the cosine of their features; "pool" orders
-        a `shortlist` of the nearest (all that are tied with its last one included) by that cosine; "asymmetric" orders
-        it by the agreement of the query's real-valued logits with the stored bits, which reads no feature. None means
-        the model's own choice. Equal results keep the order of their ids.
+        Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage,
+        by `fine`: "none" keeps that order; "ties" orders items of equal distance by the cosine of
+        their features; "pool" orders a `shortlist` of the nearest (all that are tied with its last
+        one included) by that cosine; "asymmetric" orders it by the agreement of the query's
+        real-valued logits with the stored bits, which reads no feature. None means the model's own
+        choice. Equal results keep the order of their ids.
 
-        `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20"; several on one field
-        with = are alternatives, otherwise all must hold. Of the query image only `box` (x, y, width, height in pixels of
-        the upright picture) is looked at.
-        Raises QueryError when the index is empty or an argument is out of range, ImageError when the query image
-        cannot be read.
+        `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20";
+        several on one field with = are alternatives, otherwise all must hold. Of the query image
+        only `box` (x, y, width, height in pixels of the upright picture) is looked at. Raises
+        QueryError when the index is empty or an argument is out of range, ImageError when the query
+        image cannot be read.
         """
-        if box is not None:
-            if isinstance(query, (Embeddings, images.Part)):
-                raise QueryError("a box is cut out of an image: it cannot be given beside an embedding or a part")
-            query = images.Part(query, box)
-        one = query if isinstance(query, Embeddings) else [query]
-        return self.search_many(one, k, radius=radius, fine=fine, shortlist=shortlist, where=where)[0]
+        options = SearchOptions(
+            k=k, radius=radius, fine=fine, shortlist=shortlist, where=where, box=box
+        )
+        return self.find(query if isinstance(query, Embeddings) else [query], options)[0]
 
     def search_many(
         self,
@@ -264,26 +257,46 @@ class Index:
         shortlist: int = SHORTLIST,
         where: Where = (),
     ) -> list[Hits]:
-        """`search` for many queries: one Hits each, in their order. Stage times are shares of the whole batch."""
-        conditions = parse_where(where)
-        given = queries if isinstance(queries, Embeddings) else list(queries)
+        """`search` for many queries: one Hits each, in their order. Stage times are shares of the
+        whole batch."""
+        return self.find(
+            queries, SearchOptions(k=k, radius=radius, fine=fine, shortlist=shortlist, where=where)
+        )
+
+    def find(
+        self, queries: Iterable[images.Source] | Embeddings, options: SearchOptions
+    ) -> list[Hits]:
+        """`search_many` with its arguments as one record; a `box` is cut out of every query.
+
+        Raises QueryError when the index is empty, for a radius beyond the length of a code, or for
+        a box beside embeddings or parts of pictures.
+        """
+        given = queries if isinstance(queries, Embeddings) else _boxed(queries, options.box)
+        if options.box is not None and isinstance(given, Embeddings):
+            raise QueryError(
+                "a box is cut out of an image: it cannot be given beside an embedding or a part"
+            )
+        conditions = parse_where(options.where)
         while True:
             self._refresh_model()
-            mode = self._checked(k, radius, fine, shortlist)
+            fine = self.fine_of(options)
             embeddings, times = self._embed_queries(given)
             with self.snapshot() as unchanged:
                 if not unchanged and not isinstance(given, Embeddings):
-                    continue  # refitted by another process while the queries were encoded: encode them again
+                    # refitted by another process while the queries were encoded: encode them again
+                    continue
                 check_same(embeddings, self.model, str(self.path))
                 searchable = self.searchable()
-                among = searchable.among(self._store.matching(conditions)) if conditions else None
+                allowed = searchable.only(self._store.matching(conditions)) if conditions else None
                 start = time.perf_counter()
-                nearest = self.coarse(searchable, embeddings, k, mode, shortlist, radius=radius, among=among)
+                nearest = coarse(searchable, embeddings.codes, options, fine, allowed)
                 times["coarse"] = (time.perf_counter() - start) * 1000 / max(len(nearest), 1)
                 found = []
                 for i, near in enumerate(nearest):
                     clock = Clock(times)
-                    ranked = self.rank(searchable, embeddings[i], near, mode, k)
+                    ranked = rank(
+                        near, fine, self.scores(searchable, embeddings[i], near, fine), options.k
+                    )
                     clock.lap("fine")
                     hits = self._fetch(ranked)
                     clock.lap("fetch")
@@ -292,52 +305,55 @@ class Index:
 
     @contextmanager
     def snapshot(self) -> Iterator[bool]:
-        """One state of the file for everything that is read inside, whatever other processes write.
+        """A consistent read snapshot of the file, whatever other processes write.
 
-        Gives whether the model is still the one that was loaded; where it is not, the new one is taken over.
+        Gives whether the model is still the one that was loaded; where it is not, the new one has
+        replaced it.
         """
         with self._store.reading():
             before = self.model.fingerprint
             self._refresh_model()
             yield self.model.fingerprint == before
 
-    def coarse(
-        self,
-        searchable: codes.Codes,
-        queries: Embeddings,
-        k: int,
-        fine: Fine,
-        shortlist: int,
-        *,
-        radius: int | None = None,
-        among: codes.Filter | None = None,
-    ) -> list[codes.Nearest]:
-        """The first stage of each query, by Hamming distance: `k` items, or for a fine stage its `shortlist` with what ties."""
-        if fine == "none":
-            return searchable.nearest_many(queries.codes, k, radius=radius, among=among)
-        want = max(k, shortlist)
-        return searchable.nearest_many(queries.codes, want, radius=radius, among=among, ties="include", limit=TIE_CAP * want)
+    def fine_of(self, options: SearchOptions) -> Fine:
+        """The fine mode of a search with these options. Raises QueryError when this index cannot
+        answer it."""
+        if not self.model.gives_codes or self._store.is_empty():
+            raise QueryError(
+                f"{self.path} holds no images yet: add some with wingbar index {self.path} IMAGES"
+            )
+        if options.radius is not None and options.radius > self.model.bits:
+            raise QueryError(
+                f"radius must be from 0 to {self.model.bits}, the bits of a code, not "
+                f"{options.radius}"
+            )
+        for fine in FINE:
+            if fine == (self.model.fine if options.fine is None else options.fine):
+                return fine
+        raise QueryError(
+            f"{self.path} has a model with the fine mode {self.model.fine!r}: name one of "
+            f"{', '.join(FINE)}"
+        )
 
-    def rank(self, searchable: codes.Codes, query: Embeddings, near: codes.Nearest, fine: Fine, k: int | None = None) -> Ranked:
-        """The second stage of one query: the first `k` (None for all) of what `coarse` found, in the order of the fine mode.
-
-        `search` and evaluation both come through here.
-        """
+    def scores(
+        self, searchable: Codes, query: Embeddings, near: Nearest, fine: Fine
+    ) -> NDArray[np.float32] | None:
+        """What a fine mode orders a shortlist of one query by: [P] in [-1, 1]; None for "none"."""
         if fine == "none":
-            return Ranked(near.ids[:k], near.distances[:k], None, 0, False)
+            return None
         if fine == "asymmetric":
-            scores = codes.agreement(query.logits[0], searchable.of(near.ids), self.model.bits)
-        else:
-            scores = self._store.features(near.ids.tolist(), self.model.dim).astype(np.float32) @ query.features[0]
-        keys = (near.ids, -scores, near.distances) if fine == "ties" else (near.ids, -scores)
-        order = np.lexsort(keys)[:k]
-        return Ranked(near.ids[order], near.distances[order], scores[order], len(near.ids), near.cut)
+            return agreement(query.logits[0], searchable.of(near.ids), self.model.bits)
+        return (
+            self._store.features(near.ids.tolist(), self.model.dim).astype(np.float32)
+            @ query.features[0]
+        )
 
-    def searchable(self) -> codes.Codes:
-        """The codes in memory, brought up to date when this or another process has changed the file.
+    def searchable(self) -> Codes:
+        """The codes in memory, brought up to date when this or another process has changed the
+        file.
 
-        What came and went since the last call is taken over in milliseconds; the large part is made anew in the background
-        once that has grown.
+        Inserts and deletes since the last call are applied in milliseconds; the large part is
+        rebuilt in the background once they have grown in number.
         """
         if self._merging is not None and self._merging[1].done():
             before, merged = self._merging
@@ -356,34 +372,27 @@ class Index:
         marks = self._store.code_marks()
         if before is None:
             ids, packed = self._store.codes(self.model.bits)
-            return _Loaded(codes.Codes(packed, self.model.bits, ids), marks, version)
-        changed = [chunk for chunk in {*marks, *before.marks} if marks.get(chunk) != before.marks.get(chunk)]
+            return _Loaded(Codes(packed, self.model.bits, ids), marks, version)
+        changed = [
+            chunk
+            for chunk in {*marks, *before.marks}
+            if marks.get(chunk) != before.marks.get(chunk)
+        ]
         ids, packed = self._store.codes(self.model.bits, changed)
-        places = np.concatenate([np.arange(c * CHUNK, (c + 1) * CHUNK) for c in sorted(changed)]) if changed else ids[:0]
+        places = (
+            np.concatenate([np.arange(c * CHUNK, (c + 1) * CHUNK) for c in sorted(changed)])
+            if changed
+            else ids[:0]
+        )
         new = ~before.codes.has(ids)
         gone = places[before.codes.has(places) & ~np.isin(places, ids, assume_unique=True)]
         if not new.any() and not len(gone):
             return replace(before, marks=marks, version=version)
         return _Loaded(before.codes.changed(ids[new], packed[new], gone), marks, version)
 
-    def checked(self, fine: Fine | None, shortlist: int) -> Fine:
-        """The fine mode to use; raises QueryError as `search` does."""
-        return self._checked(1, None, fine, shortlist)
-
-    def _checked(self, k: int, radius: int | None, fine: Fine | None, shortlist: int) -> Fine:
-        """The fine mode to use. Raises QueryError for arguments that cannot be meant."""
-        if not self.model.gives_codes or self._store.is_empty():
-            raise QueryError(f"{self.path} holds no images yet: add some with wingbar index {self.path} IMAGES")
-        if k < 1 or shortlist < 1:
-            raise QueryError(f"k and shortlist must be at least 1, not {k} and {shortlist}")
-        if radius is not None and not 0 <= radius <= self.model.bits:
-            raise QueryError(f"radius must be from 0 to {self.model.bits}, the bits of a code, not {radius}")
-        mode = self.model.fine if fine is None else fine
-        if mode not in FINE:
-            raise QueryError(f"fine must be one of {', '.join(FINE)}, not {mode!r}")
-        return mode
-
-    def _embed_queries(self, queries: Iterable[images.Source] | Embeddings) -> tuple[Embeddings, dict[str, float]]:
+    def _embed_queries(
+        self, queries: Iterable[images.Source] | Embeddings
+    ) -> tuple[Embeddings, dict[str, float]]:
         """The queries encoded, and milliseconds a query for decoding and encoding."""
         if isinstance(queries, Embeddings):
             embeddings, times = queries, {"decode": 0.0, "encode": 0.0}
@@ -440,136 +449,122 @@ class Index:
             fine=self.model.fine,
         )
 
+    # -- read what is stored; everything is ordered by ascending id
+
+    def ids(self) -> NDArray[np.int64]:
+        """The ids [N] int64 of all items, ascending."""
+        return self._store.ids()
+
+    def items(self, ids: Iterable[int] | None = None) -> list[Item]:
+        """The items `ids`, in their order; None for all. Raises StoreError for an id that is not
+        there."""
+        return (
+            [item for _, item in self._store.all_items()]
+            if ids is None
+            else self._store.items(list(ids))
+        )
+
+    def codes(self, ids: Iterable[int] | None = None) -> Packed:
+        """The codes [N, w] uint64 of the items `ids`, in their order; None for all.
+
+        Raises QueryError while the index has no codes, StoreError for an id that is not there.
+        """
+        if not self.model.gives_codes:
+            raise QueryError(
+                f"{self.path} has no codes yet: add images with wingbar index {self.path} IMAGES"
+            )
+        stored, packed = self._store.codes(self.model.bits)
+        if ids is None:
+            return packed
+        wanted = np.array(list(ids), np.int64)
+        places = np.minimum(np.searchsorted(stored, wanted), max(len(stored) - 1, 0))
+        if not len(stored) or (missing := wanted[stored[places] != wanted]).size:
+            raise StoreError(f"{self.path} holds no item {(missing if len(stored) else wanted)[0]}")
+        return packed[places]
+
+    def features(self, ids: Iterable[int] | None = None) -> NDArray[np.float16]:
+        """The features [N, d] float16 of the items `ids`, in their order; None for all.
+
+        Raises StoreError for an id that is not there.
+        """
+        dim = self.model.dim
+        return (
+            self._store.all_features(dim) if ids is None else self._store.features(list(ids), dim)
+        )
+
+    def feature_blocks(self, size: int = 65_536) -> Iterator[NDArray[np.float16]]:
+        """All features in blocks [at most size, d], for indexes whose features should not all be in
+        memory."""
+        return self._store.feature_blocks(self.model.dim, size)
+
+    def labels(self) -> list[str | None]:
+        """The label of every item."""
+        return self._store.labels()
+
+    def paths(self) -> list[str]:
+        """The path of every item."""
+        return self._store.paths()
+
+    def contents(self) -> list[bytes]:
+        """The sha256 of every item's file."""
+        return self._store.contents()
+
     def label_counts(self) -> dict[str, int]:
         """How many items each label has."""
         return self._store.label_counts()
 
-    def labels(self) -> list[str | None]:
-        """The label of every item, by ascending id, as in `Codes.ids`."""
-        return self._store.labels()
-
-    def paths(self) -> list[str]:
-        """The path of every item, by ascending id."""
-        return self._store.paths()
-
-    def contents(self) -> list[bytes]:
-        """The sha256 of every item's file, by ascending id."""
-        return self._store.contents()
-
-    def features(self) -> NDArray[np.float16]:
-        """The features [N, d] float16 of all items, by ascending id."""
-        return self._store.all_features(self.model.dim)
-
-    def feature_blocks(self, size: int = 65_536) -> Iterator[NDArray[np.float16]]:
-        """The same in blocks [at most size, d], for indexes whose features should not all be in memory."""
-        return self._store.feature_blocks(self.model.dim, size)
-
     def verify(self) -> list[str]:
-        """Check every byte that matters: checksums of all rows, the model, and that the parts agree.
+        """Check every byte that matters: checksums of all rows, the model, and that the parts
+        agree.
 
         Returns what is wrong, one line each; an empty list means that the index is whole.
         """
         return verify(self.path)
 
     def _refresh_model(self) -> None:
-        """Take over the model when another process has fitted or refitted it."""
+        """Load the model again when another process has fitted or refitted it."""
         if self._store.model_fingerprint() != self.model.fingerprint:
             self.model = Model(self._store.model_files())
             self._loaded = self._merging = None
 
 
-def _batch(source: object) -> sync.Batch:
-    """Anything that `Index.add` takes."""
-    if isinstance(source, (str, os.PathLike)):
-        source = readers.read_images(source)
-    if isinstance(source, readers.Images):
-        return sync.files([source])
-    if isinstance(source, np.ndarray) and source.ndim < 4:
-        return sync.arrays([source])  # one picture
-    listed = list(source)  # type: ignore[call-overload]
-    kinds = {_kind(item) for item in listed}
-    if len(kinds) > 1:
-        raise DataError(f"add takes one kind of thing at a time, not {' and '.join(sorted(kinds))} in one list")
-    if kinds == {"paths"}:
-        entries = [readers.Entry(readers.absolute(path)) for path in listed]
-        return sync.files([readers.Images(entries, "paths", labelled=False)])
-    if kinds == {"entries"}:
-        return sync.files([readers.Images(listed, "entries")])
-    if kinds == {"data sets"}:
-        return sync.files(listed)
-    return sync.arrays(listed)
+def _boxed(queries: Iterable[images.Source], box: images.Box | None) -> list[images.Source]:
+    given = list(queries)
+    if box is None:
+        return given
+    if any(isinstance(query, images.Part) for query in given):
+        raise QueryError(
+            "a box is cut out of an image: it cannot be given beside an embedding or a part"
+        )
+    return [images.Part(query, box) for query in given if not isinstance(query, images.Part)]
 
 
-def _kind(item: object) -> str:
-    if isinstance(item, (str, os.PathLike)):
-        return "paths"
-    if isinstance(item, readers.Entry):
-        return "entries"
-    return "data sets" if isinstance(item, readers.Images) else "pictures"
+@dataclass(frozen=True)
+class Explained:
+    """A query and its hits: its code [b] bool, what the model saw in it, and for each hit which
+    bits [b] agree and what it saw there, None where the file cannot be read any more."""
+
+    code: NDArray[np.bool_]
+    query: Look
+    hits: Sequence[Hit]
+    agree: Sequence[NDArray[np.bool_]]
+    looks: Sequence[Look | None]
 
 
-class Clock:
-    """Milliseconds of the stages of a search."""
-
-    def __init__(self, times: Mapping[str, float]) -> None:
-        self.milliseconds = {**times, "fine": 0.0, "fetch": 0.0}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Count the time since the last lap, or since the start, for `stage`."""
-        now = time.perf_counter()
-        self.milliseconds[stage] += (now - self._last) * 1000
-        self._last = now
-
-
-def verify(path: str | os.PathLike[str]) -> list[str]:
-    """Everything that is wrong with the index at `path`, one line each, even where it cannot be opened as an index.
-
-    Raises StoreError only when there is no file.
-    """
-    try:
-        store = Store.open(Path(path))
-    except StoreError as error:
-        if not Path(path).is_file():
-            raise
-        return [str(error)]
-    try:
-        with store.reading():
-            return _problems(store)
-    except StoreError as error:
-        return [str(error)]
-    finally:
-        store.close()
-
-
-def _problems(store: Store) -> list[str]:
-    try:
-        model = Model(store.model_files())
-    except WingbarError as error:
-        return [f"model: {error}"]
-    wrong = []
-    try:
-        if store.model_fingerprint() != model.fingerprint:
-            wrong.append("model: model.json is not the one that was stored")
-    except StoreError as error:
-        wrong.append(f"model: {error}")
-    return wrong + store.problems(model.bits if model.gives_codes else None, model.dim)
-
-
-def parse_where(where: Where) -> list[Condition]:
-    """Conditions from "field=value" and the like. Raises QueryError with an example for anything else."""
-    conditions = []
-    for text in [where] if isinstance(where, str) else where:
-        match = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", text, re.DOTALL)
-        if match is None:
-            raise QueryError(f"cannot read the filter {text!r}: write label=monarch, path=blue/* or price<20")
-        field, operator, value = match.groups()
-        if operator not in ("=", "!="):
-            try:
-                float(value)
-            except ValueError:
-                raise QueryError(f"{text!r}: {operator} compares numbers, and {value!r} is none") from None
-            if field in ("label", "path"):
-                raise QueryError(f"{text!r}: {field} is text; use = or !=")
-        conditions.append(Condition(field, operator, value))
-    return conditions
+def explain(index: Index, query: images.Source, hits: Sequence[Hit]) -> Explained:
+    """Why these `hits` of `index.search(query)` were found. Raises ImageError when the query cannot
+    be read."""
+    code = unpack(index.model.encode([query]).codes, index.model.bits)[0]
+    ids = np.array([hit.id for hit in hits], np.int64)
+    theirs = (
+        unpack(index.searchable().of(ids), index.model.bits)
+        if len(ids)
+        else np.empty((0, len(code)), bool)
+    )
+    looks: list[Look | None] = []
+    for hit in hits:
+        try:
+            looks.append(look(index.model, hit.path))
+        except ImageError:
+            looks.append(None)
+    return Explained(code, look(index.model, query), hits, list(theirs == code), looks)

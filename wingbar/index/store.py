@@ -1,7 +1,7 @@
 """One SQLite file that is an index: items, codes, features and the model, each row with a checksum.
 
-Codes are kept as columns of 65,536 beside the item rows and written in the same transaction; features sit in a table
-of their own, so that reading items never drags them along.
+Codes are kept as columns of 65,536 beside the item rows and written in the same transaction;
+features sit in a table of their own, so that reading items never drags them along.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.errors import QueryError, StoreError
+from wingbar.errors import StoreError
+from wingbar.files import partial_path
 from wingbar.hamming.codes import Packed, words
+from wingbar.index import filters
+from wingbar.index.filters import Condition, as_number
 
 FORMAT = 1
 CHUNK = 65_536  # codes a blob
@@ -48,14 +51,20 @@ CREATE TABLE features (
     data BLOB NOT NULL,                     -- float16 [d]
     crc INTEGER NOT NULL
 );
-CREATE TABLE codes (chunk INTEGER PRIMARY KEY, data BLOB NOT NULL, alive BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE INDEX codes_by_crc ON codes (chunk, crc);  -- which chunks changed is known without reading past their blobs
+CREATE TABLE codes (
+    chunk INTEGER PRIMARY KEY,
+    data BLOB NOT NULL,
+    alive BLOB NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE INDEX codes_by_crc ON codes (chunk, crc)  -- tells which chunks changed without their blobs
 """
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of an index as it is stored, without code and feature. `size` is -1 for an image that is no file."""
+    """One image of an index as it is stored, without code and feature. `size` is -1 for an image
+    that is no file."""
 
     path: str
     label: str | None
@@ -63,15 +72,6 @@ class Item:
     size: int
     mtime: int
     content: bytes
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One part of a filter: `field` is "label", "path" or a column; `operator` one of = != < <= > >=."""
-
-    field: str
-    operator: str
-    value: str
 
 
 class Store:
@@ -85,12 +85,17 @@ class Store:
 
     @classmethod
     def create(cls, path: Path, model_files: Mapping[str, bytes]) -> Self:
-        """A new file at `path` that holds the model. Raises StoreError when something is there already."""
+        """A new file at `path` that holds the model. Raises StoreError when something is there
+        already."""
         if path.exists():
             raise StoreError(f"{path} exists already: name another file, or delete it first")
         with suppress(OSError):
-            _remove_logs(path)  # a log that a killed process left of a deleted index must not be replayed into this one
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            _remove_logs(
+                path
+                # a log that a killed process left of a deleted index must not be replayed into this
+                # one
+            )
+        partial = partial_path(path)
         try:
             store = cls(partial, _connect(partial, "rwc"))
             try:
@@ -105,7 +110,9 @@ class Store:
                 store._db.close()
             _put_in_place(partial, path)
         except FileExistsError:
-            raise StoreError(f"{path} exists already: name another file, or delete it first") from None
+            raise StoreError(
+                f"{path} exists already: name another file, or delete it first"
+            ) from None
         except (sqlite3.Error, OSError) as error:
             raise _explained(error, path) from error
         finally:
@@ -115,7 +122,8 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The index at `path`, for reading and, where the file system allows it, writing. Raises StoreError."""
+        """The index at `path`, for reading and, where the file system allows it, writing. Raises
+        StoreError."""
         if not path.is_file():
             raise StoreError(f"no index at {path}: make one with wingbar index {path} IMAGES")
         try:
@@ -130,11 +138,15 @@ class Store:
             raise StoreError(f"{path} is not a wingbar index")
         if version > FORMAT:
             connection.close()
-            raise StoreError(f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar")
+            raise StoreError(
+                f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
+            )
         try:
             if writable:  # only now: a file that is no index is left as it is
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")  # what was reported as stored survives a power cut
+                connection.execute(
+                    "PRAGMA synchronous = FULL"
+                )  # what was reported as stored survives a power cut
         except sqlite3.Error as error:
             connection.close()
             raise _explained(error, path) from error
@@ -142,7 +154,9 @@ class Store:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that one file is the index, and close it."""
-        with suppress(sqlite3.Error):  # another process reads, or the file cannot be written: the log beside it stays valid
+        with suppress(
+            sqlite3.Error
+        ):  # another process reads, or the file cannot be written: the log beside it stays valid
             self._db.execute("PRAGMA busy_timeout = 0")  # a reader elsewhere is no reason to wait
             if self._db.total_changes:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -168,7 +182,9 @@ class Store:
             nested = self._db.in_transaction
             if not nested:
                 self._db.execute("BEGIN")
-                self._db.execute("SELECT 1 FROM meta").fetchone()  # the snapshot starts with the first read, not with BEGIN
+                self._db.execute(
+                    "SELECT 1 FROM meta"
+                ).fetchone()  # the snapshot starts with the first read, not with BEGIN
             try:
                 yield
             finally:
@@ -192,41 +208,54 @@ class Store:
         return self._meta("fingerprint")
 
     def set_model(self, files: Mapping[str, bytes]) -> None:
-        """Replace the model; files that stay as they are are not written again. Inside `writing`."""
+        """Replace the model; files that stay as they are are not written again. Inside
+        `writing`."""
         stored = dict(self._db.execute("SELECT name, data FROM model"))
-        self._db.executemany("DELETE FROM model WHERE name = ?", [(name,) for name in stored.keys() - files.keys()])
+        self._db.executemany(
+            "DELETE FROM model WHERE name = ?", [(name,) for name in stored.keys() - files.keys()]
+        )
         changed = sorted((name, data) for name, data in files.items() if stored.get(name) != data)
         self._db.executemany("INSERT OR REPLACE INTO model VALUES (?, ?)", changed)
         self._set_meta("fingerprint", hashlib.sha256(files["model.json"]).hexdigest())
 
     # -- write items
 
-    def add(self, items: Sequence[Item], packed: Packed, features: NDArray[np.float32], bits: int) -> None:
-        """Store items with their codes [N, w] and features [N, d]; an item whose path is there is replaced. Inside `writing`."""
+    def add(
+        self, items: Sequence[Item], packed: Packed, features: NDArray[np.float32], bits: int
+    ) -> None:
+        """Store items with their codes [N, w] and features [N, d]; an item whose path is there is
+        replaced. Inside `writing`."""
         self.delete(self.ids_of_paths([item.path for item in items]).values())
         halves = features.astype("<f2")
         ids = []
         for item, half in zip(items, halves, strict=True):
             cursor = self._db.execute(
-                "INSERT INTO items (path, label, columns, size, mtime, content, crc) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO items (path, label, columns, size, mtime, content, crc) VALUES (?, "
+                "?, ?, ?, ?, ?, ?)",
                 _row(item),
             )
             data = half.tobytes()
-            self._db.execute("INSERT INTO features VALUES (?, ?, ?)", (cursor.lastrowid, data, zlib.crc32(data)))
+            self._db.execute(
+                "INSERT INTO features VALUES (?, ?, ?)", (cursor.lastrowid, data, zlib.crc32(data))
+            )
             ids.append(cursor.lastrowid)
         self._write_codes(np.array(ids, np.int64), packed, bits)
 
     def update(self, changes: Mapping[int, Item]) -> None:
         """Replace the records of items by id, leaving code and feature. Inside `writing`."""
         self._db.executemany(
-            "UPDATE items SET path = ?, label = ?, columns = ?, size = ?, mtime = ?, content = ?, crc = ? WHERE id = ?",
+            "UPDATE items SET path = ?, label = ?, columns = ?, size = ?, mtime = ?, content = "
+            "?, crc = ? WHERE id = ?",
             [(*_row(item), id_) for id_, item in changes.items()],
         )
 
     def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id; unknown ids are passed over. Returns how many were there. Inside `writing`."""
+        """Remove items by id; unknown ids are passed over. Returns how many were there. Inside
+        `writing`."""
         wanted = sorted(ids)
-        removed = self._db.executemany("DELETE FROM items WHERE id = ?", [(i,) for i in wanted]).rowcount
+        removed = self._db.executemany(
+            "DELETE FROM items WHERE id = ?", [(i,) for i in wanted]
+        ).rowcount
         self._db.executemany("DELETE FROM features WHERE id = ?", [(i,) for i in wanted])
         by_chunk: dict[int, list[int]] = {}
         for id_ in wanted:
@@ -238,15 +267,20 @@ class Store:
                 self._put_chunk(chunk, data, alive)
         return max(removed, 0)
 
-    def replace_embeddings(self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int) -> None:
+    def replace_embeddings(
+        self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int
+    ) -> None:
         """New codes [N, w] and features [N, d] for the items `ids` [N]. Inside `writing`."""
         blobs = [half.tobytes() for half in features.astype("<f2")]
-        rows = [(blob, zlib.crc32(blob), id_) for blob, id_ in zip(blobs, ids.tolist(), strict=True)]
+        rows = [
+            (blob, zlib.crc32(blob), id_) for blob, id_ in zip(blobs, ids.tolist(), strict=True)
+        ]
         self._db.executemany("UPDATE features SET data = ?, crc = ? WHERE id = ?", rows)
         self._write_codes(ids, packed, bits)
 
     def clear_codes(self) -> None:
-        """Forget all code columns, before `replace_embeddings` writes codes of another length. Inside `writing`."""
+        """Forget all code columns, before `replace_embeddings` writes codes of another length.
+        Inside `writing`."""
         self._db.execute("DELETE FROM codes")
 
     # -- read
@@ -256,23 +290,29 @@ class Store:
         with self._explaining():
             return dict(self._db.execute("SELECT chunk, crc FROM codes"))
 
-    def codes(self, bits: int, chunks: Iterable[int] | None = None) -> tuple[NDArray[np.int64], Packed]:
-        """Ids [N] int64, ascending, and codes [N, w] uint64 of all items, or of those in `chunks`."""
+    def codes(
+        self, bits: int, chunks: Iterable[int] | None = None
+    ) -> tuple[NDArray[np.int64], Packed]:
+        """Ids [N] int64, ascending, and codes [N, w] uint64 of all items, or of those in
+        `chunks`."""
         ids, packed = [np.empty(0, np.int64)], [np.empty((0, words(bits)), np.uint64)]
         with self._explaining():
             for wanted in sorted(self.code_marks() if chunks is None else chunks):
-                row = self._db.execute("SELECT chunk, data, alive FROM codes WHERE chunk = ?", (wanted,)).fetchone()
+                row = self._db.execute(
+                    "SELECT chunk, data, alive FROM codes WHERE chunk = ?", (wanted,)
+                ).fetchone()
                 if row is None:
                     continue
                 chunk, data, alive_bytes = row
                 column = _from_disk(data, bits)
-                places = np.flatnonzero(_alive_from_disk(alive_bytes)[: len(column)])
+                places = np.flatnonzero(alive_from_disk(alive_bytes)[: len(column)])
                 ids.append(places + chunk * CHUNK)
                 packed.append(column[places])
         return np.concatenate(ids), np.concatenate(packed)
 
     def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
-        """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one has none."""
+        """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one
+        has none."""
         rows = self._feature_rows(ids, dim)
         return np.frombuffer(b"".join([rows[id_] for id_ in ids]), "<f2").reshape(len(ids), dim)
 
@@ -280,13 +320,17 @@ class Store:
         with self._explaining():
             rows = dict(
                 self._db.execute(  # one statement for all takes half the time of one for each
-                    "SELECT features.id, data FROM json_each(?) AS wanted JOIN features ON features.id = wanted.value",
+                    "SELECT features.id, data FROM json_each(?) AS wanted JOIN features ON "
+                    "features.id = wanted.value",
                     (json.dumps(list(ids)),),
                 )
             )
             for id_ in ids:
                 if len(rows.get(id_, b"")) != 2 * dim:
-                    raise StoreError(f"{self.path} is damaged (item {id_} has no feature): run wingbar verify {self.path}")
+                    raise StoreError(
+                        f"{self.path} is damaged (item {id_} has no feature): run wingbar verify "
+                        f"{self.path}"
+                    )
         return rows
 
     def all_features(self, dim: int) -> NDArray[np.float16]:
@@ -303,14 +347,18 @@ class Store:
         with self._explaining():
             rows = self._db.execute("SELECT data FROM features ORDER BY id")
             while block := rows.fetchmany(size):
-                yield np.frombuffer(b"".join(data for (data,) in block), "<f2").reshape(len(block), dim)
+                yield np.frombuffer(b"".join(data for (data,) in block), "<f2").reshape(
+                    len(block), dim
+                )
 
     def items(self, ids: Sequence[int]) -> list[Item]:
         """The items `ids`, in their order. Raises StoreError when one is not there."""
         out = []
         with self._explaining():
             for id_ in ids:
-                row = self._db.execute(f"SELECT {_ITEM} FROM items WHERE id = ?", (id_,)).fetchone()
+                row = self._db.execute(
+                    f"SELECT {ITEM_FIELDS} FROM items WHERE id = ?", (id_,)
+                ).fetchone()
                 if row is None:
                     raise StoreError(f"{self.path} holds no item {id_}")
                 out.append(_item(row))
@@ -319,13 +367,20 @@ class Store:
     def all_items(self) -> Iterator[tuple[int, Item]]:
         """Every item with its id, by ascending id."""
         with self._explaining():
-            for row in self._db.execute(f"SELECT id, {_ITEM} FROM items ORDER BY id"):
+            for row in self._db.execute(f"SELECT id, {ITEM_FIELDS} FROM items ORDER BY id"):
                 yield row[0], _item(row[1:])
 
     def labels(self) -> list[str | None]:
         """The label of every item, by ascending id."""
         with self._explaining():
             return [row[0] for row in self._db.execute("SELECT label FROM items ORDER BY id")]
+
+    def ids(self) -> NDArray[np.int64]:
+        """The ids [N] int64 of all items, ascending."""
+        with self._explaining():
+            return np.fromiter(
+                (row[0] for row in self._db.execute("SELECT id FROM items ORDER BY id")), np.int64
+            )
 
     def paths(self) -> list[str]:
         """The path of every item, by ascending id."""
@@ -357,97 +412,24 @@ class Store:
         with self._explaining():
             return self._db.execute("SELECT 1 FROM items LIMIT 1").fetchone() is None
 
+    def matching(self, conditions: Sequence[Condition]) -> NDArray[np.int64]:
+        """Ids [N], ascending, of the items that pass the filter, as `filters.matching`."""
+        with self._explaining():
+            return filters.matching(self._db, conditions)
+
     def label_counts(self) -> dict[str, int]:
         """How many items each label has; items without one are left out."""
         with self._explaining():
-            rows = self._db.execute("SELECT label, count(*) FROM items WHERE label IS NOT NULL GROUP BY label ORDER BY label")
+            rows = self._db.execute(
+                "SELECT label, count(*) FROM items WHERE label IS NOT NULL GROUP BY label ORDER "
+                "BY label"
+            )
             return dict(rows)
 
-    def matching(self, conditions: Sequence[Condition]) -> NDArray[np.int64]:
-        """Ids [N], ascending, of the items that fulfil the filter: = on one field are alternatives, all else must hold.
-
-        `path` takes a glob pattern, matched against the whole path or any tail of it. Raises QueryError on a field
-        that no item has.
-        """
-        clauses: list[str] = []
-        values: list[str | float] = []
-        alternatives: dict[str, list[str]] = {}
-        for condition in conditions:
-            if condition.operator == "=":
-                alternatives.setdefault(condition.field, []).append(condition.value)
-        for field, wanted in alternatives.items():
-            parts = [self._clause(Condition(field, "=", value), values) for value in wanted]
-            clauses.append("(" + " OR ".join(parts) + ")")
-        clauses += [self._clause(condition, values) for condition in conditions if condition.operator != "="]
-        with self._explaining():
-            rows = self._db.execute(f"SELECT id FROM items WHERE {' AND '.join(clauses)} ORDER BY id", values)
-            return np.fromiter((row[0] for row in rows), np.int64)
-
-    def _clause(self, condition: Condition, values: list[str | float]) -> str:
-        """SQL for one condition; its values are appended to `values`."""
-        if condition.field == "path":
-            values += [condition.value, f"*/{condition.value}"]
-            test = "(path GLOB ? OR path GLOB ?)"
-            return test if condition.operator == "=" else f"NOT {test}"
-        column, key = "label", []
-        if condition.field != "label":
-            column, key = "json_extract(columns, ?)", [f'$."{condition.field}"']
-            self._require_column(condition.field, key[0])
-        if condition.operator in ("=", "!="):
-            values += [*key, condition.value]
-            return f"{column} IS {'NOT ' if condition.operator == '!=' else ''}?"
-        values += [*key, float(condition.value)]
-        return f"number({column}) {condition.operator} ?"
-
-    def _require_column(self, name: str, key: str) -> None:
-        with self._explaining():
-            test = "SELECT 1 FROM items WHERE json_type(columns, ?) IS NOT NULL LIMIT 1"
-            found = None if '"' in name else self._db.execute(test, (key,)).fetchone()
-            if found is None:
-                rows = self._db.execute("SELECT DISTINCT key FROM items, json_each(items.columns) ORDER BY key")
-                have = ", ".join(["label", "path", *(row[0] for row in rows)])
-                raise QueryError(f"no item has a column {name!r}: filter on {have}")
-
-    # -- check
-
-    def problems(self, bits: int | None, dim: int) -> list[str]:
-        """Everything that is wrong inside the file, one line each; empty when it is whole. Inside `reading`."""
-        try:
-            return list(self._problems(bits, dim))
-        except sqlite3.Error as error:
-            return [f"SQLite cannot read the file: {error}"]
-
-    def _problems(self, bits: int | None, dim: int) -> Iterator[str]:
-        for (line,) in self._db.execute("PRAGMA integrity_check"):
-            if line != "ok":
-                yield f"SQLite: {line}"
-        for name, value, crc in self._db.execute("SELECT name, value, crc FROM meta"):
-            if zlib.crc32(f"{name}={value}".encode()) != crc:
-                yield f"meta {name}: wrong checksum"
-        ids = []
-        for row in self._db.execute(f"SELECT id, {_ITEM}, crc FROM items ORDER BY id"):
-            ids.append(row[0])
-            if _item_crc(row[1:-1]) != row[-1]:
-                yield f"item {row[0]} ({row[1]}): wrong checksum"
-        with_feature = []
-        for id_, data, crc in self._db.execute("SELECT id, data, crc FROM features ORDER BY id"):
-            with_feature.append(id_)
-            if zlib.crc32(data) != crc:
-                yield f"feature of item {id_}: wrong checksum"
-            elif len(data) != 2 * dim or not np.isfinite(np.frombuffer(data, "<f2")).all():
-                yield f"feature of item {id_}: not {dim} finite numbers"
-        with_code: list[int] = []
-        for chunk, data, alive_bytes, crc in self._db.execute("SELECT chunk, data, alive, crc FROM codes ORDER BY chunk"):
-            if zlib.crc32(alive_bytes, zlib.crc32(data)) != crc:
-                yield f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: wrong checksum"
-                continue
-            with_code += (np.flatnonzero(_alive_from_disk(alive_bytes)) + chunk * CHUNK).tolist()
-            if bits and len(data) % _disk_bytes(bits):
-                yield f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: not whole codes of {bits} bits"
-        if ids != with_feature:
-            yield f"{len(set(ids) ^ set(with_feature))} items without a feature, or features without an item"
-        if ids != with_code:
-            yield f"{len(set(ids) ^ set(with_code))} items without a code, or codes without an item"
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """SQLite's own, for checks that read what a damaged file still has."""
+        return self._db
 
     # -- inside
 
@@ -469,18 +451,22 @@ class Store:
     def _chunk(self, chunk: int) -> tuple[bytes, NDArray[np.bool_]]:
         """The column as stored and which of its places are taken, [CHUNK] bool."""
         row = self._db.execute("SELECT data, alive FROM codes WHERE chunk = ?", (chunk,)).fetchone()
-        return (b"", np.zeros(CHUNK, bool)) if row is None else (row[0], _alive_from_disk(row[1]))
+        return (b"", np.zeros(CHUNK, bool)) if row is None else (row[0], alive_from_disk(row[1]))
 
     def _put_chunk(self, chunk: int, data: bytes, alive: NDArray[np.bool_]) -> None:
         alive_bytes = np.packbits(alive, bitorder="little").tobytes()
         crc = zlib.crc32(alive_bytes, zlib.crc32(data))
-        self._db.execute("INSERT OR REPLACE INTO codes VALUES (?, ?, ?, ?)", (chunk, data, alive_bytes, crc))
+        self._db.execute(
+            "INSERT OR REPLACE INTO codes VALUES (?, ?, ?, ?)", (chunk, data, alive_bytes, crc)
+        )
 
     def _meta(self, name: str) -> str:
         with self._explaining():
             row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
             if row is None:
-                raise StoreError(f"{self.path} is damaged (no {name} in it): run wingbar verify {self.path}")
+                raise StoreError(
+                    f"{self.path} is damaged (no {name} in it): run wingbar verify {self.path}"
+                )
             return str(row[0])
 
     def _set_meta(self, name: str, value: str) -> None:
@@ -497,17 +483,18 @@ class Store:
             raise _explained(error, self.path) from error
 
 
-_ITEM = "path, label, columns, size, mtime, content"
+ITEM_FIELDS = "path, label, columns, size, mtime, content"
 
 
 def _row(item: Item) -> tuple[object, ...]:
-    """An item as a row of the table: the fields of _ITEM and their checksum."""
+    """An item as a row of the table: the fields of ITEM_FIELDS and their checksum."""
     columns = json.dumps(dict(item.columns), ensure_ascii=False, sort_keys=True)
     row = (item.path, item.label, columns, item.size, item.mtime, item.content)
-    return (*row, _item_crc(row))
+    return (*row, item_crc(row))
 
 
-def _item_crc(row: Sequence[object]) -> int:
+def item_crc(row: Sequence[object]) -> int:
+    """The checksum of a row: its values for ITEM_FIELDS, in their order."""
     return zlib.crc32(repr(tuple(row)).encode("utf-8", "surrogatepass"))
 
 
@@ -516,7 +503,7 @@ def _item(row: Sequence[object]) -> Item:
     return Item(path, label, json.loads(columns), size, mtime, content)  # type: ignore[arg-type]
 
 
-def _disk_bytes(bits: int) -> int:
+def disk_bytes(bits: int) -> int:
     """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
     return 4 if bits <= 32 else 8 * words(bits)
 
@@ -530,12 +517,14 @@ def _from_disk(data: bytes, bits: int) -> Packed:
     return flat.reshape(-1, words(bits))
 
 
-def _alive_from_disk(data: bytes) -> NDArray[np.bool_]:
+def alive_from_disk(data: bytes) -> NDArray[np.bool_]:
+    """Which places of a chunk are taken: [CHUNK] bool."""
     return np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(bool)
 
 
 def remove_index(path: Path) -> None:
-    """Delete the index at `path`, or what is left of one: the file and the logs that SQLite keeps beside it."""
+    """Delete the index at `path`, or what is left of one: the file and the logs that SQLite keeps
+    beside it."""
     path.unlink(missing_ok=True)
     _remove_logs(path)
 
@@ -543,14 +532,6 @@ def remove_index(path: Path) -> None:
 def _remove_logs(path: Path) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-
-
-def _number(text: object) -> float | None:
-    """Text as a number for filters; None, which fulfils no condition, where it is none."""
-    try:
-        return float(str(text))
-    except ValueError:
-        return None
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
@@ -567,16 +548,24 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode={mode}"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_MS / 1000, check_same_thread=False)
+    db = sqlite3.connect(
+        uri, uri=True, isolation_level=None, timeout=_BUSY_MS / 1000, check_same_thread=False
+    )
     if mode == "ro":
         try:
             db.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.OperationalError:  # a log needs a folder that can be written; without one nobody writes, so none is needed
+        except (
+            sqlite3.OperationalError
+        ):  # a log needs a folder that can be written; without one nobody writes, so none is needed
             db.close()
-            db = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
-    if mode == "rwc":  # a file that is being made is renamed when it is whole: a log beside it would stay behind
+            db = sqlite3.connect(
+                f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+            )
+    if (
+        mode == "rwc"
+    ):  # a file that is being made is renamed when it is whole: a log beside it would stay behind
         db.execute("PRAGMA journal_mode = MEMORY")
-    db.create_function("number", 1, _number, deterministic=True)
+    db.create_function("number", 1, as_number, deterministic=True)
     return db
 
 
@@ -586,13 +575,19 @@ def _explained(error: Exception, path: Path) -> StoreError:
     if isinstance(error, OSError):
         return StoreError(f"{path} cannot be written: {error.strerror or text}")
     if "disk is full" in text or "disk I/O error" in text:
-        return StoreError(f"{path} cannot be written ({text}): free some space and run the same command again")
+        return StoreError(
+            f"{path} cannot be written ({text}): free some space and run the same command again"
+        )
     if "locked" in text or "busy" in text:
-        return StoreError(f"{path} is being written by another process: try again when that has finished")
+        return StoreError(
+            f"{path} is being written by another process: try again when that has finished"
+        )
     if "readonly" in text or "read-only" in text:
         return StoreError(f"{path} is read-only: copy it to a place where you may write")
     if "not a database" in text:
         return StoreError(f"{path} is not a wingbar index")
     if "unable to open" in text:
         return StoreError(f"{path} cannot be opened: is its folder there, and may you write to it?")
-    return StoreError(f"{path} is damaged ({text}): run wingbar verify {path}; wingbar index makes a new one")
+    return StoreError(
+        f"{path} is damaged ({text}): run wingbar verify {path}; wingbar index makes a new one"
+    )

@@ -1,12 +1,15 @@
-"""DLBHC: Lin, Yang, Hsiao & Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015.
+"""DLBHC: Lin, Yang, Hsiao & Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval",
+CVPR Workshops 2015.
 
-A latent layer H of sigmoid units stands between the feature layer F7 and the classifier F8 and is trained by the
-classification loss alone: if few units must carry all that tells the classes apart, they become attributes that are on
-or off. Bit j is 1 where H_j >= 0.5 (Section 2.2.1), which is where its logit is >= 0. Search is coarse to fine: Hamming
-distance of H, then Euclidean distance of F7, ascending. F7 is scaled to length one in the exported model, so that
-ascending Euclidean distance and descending cosine are the same order.
+A latent layer H of sigmoid units stands between the feature layer F7 and the classifier F8 and is
+trained by the classification loss alone: if few units must carry all that tells the classes apart,
+they become attributes that are on or off. Bit j is 1 where H_j >= 0.5 (Section 2.2.1), which is
+where its logit is >= 0. Search is coarse to fine: Hamming distance of H, then Euclidean distance of
+F7, ascending. F7 is scaled to length one in the exported model, so that ascending Euclidean
+distance and descending cosine are the same order.
 
-Initialisation and learning-rate multipliers are those of the authors' released configuration for CIFAR-10.
+Initialisation and learning-rate multipliers are those of the authors' released configuration for
+CIFAR-10.
 """
 
 from __future__ import annotations
@@ -29,11 +32,19 @@ class Config:
     """What DLBHC needs; the defaults are the released configuration's."""
 
     bits: int = field(default=48, metadata={"help": "code length, units of the latent layer"})
-    latent_std: float = field(default=0.005, metadata={"help": "standard deviation of the latent layer's first weights"})
+    latent_std: float = field(
+        default=0.005, metadata={"help": "standard deviation of the latent layer's first weights"}
+    )
     latent_bias: float = field(default=1.0, metadata={"help": "first bias of the latent layer"})
-    classifier_std: float = field(default=0.01, metadata={"help": "standard deviation of the classifier's first weights"})
-    latent_lr: float = field(default=1.0, metadata={"help": "learning rate of the latent layer, times that of the run"})
-    classifier_lr: float = field(default=10.0, metadata={"help": "learning rate of the classifier, times that of the run"})
+    classifier_std: float = field(
+        default=0.01, metadata={"help": "standard deviation of the classifier's first weights"}
+    )
+    latent_lr: float = field(
+        default=1.0, metadata={"help": "learning rate of the latent layer, times that of the run"}
+    )
+    classifier_lr: float = field(
+        default=10.0, metadata={"help": "learning rate of the classifier, times that of the run"}
+    )
 
 
 class Net(nn.Module):
@@ -73,13 +84,21 @@ class Loss(nn.Module):
 
 
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
-    """Weights decay, biases and batch normalisation do not; biases of layers learn twice as fast as their weights."""
+    """Weights decay, biases and batch normalisation do not; biases of layers learn twice as fast as
+    their weights."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for module, scale in ((net.backbone, 1.0), (net.latent, config.latent_lr), (loss.classifier, config.classifier_lr)):
+    for module, scale in (
+        (net.backbone, 1.0),
+        (net.latent, config.latent_lr),
+        (loss.classifier, config.classifier_lr),
+    ):
         for layer in module.modules():
             normalises = isinstance(layer, nn.modules.batchnorm._BatchNorm)
             for name, parameter in layer.named_parameters(recurse=False):
                 is_bias = name == "bias" and not normalises
                 key = (scale * (2.0 if is_bias else 1.0), 0.0 if is_bias or normalises else 1.0)
                 groups.setdefault(key, []).append(parameter)
-    return [{"params": params, "lr_scale": lr, "decay_scale": decay} for (lr, decay), params in groups.items()]
+    return [
+        {"params": params, "lr_scale": lr, "decay_scale": decay}
+        for (lr, decay), params in groups.items()
+    ]

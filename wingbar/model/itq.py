@@ -1,7 +1,8 @@
 """Iterative quantisation: a label-free encoder from features to codes, in numpy.
 
-Gong & Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", CVPR 2011.
-Fitted on a sample: centre it, keep the directions of largest variance (PCA), and turn them so that signs lose least.
+Gong & Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", CVPR
+2011. Fitted on a sample: centre it, keep the directions of largest variance (PCA), and turn them so
+that signs lose least.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,12 @@ from wingbar.errors import ModelError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Float = TypeVar("Float", bound=np.floating)
 
 ITERATIONS = 50  # the paper's number
-# The reduced feature, chosen on training images alone (docs/label-free.md): taking the whole mean away gives the best
-# MAP and loses nearest neighbours, taking none away the reverse; half of it keeps both.
+# The reduced feature, chosen on training images alone (docs/label-free.md): taking the whole mean
+# away gives the best MAP and loses nearest neighbours, taking none away the reverse; half of it
+# keeps both.
 DIM = 256
 CENTRING = 0.5
 
@@ -29,8 +33,8 @@ CENTRING = 0.5
 class Rotation:
     """What a sample taught: raw features x [B, r] become code logits and reduced features.
 
-    logits = (x - mean) @ code, with mean [r] and code [r, b]; feature = unit((x - feature_mean) @ feature), with
-    feature_mean [r] and feature [r, d]. All float32.
+    logits = (x - mean) @ code, with mean [r] and code [r, b]; feature = unit((x - feature_mean) @
+    feature), with feature_mean [r] and feature [r, d]. All float32.
     """
 
     mean: Float32
@@ -61,7 +65,9 @@ class Rotation:
     def to_bytes(self) -> bytes:
         """The content of rotation.npz; equal rotations give equal bytes."""
         out = io.BytesIO()
-        with zipfile.ZipFile(out, "w") as archive:  # np.savez writes the time of day, which would change the fingerprint
+        with zipfile.ZipFile(
+            out, "w"
+        ) as archive:  # np.savez writes the time of day, which would change the fingerprint
             for name, array in vars(self).items():
                 member = io.BytesIO()
                 np.save(member, np.ascontiguousarray(array, "<f4"), allow_pickle=False)
@@ -79,10 +85,12 @@ class Rotation:
 
 
 def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) -> Rotation:
-    """Fit a Rotation to raw features [n, r] of a sample: codes of `bits` bits, features of max(dim, bits) numbers at most r.
+    """Fit a Rotation to raw features [n, r] of a sample: codes of `bits` bits, features of max(dim,
+    bits) numbers at most r.
 
-    Works from one image up: directions in which the sample does not vary are drawn at random, which makes their bits
-    random-hyperplane hashes. Raises ValueError when bits is not in 1..r or the sample is empty.
+    Works from one image up: directions in which the sample does not vary are drawn at random, which
+    makes their bits random-hyperplane hashes. Raises ValueError when bits is not in 1..r or the
+    sample is empty.
     """
     n, r = sample.shape
     if not 1 <= bits <= r:
@@ -103,24 +111,30 @@ def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) ->
 
 
 def fit_codes(features: Float32, bits: int, rng: np.random.Generator) -> Rotation:
-    """Fit codes of `bits` bits to unit features [n, d], which stay as they are: a Rotation whose reduced feature is the feature.
+    """Fit codes of `bits` bits to unit features [n, d], which stay as they are: a Rotation whose
+    reduced feature is the feature.
 
     Raises ValueError as `fit` does.
     """
     fitted = fit(features, bits, rng, dim=bits)
     d = features.shape[1]
-    return replace(fitted, feature_mean=np.zeros(d, np.float32), feature=np.eye(d, dtype=np.float32))
+    return replace(
+        fitted, feature_mean=np.zeros(d, np.float32), feature=np.eye(d, dtype=np.float32)
+    )
 
 
-def unit(x: Float64) -> Float64:
+def unit(x: NDArray[Float]) -> NDArray[Float]:
     """Rows of x [B, d] at length one; a zero row stays zero."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def _principal_directions(centred: Float64, count: int, rng: np.random.Generator) -> Float64:
-    """Orthonormal directions [r, count] of falling variance of centred [n, r], made up at random past its rank."""
+    """Orthonormal directions [r, count] of falling variance of centred [n, r], made up at random
+    past its rank."""
     n, r = centred.shape
-    random = rng.standard_normal((r, count))  # drawn always, so that the generator's state does not depend on the rank
+    random = rng.standard_normal(
+        (r, count)
+    )  # drawn always, so that the generator's state does not depend on the rank
     if n < r:
         _, spread, rows = np.linalg.svd(centred, full_matrices=False)
         variance, vectors = spread**2 / n, rows.T
@@ -142,11 +156,14 @@ def _signed(vectors: Float64) -> Float64:
 
 
 def _itq_rotation(projected: Float64, rng: np.random.Generator) -> Float64:
-    """The orthogonal matrix R [b, b] that makes ||sign(V R) - V R|| small for V = projected [n, b] (the paper's Eq. 2)."""
+    """The orthogonal matrix R [b, b] that makes ||sign(V R) - V R|| small for V = projected [n, b]
+    (the paper's Eq. 2)."""
     b = projected.shape[1]
     turn = np.linalg.qr(rng.standard_normal((b, b)))[0]
     for _ in range(ITERATIONS):
         signs = np.where(projected @ turn >= 0, 1.0, -1.0)  # fix R, update B
-        left, _, right = np.linalg.svd(projected.T @ signs)  # fix B, update R: the Procrustes problem
+        left, _, right = np.linalg.svd(
+            projected.T @ signs
+        )  # fix B, update R: the Procrustes problem
         turn = left @ right
     return turn

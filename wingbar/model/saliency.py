@@ -1,18 +1,53 @@
-"""What a search looked at: where on the picture, which characteristics, and which bits of two codes agree."""
+"""What a search looked at: where on the picture, which characteristics, and which bits of two codes
+agree."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from wingbar import images
-from wingbar.errors import ImageError, ModelError
-from wingbar.hamming import codes
-from wingbar.index.index import Hit, Index
+from wingbar.errors import ModelError
 from wingbar.model.model import Model
+
+
+def find_regions(activation: NDArray[np.floating], count: int) -> list[tuple[int, int, int, int]]:
+    """Algorithm 1: the cells x1, y1, x2, y2 (inclusive) of `count` regions of A [h, w], the
+    strongest first.
+
+    For m = 1 .. M: what is above a (0.9 - 0.05 m), a being the greatest value, and of it the
+    largest connected part (cells that share a side; the first of equal ones) gives the box. Then
+    every value A above the threshold becomes a - A. Where nothing is above it, which only values
+    that are not positive can bring about, the box is the whole map.
+    """
+    values = activation.astype(np.float64)
+    height, width = values.shape
+    boxes = []
+    for m in range(1, count + 1):
+        greatest = values.max()
+        above = values > greatest * (0.9 - 0.05 * m)
+        parts, number = ndimage.label(above)
+        if number == 0:
+            boxes.append((0, 0, width - 1, height - 1))
+            continue
+        largest = int(np.argmax(np.bincount(parts.ravel())[1:])) + 1
+        rows, columns = np.nonzero(parts == largest)
+        boxes.append((int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())))
+        values = np.where(above, greatest - values, values)
+    return boxes
+
+
+def in_image(
+    box: tuple[int, int, int, int], map_size: tuple[int, int], size: tuple[int, int]
+) -> tuple[float, ...]:
+    """Cells x1, y1, x2, y2 of a map of (height, width) -> x1, y1, x2, y2 in pixels of a picture of
+    (height, width)."""
+    across, down = size[1] / map_size[1], size[0] / map_size[0]
+    return box[0] * across, box[1] * down, (box[2] + 1) * across, (box[3] + 1) * down
+
 
 REGIONS = 4  # as many as training learns from
 FIRED = 5  # characteristics named
@@ -20,8 +55,9 @@ FIRED = 5  # characteristics named
 
 @dataclass(frozen=True)
 class Characteristic:
-    """One learned vector of CMBH: the class it belongs to, which of the class's it is (from 0), its cosine to the picture's
-    feature, and the probability of the class, by which the code weighs it (Eq. 12)."""
+    """One learned vector of CMBH: the class it belongs to, which of the class's it is (from 0), its
+    cosine to the picture's feature, and the probability of the class, by which the code weighs it
+    (Eq. 12)."""
 
     label: str
     number: int
@@ -33,10 +69,12 @@ class Characteristic:
 class Look:
     """What the model saw in one picture.
 
-    heat [h, w] float32: DOLG's attention (above 0), or for CMBH the mean over the channels of the map that the code comes
-    from; None where the method has neither. `area` is the part of the picture on which it lies; `regions` are those of
-    CMBH's Algorithm 1 on that map, in pixels of the upright picture, the strongest first (training looks at the mean of all
-    stages, of which inference has the one). `fired` are the characteristics that count most for the code, CMBH's only.
+    heat [h, w] float32: DOLG's attention (above 0), or for CMBH the mean over the channels of the
+    map that the code comes from; None where the method has neither. `area` is the part of the
+    picture on which it lies; `regions` are those of CMBH's Algorithm 1 on that map, in pixels of
+    the upright picture, the strongest first (training looks at the mean of all stages, of which
+    inference has the one). `fired` are the characteristics that count most for the code, CMBH's
+    only.
     """
 
     size: tuple[int, int]
@@ -44,32 +82,6 @@ class Look:
     heat: NDArray[np.float32] | None
     regions: tuple[images.Box, ...]
     fired: tuple[Characteristic, ...]
-
-
-@dataclass(frozen=True)
-class Explained:
-    """A query and its hits: its code [b] bool, what the model saw in it, and for each hit which bits [b] agree and what it saw
-    there, None where the file cannot be read any more."""
-
-    code: NDArray[np.bool_]
-    query: Look
-    hits: Sequence[Hit]
-    agree: Sequence[NDArray[np.bool_]]
-    looks: Sequence[Look | None]
-
-
-def explain(index: Index, query: images.Source, hits: Sequence[Hit]) -> Explained:
-    """Why these `hits` of `index.search(query)` were found. Raises ImageError when the query cannot be read."""
-    code = codes.unpack(index.model.encode([query]).codes, index.model.bits)[0]
-    ids = np.array([hit.id for hit in hits], np.int64)
-    theirs = codes.unpack(index.searchable().of(ids), index.model.bits) if len(ids) else np.empty((0, len(code)), bool)
-    looks: list[Look | None] = []
-    for hit in hits:
-        try:
-            looks.append(look(index.model, hit.path))
-        except ImageError:
-            looks.append(None)
-    return Explained(code, look(index.model, query), hits, list(theirs == code), looks)
 
 
 def look(model: Model, source: images.Source) -> Look:
@@ -80,13 +92,19 @@ def look(model: Model, source: images.Source) -> Look:
     if "attention" in shown:
         return Look(size, area, shown["attention"], (), ())
     if "activation" in shown:
-        return Look(size, area, shown["activation"], _regions(shown["activation"], area), _fired(model, shown["scores"]))
+        return Look(
+            size,
+            area,
+            shown["activation"],
+            _regions(shown["activation"], area),
+            _fired(model, shown["scores"]),
+        )
     return Look(size, area, None, (), ())
 
 
 def _regions(activation: NDArray[np.float32], area: images.Box) -> tuple[images.Box, ...]:
     try:
-        from wingbar.model.regions import find_regions, in_image
+        from wingbar.model.saliency import find_regions, in_image
     except ImportError:
         raise ModelError("the regions of CMBH need SciPy: run pip install scipy") from None
     left, top, width, height = area
@@ -106,4 +124,6 @@ def _fired(model: Model, scores: NDArray[np.float32]) -> tuple[Characteristic, .
     order = np.argsort(-weighted, axis=None, kind="stable")[:FIRED]
     places = [(int(i) // scores.shape[1], int(i) % scores.shape[1]) for i in order]
     names = model.record["classes"]
-    return tuple(Characteristic(names[c], j, float(scores[c, j]), float(probability[c])) for c, j in places)
+    return tuple(
+        Characteristic(names[c], j, float(scores[c, j]), float(probability[c])) for c, j in places
+    )

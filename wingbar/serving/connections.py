@@ -1,4 +1,5 @@
-"""Reading an index from several threads: each has a lane with a connection of its own, as SQLite wants it."""
+"""Reading an index from several threads: each has a lane with a connection of its own, as SQLite
+wants it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from wingbar.errors import StoreError, WingbarError
 from wingbar.hamming import codes
-from wingbar.index.index import Index, parse_where
+from wingbar.index.filters import parse_where
+from wingbar.index.index import Index
 from wingbar.index.store import CHUNK, Item, Store
 from wingbar.model.model import Embeddings
 
@@ -36,7 +38,8 @@ class NotFoundError(WingbarError):
 
 
 class Row(NamedTuple):
-    """An item with its id and its code [1, w] of `bits` bits; `available` says whether its file is there."""
+    """An item with its id and its code [1, w] of `bits` bits; `available` says whether its file is
+    there."""
 
     id: int
     item: Item
@@ -46,14 +49,17 @@ class Row(NamedTuple):
 
 
 class _Store(Store):
-    """A Store that keeps features it has read, up to `most` bytes: a shortlist is then read in a quarter of the time."""
+    """A Store that keeps features it has read, up to `most` bytes: a shortlist is then read in a
+    quarter of the time."""
 
     most = 0
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self._kept: dict[int, bytes] = {}
-        self._kept_of: tuple[int, int] | None = None  # the state of the file that they were read from
+        self._kept_of: tuple[int, int] | None = (
+            None  # the state of the file that they were read from
+        )
 
     def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
         if (version := self.version()) != self._kept_of or len(self._kept) * 2 * dim > self.most:
@@ -64,8 +70,8 @@ class _Store(Store):
 
 
 class Reader:
-    """An index on a connection of its own, for one thread; it keeps up to `keep` bytes of features. Raises StoreError when it
-    cannot be opened."""
+    """An index on a connection of its own, for one thread; it keeps up to `keep` bytes of features.
+    Raises StoreError when it cannot be opened."""
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         status = path.stat() if path.exists() else None
@@ -75,7 +81,8 @@ class Reader:
         self._file = None if status is None else (status.st_dev, status.st_ino)
 
     def is_current(self) -> bool:
-        """Whether the file is still the one that was opened, and not another that was made in its place."""
+        """Whether the file is still the one that was opened, and not another that was made in its
+        place."""
         try:
             status = self.index.path.stat()
         except OSError:
@@ -83,12 +90,18 @@ class Reader:
         return (status.st_dev, status.st_ino) == self._file
 
     def check(self) -> None:
-        """Raises StoreError when the index cannot be read, or is not the one at its path any more."""
+        """Raises StoreError when the index cannot be read, or is not the one at its path any
+        more."""
         path = self.index.path
         if not path.exists():
-            raise StoreError(f"{path} is gone: bring it back, or start the server with another index")
+            raise StoreError(
+                f"{path} is gone: bring it back, or start the server with another index"
+            )
         if not self.is_current():
-            raise StoreError(f"{path} was replaced by a file that is no index: bring it back, or start the server again")
+            raise StoreError(
+                f"{path} was replaced by a file that is no index: bring it back, or start the "
+                "server again"
+            )
         self.store.model_fingerprint()
 
     @property
@@ -104,7 +117,8 @@ class Reader:
             raise NotFoundError(f"there is no item {id_}: it may have been deleted") from None
 
     def embedding(self, id_: int) -> Embeddings:
-        """What the index knows of an item, as a query. Logits are not stored: these only say what the bits say."""
+        """What the index knows of an item, as a query. Logits are not stored: these only say what
+        the bits say."""
         self.item(id_)
         model = self.index.model
         packed = self.codes_of([id_])
@@ -117,14 +131,18 @@ class Reader:
         return self.index.searchable().of(np.array(ids, np.int64))
 
     def row(self, id_: int) -> Row:
-        """An item with its code, which is read from the file: for a lane that does not keep the codes. Raises NotFoundError."""
+        """An item with its code, which is read from the file: for a lane that does not keep the
+        codes. Raises NotFoundError."""
         item, bits = self.item(id_), self.index.model.bits
         ids, packed = self.store.codes(bits, [id_ // CHUNK])
         place = int(np.searchsorted(ids, id_))
         return Row(id_, item, packed[place : place + 1], bits, is_available(item.path))
 
-    def rows(self, offset: int, limit: int, where: Sequence[str], spread: bool = False) -> tuple[list[Row], int]:
-        """A page of the items that fulfil the filters, by ascending id or `spread`, and how many there are in all."""
+    def rows(
+        self, offset: int, limit: int, where: Sequence[str], spread: bool = False
+    ) -> tuple[list[Row], int]:
+        """A page of the items that fulfil the filters, by ascending id or `spread`, and how many
+        there are in all."""
         conditions = parse_where(where)
         if self.is_empty:
             return [], 0
@@ -132,11 +150,15 @@ class Reader:
         page = (spread_out(ids) if spread else ids)[offset : offset + limit].tolist()
         bits, packed = self.index.model.bits, self.codes_of(page)
         items = self.store.items(page)
-        rows = [Row(id_, items[i], packed[i : i + 1], bits, is_available(items[i].path)) for i, id_ in enumerate(page)]
+        rows = [
+            Row(id_, items[i], packed[i : i + 1], bits, is_available(items[i].path))
+            for i, id_ in enumerate(page)
+        ]
         return rows, len(ids)
 
     def columns(self) -> dict[str, list[str]]:
-        """The most frequent values of each column, of up to SAMPLED items; columns that name every item apart are left out."""
+        """The most frequent values of each column, of up to SAMPLED items; columns that name every
+        item apart are left out."""
         if self.is_empty:
             return {}
         ids = self.index.searchable().ids
@@ -145,8 +167,15 @@ class Reader:
             for name, value in item.columns.items():
                 if name != NAME:
                     counts.setdefault(name, Counter())[value] += 1
-        useful = {name: count for name, count in counts.items() if len(count) <= COLUMN_VALUES or len(count) < count.total()}
-        return {name: [value for value, _ in count.most_common(COLUMN_VALUES)] for name, count in sorted(useful.items())}
+        useful = {
+            name: count
+            for name, count in counts.items()
+            if len(count) <= COLUMN_VALUES or len(count) < count.total()
+        }
+        return {
+            name: [value for value, _ in count.most_common(COLUMN_VALUES)]
+            for name, count in sorted(useful.items())
+        }
 
     def refresh(self) -> int:
         """Take over what other processes changed. Returns how many items there are."""
@@ -183,15 +212,17 @@ class Lane:
         elif time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             if not self._reader.is_current():
-                with suppress(StoreError):  # what is open can still be read; Reader.check says what is wrong
+                with suppress(
+                    StoreError
+                ):  # what is open can still be read; Reader.check says what is wrong
                     before, self._reader = self._reader, Reader(self._path, self._keep)
                     before.index.close()
         return work(self._reader)
 
 
 def spread_out(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same ids [n] in rounds of SPREAD, each from the first to the last: folders are indexed one after the other, and the
-    first items alone would show one of them."""
+    """The same ids [n] in rounds of SPREAD, each from the first to the last: folders are indexed
+    one after the other, and the first items alone would show one of them."""
     rounds = -(-len(ids) // SPREAD)
     return np.concatenate([ids[i::rounds] for i in range(rounds)]) if rounds else ids
 

@@ -1,15 +1,13 @@
-"""Who may ask the server what: addresses, host names, origins, tokens, sizes and times. And what it counts."""
+"""Who may ask the server what: addresses, host names, origins, tokens, sizes and times. And what it
+counts."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -19,10 +17,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
-from wingbar.errors import WingbarError
 from wingbar.serving.batching import BusyError
+from wingbar.serving.encoder import TooLargeError
 from wingbar.serving.schemas import problem
-from wingbar.serving.service import Limits, Service, TooLargeError
+from wingbar.serving.service import Service
+from wingbar.serving.settings import Settings, _address
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -31,7 +30,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src "
+    "'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -45,62 +45,6 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 log = logging.getLogger("wingbar.serving.app")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What to serve, and to whom. Raises WingbarError for what would be unsafe.
-
-    A `host` that other machines can reach needs `token` or `public`. Whoever has `token` may do everything, whoever has
-    `read_token` may search and look. Without a read token anybody may search where only this machine reaches the server, or
-    where `public` says so. Changes need `token`; without any token they are for this machine only. `hosts` are names that a
-    request may have in its Host header beside addresses and localhost; `cors` are origins of other pages that may use the API.
-    """
-
-    index: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
-    token: str | None = None
-    read_token: str | None = None
-    public: bool = False
-    cors: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        if not self.is_local and not self.token and not self.public:
-            place = f"a server at {self.host}" if not self.hosts else f"a server named {self.hosts[0]}"
-            raise WingbarError(f"{place} can be reached from other machines: give a --token, or --public to let anybody search")
-        for token in (self.token, self.read_token):
-            if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token):
-                raise WingbarError(
-                    "a token has at least 8 letters, digits or signs, no space: make one with openssl rand -hex 16"
-                )
-        if self.read_token is not None and self.read_token == self.token:
-            raise WingbarError("--read-token and --token are the same, so whoever may read could write: give two")
-        for origin in self.cors:
-            if (
-                urlsplit(origin).scheme not in ("http", "https")
-                or origin != f"{urlsplit(origin).scheme}://{urlsplit(origin).netloc}"
-            ):
-                raise WingbarError(f"--cors takes the origin of a page, as https://photos.example.org, not {origin!r}")
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach the server."""
-        address = _address(self.host)
-        listens_here = self.host == "localhost" or (address is not None and address.is_loopback)
-        return listens_here and not self.hosts  # another name means that a proxy passes requests on
-
-    @property
-    def reading_needs_token(self) -> bool:
-        """Whether searches need a token."""
-        return self.read_token is not None or not (self.is_local or self.public)
-
-    @property
-    def writing_allowed(self) -> bool:
-        """Whether anybody may change the index: with the token, or without one from this machine."""
-        return self.token is not None or (self.is_local and not self.public and self.read_token is None)
-
-
 class Access:
     """Checks of the bearer token, as dependencies of routes."""
 
@@ -110,25 +54,43 @@ class Access:
     async def read(self, credentials: Credentials) -> None:
         """Raises HTTPException 401 where searching needs a token and this is none."""
         settings = self._settings
-        if settings.reading_needs_token and not _is_one_of(credentials, settings.token, settings.read_token):
-            raise HTTPException(401, "searching needs the server's token: send Authorization: Bearer TOKEN", CHALLENGE)
+        if settings.reading_needs_token and not _is_one_of(
+            credentials, settings.token, settings.read_token
+        ):
+            raise HTTPException(
+                401,
+                "searching needs the server's token: send Authorization: Bearer TOKEN",
+                CHALLENGE,
+            )
 
     async def write(self, credentials: Credentials) -> None:
-        """Raises HTTPException 401 without the token, 403 where the token or the server may not write."""
+        """Raises HTTPException 401 without the token, 403 where the token or the server may not
+        write."""
         settings = self._settings
         if not settings.writing_allowed:
-            raise HTTPException(403, "this server takes no changes: start it with --token to allow them")
+            raise HTTPException(
+                403, "this server takes no changes: start it with --token to allow them"
+            )
         if settings.token is not None and not _is_one_of(credentials, settings.token):
             if _is_one_of(credentials, settings.read_token):
                 raise HTTPException(403, "this token may search only: changes need the other one")
-            raise HTTPException(401, "changes need the server's token: send Authorization: Bearer TOKEN", CHALLENGE)
+            raise HTTPException(
+                401, "changes need the server's token: send Authorization: Bearer TOKEN", CHALLENGE
+            )
         if not self._service.writable:
-            raise HTTPException(403, f"{self._service.path.name} is read-only: the server may not write to it or its folder")
+            raise HTTPException(
+                403,
+                f"{self._service.path.name} is read-only: the server may not write to it or its "
+                "folder",
+            )
 
 
 def _is_one_of(credentials: HTTPAuthorizationCredentials | None, *tokens: str | None) -> bool:
-    """Whether one of the tokens was sent; takes equally long whichever it is and wherever they differ."""
-    given = b"" if credentials is None else credentials.credentials.encode("utf-8", "surrogateescape")
+    """Whether one of the tokens was sent; takes equally long whichever it is and wherever they
+    differ."""
+    given = (
+        b"" if credentials is None else credentials.credentials.encode("utf-8", "surrogateescape")
+    )
     same = [secrets.compare_digest(given, token.encode()) for token in tokens if token is not None]
     return any(same)
 
@@ -140,24 +102,44 @@ class Metrics:
         self.registry = prometheus_client.CollectorRegistry()
         times = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
         self.requests = prometheus_client.Counter(
-            "wingbar_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
+            "wingbar_requests",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=self.registry,
         )
         self.seconds = prometheus_client.Histogram(
-            "wingbar_request_seconds", "Time of a request.", ["route"], buckets=times, registry=self.registry
+            "wingbar_request_seconds",
+            "Time of a request.",
+            ["route"],
+            buckets=times,
+            registry=self.registry,
         )
         self.stages = prometheus_client.Histogram(
-            "wingbar_search_stage_seconds", "Time of each stage of a search.", ["stage"], buckets=times, registry=self.registry
+            "wingbar_search_stage_seconds",
+            "Time of each stage of a search.",
+            ["stage"],
+            buckets=times,
+            registry=self.registry,
         )
-        self.in_work = prometheus_client.Gauge("wingbar_requests_in_work", "Requests in work.", registry=self.registry)
+        self.in_work = prometheus_client.Gauge(
+            "wingbar_requests_in_work", "Requests in work.", registry=self.registry
+        )
         self.batch = prometheus_client.Histogram(
-            "wingbar_encode_batch", "Pictures encoded together.", buckets=(1, 2, 4, 8, 16), registry=self.registry
+            "wingbar_encode_batch",
+            "Pictures encoded together.",
+            buckets=(1, 2, 4, 8, 16),
+            registry=self.registry,
         )
         service.on_batch = self.batch.observe
         waiting = prometheus_client.Gauge(
-            "wingbar_encodes_waiting", "Pictures taken on and not encoded yet.", registry=self.registry
+            "wingbar_encodes_waiting",
+            "Pictures taken on and not encoded yet.",
+            registry=self.registry,
         )
         waiting.set_function(lambda: service.waiting)
-        items = prometheus_client.Gauge("wingbar_items", "Items of the index.", registry=self.registry)
+        items = prometheus_client.Gauge(
+            "wingbar_items", "Items of the index.", registry=self.registry
+        )
         items.set_function(lambda: service.count)
 
     def searched(self, stages: dict[str, float]) -> None:
@@ -171,11 +153,16 @@ class Metrics:
 
 
 class Guard:
-    """The outermost layer of the app: refuses what is not for this server, bounds bytes and time, counts."""
+    """The outermost layer of the app: refuses what is not for this server, bounds bytes and time,
+    counts."""
 
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._names = {"localhost", settings.host.lower(), *(name.lower() for name in settings.hosts)}
+        self._names = {
+            "localhost",
+            settings.host.lower(),
+            *(name.lower() for name in settings.hosts),
+        }
         self._in_work = 0
         self._bytes = 0  # of all bodies in work
 
@@ -211,14 +198,20 @@ class Guard:
             if exchange.status is not None:
                 raise
             if exchange.reading:
-                await exchange.refuse(scope, 408, f"the request was not complete after {seconds:g} s: send it again")
+                await exchange.refuse(
+                    scope, 408, f"the request was not complete after {seconds:g} s: send it again"
+                )
             else:
-                await exchange.refuse(scope, 503, f"this took longer than {seconds:g} s: try again, or ask for less")
+                await exchange.refuse(
+                    scope, 503, f"this took longer than {seconds:g} s: try again, or ask for less"
+                )
         except Exception as error:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if exchange.status is not None:
                 raise
-            await exchange.refuse(scope, 500, f"a bug in wingbar ({type(error).__name__}): the server's log says more")
+            await exchange.refuse(
+                scope, 500, f"a bug in wingbar ({type(error).__name__}): the server's log says more"
+            )
 
     def _refused(self, method: str, headers: Headers) -> tuple[int, str] | None:
         """Status and reason for a request that is not for this server, or is one too many."""
@@ -226,12 +219,21 @@ class Guard:
         if len(hosts) != 1 or not self._is_name(hosts[0]):
             return (
                 421,
-                f"this server is not {', '.join(hosts) or 'nameless'}: allow that name with wingbar serve --allow-host NAME",
+                f"this server is not {', '.join(hosts) or 'nameless'}: allow that name with "
+                "wingbar serve --allow-host NAME",
             )
         origin = headers.get("origin")
-        known = origin is None or urlsplit(origin).netloc.lower() == hosts[0].lower() or origin in self._settings.cors
+        known = (
+            origin is None
+            or urlsplit(origin).netloc.lower() == hosts[0].lower()
+            or origin in self._settings.cors
+        )
         if not known and method not in ("GET", "HEAD", "OPTIONS"):
-            return 403, f"pages of {origin} may not use this server: start it with --cors {origin} to allow them"
+            return (
+                403,
+                f"pages of {origin} may not use this server: start it with --cors {origin} to "
+                "allow them",
+            )
         most = self._settings.limits.requests
         if self._in_work > most:
             return 429, f"{most} requests are in work already: try again in a moment"
@@ -241,11 +243,13 @@ class Guard:
         """Count bytes of a body. Raises BusyError when all bodies together have too many."""
         self._bytes += size
         if self._bytes > self._settings.limits.body_bytes:
-            raise BusyError("the pictures that are being sent would fill the memory: try again in a moment")
+            raise BusyError(
+                "the pictures that are being sent would fill the memory: try again in a moment"
+            )
 
     def _is_name(self, host: str) -> bool:
-        """Whether a Host header names this server. A page that had its own name point here (DNS rebinding) is found out by it;
-        an address cannot be made to point elsewhere."""
+        """Whether a Host header names this server. A page that had its own name point here (DNS
+        rebinding) is found out by it; an address cannot be made to point elsewhere."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:
@@ -258,16 +262,20 @@ class Guard:
 
 
 class _Exchange:
-    """One request and its answer: counts the bytes that come, adds the headers that every answer has."""
+    """One request and its answer: counts the bytes that come, adds the headers that every answer
+    has."""
 
-    def __init__(self, receive: Receive, send: Send, most: int, take: Callable[[int], None]) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, most: int, take: Callable[[int], None]
+    ) -> None:
         self._receive, self._send, self._most, self._take = receive, send, most, take
         self.came = 0
         self.reading = False
         self.status: int | None = None
 
     async def receive(self) -> Message:
-        """The next part of the request. Raises TooLargeError or BusyError past the limits, without keeping what came."""
+        """The next part of the request. Raises TooLargeError or BusyError past the limits, without
+        keeping what came."""
         self.reading = True
         message = await self._receive()
         self.reading = bool(message.get("more_body"))
@@ -275,7 +283,9 @@ class _Exchange:
         self.came += size
         self._take(size)
         if self.came > self._most:
-            raise TooLargeError(f"the request has more than {self._most:,} bytes: send less or smaller pictures")
+            raise TooLargeError(
+                f"the request has more than {self._most:,} bytes: send less or smaller pictures"
+            )
         return message
 
     async def send(self, message: Message) -> None:
@@ -291,10 +301,3 @@ class _Exchange:
         """Answer with a problem; who was too slow is not waited for any longer."""
         headers = {"Connection": "close"} if status == 408 else {}
         await problem(status, detail, headers)(scope, self._receive, self.send)
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return None

@@ -1,4 +1,5 @@
-"""What goes in and out of the HTTP API, as its OpenAPI document shows it: records, problems, bodies."""
+"""What goes in and out of the HTTP API, as its OpenAPI document shows it: records, problems,
+bodies."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from wingbar import images
 from wingbar.errors import QueryError
-from wingbar.index.index import SHORTLIST, Fine, parse_where
-from wingbar.serving.service import Ranking
+from wingbar.index.filters import parse_where
+from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
 
 PROBLEM = "application/problem+json"
 
@@ -20,7 +21,8 @@ PROBLEM = "application/problem+json"
 MOST_HITS = 1000
 LONGEST_SHORTLIST = 10_000
 MOST_PICTURES = 64  # of a request
-STARS = 3  # wildcards of a path in a filter: each one more makes a hostile pattern a hundred times slower
+# wildcards of a path in a filter: each one more makes a hostile pattern a hundred times slower
+STARS = 3
 LARGEST_ID = 2**63 - 1
 
 
@@ -46,27 +48,46 @@ class RankingIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: int = Field(20, ge=1, le=MOST_HITS, description="how many hits")
-    radius: int | None = Field(None, ge=0, le=1024, description="only items at most so many bits away")
+    radius: int | None = Field(
+        None, ge=0, le=1024, description="only items at most so many bits away"
+    )
     fine: Fine | None = Field(None, description="second stage; left out, the model's own choice")
-    shortlist: int = Field(SHORTLIST, ge=1, le=LONGEST_SHORTLIST, description="items that the second stage orders anew")
+    shortlist: int = Field(
+        SHORTLIST, ge=1, le=LONGEST_SHORTLIST, description="items that the second stage orders anew"
+    )
     where: list[Filter] = Field(
-        [], max_length=32, description="filters, as label=monarch, path=blue/* or price<20", examples=[["label=monarch"]]
+        [],
+        max_length=32,
+        description="filters, as label=monarch, path=blue/* or price<20",
+        examples=[["label=monarch"]],
     )
     box: str | None = Field(
-        None, max_length=200, description="x,y,width,height in pixels of the upright picture", examples=["10,20,300,200"]
+        None,
+        max_length=200,
+        description="x,y,width,height in pixels of the upright picture",
+        examples=["10,20,300,200"],
     )
 
-    def ranking(self) -> Ranking:
+    def options(self) -> SearchOptions:
         """Raises ImageError for a box that is none."""
         box = None if self.box is None else images.parse_box(self.box)
-        return Ranking(self.k, self.radius, self.fine, self.shortlist, tuple(self.where), box)
+        return SearchOptions(
+            k=self.k,
+            radius=self.radius,
+            fine=self.fine,
+            shortlist=self.shortlist,
+            where=self.where,
+            box=box,
+        )
 
 
 class ByItem(RankingIn):
     """A search for what is like an item of the index, named by id or by path."""
 
     id: ItemId | None = Field(None, description="an item's id", examples=[17])
-    path: str | None = Field(None, min_length=1, max_length=4096, description="the path of an item, as it was indexed")
+    path: str | None = Field(
+        None, min_length=1, max_length=4096, description="the path of an item, as it was indexed"
+    )
 
     @field_validator("box", mode="before")
     @classmethod
@@ -116,8 +137,8 @@ class Size(BaseModel):
 
 
 class SearchOut(BaseModel):
-    """The hits of one query. `shortlist` is how many items the second stage looked at, `cut` whether some that tied with its
-    last one were left out."""
+    """The hits of one query. `shortlist` is how many items the second stage looked at, `cut`
+    whether some that tied with its last one were left out."""
 
     hits: list[HitOut]
     shortlist: int
@@ -198,7 +219,8 @@ class LimitsOut(BaseModel):
 
 
 class InfoOut(BaseModel):
-    """What is being served. `explains`: whether /api/explain has something to show; `writable`: whether uploads are taken."""
+    """What is being served. `explains`: whether /api/explain has something to show; `writable`:
+    whether uploads are taken."""
 
     name: str
     items: int
@@ -236,7 +258,12 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 
 def problem_record(status: int, detail: str) -> dict[str, Any]:
     """What a problem says."""
-    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
 
 
 MEANINGS = {
@@ -264,7 +291,10 @@ def problems(*statuses: int) -> Responses:
     """The problems of a route for OpenAPI, with those that any route can have."""
     content = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
     always = (400, 421, 429, 500, 503)
-    return {status: {"description": MEANINGS[status], "content": content} for status in sorted({*always, *statuses})}
+    return {
+        status: {"description": MEANINGS[status], "content": content}
+        for status in sorted({*always, *statuses})
+    }
 
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -274,10 +304,19 @@ PICTURES = {"image/*": BINARY, "application/octet-stream": BINARY}
 def form(*, several: bool, label: bool = False) -> dict[str, Any]:
     """A multipart body with the part `image`."""
     one: dict[str, Any] = {"type": "string", "format": "binary"}
-    properties: dict[str, Any] = {"image": {"type": "array", "items": one, "minItems": 1} if several else one}
+    properties: dict[str, Any] = {
+        "image": {"type": "array", "items": one, "minItems": 1} if several else one
+    }
     if label:
         properties["label"] = {"type": "string", "maxLength": 1000}
-    return {"schema": {"type": "object", "required": ["image"], "properties": properties, "additionalProperties": False}}
+    return {
+        "schema": {
+            "type": "object",
+            "required": ["image"],
+            "properties": properties,
+            "additionalProperties": False,
+        }
+    }
 
 
 def body(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,123 +1,64 @@
-"""What the server does, without HTTP: encode queries in batches, search, show and store pictures, each in threads of its own.
+"""What the server does, without HTTP: encode queries in batches, search, show and store pictures,
+each in threads of its own.
 
-An index is one SQLite connection, which one thread may use at a time. So each kind of work has a lane: a thread with a
-connection of its own. Searches have one, what can take longer another, looking items up a third and writing a fourth.
+An index is one SQLite connection, which one thread may use at a time. So each kind of work has a
+lane: a thread with a connection of its own. Searches have one, what can take longer another,
+looking items up a third and writing a fourth.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import os
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from wingbar import images
-from wingbar.data.readers import Entry, Images
+from wingbar.data.records import Entry, Images
 from wingbar.errors import ImageError, StoreError, WingbarError
+from wingbar.files import sync_folder
 from wingbar.hamming import codes
-from wingbar.index.index import SHORTLIST, Fine, Hits
+from wingbar.index.ranking import Hits, SearchOptions
 from wingbar.index.store import Item
-from wingbar.index.sync import NO_FILE
 from wingbar.model import saliency
-from wingbar.model.model import BATCH, Embeddings, Float32, Model, cores
+from wingbar.model.model import Model
+from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered, Batcher, BusyError
-from wingbar.serving.connections import NAME, Lane, NotFoundError, Reader, Row, is_available
-
-if TYPE_CHECKING:
-    import onnxruntime
-
-
-T = TypeVar("T")
+from wingbar.serving.connections import Lane, NotFoundError, Reader, Row, is_available
+from wingbar.serving.encoder import (
+    SUFFIXES,
+    EmptyError,
+    Encoded,
+    T,
+    TooLargeError,
+    _Decoded,
+    _indexed_bytes,
+    _orientation,
+    _warmed,
+)
+from wingbar.serving.pictures import AS_STORED, LONGEST_SHOWN, Shown, _Cache, _says_only_pixels
+from wingbar.serving.settings import Limits
+from wingbar.serving.uploads import Upload, _hashed, _put, _Ready
 
 MANY = 1000  # hits or items of a shortlist from which a search is a slow one
 LABELS = 200  # labels that are counted by name
-SUFFIXES = {
-    "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "DIB": ".bmp", "PPM": ".ppm", "TIFF": ".tiff",
-    "AVIF": ".avif", "JPEG2000": ".jp2",
-}  # fmt: skip
-AS_STORED = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # what every browser shows
-# What a file may say beside its pixels to be sent as it is; all else, such as EXIF with the place, is left out by encoding anew.
-HARMLESS = frozenset(
-    "jfif jfif_version jfif_unit jfif_density dpi icc_profile progressive progression adobe adobe_transform gamma srgb "
-    "chromaticity transparency aspect interlace loop background timestamp duration default_image".split()
-)
-LONGEST_SHOWN = 1600  # pixels of the longer side of an explained picture
-
-
-class TooLargeError(WingbarError):
-    """A picture with more bytes or pixels than the server takes."""
-
-
-class EmptyError(WingbarError):
-    """The index holds nothing yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much a server takes on.
-
-    A picture has at most `upload_bytes` and `pixels`. At most `waiting` pictures are encoded or wait for it, one at most
-    `gather_ms` for others to be encoded with. A request takes at most `seconds`. At most `requests` with `body_bytes` in all
-    are in work. `cache_bytes` of thumbnails and `feature_bytes` of features are kept.
-    """
-
-    upload_bytes: int = 32 * 2**20
-    pixels: int = 64_000_000
-    waiting: int = 8 * BATCH
-    gather_ms: float = 5.0
-    seconds: float = 30.0
-    requests: int = 512
-    body_bytes: int = 2**30
-    cache_bytes: int = 64 * 2**20
-    feature_bytes: int = 256 * 2**20
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """How to search, as in `Index.search`."""
-
-    k: int = 20
-    radius: int | None = None
-    fine: Fine | None = None
-    shortlist: int = SHORTLIST
-    where: tuple[str, ...] = ()
-    box: images.Box | None = None
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A picture after the network: its raw output [r] float32, what a model made of that, the picture's format, and its
-    upright size."""
-
-    raw: Float32
-    embedding: Embeddings | None
-    kind: str
-    size: tuple[int, int]
-
-    def by(self, model: Model) -> Embeddings:
-        """Code and feature by `model`, of the same network: made anew when the index was refitted while it was encoded."""
-        if self.embedding is not None and self.embedding.fingerprint == model.fingerprint:
-            return self.embedding
-        return model.embed(self.raw[None])
 
 
 @dataclass(frozen=True)
 class Found:
-    """The hits of a query; `theirs` are their codes [K, w] and `code` the query's own [1, w], of `bits` bits. `fine` is the
-    second stage that was used, and `available` says of which hits the file is there."""
+    """The hits of a query; `theirs` are their codes [K, w] and `code` the query's own [1, w], of
+    `bits` bits. `fine` is the second stage that was used, and `available` says of which hits the
+    file is there."""
 
     hits: Hits
     theirs: codes.Packed
@@ -128,7 +69,8 @@ class Found:
 
 
 class Answer(NamedTuple):
-    """What a search found, the milliseconds of its stages, and the size of the upright picture where there was one."""
+    """What a search found, the milliseconds of its stages, and the size of the upright picture
+    where there was one."""
 
     found: Found
     milliseconds: dict[str, float]
@@ -136,83 +78,12 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture to send: its bytes, their media type, and a tag that changes with them."""
-
-    data: bytes
-    media_type: str
-    tag: str
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A picture to be stored, the name of its file, and its label."""
-
-    name: str
-    data: bytes
-    label: str | None
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A picture before the network."""
-
-    pixels: images.Pixels
-    kind: str
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class _Asked:
     """An encoded picture or an id to search for, and who waits for what is found."""
 
     query: Encoded | int
-    ranking: Ranking
+    options: SearchOptions
     future: Future[Found]
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """An upload after the network, and the sha256 of its bytes: all that is left is to store it."""
-
-    upload: Upload
-    encoded: Encoded
-    content: bytes
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """What is stored beside its label."""
-        return {NAME: self.upload.name}
-
-    @property
-    def file(self) -> str:
-        """The name of its file here."""
-        return f"{self.content.hex()[:32]}{SUFFIXES.get(self.encoded.kind, '.jpg')}"
-
-    def item(self, path: Path) -> Item:
-        """Its item, as `Index.add` would make it."""
-        status = path.stat()
-        return Item(str(path), self.upload.label, self.columns, status.st_size, status.st_mtime_ns, self.content)
-
-
-# -- the whole
-
-
-class Network(Model):
-    """A model that many threads run at the same time, each on a batch of its own by itself.
-
-    Together they encode more than one run by all cores, whose threads wait for each other at every layer, and do so by
-    spinning. A picture that comes alone is sooner encoded by all cores.
-    """
-
-    @cached_property
-    def _session(self) -> onnxruntime.InferenceSession:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(self.files["model.onnx"], options, providers=["CPUExecutionProvider"])
 
 
 class Service:
@@ -223,7 +94,9 @@ class Service:
         self.uploads = Path(f"{os.path.abspath(path)}.uploads")
         self.writable = os.access(path, os.W_OK) and os.access(self.uploads.parent, os.W_OK)
         self.count = 0  # items, as of the last look
-        self.on_batch: Callable[[int], object] = int  # is told how many pictures are encoded together
+        self.on_batch: Callable[[int], object] = (
+            int  # is told how many pictures are encoded together
+        )
         self._searches, self._slow = Lane(path, "search", limits.feature_bytes), Lane(path, "slow")
         self._lookups, self._writes = Lane(path, "lookup"), Lane(path, "write")
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
@@ -234,12 +107,15 @@ class Service:
         self._started = False
 
     def start(self) -> None:
-        """Open the index and make everything ready that a first search would wait for. Raises StoreError."""
+        """Open the index and make everything ready that a first search would wait for. Raises
+        StoreError."""
         if self._started:
             return
         try:
             self._alone, self._network, self.explains = self._searches.submit(_warmed).result()
-            self._model = self._alone  # as of the last look: a refit gives another one, of the same network
+            self._model = (
+                self._alone
+            )  # as of the last look: a refit gives another one, of the same network
             self.count = self._slow.submit(Reader.refresh).result()
             for lane in (self._lookups, self._writes):
                 lane.submit(Reader.check).result()
@@ -248,9 +124,18 @@ class Service:
             raise
         wait, limit = self.limits.gather_ms / 1000, self.limits.waiting
         self.encoder = Batcher(
-            "wingbar-encode", self._decode, self._encode, self._decoders, most=BATCH, wait=wait, limit=limit, workers=cores()
+            "wingbar-encode",
+            self._decode,
+            self._encode,
+            self._decoders,
+            most=BATCH,
+            wait=wait,
+            limit=limit,
+            workers=cores(),
         )
-        self.writer = Batcher("wingbar-store", _hashed, self._store, self._decoders, most=64, wait=wait, limit=limit)
+        self.writer = Batcher(
+            "wingbar-store", _hashed, self._store, self._decoders, most=64, wait=wait, limit=limit
+        )
         self._clear_partial()
         self._started = True
 
@@ -284,25 +169,30 @@ class Service:
 
     # -- search
 
-    async def search(self, query: bytes | int, ranking: Ranking) -> Answer:
+    async def search(self, query: bytes | int, options: SearchOptions) -> Answer:
         """The hits of a picture or of an item, as `Index.search` finds them.
 
-        Raises QueryError, ImageError, NotFoundError, TooLargeError, EmptyError, BusyError, StoreError.
+        Raises QueryError, ImageError, NotFoundError, TooLargeError, EmptyError, BusyError,
+        StoreError.
         """
         self._admit(isinstance(query, bytes))
-        return await self._answer(query, ranking)
+        return await self._answer(query, options)
 
-    async def search_many(self, queries: Sequence[bytes | int], ranking: Ranking) -> list[Answer | WingbarError]:
+    async def search_many(
+        self, queries: Sequence[bytes | int], options: SearchOptions
+    ) -> list[Answer | WingbarError]:
         """`search` for several, with an error in the place of a picture or item that is none."""
         self._admit(sum(isinstance(query, bytes) for query in queries))
-        answers = await asyncio.gather(*(self._answer(query, ranking) for query in queries), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(self._answer(query, options) for query in queries), return_exceptions=True
+        )
         return [_answer_or_its_error(answer) for answer in answers]
 
-    async def _answer(self, query: bytes | int, ranking: Ranking) -> Answer:
+    async def _answer(self, query: bytes | int, options: SearchOptions) -> Answer:
         start = time.perf_counter()
-        encoded = await self._encoded(query, ranking)
-        asked = _Asked(encoded if isinstance(encoded, int) else encoded.answer, ranking, Future())
-        if ranking.where or max(ranking.k, ranking.shortlist) > MANY:
+        encoded = await self._encoded(query, options)
+        asked = _Asked(encoded if isinstance(encoded, int) else encoded.answer, options, Future())
+        if options.where or max(options.k, options.shortlist) > MANY:
             self._slow.submit(lambda reader: self._find(reader, [asked]))
         else:
             self._line.append(asked)
@@ -311,17 +201,21 @@ class Service:
         return _timed(found, encoded, (time.perf_counter() - start) * 1000)
 
     def _admit(self, pictures: int) -> None:
-        """Raises BusyError when so many more at once are too many, rather than to take on some of them."""
+        """Raises BusyError when so many more at once are too many, rather than to take on some of
+        them."""
         if pictures and self.waiting + pictures > self.limits.waiting:
             raise BusyError(f"{self.waiting} pictures are waiting already: try again in a moment")
 
-    async def _encoded(self, query: bytes | int, ranking: Ranking) -> Answered[Encoded] | int:
-        """What the network makes of a picture; an item stays an id where all that is asked of it is stored."""
+    async def _encoded(self, query: bytes | int, options: SearchOptions) -> Answered[Encoded] | int:
+        """What the network makes of a picture; an item stays an id where all that is asked of it is
+        stored."""
         if isinstance(query, int):
-            if ranking.box is None and (ranking.fine or self._network.fine) != "asymmetric":
+            if options.box is None and (options.fine or self._network.fine) != "asymmetric":
                 return query
             query = await self._bytes_of(query)  # neither a part of it nor its logits are stored
-        return await asyncio.wrap_future(self.encoder.submit(images.Part(query, ranking.box) if ranking.box else query))
+        return await asyncio.wrap_future(
+            self.encoder.submit(images.Part(query, options.box) if options.box else query)
+        )
 
     def _decode(self, source: bytes | images.Part) -> _Decoded:
         """In the pool: pixels for the network."""
@@ -336,10 +230,14 @@ class Service:
         network, model = self._network if self.waiting > 1 else self._alone, self._model
         raw = network.run([one.pixels for one in batch])
         embeddings = model.embed(raw) if model.gives_codes else None
-        return [Encoded(raw[i], None if embeddings is None else embeddings[i], one.kind, one.size) for i, one in enumerate(batch)]
+        return [
+            Encoded(raw[i], None if embeddings is None else embeddings[i], one.kind, one.size)
+            for i, one in enumerate(batch)
+        ]
 
     def _find_all(self, reader: Reader) -> None:
-        """In a lane: answer all who are in line; those who came after the first find that it is done."""
+        """In a lane: answer all who are in line; those who came after the first find that it is
+        done."""
         batch: list[_Asked] = []
         with suppress(IndexError):
             while len(batch) < BATCH:
@@ -366,40 +264,48 @@ class Service:
         """Inside a snapshot: from an encoded picture or an id to hits."""
         if reader.is_empty:
             raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
-        query, ranking = asked.query, asked.ranking
+        query, options = asked.query, asked.options
         self._model = model = reader.index.model
         self._check_network(model)
         one = reader.embedding(query) if isinstance(query, int) else query.by(model)
-        hits = reader.index.search_many(
-            one, ranking.k, radius=ranking.radius, fine=ranking.fine, shortlist=ranking.shortlist, where=ranking.where
-        )[0]
+        [hits] = reader.index.find(one, replace(options, box=None))
         theirs = reader.codes_of([hit.id for hit in hits])
         there = [is_available(hit.path) for hit in hits]
-        return Found(hits, theirs, one.codes, model.bits, ranking.fine or model.fine, there)
+        return Found(hits, theirs, one.codes, model.bits, options.fine or model.fine, there)
 
     def _check_network(self, model: Model) -> None:
-        """Raises StoreError when pictures were encoded by another network than the index has now."""
+        """Raises StoreError when pictures were encoded by another network than the index has
+        now."""
         if model.record["files"]["model.onnx"] != self._network.record["files"]["model.onnx"]:
-            raise StoreError(f"{self.path} was replaced by an index of another model: start the server again")
+            raise StoreError(
+                f"{self.path} was replaced by an index of another model: start the server again"
+            )
 
     def _measured(self, data: bytes) -> tuple[str, tuple[int, int]]:
-        """Format and upright size of a picture, from its header. Raises TooLargeError, or ImageError when it is none."""
+        """Format and upright size of a picture, from its header. Raises TooLargeError, or
+        ImageError when it is none."""
         if not data:
             raise ImageError("the picture is empty: it has no bytes")
         if len(data) > self.limits.upload_bytes:
-            raise TooLargeError(f"{len(data):,} bytes; this server takes {self.limits.upload_bytes:,}: send a smaller picture")
+            raise TooLargeError(
+                f"{len(data):,} bytes; this server takes {self.limits.upload_bytes:,}: send a "
+                "smaller picture"
+            )
         try:
             with Image.open(io.BytesIO(data), formats=tuple(SUFFIXES)) as picture:
                 kind, (width, height) = picture.format or "", picture.size
                 turned = _orientation(picture) >= 5
         except Image.DecompressionBombError:
-            raise TooLargeError(f"more than the {self.limits.pixels:,} pixels that this server takes: scale it down") from None
+            raise TooLargeError(
+                f"more than the {self.limits.pixels:,} pixels that this server takes: scale it down"
+            ) from None
         except Exception:  # whatever a broken header does to Pillow: `images` knows how to say it
             images.upright(data)
             raise ImageError("the header cannot be read: save the picture anew") from None
         if width * height > self.limits.pixels:
             raise TooLargeError(
-                f"{width} x {height} is more than the {self.limits.pixels:,} pixels that this server takes: scale it down"
+                f"{width} x {height} is more than the {self.limits.pixels:,} pixels that this "
+                "server takes: scale it down"
             )
         return kind, (height, width) if turned else (width, height)
 
@@ -414,8 +320,11 @@ class Service:
 
         return await self._lookups.run(read)
 
-    async def rows(self, offset: int, limit: int, where: Sequence[str], spread: bool = False) -> tuple[list[Row], int]:
-        """A page of the items by ascending id or `spread`, and how many there are in all. Raises QueryError."""
+    async def rows(
+        self, offset: int, limit: int, where: Sequence[str], spread: bool = False
+    ) -> tuple[list[Row], int]:
+        """A page of the items by ascending id or `spread`, and how many there are in all. Raises
+        QueryError."""
 
         def read(reader: Reader) -> tuple[list[Row], int]:
             with reader.index.snapshot():
@@ -438,9 +347,26 @@ class Service:
         version = reader.store.version()
         if self._facts is None or self._facts[:2] != (reader, version):
             with reader.index.snapshot():
-                info, labels, columns = reader.index.info(), reader.index.label_counts(), reader.columns()
-            names = ("items", "labels", "bits", "dim", "unique_codes", "model", "method", "fine", "fingerprint")
-            facts: dict[str, Any] = {"name": self.path.stem, **{name: getattr(info, name) for name in names}}
+                info, labels, columns = (
+                    reader.index.info(),
+                    reader.index.label_counts(),
+                    reader.columns(),
+                )
+            names = (
+                "items",
+                "labels",
+                "bits",
+                "dim",
+                "unique_codes",
+                "model",
+                "method",
+                "fine",
+                "fingerprint",
+            )
+            facts: dict[str, Any] = {
+                "name": self.path.stem,
+                **{name: getattr(info, name) for name in names},
+            }
             facts["label_counts"] = dict(Counter(labels).most_common(LABELS))
             facts["columns"] = columns
             self._facts = reader, version, facts
@@ -459,10 +385,13 @@ class Service:
     def _thumbnail(self, item: Item, side: int) -> Shown:
         data = _indexed_bytes(item)
         self._measured(data)
-        return Shown(images.thumbnail(data, side), "image/jpeg", f"{item.content.hex()[:32]}-{side}")
+        return Shown(
+            images.thumbnail(data, side), "image/jpeg", f"{item.content.hex()[:32]}-{side}"
+        )
 
     async def image(self, id_: int) -> Shown:
-        """An item's picture for a browser: as stored where it can be shown and says nothing but its pixels, else as a JPEG."""
+        """An item's picture for a browser: as stored where it can be shown and says nothing but its
+        pixels, else as a JPEG."""
         item = await self._lookups.run(lambda reader: reader.item(id_))
         return await self._shower(lambda: self._image(item))
 
@@ -477,11 +406,16 @@ class Service:
         return Shown(out.getvalue(), "image/jpeg", f"{tag}-jpeg")
 
     async def explain(self, query: bytes | int, box: images.Box | None) -> bytes:
-        """A PNG of what the model saw in a picture. Raises NotFoundError when it shows nothing, ImageError, TooLargeError."""
+        """A PNG of what the model saw in a picture. Raises NotFoundError when it shows nothing,
+        ImageError, TooLargeError."""
         if not self.explains:
-            raise NotFoundError("this model shows no places: models of DOLG have attention, of CMBH regions")
+            raise NotFoundError(
+                "this model shows no places: models of DOLG have attention, of CMBH regions"
+            )
         data = await self._bytes_of(query) if isinstance(query, int) else query
-        return await asyncio.get_running_loop().run_in_executor(self._showers, lambda: self._overlay(data, box))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._showers, lambda: self._overlay(data, box)
+        )
 
     def _overlay(self, data: bytes, box: images.Box | None) -> bytes:
         self._measured(data)
@@ -496,7 +430,8 @@ class Service:
         return await self._shower(lambda: _indexed_bytes(item))
 
     async def _shower(self, work: Callable[[], T]) -> T:
-        """`work` on the picture of an item, in a thread. What is wrong with it is nothing that a caller could mend."""
+        """`work` on the picture of an item, in a thread. What is wrong with it is nothing that a
+        caller could mend."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._showers, work)
         except (ImageError, TooLargeError) as error:
@@ -504,10 +439,14 @@ class Service:
 
     # -- change
 
-    async def add(self, uploads: Sequence[Upload]) -> tuple[list[tuple[int, str]], list[tuple[str, str]]]:
-        """Store pictures and index them. Returns id and name of each once they are safe, and name and reason of the others.
+    async def add(
+        self, uploads: Sequence[Upload]
+    ) -> tuple[list[tuple[int, str]], list[tuple[str, str]]]:
+        """Store pictures and index them. Returns id and name of each once they are safe, and name
+        and reason of the others.
 
-        Raises BusyError when too many are waiting, StoreError when the index or its folder cannot be written.
+        Raises BusyError when too many are waiting, StoreError when the index or its folder cannot
+        be written.
         """
         self._admit(len(uploads))
         futures = [asyncio.wrap_future(self.encoder.submit(upload.data)) for upload in uploads]
@@ -519,9 +458,15 @@ class Service:
             elif isinstance(one, BaseException):
                 raise one
             else:
-                ready.append((upload, one.answer))  # in the order in which they came: of equal pictures the last one counts
-        stored = await asyncio.gather(*(asyncio.wrap_future(self.writer.submit(one)) for one in ready))
-        return [(one.answer, upload.name) for one, (upload, _) in zip(stored, ready, strict=True)], failed
+                ready.append(
+                    (upload, one.answer)
+                )  # in the order in which they came: of equal pictures the last one counts
+        stored = await asyncio.gather(
+            *(asyncio.wrap_future(self.writer.submit(one)) for one in ready)
+        )
+        return [
+            (one.answer, upload.name) for one, (upload, _) in zip(stored, ready, strict=True)
+        ], failed
 
     def _store(self, batch: list[_Ready]) -> list[int]:
         """In the writer's thread: the ids of uploads that came at the same time."""
@@ -529,16 +474,21 @@ class Service:
 
     def _stored(self, reader: Reader, batch: list[_Ready]) -> list[int]:
         """Files first, then their items in one transaction: an item is never without its file."""
-        named = {self.uploads / one.file: one for one in batch}  # of equal pictures the last one counts
+        named = {
+            self.uploads / one.file: one for one in batch
+        }  # of equal pictures the last one counts
         new: list[Path] = []
         try:
             self.uploads.mkdir(exist_ok=True)
             new += [path for path, one in named.items() if _put(path, one.upload.data)]
-            _sync(self.uploads)
-            _sync(self.uploads.parent)
+            sync_folder(self.uploads)
+            sync_folder(self.uploads.parent)
             self._index(reader, named)
         except OSError as error:
-            raise StoreError(f"{self.uploads.name} cannot be written ({error.strerror}): free some space, try again") from error
+            raise StoreError(
+                f"{self.uploads.name} cannot be written ({error.strerror}): free some space, try "
+                "again"
+            ) from error
         finally:
             ids = reader.store.ids_of_paths(map(str, named))
             for path in new:
@@ -549,8 +499,8 @@ class Service:
     def _index(self, reader: Reader, named: Mapping[Path, _Ready]) -> None:
         """Index files that are in place.
 
-        `Index.add` learns the codes of an index that has none. Later it would do as well, but it first reads the records of
-        all items, which takes a second where there are 100,000.
+        `Index.add` learns the codes of an index that has none. Later it would do as well, but it
+        first reads the records of all items, which takes a second where there are 100,000.
         """
         with reader.index.snapshot():
             fitted = reader.index.model.gives_codes
@@ -561,7 +511,8 @@ class Service:
             reader.index.add([Images(entries, "uploads")], threads=1)
 
     def _insert(self, reader: Reader, named: Mapping[Path, _Ready]) -> None:
-        """Store items. A picture that was uploaded before keeps its id, and its label unless a new one was given."""
+        """Store items. A picture that was uploaded before keeps its id, and its label unless a new
+        one was given."""
         store = reader.store
         with store.writing(), reader.index.snapshot():
             model = reader.index.model
@@ -572,7 +523,9 @@ class Service:
             for path, one in named.items():
                 if path not in fresh:
                     before, now = store.items([known[str(path)]])[0], one.item(path)
-                    updates[known[str(path)]] = replace(now, label=before.label if now.label is None else now.label)
+                    updates[known[str(path)]] = replace(
+                        now, label=before.label if now.label is None else now.label
+                    )
             store.update(updates)
             if fresh:
                 embeddings = model.embed(np.stack([one.encoded.raw for one in fresh.values()]))
@@ -580,7 +533,8 @@ class Service:
                 store.add(items, embeddings.codes, embeddings.features, model.bits)
 
     async def delete(self, id_: int) -> None:
-        """Remove an item, and its file when that was uploaded here. Raises NotFoundError, StoreError."""
+        """Remove an item, and its file when that was uploaded here. Raises NotFoundError,
+        StoreError."""
         await self._writes.run(lambda reader: self._delete(reader, id_))
 
     def _delete(self, reader: Reader, id_: int) -> None:
@@ -588,123 +542,34 @@ class Service:
         reader.index.delete([id_])
         if Path(item.path).parent == self.uploads:
             Path(item.path).unlink(missing_ok=True)
-            _sync(self.uploads)
+            sync_folder(self.uploads)
 
     def _clear_partial(self) -> None:
         """Remove what a killed server had begun to write."""
         with suppress(OSError):
             for path in self.uploads.glob(".*.partial"):
-                if time.time() - path.stat().st_mtime > 600:  # not what another server is writing now
+                if (
+                    time.time() - path.stat().st_mtime > 600
+                ):  # not what another server is writing now
                     path.unlink()
 
 
-def _warmed(reader: Reader) -> tuple[Model, Network, bool]:
-    """The model for pictures that come alone and the one for many, which have run once, and whether it has something to show."""
-    alone = reader.index.model
-    network = Network(alone.files)
-    side = alone.preparation.size
-    grey = images.load(np.full((side, side, 3), 128, np.uint8), alone.preparation)
-    for model in (alone, network):
-        model.run([grey])
-    if reader.refresh() >= codes.COMPILED_FROM:
-        codes.warm_up(alone.bits)
-    return alone, network, bool(alone.shows(grey))
-
-
-def _hashed(encoded: tuple[Upload, Encoded]) -> _Ready:
-    upload, one = encoded
-    return _Ready(upload, one, hashlib.sha256(upload.data).digest())
-
-
 def _timed(found: Found, encoded: Answered[Encoded] | int, total: float) -> Answer:
-    """With milliseconds of the stages; `queue` is the time in which nothing was done for this search."""
+    """With milliseconds of the stages; `queue` is the time in which nothing was done for this
+    search."""
     stages, size = {**found.hits.milliseconds}, None
     if not isinstance(encoded, int):
         stages |= {"decode": encoded.prepared, "encode": encoded.worked}
         size = encoded.answer.size
-    return Answer(found, {"queue": max(0.0, total - sum(stages.values())), **stages, "total": total}, size)
+    return Answer(
+        found, {"queue": max(0.0, total - sum(stages.values())), **stages, "total": total}, size
+    )
 
 
 def _answer_or_its_error(answer: Answer | BaseException) -> Answer | WingbarError:
     """Raises what concerns not only this one."""
-    if isinstance(answer, (ImageError, TooLargeError, NotFoundError)) or not isinstance(answer, BaseException):
+    if isinstance(answer, (ImageError, TooLargeError, NotFoundError)) or not isinstance(
+        answer, BaseException
+    ):
         return answer
     raise answer
-
-
-# -- pictures and files
-
-
-class _Cache:
-    """Pictures up to so many bytes; what was not asked for the longest goes first."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._held = most, 0
-        self._kept: OrderedDict[tuple[bytes, int], Shown] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: tuple[bytes, int]) -> Shown | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: tuple[bytes, int], shown: Shown) -> None:
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = shown
-                self._held += len(shown.data)
-            while self._held > self._most:
-                self._held -= len(self._kept.popitem(last=False)[1].data)
-
-
-def _orientation(picture: Image.Image) -> int:
-    """The turn that EXIF asks for, 1 for none; from 5 on sides are swapped."""
-    try:
-        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
-    except Exception:  # broken EXIF raises many things, and the picture is still good
-        return 1
-
-
-def _says_only_pixels(data: bytes) -> bool:
-    """Whether a picture says nothing more, such as where it was taken."""
-    with Image.open(io.BytesIO(data), formats=tuple(AS_STORED)) as picture:
-        try:
-            picture.load()  # a PNG may say more after its pixels
-        except Exception:  # cut off or broken: what can be decoded of it is sent
-            return False
-        return set(picture.info) <= HARMLESS
-
-
-def _indexed_bytes(item: Item) -> bytes:
-    """The file of an item, provided that it is still what was indexed. Raises ImageError."""
-    if item.size == NO_FILE:
-        raise ImageError("it was added as an array and has no file")
-    data = images.read(item.path)
-    if hashlib.sha256(data).digest() != item.content:
-        raise ImageError("the file has changed since it was indexed: index it again")
-    return data
-
-
-def _put(path: Path, data: bytes) -> bool:
-    """Write a file so that it is whole or not there, whatever happens. False when it is there already. Raises OSError."""
-    if path.exists() and path.stat().st_size == len(data):
-        return False
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    return True
-
-
-def _sync(folder: Path) -> None:
-    """Make new names in a folder survive a power cut. Raises OSError."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -24,16 +24,19 @@ from wingbar import images
 from wingbar.errors import ModelError
 from wingbar.images import Preparation
 from wingbar.model.itq import Rotation
-from wingbar.model.model import BATCH, Model, over_scales, preparation_record, with_record
+from wingbar.model.model import Model, over_scales, preparation_record, with_record
 from wingbar.networks.backbones import SameConv
+from wingbar.parallel import BATCH
 
 PARITY_IMAGES = 16
 _WHOLE = (160, 224)  # height and width of the pictures by which a graph for whole ones is traced
-CLEAR = 1e-3  # a bit must agree where its logit is further from zero than this share of the typical logit
+# a bit must agree where its logit is further from zero than this share of the typical logit
+CLEAR = 1e-3
 
 
 class Exported(nn.Module):
-    """What the graph computes: pixels [B, H, W, 3] uint8 -> unit feature [B, d], code logits [B, bits], what explains them."""
+    """What the graph computes: pixels [B, H, W, 3] uint8 -> unit feature [B, d], code logits [B,
+    bits], what explains them."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -50,7 +53,9 @@ class Exported(nn.Module):
         shows = {name: value.float() for name, value in found.shows.items()}
         return {"feature": F.normalize(found.feature.float(), dim=1), **code, **shows}
 
-    def arrays(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def arrays(
+        self, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Features and code logits, if any, as `model.over_scales` wants them."""
         with torch.no_grad():
             found = self.named(torch.from_numpy(pixels))
@@ -65,11 +70,13 @@ def write(
     paths: Sequence[str],
     rotation: Rotation | None = None,
 ) -> Model:
-    """Write model.safetensors, model.onnx and, last, model.json into `output`, and return the Model.
+    """Write model.safetensors, model.onnx and, last, model.json into `output`, and return the
+    Model.
 
-    `rotation` makes the codes where the net gives none. `record` has name, method, config, run and so on; `preparation` is
-    how the model sees pictures, and `paths` are images for the parity check. Raises ModelError when ONNX Runtime and PyTorch
-    do not agree: features to 1e-4, every bit whose logit is clear of zero.
+    `rotation` makes the codes where the net gives none. `record` has name, method, config, run and
+    so on; `preparation` is how the model sees pictures, and `paths` are images for the parity
+    check. Raises ModelError when ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit
+    whose logit is clear of zero.
     """
     net = net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     pixels = [images.load(path, preparation) for path in paths]
@@ -89,7 +96,9 @@ def write(
         "versions": {name: version(name) for name in ("wingbar", "torch", "onnxruntime", "numpy")},
         "git_commit": _git_commit(),
     }
-    files = {"model.onnx": network} | ({} if rotation is None else {"rotation.npz": rotation.to_bytes()})
+    files = {"model.onnx": network} | (
+        {} if rotation is None else {"rotation.npz": rotation.to_bytes()}
+    )
     model = Model(with_record(files, content))
     check_parity(model, pixels, expected[:, :dim], expected[:, dim:])
     (output / "model.safetensors").write_bytes(weights)
@@ -98,20 +107,34 @@ def write(
 
 
 def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
-    """The graph of a Net for pictures of `preparation`: any size where its backbone allows that at once, else the one size,
-    or any multiple of its step for whole pictures. Raises ModelError where the backbone allows one size only."""
+    """The graph of a Net for pictures of `preparation`: any size where its backbone allows that at
+    once, else the one size, or any multiple of its step for whole pictures. Raises ModelError where
+    the backbone allows one size only."""
     step = getattr(getattr(net, "backbone", None), "step", 0)
     if preparation.whole and not step:
-        raise ModelError("this backbone sees squares of one size only: train without --whole, or with another --backbone")
+        raise ModelError(
+            "this backbone sees squares of one size only: train without --whole, or with another "
+            "--backbone"
+        )
     height, width = _WHOLE if preparation.whole else (preparation.size, preparation.size)
     pixels = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if step == 1:
-        axes |= {1: torch.export.Dim("height", min=32, max=4096), 2: torch.export.Dim("width", min=32, max=4096)}
+        axes |= {
+            1: torch.export.Dim("height", min=32, max=4096),
+            2: torch.export.Dim("width", min=32, max=4096),
+        }
     elif preparation.whole:
-        axes |= {i: step * torch.export.Dim(name, min=1, max=4096 // step) for i, name in ((1, "height"), (2, "width"))}
+        axes |= {
+            i: step * torch.export.Dim(name, min=1, max=4096 // step)
+            for i, name in ((1, "height"), (2, "width"))
+        }
     names = list(Exported(net).eval().named(pixels))
-    with tempfile.TemporaryDirectory() as folder, _quiet_exporter(), _even_sides(net, step > 1 and preparation.whole):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _quiet_exporter(),
+        _even_sides(net, step > 1 and preparation.whole),
+    ):
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
             Exported(net).eval(),
@@ -130,7 +153,8 @@ def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
 
 @contextmanager
 def _even_sides(net: nn.Module, even: bool) -> Iterator[None]:
-    """The padding of SameConv is a constant inside: with a formula of the sides in each, an export takes a minute."""
+    """The padding of SameConv is a constant inside: with a formula of the sides in each, an export
+    takes a minute."""
     layers = [module for module in net.modules() if isinstance(module, SameConv)]
     for layer in layers:
         layer.even = even
@@ -156,8 +180,9 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def quantise(network: bytes, pixels: images.Pixels) -> bytes:
-    """An int8 version of a graph: static, uint8 activations and int8 weights with a scale per channel, ONNX Runtime's
-    default list of operators; the ranges come from pixels [n, H, W, 3] of ordinary pictures."""
+    """An int8 version of a graph: static, uint8 activations and int8 weights with a scale per
+    channel, ONNX Runtime's default list of operators; the ranges come from pixels [n, H, W, 3] of
+    ordinary pictures."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -186,25 +211,44 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
 
 
 def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, float]]:
-    """`model` with an int8 network, and how far it agrees on pixels [n, H, W, 3]: the first half sets the ranges, the
-    second half is compared. Raises ModelError when fewer than three quarters keep their nearest neighbour."""
+    """`model` with an int8 network, and how far it agrees on pixels [n, H, W, 3]: the first half
+    sets the ranges, the second half is compared. Raises ModelError when fewer than three quarters
+    keep their nearest neighbour."""
     if model.preparation.whole:
-        raise ModelError(f"{model.name} sees whole pictures, for which there is no int8 version: train without --whole")
+        raise ModelError(
+            f"{model.name} sees whole pictures, for which there is no int8 version: train without "
+            "--whole"
+        )
     half = len(pixels) // 2
     if half < 2:
-        raise ModelError(f"calibration needs at least 4 pictures, better 400; there are {len(pixels)}")
+        raise ModelError(
+            f"calibration needs at least 4 pictures, better 400; there are {len(pixels)}"
+        )
     network = quantise(model.files["model.onnx"], pixels[:half])
-    rest = {name: data for name, data in model.files.items() if name not in ("model.json", "model.onnx")}
+    rest = {
+        name: data for name, data in model.files.items() if name not in ("model.json", "model.onnx")
+    }
     record = {**model.record, "name": f"{model.name}-int8"}
     small = Model(with_record(rest | {"model.onnx": network}, record))
-    agreed = agreement(*(_in_batches(m, list(pixels[half:]))[:, : int(model.record["dim"])] for m in (model, small)))
+    agreed = agreement(
+        *(
+            _in_batches(m, list(pixels[half:]))[:, : int(model.record["dim"])]
+            for m in (model, small)
+        )
+    )
     if agreed["same_neighbour"] < 0.75:
-        raise ModelError(f"the int8 model does not agree with the exact one ({agreed}): use more typical pictures")
-    return Model(with_record(rest | {"model.onnx": network}, {**record, "int8_agreement": agreed})), agreed
+        raise ModelError(
+            f"the int8 model does not agree with the exact one ({agreed}): use more typical "
+            "pictures"
+        )
+    return Model(
+        with_record(rest | {"model.onnx": network}, {**record, "int8_agreement": agreed})
+    ), agreed
 
 
 def agreement(exact: NDArray[np.float32], quantised: NDArray[np.float32]) -> dict[str, float]:
-    """How alike unit features [n, d] are: mean and least cosine, and the share of pictures with the same nearest neighbour."""
+    """How alike unit features [n, d] are: mean and least cosine, and the share of pictures with the
+    same nearest neighbour."""
     cosine = (exact * quantised).sum(1)
     nearest = [(x @ x.T - 2 * np.eye(len(x), dtype=x.dtype)).argmax(1) for x in (exact, quantised)]
     return {
@@ -219,27 +263,37 @@ def _in_batches(model: Model, pixels: Sequence[images.Pixels]) -> NDArray[np.flo
 
 
 def check_parity(
-    model: Model, pixels: Sequence[images.Pixels], feature: NDArray[np.float32], logits: NDArray[np.float32] | None = None
+    model: Model,
+    pixels: Sequence[images.Pixels],
+    feature: NDArray[np.float32],
+    logits: NDArray[np.float32] | None = None,
 ) -> None:
-    """Compare ONNX Runtime with PyTorch's outputs for B pictures' pixels. Raises ModelError where they differ."""
+    """Compare ONNX Runtime with PyTorch's outputs for B pictures' pixels. Raises ModelError where
+    they differ."""
     raw = _in_batches(model, pixels)
     found_feature, found_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
     off = float(np.abs(found_feature - feature).max())
     if not off <= 1e-4:
-        raise ModelError(f"the exported model's features differ from PyTorch's by {off:.2g}: nothing was written")
+        raise ModelError(
+            f"the exported model's features differ from PyTorch's by {off:.2g}: nothing was written"
+        )
     if logits is None or not logits.size:
         return
     clear = np.abs(logits) > CLEAR * np.abs(logits).mean()
     wrong = int(((found_logits >= 0) != (logits >= 0))[clear].sum())
     if wrong:
-        raise ModelError(f"{wrong} bits of the exported model differ from PyTorch's: nothing was written")
+        raise ModelError(
+            f"{wrong} bits of the exported model differ from PyTorch's: nothing was written"
+        )
 
 
 def cost(net: nn.Module, size: int) -> dict[str, int]:
-    """`parameters` of a Net and `macs`, multiply-accumulates, for one picture of `size` x `size`; `parameters_total`.
+    """`parameters` of a Net and `macs`, multiply-accumulates, for one picture of `size` x `size`;
+    `parameters_total`.
 
-    The first two are counted as in the tables of the hashing literature: convolutions and linear layers, and 4 for each
-    element that batch normalisation gives out. Parameters that are none of these (CMBH's C-vectors) are in the total only.
+    The first two are counted as in the tables of the hashing literature: convolutions and linear
+    layers, and 4 for each element that batch normalisation gives out. Parameters that are none of
+    these (CMBH's C-vectors) are in the total only.
     """
     counted: list[int] = []
     layers = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
@@ -262,14 +316,25 @@ def cost(net: nn.Module, size: int) -> dict[str, int]:
         net.train(training)
         for hook in hooks:
             hook.remove()
-    of_layers = sum(p.numel() for m in net.modules() if isinstance(m, layers) for p in m.parameters(recurse=False))
-    return {"parameters": of_layers, "macs": sum(counted), "parameters_total": sum(p.numel() for p in net.parameters())}
+    of_layers = sum(
+        p.numel()
+        for m in net.modules()
+        if isinstance(m, layers)
+        for p in m.parameters(recurse=False)
+    )
+    return {
+        "parameters": of_layers,
+        "macs": sum(counted),
+        "parameters_total": sum(p.numel() for p in net.parameters()),
+    }
 
 
 def _git_commit() -> str | None:
     """The commit of the folder that training was started in, if it is a repository."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

@@ -1,0 +1,102 @@
+"""Everything that can be wrong with an index file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from wingbar.errors import StoreError, WingbarError
+from wingbar.index.store import CHUNK, ITEM_FIELDS, Store, alive_from_disk, disk_bytes, item_crc
+from wingbar.model.model import Model
+
+
+def verify(path: str | os.PathLike[str]) -> list[str]:
+    """Everything that is wrong with the index at `path`, one line each, even where it cannot be
+    opened as an index.
+
+    Raises StoreError only when there is no file.
+    """
+    try:
+        store = Store.open(Path(path))
+    except StoreError as error:
+        if not Path(path).is_file():
+            raise
+        return [str(error)]
+    try:
+        with store.reading():
+            return _problems(store)
+    except StoreError as error:
+        return [str(error)]
+    finally:
+        store.close()
+
+
+def _problems(store: Store) -> list[str]:
+    try:
+        model = Model(store.model_files())
+    except WingbarError as error:
+        return [f"model: {error}"]
+    wrong = []
+    try:
+        if store.model_fingerprint() != model.fingerprint:
+            wrong.append("model: model.json is not the one that was stored")
+    except StoreError as error:
+        wrong.append(f"model: {error}")
+    return wrong + row_problems(
+        store.connection, model.bits if model.gives_codes else None, model.dim
+    )
+
+
+def row_problems(connection: sqlite3.Connection, bits: int | None, dim: int) -> list[str]:
+    """Everything that is wrong in the tables of an index of codes of `bits` bits, None while it has
+    none, and of features of `dim` numbers: one line each, empty when they are whole."""
+    try:
+        return list(_faulty_rows(connection, bits, dim))
+    except sqlite3.Error as error:
+        return [f"SQLite cannot read the file: {error}"]
+
+
+def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> Iterator[str]:
+    for (line,) in connection.execute("PRAGMA integrity_check"):
+        if line != "ok":
+            yield f"SQLite: {line}"
+    for name, value, crc in connection.execute("SELECT name, value, crc FROM meta"):
+        if zlib.crc32(f"{name}={value}".encode()) != crc:
+            yield f"meta {name}: wrong checksum"
+    ids = []
+    for row in connection.execute(f"SELECT id, {ITEM_FIELDS}, crc FROM items ORDER BY id"):
+        ids.append(row[0])
+        if item_crc(row[1:-1]) != row[-1]:
+            yield f"item {row[0]} ({row[1]}): wrong checksum"
+    with_feature = []
+    for id_, data, crc in connection.execute("SELECT id, data, crc FROM features ORDER BY id"):
+        with_feature.append(id_)
+        if zlib.crc32(data) != crc:
+            yield f"feature of item {id_}: wrong checksum"
+        elif len(data) != 2 * dim or not np.isfinite(np.frombuffer(data, "<f2")).all():
+            yield f"feature of item {id_}: not {dim} finite numbers"
+    with_code: list[int] = []
+    for chunk, data, alive_bytes, crc in connection.execute(
+        "SELECT chunk, data, alive, crc FROM codes ORDER BY chunk"
+    ):
+        if zlib.crc32(alive_bytes, zlib.crc32(data)) != crc:
+            yield f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: wrong checksum"
+            continue
+        with_code += (np.flatnonzero(alive_from_disk(alive_bytes)) + chunk * CHUNK).tolist()
+        if bits and len(data) % disk_bytes(bits):
+            yield (
+                f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: not whole codes of {bits} "
+                "bits"
+            )
+    if ids != with_feature:
+        yield (
+            f"{len(set(ids) ^ set(with_feature))} items without a feature, or features without "
+            "an item"
+        )
+    if ids != with_code:
+        yield f"{len(set(ids) ^ set(with_code))} items without a code, or codes without an item"

@@ -1,0 +1,168 @@
+"""How a search ranks: its options, the two stages, the fine modes, and the hits.
+
+Shapes: N gallery items, P of them in the shortlist, Q queries, w words per code, d dim.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbar.errors import QueryError
+from wingbar.hamming.codes import Codes, Distances, Filter, Ids, Nearest, Packed
+from wingbar.images import Box
+from wingbar.index.filters import parse_where
+
+Fine = Literal["none", "ties", "pool", "asymmetric"]
+FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
+SHORTLIST = 200
+TIE_CAP = 10  # ties extend a shortlist to at most this many times its requested length
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How to search an index. The options check themselves: QueryError names the one bad value.
+
+    k: number of hits, at least 1.
+    radius: largest Hamming distance of a hit in bits, inclusive; None for any.
+    fine: second stage, one of FINE; None for the model's own.
+    shortlist: number of nearest codes that the second stage looks at, at least 1.
+    where: filters, as "label=monarch", "path=blue/*" or "price<20"; all must hold, except that
+        several on one field with = are alternatives.
+    box: part of the query picture to look at: x, y, width, height in pixels of the upright picture.
+    """
+
+    k: int = 10
+    radius: int | None = None
+    fine: Fine | None = None
+    shortlist: int = SHORTLIST
+    where: Sequence[str] = ()
+    box: Box | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise QueryError(f"k must be at least 1, not {self.k}")
+        if self.shortlist < 1:
+            raise QueryError(f"shortlist must be at least 1, not {self.shortlist}")
+        if self.radius is not None and self.radius < 0:
+            raise QueryError(f"radius must be at least 0, not {self.radius}")
+        if self.fine is not None and self.fine not in FINE:
+            raise QueryError(f"fine must be one of {', '.join(FINE)}, not {self.fine!r}")
+        where = (self.where,) if isinstance(self.where, str) else tuple(self.where)
+        object.__setattr__(self, "where", where)
+        parse_where(where)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result.
+
+    rank: place among the hits, from 1.
+    id: number of the item in its index.
+    path: absolute path of its file, or "array:…" for a picture that is no file.
+    label: its class, if any.
+    distance: number of bits in which its code differs from the query's.
+    score: what the fine stage ranked by, in [-1, 1]: the cosine of the features, or for
+        "asymmetric" the agreement of logits and bits; None without a fine stage.
+    columns: further columns of its row in a CSV file.
+    """
+
+    rank: int
+    id: int
+    path: str
+    label: str | None
+    distance: int
+    score: float | None
+    columns: Mapping[str, str]
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first, and how they were found.
+
+    shortlist: number of items that the fine stage looked at.
+    cut: whether items that tied with the last of them were left out.
+    milliseconds: time of each stage: decode, encode, coarse, fine, fetch.
+    """
+
+    def __init__(
+        self, hits: Iterable[Hit], shortlist: int, cut: bool, milliseconds: Mapping[str, float]
+    ) -> None:
+        super().__init__(hits)
+        self.shortlist = shortlist
+        self.cut = cut
+        self.milliseconds = milliseconds
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The order of one query: ids [n], distances [n] and, with a fine stage, the scores [n] that
+    it ranked by; `shortlist` and `cut` as in Hits."""
+
+    ids: Ids
+    distances: Distances
+    scores: NDArray[np.float32] | None
+    shortlist: int
+    cut: bool
+
+
+def coarse(
+    searchable: Codes,
+    queries: Packed,
+    options: SearchOptions,
+    fine: Fine,
+    allowed: Filter | None = None,
+) -> list[Nearest]:
+    """The first stage of queries [Q, w]: the k nearest codes of each, or for a fine stage its
+    shortlist together with what ties with the last of it."""
+    if fine == "none":
+        return searchable.nearest(queries, options.k, radius=options.radius, allowed=allowed)
+    want = max(options.k, options.shortlist)
+    return searchable.nearest(
+        queries, want, radius=options.radius, allowed=allowed, ties="include", limit=TIE_CAP * want
+    )
+
+
+def rank(
+    near: Nearest, fine: Fine, scores: NDArray[np.float32] | None, k: int | None = None
+) -> Ranked:
+    """The second stage of one query: the first `k` (None: all) of its shortlist in the order of a
+    fine mode. `scores` [P] in [-1, 1] are what the mode orders by, None for "none"."""
+    if scores is None:
+        return Ranked(near.ids[:k], near.distances[:k], None, 0, False)
+    order = np.lexsort((near.ids, fine_places(fine, near.distances, scores)))[:k]
+    return Ranked(near.ids[order], near.distances[order], scores[order], len(near.ids), near.cut)
+
+
+def fine_places(
+    fine: Fine, distances: Distances, scores: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """The fine modes, defined: the places [P] of a shortlist, where smaller comes first, equal is
+    tied, and an item outside the shortlist has its Hamming distance as its place.
+
+    distances [P] in bits; scores [P] in [-1, 1]. "none" keeps the order of the distances. "ties"
+    orders items of equal distance only: a score moves a place by at most half a bit. "pool" and
+    "asymmetric" order by score alone, in front of everything outside the shortlist.
+    """
+    if fine == "none":
+        return distances.astype(np.float64)
+    exact = scores.astype(np.float64)
+    return distances - 0.25 - exact / 4 if fine == "ties" else -3.0 - exact
+
+
+class Clock:
+    """Milliseconds of the stages of a search."""
+
+    def __init__(self, times: Mapping[str, float]) -> None:
+        self.milliseconds = {**times, "fine": 0.0, "fetch": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap, or since the start, for `stage`."""
+        now = time.perf_counter()
+        self.milliseconds[stage] += (now - self._last) * 1000
+        self._last = now
