@@ -35,11 +35,11 @@ from wingbar.training.run import Run
 Array = NDArray[np.float32]
 
 
-def outputs(net: cmbh.Net, preparation: images.Preparation, part: Images) -> dict[str, Array]:
+def outputs(net: cmbh.Net, preprocessing: images.Preprocessing, part: Images) -> dict[str, Array]:
     """Feature f^l, matching scores, class logits and code logits of every picture."""
     found: dict[str, list[Array]] = {"feature": [], "scores": [], "logits": [], "code": []}
     with torch.no_grad():
-        for batch in batched((images.load(path, preparation) for path in part.paths), 32):
+        for batch in batched((images.load(path, preprocessing) for path in part.paths), 32):
             seen = net.see(net.backbone.stages(torch.from_numpy(np.stack(batch)), 2)[1])
             for name, values in seen._asdict().items():
                 found[name].append(values.flatten(1).numpy())
@@ -67,8 +67,8 @@ def report(model: Path, data: Dataset) -> None:
     """Print every line of the table."""
     net = loop.load_net(model).eval()
     assert isinstance(net, cmbh.Net)
-    preparation = Model.load(model).preparation
-    q, g = (outputs(net, preparation, part) for part in (data.query, data.gallery))
+    preprocessing = Model.load(model).preprocessing
+    q, g = (outputs(net, preprocessing, part) for part in (data.query, data.gallery))
     packed = [codes.pack(side["code"] >= 0) for side in (q, g)]
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
     believed = [side["logits"].argmax(1) for side in (q, g)]

@@ -98,7 +98,7 @@ def features(model: Model, pictures: list[Image.Image]) -> np.ndarray:
     """Unit features [n, d]; of a label-free model its raw ones, which no folder has shaped."""
     if model.gives_codes:
         return model.encode(pictures).features
-    raw = model.run([images.load(picture, model.preparation) for picture in pictures])
+    raw = model.run([images.load(picture, model.preprocessing) for picture in pictures])
     return raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
 
 

@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     model = Model.load()
     found = read_images(args.folder)
-    pixels = in_order(found.paths, lambda path: images.load(path, model.preparation), cores())
+    pixels = in_order(found.paths, lambda path: images.load(path, model.preprocessing), cores())
     raw = np.concatenate([model.run(batch) for batch in batched(pixels, BATCH)])
     labels = np.unique([str(label) for label in found.labels], return_inverse=True)[1]
     x, mean = raw.astype(np.float64), raw.mean(0, dtype=np.float64)

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from wingbar import images
 from wingbar.methods import Output
-from wingbar.model.model import Model, preparation_record, with_record
+from wingbar.model.model import Model, preprocessing_record, with_record
 from wingbar.networks import backbones
 from wingbar.training import export
 
 SEED = 0
-PREPARATION = images.Preparation(size=224)
+PREPARATION = images.Preprocessing(size=224)
 
 
 class Feature(nn.Module):
@@ -80,7 +80,7 @@ def main() -> None:
         "classes": [],
         "parameters": parameters,
         "macs": macs,
-        "preparation": preparation_record(PREPARATION),
+        "preparation": preprocessing_record(PREPARATION),
         "fine": "pool",
         "made_by": {
             "script": "scripts/make_general.py",

@@ -17,9 +17,9 @@ from PIL import Image
 from tests.conftest import picture
 from wingbar import images
 from wingbar.errors import ImageError
-from wingbar.images import Preparation
+from wingbar.images import Preprocessing
 
-SMALL = Preparation(size=32)
+SMALL = Preprocessing(size=32)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -161,10 +161,10 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
 def test_the_central_square_is_kept() -> None:
     wide = Image.new("RGB", (300, 100), "red")
     wide.paste("blue", (100, 0, 200, 100))
-    assert (images.load(wide, Preparation(size=50))[:, 1:-1] == (0, 0, 255)).all()
+    assert (images.load(wide, Preprocessing(size=50))[:, 1:-1] == (0, 0, 255)).all()
     ring = Image.new("RGB", (100, 100), "red")
     ring.paste("blue", (25, 25, 75, 75))
-    assert (images.load(ring, Preparation(size=50, keep=0.5)) == (0, 0, 255)).all()
+    assert (images.load(ring, Preprocessing(size=50, keep=0.5)) == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2)])
@@ -172,11 +172,11 @@ def test_odd_shapes(size: tuple[int, int]) -> None:
     assert images.load(Image.new("RGB", size, "green"), SMALL).shape == (32, 32, 3)
 
 
-def test_preparation_refuses_nonsense() -> None:
+def test_preprocessing_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="size >= 1"):
-        Preparation(size=0)
+        Preprocessing(size=0)
     with pytest.raises(ValueError, match="keep"):
-        Preparation(keep=1.5)
+        Preprocessing(keep=1.5)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -338,7 +338,7 @@ def test_thumbnails_are_small_and_carry_no_exif() -> None:
 
 # -- whole pictures, several scales, boxes
 
-WHOLE = Preparation(size=128, whole=True, scales=(0.5, 1.0, 1.4142))
+WHOLE = Preprocessing(size=128, whole=True, scales=(0.5, 1.0, 1.4142))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_views_are_the_scales_of_one_picture() -> None:
 )
 def test_scales_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="scales"):
-        Preparation(**wrong)
+        Preprocessing(**wrong)
 
 
 def test_a_box_is_what_is_looked_at() -> None:

@@ -194,7 +194,7 @@ def _drawn(source: Images, rng: np.random.Generator) -> list[Entry]:
 
 def _can_be_read(entry: Entry) -> bool:
     try:
-        images.load(entry.path, images.Preparation())
+        images.load(entry.path, images.Preprocessing())
     except ImageError:
         return False  # among the failures already
     return True

@@ -60,7 +60,7 @@ LONGEST = 2.0  # the longest side of a whole picture, times the size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preparation:
+class Preprocessing:
     """How a model wants its pixels; recorded in model.json. `size` is the side of the square, in
     pixels.
 
@@ -77,7 +77,7 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.keep <= 1:
-            raise ValueError(f"a Preparation needs size >= 1 and 0 < keep <= 1, not {self}")
+            raise ValueError(f"a Preprocessing needs size >= 1 and 0 < keep <= 1, not {self}")
         if not self.scales or not all(0 < scale <= 4 for scale in self.scales):
             raise ValueError(f"scales are above 0 and at most 4, not {self.scales}")
         if self.scales != (1.0,) and not self.whole:
@@ -110,7 +110,7 @@ def find(folder: str | os.PathLike[str]) -> Found:
     return Found(sorted(images), sorted(others), sorted(unreadable))
 
 
-def load(source: Source, preparation: Preparation) -> Pixels:
+def load(source: Source, preprocessing: Preprocessing) -> Pixels:
     """The pixels that a model sees: [size, size, 3] uint8, RGB, 0..255; or, whole, [H, W, 3] at the
     greatest scale.
 
@@ -119,7 +119,9 @@ def load(source: Source, preparation: Preparation) -> Pixels:
     ImageError with the reason when it cannot be decoded or is over the limits, or when a box holds
     nothing of it.
     """
-    return _fit(_open(source, round(2 * preparation.size * max(preparation.scales))), preparation)
+    return _fit(
+        _open(source, round(2 * preprocessing.size * max(preprocessing.scales))), preprocessing
+    )
 
 
 def parse_box(text: str) -> Box:
@@ -135,15 +137,15 @@ def parse_box(text: str) -> Box:
     return x, y, width, height
 
 
-def at_scales(pixels: Pixels, preparation: Preparation) -> list[Pixels]:
-    """Pixels as `load` gives them, once for each different size that the preparation's scales come
-    to."""
-    if not preparation.whole:
+def at_scales(pixels: Pixels, preprocessing: Preprocessing) -> list[Pixels]:
+    """Pixels as `load` gives them, once for each different size that the preprocessing's scales
+    come to."""
+    if not preprocessing.whole:
         return [pixels]
-    greatest, (height, width) = max(preparation.scales), pixels.shape[:2]
+    greatest, (height, width) = max(preprocessing.scales), pixels.shape[:2]
     sizes = {
         _steps(width * scale / greatest, height * scale / greatest): None
-        for scale in preparation.scales
+        for scale in preprocessing.scales
     }
     image = Image.fromarray(pixels)
     return [
@@ -167,13 +169,16 @@ class Augmentation:
 
 
 def augment(
-    source: Source, preparation: Preparation, augmentation: Augmentation, rng: np.random.Generator
+    source: Source,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
 ) -> Pixels:
     """A varied view of a training picture: [size, size, 3] uint8. Raises ImageError as `load`
     does."""
-    image = _open(source, 2 * preparation.size)
+    image = _open(source, 2 * preprocessing.size)
     box = _random_box(image.size, augmentation.area, rng)
-    square = (preparation.size, preparation.size)
+    square = (preprocessing.size, preprocessing.size)
     view = image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
     if augmentation.mirror and rng.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -252,12 +257,12 @@ def upright(source: Source) -> Image.Image:
     return _open(source, None)
 
 
-def seen(size: tuple[int, int], preparation: Preparation) -> Box:
+def crop_box(size: tuple[int, int], preprocessing: Preprocessing) -> Box:
     """What of a picture of (width, height) a model sees: all of it, or the central square."""
     width, height = size
-    if preparation.whole:
+    if preprocessing.whole:
         return 0, 0, width, height
-    side = max(1.0, min(width, height) * preparation.keep)
+    side = max(1.0, min(width, height) * preprocessing.keep)
     return (width - side) / 2, (height - side) / 2, side, side
 
 
@@ -477,13 +482,13 @@ def _cut(image: Image.Image, box: Box) -> Image.Image:
     return image.crop((left, top, right, bottom))
 
 
-def _fit(image: Image.Image, preparation: Preparation) -> Pixels:
-    if preparation.whole:
-        size = _whole_size(image.size, preparation.size * max(preparation.scales))
+def _fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    if preprocessing.whole:
+        size = _whole_size(image.size, preprocessing.size * max(preprocessing.scales))
         return np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
-    left, top, side, _ = seen(image.size, preparation)
+    left, top, side, _ = crop_box(image.size, preprocessing)
     box = (left, top, left + side, top + side)
-    square = (preparation.size, preparation.size)
+    square = (preprocessing.size, preprocessing.size)
     return np.asarray(image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0))
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import picture
 from tests.model.test_model import trained_model
 from wingbar.cli import main, options
-from wingbar.images import Preparation
+from wingbar.images import Preprocessing
 from wingbar.index.index import Index
 from wingbar.model.model import Model
 
@@ -447,14 +447,14 @@ def test_a_model_is_made_to_see_otherwise(
         )
         == 0
     )
-    assert Model.load(tmp_path / "n").preparation == Preparation(
+    assert Model.load(tmp_path / "n").preprocessing == Preprocessing(
         size=64, whole=True, scales=(0.5, 1.0)
     )
     assert (
         main.main(["export", str(tmp_path / "m"), "--see", "square 32", "-o", str(tmp_path / "o")])
         == 0
     )
-    assert Model.load(tmp_path / "o").preparation == Preparation(size=32)
+    assert Model.load(tmp_path / "o").preprocessing == Preprocessing(size=32)
     for wrong in ("round 64", "whole", "whole x", "whole 64 0.5,9", "square 0"):
         assert (
             main.main(["export", str(tmp_path / "m"), "--see", wrong, "-o", str(tmp_path / "p")])

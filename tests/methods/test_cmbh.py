@@ -19,7 +19,7 @@ from wingbar.data import toy
 from wingbar.data.readers import read_dataset, read_images
 from wingbar.errors import ModelError, TrainingError
 from wingbar.evaluation.labelled import evaluate
-from wingbar.images import Preparation
+from wingbar.images import Preprocessing
 from wingbar.index.index import Index
 from wingbar.methods import cmbh
 from wingbar.model.saliency import find_regions, in_image
@@ -420,11 +420,11 @@ def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
     if name in ("resnet20", "efficientnet_lite0"):
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(export.to_onnx(net, Preparation(size=size)))
+        session = onnxruntime.InferenceSession(export.to_onnx(net, Preprocessing(size=size)))
         feature, logits, scores, activation = session.run(None, {"pixels": x.numpy()})
         with torch.no_grad():
             found = net(x)
-        np.testing.assert_allclose(scores, found.shows["scores"], atol=1e-4)
+        np.testing.assert_allclose(scores, found.auxiliary["scores"], atol=1e-4)
         np.testing.assert_allclose(
             activation, net.backbone.stages(x, 2)[1].detach().mean(1), atol=1e-4
         )

@@ -190,17 +190,17 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     assert set(again.record["held_out_map"]) == {"none", "ties", "pool", "asymmetric"}
     paths = read_images(photos).paths
     embedded = again.encode(paths)
-    raw = again.run([images.load(path, again.preparation) for path in paths[:4]])
+    raw = again.run([images.load(path, again.preprocessing) for path in paths[:4]])
     np.testing.assert_allclose(embedded.features[:4], raw, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embedded.features, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(codes.unpack(embedded.codes, 16), embedded.logits >= 0)
     assert 0.3 < codes.unpack(embedded.codes, 16).mean() < 0.7  # centred, so that bits are balanced
     net = export.Exported(loop.load_net(tmp_path / "m").eval())
-    assert (again.preparation.whole, again.preparation.scales) == (
+    assert (again.preprocessing.whole, again.preprocessing.scales) == (
         True,
         (0.3535, 0.5, 0.7071, 1.0, 1.4142),
     )
-    views = images.at_scales(images.load(paths[0], again.preparation), again.preparation)
+    views = images.at_scales(images.load(paths[0], again.preprocessing), again.preprocessing)
     each = np.concatenate([net.arrays(view[None].copy())[0] for view in views])
     assert len({view.shape for view in views}) > 1
     mean = each.mean(0)

@@ -13,14 +13,14 @@ from onnx import TensorProto, helper
 from tests.conftest import picture
 from wingbar.errors import ImageError, ModelError, QueryError
 from wingbar.hamming import codes
-from wingbar.images import Preparation, at_scales, load
+from wingbar.images import Preprocessing, at_scales, load
 from wingbar.model.model import (
     GENERAL,
     Embeddings,
     Model,
     check_same,
     over_scales,
-    preparation_record,
+    preprocessing_record,
     with_record,
 )
 from wingbar.parallel import BATCH, batched, in_order
@@ -59,7 +59,7 @@ def trained_model(seed: int = 0, bits: int = 20) -> Model:
         "dim": 3,
         "bits": bits,
         "fine": "ties",
-        "preparation": preparation_record(Preparation(size=16)),
+        "preparation": preprocessing_record(Preprocessing(size=16)),
     }
     return Model(with_record({"model.onnx": network.SerializeToString()}, record))
 
@@ -67,7 +67,7 @@ def trained_model(seed: int = 0, bits: int = 20) -> Model:
 @pytest.fixture(scope="module")
 def fitted() -> Model:
     model = Model.load()
-    pixels = [load(picture(i), model.preparation) for i in range(40)]
+    pixels = [load(picture(i), model.preprocessing) for i in range(40)]
     return model.fitted(
         np.concatenate([model.run(batch) for batch in batched(pixels, 16)]), 32, seed=0
     )
@@ -81,7 +81,7 @@ def test_the_general_model_is_small_and_whole() -> None:
     assert not model.gives_codes
     with pytest.raises(ModelError, match="learns its codes"):
         _ = model.bits
-    raw = model.run([load(picture(1), model.preparation)])
+    raw = model.run([load(picture(1), model.preprocessing)])
     assert raw.shape == (1, 1280)
     np.testing.assert_allclose(np.linalg.norm(raw), 1, atol=1e-5)
 
@@ -125,7 +125,7 @@ def test_a_bad_image_is_named_by_its_error(fitted: Model) -> None:
 
 
 def test_codes_are_the_signs_of_the_rotated_feature(fitted: Model) -> None:
-    raw = fitted.run([load(picture(5), fitted.preparation)])
+    raw = fitted.run([load(picture(5), fitted.preprocessing)])
     assert fitted.rotation is not None
     logits = (raw[0].astype(float) - fitted.rotation.mean) @ fitted.rotation.code
     np.testing.assert_array_equal(codes.unpack(fitted.embed(raw).codes, 32)[0], logits >= 0)
@@ -135,7 +135,7 @@ def test_a_trained_model_brings_its_own_logits() -> None:
     model = trained_model()
     image = picture(3, hue=(200, 40, 30))
     found = model.encode([image])
-    mean = load(image, model.preparation).reshape(-1, 3).mean(0)
+    mean = load(image, model.preprocessing).reshape(-1, 3).mean(0)
     np.testing.assert_allclose(found.features[0], mean / np.linalg.norm(mean), atol=1e-5)
     assert (model.bits, model.dim) == (20, 3)
     weights = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)
@@ -157,7 +157,7 @@ def test_saved_and_loaded_it_is_the_same(fitted: Model, tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_covers_the_rotation(fitted: Model) -> None:
-    raw = np.concatenate([fitted.run([load(picture(i), fitted.preparation)]) for i in range(5)])
+    raw = np.concatenate([fitted.run([load(picture(i), fitted.preprocessing)]) for i in range(5)])
     assert fitted.fitted(raw, 32, seed=0).fingerprint != fitted.fingerprint
     assert (
         Model.load().fitted(raw, 32, seed=0).fingerprint
@@ -237,7 +237,7 @@ def test_work_in_order_is_ordered_bounded_and_stops_at_an_error() -> None:
 
 def test_scales_are_averaged_and_shapes_kept_apart() -> None:
     """A network that gives the mean colour and the share of the width, by hand."""
-    preparation = Preparation(size=64, whole=True, scales=(0.5, 1.0, 2.0))
+    preprocessing = Preprocessing(size=64, whole=True, scales=(0.5, 1.0, 2.0))
 
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert len(pixels) <= BATCH
@@ -248,10 +248,10 @@ def test_scales_are_averaged_and_shapes_kept_apart() -> None:
         )
 
     shapes = [(100, 100), (200, 100), (50, 200)]
-    given = [load(picture(i, shapes[i % 3]), preparation) for i in range(50)]
-    raw = over_scales(run, given, preparation)
+    given = [load(picture(i, shapes[i % 3]), preprocessing) for i in range(50)]
+    raw = over_scales(run, given, preprocessing)
     for i, row in enumerate(raw):
-        sizes = [view.shape[:2] for view in at_scales(given[i], preparation)]
+        sizes = [view.shape[:2] for view in at_scales(given[i], preprocessing)]
         mean = np.mean([np.array(size) / np.hypot(*size) for size in sizes], axis=0)
         np.testing.assert_allclose(row[:2], mean / np.linalg.norm(mean), rtol=1e-5)
         assert row[2] == pytest.approx(np.mean([width for _, width in sizes]), rel=1e-6)
@@ -260,11 +260,11 @@ def test_scales_are_averaged_and_shapes_kept_apart() -> None:
 
 def test_a_model_that_sees_otherwise_is_another_one() -> None:
     model = trained_model()  # of any size
-    other = model.seeing(Preparation(size=64, whole=True, scales=(1.0, 2.0)))
+    other = model.with_preprocessing(Preprocessing(size=64, whole=True, scales=(1.0, 2.0)))
     assert other.fingerprint != model.fingerprint
-    assert other.preparation == Preparation(size=64, whole=True, scales=(1.0, 2.0))
+    assert other.preprocessing == Preprocessing(size=64, whole=True, scales=(1.0, 2.0))
     wide = picture(1, (128, 32))
-    views = at_scales(load(wide, other.preparation), other.preparation)
+    views = at_scales(load(wide, other.preprocessing), other.preprocessing)
     mean = np.mean(
         [model.run([view])[0, :3] / np.linalg.norm(model.run([view])[0, :3]) for view in views],
         axis=0,
@@ -274,8 +274,8 @@ def test_a_model_that_sees_otherwise_is_another_one() -> None:
         found / np.linalg.norm(found), mean / np.linalg.norm(mean), atol=1e-5
     )
     assert (
-        other.seeing(model.preparation).encode([wide]).features.tolist()
+        other.with_preprocessing(model.preprocessing).encode([wide]).features.tolist()
         == model.encode([wide]).features.tolist()
     )
     with pytest.raises(ModelError, match="224 x 224 only"):
-        Model.load().seeing(Preparation(size=192))
+        Model.load().with_preprocessing(Preprocessing(size=192))

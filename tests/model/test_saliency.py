@@ -78,7 +78,7 @@ def test_cmbh_names_what_fired(of_cmbh: Path, photos: Path) -> None:
     with Index.open(of_cmbh) as index:
         model = index.model
         seen = look(model, query)
-        shown = model.shows(query)
+        shown = model.auxiliary_outputs(query)
     scores = shown["scores"]
     assert scores.shape == (3, 2)
     logits = 12 * scores.sum(1)

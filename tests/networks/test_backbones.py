@@ -132,7 +132,10 @@ def test_the_shipped_model_is_this_network_with_these_weights() -> None:
     scenes = pytest.importorskip("sklearn.datasets").load_sample_images().images  # two photographs
     corners = [(scene, y, x) for scene in scenes for y in (0, 150) for x in (0, 200, 400)]
     pixels = np.stack(
-        [load(scene[y : y + 240, x : x + 240].copy(), model.preparation) for scene, y, x in corners]
+        [
+            load(scene[y : y + 240, x : x + 240].copy(), model.preprocessing)
+            for scene, y, x in corners
+        ]
     )
     with torch.no_grad():
         exact = torch.nn.functional.normalize(net(torch.from_numpy(pixels))).numpy()

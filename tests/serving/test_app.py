@@ -474,7 +474,7 @@ def test_what_a_model_saw_is_drawn(client: httpx.Client, monkeypatch: pytest.Mon
     attention = np.linspace(0, 1, 49, dtype=np.float32).reshape(7, 7)
     monkeypatch.setattr(service, "explains", True)
     monkeypatch.setattr(
-        service._alone, "shows", lambda source: {"attention": attention}, raising=False
+        service._alone, "auxiliary_outputs", lambda source: {"attention": attention}, raising=False
     )
     by_id = client.post("/api/explain", json={"id": 1})
     assert by_id.headers["content-type"] == "image/png"

@@ -10,7 +10,7 @@ import torch
 from tests.conftest import picture
 from tests.model.test_model import trained_model
 from wingbar.errors import ModelError
-from wingbar.images import Preparation, load
+from wingbar.images import Preprocessing, load
 from wingbar.methods import Output, dlbhc
 from wingbar.model.model import Model, with_record
 from wingbar.networks import backbones
@@ -18,7 +18,7 @@ from wingbar.training import export
 
 
 def pixels(count: int, size: int = 32) -> np.ndarray:
-    return np.stack([load(picture(i), Preparation(size=size)) for i in range(count)])
+    return np.stack([load(picture(i), Preprocessing(size=size)) for i in range(count)])
 
 
 def net(name: str = "resnet20") -> dlbhc.Net:
@@ -34,7 +34,7 @@ def net(name: str = "resnet20") -> dlbhc.Net:
 def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
     made = net(name)
     session = onnxruntime.InferenceSession(
-        export.to_onnx(made, Preparation(size=size)), providers=["CPUExecutionProvider"]
+        export.to_onnx(made, Preprocessing(size=size)), providers=["CPUExecutionProvider"]
     )
     for batch in (1, 5):
         given = pixels(batch, size)
@@ -47,7 +47,7 @@ def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
 def test_any_size_where_the_network_allows_it() -> None:
     made = net()
     session = onnxruntime.InferenceSession(
-        export.to_onnx(made, Preparation(size=32)), providers=["CPUExecutionProvider"]
+        export.to_onnx(made, Preprocessing(size=32)), providers=["CPUExecutionProvider"]
     )
     given = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
     with torch.no_grad():
@@ -87,8 +87,8 @@ class Same(backbones.Backbone):
 def test_whole_pictures_of_any_shape_in_steps() -> None:
     torch.manual_seed(0)
     made = dlbhc.Net(Same(), dlbhc.Config(bits=20), 3).eval()
-    preparation = Preparation(size=64, whole=True, scales=(1.0, 2.0))
-    network = export.to_onnx(made, preparation)
+    preprocessing = Preprocessing(size=64, whole=True, scales=(1.0, 2.0))
+    network = export.to_onnx(made, preprocessing)
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
     for shape in ((32, 32), (96, 64), (160, 224)):
         given = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), np.uint8)
@@ -106,11 +106,14 @@ def test_whole_pictures_of_any_shape_in_steps() -> None:
         "preparation": {"size": 64, "whole": True},
     }
     model = Model(with_record({"model.onnx": network}, record))
-    assert model.seeing(Preparation(size=96)).encode([picture(1)]).features.shape == (1, 8)
+    assert model.with_preprocessing(Preprocessing(size=96)).encode([picture(1)]).features.shape == (
+        1,
+        8,
+    )
     with pytest.raises(ModelError, match="multiples of 32 pixels, not 50"):
-        model.seeing(Preparation(size=50))
+        model.with_preprocessing(Preprocessing(size=50))
     with pytest.raises(ModelError, match="squares of one size"):
-        export.to_onnx(net("alexnet"), preparation)
+        export.to_onnx(net("alexnet"), preprocessing)
 
 
 def test_a_model_that_does_not_agree_is_refused() -> None:
@@ -189,8 +192,8 @@ def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
         "fine": "pool",
         "preparation": {"size": 64},
     }
-    model = Model(with_record({"model.onnx": export.to_onnx(made, Preparation(size=64))}, record))
-    given = np.stack([load(crop, model.preparation) for crop in crops])
+    model = Model(with_record({"model.onnx": export.to_onnx(made, Preprocessing(size=64))}, record))
+    given = np.stack([load(crop, model.preprocessing) for crop in crops])
     small, agreed = export.int8_model(model, given)
     assert len(small.files["model.onnx"]) < len(model.files["model.onnx"]) / 3
     assert agreed["cosine_mean"] > 0.98

@@ -115,7 +115,7 @@ def test_it_learns(trained: Path) -> None:
 def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) -> None:
     net = loop.load_net(trained).eval()
     model = Model.load(trained)
-    pixels = np.stack([load(path, model.preparation) for path in read_images(data).paths])
+    pixels = np.stack([load(path, model.preprocessing) for path in read_images(data).paths])
     with torch.no_grad():
         feature, logits = export.Exported(net)(torch.from_numpy(pixels))
     embedded = model.encode_pixels(pixels)
@@ -306,7 +306,7 @@ def test_a_model_may_see_larger_pictures_than_its_training_did(
     model = loop.train(
         dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, test_size=40)
     )
-    assert model.preparation.size == 40
+    assert model.preprocessing.size == 40
     assert model.encode_pixels(np.zeros((1, 40, 40, 3), np.uint8)).features.shape == (1, 64)
     assert weights(tmp_path / "m") == weights(trained)
     assert model.record["macs"] > Model.load(trained).record["macs"]

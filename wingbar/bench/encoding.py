@@ -32,11 +32,11 @@ def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
     """
     model = Model.load(model_path)
     files, distinct = _readable(folder, model)
-    pixels = [images.load(data, model.preparation) for data in files]
+    pixels = [images.load(data, model.preprocessing) for data in files]
 
     def decode() -> None:
         with ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(lambda data: images.load(data, model.preparation), files))
+            list(pool.map(lambda data: images.load(data, model.preprocessing), files))
 
     contestants: dict[str, Callable[[], object]] = {
         "decode": decode,
@@ -78,7 +78,7 @@ def _readable(folder: str | os.PathLike[str], model: Model) -> tuple[list[bytes]
     for path in images.find(folder).images:
         try:
             data = images.read(path)
-            images.load(data, model.preparation)
+            images.load(data, model.preprocessing)
             readable.append(data)
         except ImageError:
             continue
@@ -91,7 +91,7 @@ def _readable(folder: str | os.PathLike[str], model: Model) -> tuple[list[bytes]
 
 def _decode_and_run(model: Model, files: list[bytes]) -> None:
     for batch in batched(
-        in_order(files, lambda data: images.load(data, model.preparation), cores()), BATCH
+        in_order(files, lambda data: images.load(data, model.preprocessing), cores()), BATCH
     ):
         model.run(batch)
 

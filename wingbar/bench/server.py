@@ -73,7 +73,7 @@ def search(
     with Index.open(index) as opened:
         model, items = opened.model, len(opened)
     files, _ = _readable(folder, model)
-    pixels = [images.load(data, model.preparation) for data in files]
+    pixels = [images.load(data, model.preprocessing) for data in files]
     network = Network(model.files)
     ceilings: list[float] = []
     by_core: list[float] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
-    from wingbar.images import Preparation
+    from wingbar.images import Preprocessing
     from wingbar.model.model import Model
 
 from wingbar.cli.options import METHODS, _from_flags
@@ -67,10 +67,10 @@ def export(args: argparse.Namespace) -> int:
         if not args.output:
             raise WingbarError("--see needs -o NEW, where to write")
         model = Model.load(args.path)
-        other = model.seeing(_seen(args.see, model.preparation))
+        other = model.with_preprocessing(_seen(args.see, model.preprocessing))
         other.save(args.output)
         return _print(
-            args, _model_record(other), f"{args.output}: {other}, seeing {other.preparation}"
+            args, _model_record(other), f"{args.output}: {other}, seeing {other.preprocessing}"
         )
     if not args.int8:
         with _progress() as progress:
@@ -84,7 +84,7 @@ def export(args: argparse.Namespace) -> int:
     paths = images.find(args.calibrate).images
     chosen = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:384]]
     small, agreed = export.int8_model(
-        model, np.stack([images.load(path, model.preparation) for path in chosen])
+        model, np.stack([images.load(path, model.preprocessing) for path in chosen])
     )
     small.save(args.output)
     return _print(
@@ -94,18 +94,18 @@ def export(args: argparse.Namespace) -> int:
     )
 
 
-def _seen(text: str, before: Preparation) -> Preparation:
-    """A preparation from "square 224" or "whole 224 0.7,1,1.4"."""
-    from wingbar.images import Preparation
+def _seen(text: str, before: Preprocessing) -> Preprocessing:
+    """A preprocessing from "square 224" or "whole 224 0.7,1,1.4"."""
+    from wingbar.images import Preprocessing
 
     try:
         match text.split():
             case ["square", size]:
-                return Preparation(size=int(size), keep=before.keep)
+                return Preprocessing(size=int(size), keep=before.keep)
             case ["whole", size]:
-                return Preparation(size=int(size), whole=True)
+                return Preprocessing(size=int(size), whole=True)
             case ["whole", size, scales]:
-                return Preparation(
+                return Preprocessing(
                     size=int(size), whole=True, scales=tuple(map(float, scales.split(",")))
                 )
     except ValueError as error:

@@ -214,7 +214,7 @@ def encoded(
             return (
                 query,
                 hashlib.sha256(data).digest(),
-                images.load(source, index.model.preparation),
+                images.load(source, index.model.preprocessing),
             )
         except ImageError as error:
             return query, b"", error

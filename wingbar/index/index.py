@@ -409,7 +409,7 @@ class Index:
 
     def _pixels(self, query: images.Source) -> images.Pixels:
         try:
-            return images.load(query, self.model.preparation)
+            return images.load(query, self.model.preprocessing)
         except ImageError as error:
             whole = query.of if isinstance(query, images.Part) else query
             if isinstance(whole, (str, os.PathLike)):

@@ -470,7 +470,7 @@ class _Job:
         try:
             if not isinstance(w.source, str):
                 item = Item(w.path, w.label, w.columns, NO_FILE, 0, _content(w.source))
-                return _Read(w, item, images.load(w.source, self.model.preparation))
+                return _Read(w, item, images.load(w.source, self.model.preprocessing))
             status = os.stat(w.path)
             data = images.read(w.path)
             item = Item(
@@ -485,7 +485,10 @@ class _Job:
                 return _Read(w, item)
             old = [] if w.path in self.known else self._files_that_left(item.content)
             return _Read(
-                w, item, None if old else images.load(data, self.model.preparation), moved_from=old
+                w,
+                item,
+                None if old else images.load(data, self.model.preprocessing),
+                moved_from=old,
             )
         except ImageError as error:
             return _Read(w, failure=str(error))
@@ -538,7 +541,7 @@ class _Job:
 
     def _decoded(self, read: _Read) -> _Read:
         try:
-            return replace(read, pixels=images.load(read.wanted.source, self.model.preparation))
+            return replace(read, pixels=images.load(read.wanted.source, self.model.preprocessing))
         except ImageError as error:
             return _Read(read.wanted, failure=str(error))
 
@@ -556,7 +559,7 @@ def _raw_again(
             data = images.read(item.path)
             if hashlib.sha256(data).digest() != item.content:
                 raise ImageError("the file has changed")
-            return images.load(data, model.preparation)
+            return images.load(data, model.preprocessing)
         except ImageError as error:
             raise StoreError(
                 f"{item.path} is not what was indexed ({error}), so nothing was refitted: "

@@ -32,13 +32,13 @@ class Output(NamedTuple):
     [B, d], of any length.
 
     A method whose code is None has its codes fitted to the features after the last epoch (ITQ).
-    `shows` are further outputs by name, from which `wingbar explain` shows what was seen
+    `auxiliary` are further outputs by name, from which `wingbar explain` shows what was seen
     (explain.py says which names).
     """
 
     code: Tensor | None
     feature: Tensor
-    shows: Mapping[str, Tensor] = MappingProxyType({})
+    auxiliary: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def get(name: str) -> ModuleType:

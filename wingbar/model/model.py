@@ -71,7 +71,7 @@ class Model:
         self.name: str = record["name"]
         self.method: str = record["method"]
         self.fine: str = record["fine"]
-        self.preparation = _preparation(record["preparation"])
+        self.preprocessing = _preprocessing(record["preparation"])
         self.fingerprint = hashlib.sha256(self.files["model.json"]).hexdigest()
         self.rotation = (
             itq.Rotation.from_bytes(files["rotation.npz"]) if "rotation.npz" in files else None
@@ -151,7 +151,7 @@ class Model:
         Raises ImageError when one cannot be used, ModelError when the model was not fitted.
         """
         pixels = in_order(
-            sources, lambda source: images.load(source, self.preparation), threads or cores()
+            sources, lambda source: images.load(source, self.preprocessing), threads or cores()
         )
         return self.encode_pixels(pixels)
 
@@ -168,7 +168,7 @@ class Model:
 
         A raw output is the network's feature, followed by its code logits where it has them.
         """
-        return over_scales(self._run, list(pixels), self.preparation)
+        return over_scales(self._run, list(pixels), self.preprocessing)
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
         """Pixels [B, H, W, 3] -> unit features and code logits."""
@@ -178,7 +178,7 @@ class Model:
         ]
         return outputs[0], outputs[1] if self._count > 1 else None
 
-    def shows(self, source: images.Source) -> dict[str, Float32]:
+    def auxiliary_outputs(self, source: images.Source) -> dict[str, Float32]:
         """What the network gives of one image beside feature and code, by name and without the
         batch axis; {} for most.
 
@@ -189,8 +189,8 @@ class Model:
         ]
         if not names:
             return {}
-        one = min(self.preparation.scales, key=lambda scale: abs(np.log(scale)))
-        pixels = images.load(source, replace(self.preparation, scales=(one,)))
+        one = min(self.preprocessing.scales, key=lambda scale: abs(np.log(scale)))
+        pixels = images.load(source, replace(self.preprocessing, scales=(one,)))
         return {
             name: out[0]
             for name, out in zip(
@@ -233,7 +233,7 @@ class Model:
         rest = {name: data for name, data in self.files.items() if name != "model.json"}
         return Model(with_record(rest | {"rotation.npz": rotation.to_bytes()}, record))
 
-    def seeing(self, preparation: images.Preparation) -> Model:
+    def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:
         """This model, seeing pictures in another way; for a new index, as codes and features
         change. A rotation stays.
 
@@ -242,7 +242,7 @@ class Model:
         _, height, width, _ = self._session.get_inputs()[
             0
         ].shape  # numbers, or names as "height" and "32*height"
-        if isinstance(height, int) and (preparation.whole or preparation.size != height):
+        if isinstance(height, int) and (preprocessing.whole or preprocessing.size != height):
             only = (
                 f"pictures of {width} x {height} only: train it with --whole, or with another "
                 "--test-size"
@@ -251,17 +251,19 @@ class Model:
         if (
             isinstance(height, str)
             and "*" in height
-            and preparation.size % int(height.split("*")[0])
+            and preprocessing.size % int(height.split("*")[0])
         ):
             raise ModelError(
                 f"the network of {self.name} takes multiples of {height.split('*')[0]} pixels, "
-                f"not {preparation.size}"
+                f"not {preprocessing.size}"
             )
         record = {
             key: value for key, value in self.record.items() if key not in ("format", "files")
         }
         rest = {name: data for name, data in self.files.items() if name != "model.json"}
-        return Model(with_record(rest, {**record, "preparation": preparation_record(preparation)}))
+        return Model(
+            with_record(rest, {**record, "preparation": preprocessing_record(preprocessing)})
+        )
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
@@ -289,7 +291,7 @@ class Model:
 def over_scales(
     run: Callable[[NDArray[np.uint8]], tuple[Float32, Float32 | None]],
     pixels: Sequence[images.Pixels],
-    preparation: images.Preparation,
+    preprocessing: images.Preprocessing,
 ) -> Float32:
     """Raw outputs [B, r] of pictures as `images.load` gives them, by a network that takes equal
     shapes only.
@@ -301,7 +303,7 @@ def over_scales(
     views = [
         (i, view)
         for i, picture in enumerate(pixels)
-        for view in images.at_scales(picture, preparation)
+        for view in images.at_scales(picture, preprocessing)
     ]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for place, (_, view) in enumerate(views):
@@ -335,9 +337,9 @@ def with_record(files: Mapping[str, bytes], record: Mapping[str, Any]) -> dict[s
     return {**files, "model.json": json.dumps(content, indent=1, sort_keys=True).encode()}
 
 
-def preparation_record(preparation: images.Preparation) -> dict[str, Any]:
-    """What model.json says of the preparation; read back by `Model`."""
-    return asdict(preparation)
+def preprocessing_record(preprocessing: images.Preprocessing) -> dict[str, Any]:
+    """What model.json says of the preprocessing; read back by `Model`."""
+    return asdict(preprocessing)
 
 
 def check_same(embeddings: Embeddings, model: Model, owner: str) -> None:
@@ -371,9 +373,9 @@ def _read_record(files: Mapping[str, bytes]) -> dict[str, Any]:
     return record
 
 
-def _preparation(record: dict[str, Any]) -> images.Preparation:
+def _preprocessing(record: dict[str, Any]) -> images.Preprocessing:
     try:
-        return images.Preparation(**{**record, "scales": tuple(record.get("scales", (1.0,)))})
+        return images.Preprocessing(**{**record, "scales": tuple(record.get("scales", (1.0,)))})
     except (TypeError, ValueError):
         raise ModelError(
             f"this model needs a newer wingbar: it prepares pixels by {record}"

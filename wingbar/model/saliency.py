@@ -87,8 +87,8 @@ class Look:
 def look(model: Model, source: images.Source) -> Look:
     """What `model` sees in one picture. Raises ImageError when it cannot be read."""
     size = images.upright(source).size
-    area = images.seen(size, model.preparation)
-    shown = model.shows(source)
+    area = images.crop_box(size, model.preprocessing)
+    shown = model.auxiliary_outputs(source)
     if "attention" in shown:
         return Look(size, area, shown["attention"], (), ())
     if "activation" in shown:

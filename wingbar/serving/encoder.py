@@ -99,13 +99,13 @@ def _warmed(reader: Reader) -> tuple[Model, Network, bool]:
     it has something to show."""
     alone = reader.index.model
     network = Network(alone.files)
-    side = alone.preparation.size
-    grey = images.load(np.full((side, side, 3), 128, np.uint8), alone.preparation)
+    side = alone.preprocessing.size
+    grey = images.load(np.full((side, side, 3), 128, np.uint8), alone.preprocessing)
     for model in (alone, network):
         model.run([grey])
     if reader.refresh() >= codes.COMPILED_FROM:
         codes.warm_up(alone.bits)
-    return alone, network, bool(alone.shows(grey))
+    return alone, network, bool(alone.auxiliary_outputs(grey))
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -222,7 +222,7 @@ class Service:
         data = source.of if isinstance(source, images.Part) else source
         assert isinstance(data, bytes)
         kind, size = self._measured(data)
-        return _Decoded(images.load(source, self._network.preparation), kind, size)
+        return _Decoded(images.load(source, self._network.preprocessing), kind, size)
 
     def _encode(self, batch: list[_Decoded]) -> list[Encoded]:
         """In a thread of the encoder."""

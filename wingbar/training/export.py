@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from wingbar import images
 from wingbar.errors import ModelError
-from wingbar.images import Preparation
+from wingbar.images import Preprocessing
 from wingbar.model.itq import Rotation
-from wingbar.model.model import Model, over_scales, preparation_record, with_record
+from wingbar.model.model import Model, over_scales, preprocessing_record, with_record
 from wingbar.networks.backbones import SameConv
 from wingbar.parallel import BATCH
 
@@ -50,8 +50,8 @@ class Exported(nn.Module):
         """The outputs by their names in the graph."""
         found = self.net(pixels)
         code = {} if found.code is None else {"logits": found.code.float()}
-        shows = {name: value.float() for name, value in found.shows.items()}
-        return {"feature": F.normalize(found.feature.float(), dim=1), **code, **shows}
+        auxiliary = {name: value.float() for name, value in found.auxiliary.items()}
+        return {"feature": F.normalize(found.feature.float(), dim=1), **code, **auxiliary}
 
     def arrays(
         self, pixels: NDArray[np.uint8]
@@ -66,7 +66,7 @@ def write(
     output: Path,
     net: nn.Module,
     record: Mapping[str, Any],
-    preparation: Preparation,
+    preprocessing: Preprocessing,
     paths: Sequence[str],
     rotation: Rotation | None = None,
 ) -> Model:
@@ -74,24 +74,24 @@ def write(
     Model.
 
     `rotation` makes the codes where the net gives none. `record` has name, method, config, run and
-    so on; `preparation` is how the model sees pictures, and `paths` are images for the parity
+    so on; `preprocessing` is how the model sees pictures, and `paths` are images for the parity
     check. Raises ModelError when ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit
     whose logit is clear of zero.
     """
     net = net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    pixels = [images.load(path, preparation) for path in paths]
-    network = to_onnx(net, preparation)
+    pixels = [images.load(path, preprocessing) for path in paths]
+    network = to_onnx(net, preprocessing)
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     bits = int(record["config"]["bits"])
-    expected = over_scales(Exported(net).arrays, pixels, preparation)
+    expected = over_scales(Exported(net).arrays, pixels, preprocessing)
     dim = expected.shape[1] - (bits if rotation is None else 0)
     content = {
         **record,
         "backbone": record["run"]["backbone"],
         "bits": bits,
         "dim": dim,
-        "preparation": preparation_record(preparation),
-        **cost(net, preparation.size),
+        "preparation": preprocessing_record(preprocessing),
+        **cost(net, preprocessing.size),
         "weights": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
         "versions": {name: version(name) for name in ("wingbar", "torch", "onnxruntime", "numpy")},
         "git_commit": _git_commit(),
@@ -106,17 +106,17 @@ def write(
     return model
 
 
-def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
-    """The graph of a Net for pictures of `preparation`: any size where its backbone allows that at
-    once, else the one size, or any multiple of its step for whole pictures. Raises ModelError where
-    the backbone allows one size only."""
+def to_onnx(net: nn.Module, preprocessing: Preprocessing) -> bytes:
+    """The graph of a Net for pictures of `preprocessing`: any size where its backbone allows that
+    at once, else the one size, or any multiple of its step for whole pictures. Raises ModelError
+    where the backbone allows one size only."""
     step = getattr(getattr(net, "backbone", None), "step", 0)
-    if preparation.whole and not step:
+    if preprocessing.whole and not step:
         raise ModelError(
             "this backbone sees squares of one size only: train without --whole, or with another "
             "--backbone"
         )
-    height, width = _WHOLE if preparation.whole else (preparation.size, preparation.size)
+    height, width = _WHOLE if preprocessing.whole else (preprocessing.size, preprocessing.size)
     pixels = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if step == 1:
@@ -124,7 +124,7 @@ def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
             1: torch.export.Dim("height", min=32, max=4096),
             2: torch.export.Dim("width", min=32, max=4096),
         }
-    elif preparation.whole:
+    elif preprocessing.whole:
         axes |= {
             i: step * torch.export.Dim(name, min=1, max=4096 // step)
             for i, name in ((1, "height"), (2, "width"))
@@ -133,7 +133,7 @@ def to_onnx(net: nn.Module, preparation: Preparation) -> bytes:
     with (
         tempfile.TemporaryDirectory() as folder,
         _quiet_exporter(),
-        _even_sides(net, step > 1 and preparation.whole),
+        _even_sides(net, step > 1 and preprocessing.whole),
     ):
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
@@ -214,7 +214,7 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
     """`model` with an int8 network, and how far it agrees on pixels [n, H, W, 3]: the first half
     sets the ranges, the second half is compared. Raises ModelError when fewer than three quarters
     keep their nearest neighbour."""
-    if model.preparation.whole:
+    if model.preprocessing.whole:
         raise ModelError(
             f"{model.name} sees whole pictures, for which there is no int8 version: train without "
             "--whole"

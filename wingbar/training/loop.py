@@ -375,12 +375,12 @@ class _Job:
         """The net's outputs for pictures. Codes that it does not give come from `rotation`, which
         is fitted where it is None."""
         self.net.eval()
-        preparation = self.run.preparation
+        preprocessing = self.run.preprocessing
         raw = []
         for batch in batched(
-            in_order(paths, lambda path: images.load(path, preparation), cores()), _EVAL_BATCH
+            in_order(paths, lambda path: images.load(path, preprocessing), cores()), _EVAL_BATCH
         ):
-            raw.append(over_scales(self._outputs, batch, preparation))
+            raw.append(over_scales(self._outputs, batch, preprocessing))
             self.progress("measuring", len(raw) * _EVAL_BATCH, len(paths))
         found = np.concatenate(raw)
         if self._gives_codes:
@@ -433,7 +433,7 @@ class _Job:
         }
         paths = self.parts.paths[: export.PARITY_IMAGES]
         return export.write(
-            self.output, self.net.to("cpu"), record, self.run.preparation, paths, rotation
+            self.output, self.net.to("cpu"), record, self.run.preprocessing, paths, rotation
         )
 
 

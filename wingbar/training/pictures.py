@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from wingbar import images
 from wingbar.data.records import Images
 from wingbar.errors import DataError, ImageError
-from wingbar.images import Augmentation, Failure, Preparation
+from wingbar.images import Augmentation, Failure, Preprocessing
 from wingbar.parallel import Progress, cores, in_order
 from wingbar.training.run import Run
 
@@ -39,11 +39,11 @@ def split(data: Images, run: Run, progress: Progress) -> Parts:
     labelled = [(str(entry.path), entry.label) for entry in data if entry.label is not None]
     failed: list[Failure] = []
     good: list[tuple[str, str]] = []
-    preparation = Preparation(size=run.size)
+    preprocessing = Preprocessing(size=run.size)
 
     def readable(entry: tuple[str, str]) -> str | None:
         try:
-            images.load(entry[0], preparation)
+            images.load(entry[0], preprocessing)
         except ImageError as error:
             return str(error)
         return None
@@ -93,14 +93,14 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
 
     def __init__(self, parts: Parts, run: Run) -> None:
         self.parts, self.seed = parts, run.seed
-        self.preparation = Preparation(size=run.size)
+        self.preprocessing = Preprocessing(size=run.size)
         self.augmentation = Augmentation(area=run.area, mirror=run.mirror, lighting=run.lighting)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int, int]:
         """The picture of `row`, varied as `epoch` wants it."""
         epoch, row = place
         rng = np.random.default_rng([self.seed, epoch, row])
-        pixels = images.augment(self.parts.paths[row], self.preparation, self.augmentation, rng)
+        pixels = images.augment(self.parts.paths[row], self.preprocessing, self.augmentation, rng)
         return torch.from_numpy(pixels.copy()), int(self.parts.labels[row]), row
 
 

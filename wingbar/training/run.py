@@ -12,7 +12,7 @@ from typing import Any
 from wingbar import methods
 from wingbar.data.records import Entry, Images
 from wingbar.errors import TrainingError
-from wingbar.images import Preparation
+from wingbar.images import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +110,15 @@ class Run:
             if not fine:
                 raise TrainingError(f"{reason}, not {self}")
         try:
-            self.preparation  # noqa: B018  # which checks them
+            self.preprocessing  # noqa: B018  # which checks them
         except ValueError as error:
             raise TrainingError(f"{error}: see --whole and --scales") from None
 
     @property
-    def preparation(self) -> Preparation:
+    def preprocessing(self) -> Preprocessing:
         """How the trained model sees pictures."""
         scales = tuple(float(scale) for scale in self.scales.split(","))
-        return Preparation(size=self.test_size or self.size, whole=self.whole, scales=scales)
+        return Preprocessing(size=self.test_size or self.size, whole=self.whole, scales=scales)
 
 
 def describe(
