@@ -81,11 +81,15 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_in_documents_exist(path: Path) -> None:
+    if path.name == "CHANGELOG.md":
+        return  # it names what there once was
     text = text_of(path)
     for dotted in re.findall(r"`(wingbar(?:\.\w+)+)[^\w.`]?[^`]*`", text):
         if not dotted.endswith(".html"):
             assert resolves(dotted), f"{path.name} names {dotted}"
-    for name in re.findall(r"(?<![\w/])((?:benchmarks|docs|scripts|tests|wingbar)/[\w/]+\.\w+)", text):
+    for name in re.findall(
+        r"(?<![\w/])((?:benchmarks|docs|scripts|tests|wingbar)/[\w/]+\.\w+)", text
+    ):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 

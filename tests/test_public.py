@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import importlib
 import inspect
 import pkgutil
 import re
 import shutil
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +68,79 @@ def test_no_public_function_takes_what_it_does_not_name() -> None:
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 kinds = {p.kind for p in inspect.signature(function).parameters.values()}
                 assert inspect.Parameter.VAR_KEYWORD not in kinds, f"{module.__name__}.{name}"
+
+
+def test_no_private_name_is_imported_from_another_module() -> None:
+    imported = [
+        f"{path.relative_to(ROOT)}: {alias.name} from {node.module}"
+        for path in sorted((ROOT / "wingbar").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wingbar")
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert not imported, "\n".join(imported)
+
+
+def classes_in(annotation: object) -> Iterator[type]:
+    """The package's own public classes that a type names."""
+    if isinstance(annotation, type):
+        ours = annotation.__module__.startswith("wingbar.")
+        if ours and not annotation.__name__.startswith("_"):
+            yield annotation
+    for part in typing.get_args(annotation):
+        yield from classes_in(part)
+
+
+def types_named_by(thing: Any) -> Iterator[object]:
+    """What a function, or the fields and public methods of a class, take and give."""
+    functions = [thing]
+    if inspect.isclass(thing):
+        yield from typing.get_type_hints(thing).values()
+        yield from getattr(thing, "__orig_bases__", ())
+        members = [member for name, member in vars(thing).items() if not name.startswith("_")]
+        functions = [getattr(m, "fget", None) or getattr(m, "__func__", m) for m in members]
+    for function in functions:
+        if inspect.isfunction(function):
+            yield from typing.get_type_hints(function).values()
+
+
+def public_classes() -> list[type]:
+    """The classes of `wingbar.__all__` and those that their fields and signatures lead to."""
+    found: set[type] = set()
+    things: list[Any] = [getattr(wingbar, name) for name in wingbar.__all__]
+    while things:
+        thing = things.pop()
+        if inspect.isclass(thing):
+            if thing in found:
+                continue
+            found.add(thing)
+        for annotation in types_named_by(thing):
+            things += classes_in(annotation)
+    return sorted(found, key=lambda kind: (kind.__module__, kind.__name__))
+
+
+def fields_to_describe(kind: Any) -> list[str]:
+    """The fields of a record that its docstring has to describe; none for other classes. A field
+    with a help text is described by that."""
+    if dataclasses.is_dataclass(kind):
+        fields = [field for field in dataclasses.fields(kind) if not field.metadata.get("help")]
+        return [field.name for field in fields if not field.name.startswith("_")]
+    return list(getattr(kind, "_fields", ()))
+
+
+def test_public_records_describe_every_field() -> None:
+    classes = public_classes()
+    assert {"SearchOptions", "Hit", "Evaluation", "Images", "Embeddings"} <= {
+        kind.__name__ for kind in classes
+    }
+    missing = {}
+    for kind in classes:
+        lines = re.findall(r"^ *(\w+(?:, \w+)*): \S", inspect.getdoc(kind) or "", re.MULTILINE)
+        described = {name for line in lines for name in line.split(", ")}
+        if left := [name for name in fields_to_describe(kind) if name not in described]:
+            missing[f"{kind.__module__}.{kind.__name__}"] = left
+    assert not missing, "\n".join(f"{name}: {', '.join(left)}" for name, left in missing.items())
 
 
 def test_the_readme_example_runs(
