@@ -90,7 +90,7 @@ def test_names_in_documents_exist(path: Path) -> None:
     for name in re.findall(
         r"(?<![\w/])((?:benchmarks|docs|scripts|tests|wingbar)/[\w/]+\.\w+)", text
     ):
-        assert (ROOT / name).exists(), f"{path.name} names {name}"
+        assert "NAME" in name or (ROOT / name).exists(), f"{path.name} names {name}"
 
 
 def test_every_document_is_in_the_index_of_documents() -> None:
