@@ -28,7 +28,8 @@ from wingbar.index import filters
 from wingbar.index.filters import Condition, as_number
 
 FORMAT = 1
-CHUNK = 65_536  # codes a blob
+CHUNK = 65_536  # codes per blob
+NO_FILE = -1  # the size of an item that is no file
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 _BUSY_MS = 60_000  # how long a writer waits for another one's transaction
 
