@@ -93,7 +93,7 @@ def sample_of(count: int, seed: int) -> NDArray[np.int64]:
 
 
 def advice(model: Model, items: int) -> str | None:
-    """A sentence where the codes of an index of `items` images were learned from too few of them."""
+    """A sentence for an index of `items` images whose codes were learned from far fewer."""
     sample = model.record.get("fitted", {}).get("sample", SAMPLE)
     if sample < SAMPLE and items >= 4 * sample:
         return (
