@@ -84,8 +84,8 @@ class _Loaded:
 
 
 class Index:
-    """An index file and its model. Make one with `create`, open one with `open`; use it in a `with`
-    block or `close` it."""
+    """An index file and its model: `create` or `open` one, then use it in a `with` block or `close`
+    it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
