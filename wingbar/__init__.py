@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from wingbar.index.checks import verify
     from wingbar.index.index import Index, IndexInfo
     from wingbar.index.ranking import Hit, Hits
-    from wingbar.index.sync import AddReport, RefitReport
+    from wingbar.index.refit import RefitReport
+    from wingbar.index.sync import AddReport
     from wingbar.model.model import Embeddings, Model
     from wingbar.training.loop import train
     from wingbar.training.run import Run
@@ -45,7 +46,7 @@ _HOME = {
     "Model": "model.model",
     "ModelError": "errors",
     "QueryError": "errors",
-    "RefitReport": "index.sync",
+    "RefitReport": "index.refit",
     "Run": "training.run",
     "StoreError": "errors",
     "TrainingError": "errors",

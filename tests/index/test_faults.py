@@ -22,8 +22,8 @@ from wingbar.index.index import Index
 
 # `wingbar` with small transactions, so that a short run has many of them
 WINGBAR = (
-    "import sys; from wingbar.cli import main; from wingbar.index import sync; "
-    "sync.COMMIT_IMAGES = 16; sync.SAMPLE = 32; "
+    "import sys; from wingbar.cli import main; from wingbar.index import refit, sync; "
+    "sync.COMMIT_IMAGES = 16; refit.SAMPLE = 32; "
     "sys.exit(main.main(sys.argv[1:]))"
 )
 
@@ -84,7 +84,7 @@ def test_killed_again_and_again_it_ends_complete(many: Path, tmp_path: Path) -> 
         tmp_path / "b.wb"
     ) as whole:  # and the codes are those of a run that was not disturbed
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("wingbar.index.sync.SAMPLE", 32)
+            patch.setattr("wingbar.index.refit.SAMPLE", 32)
             whole.add(many, bits=16)
         with Index.open(path) as index:
             assert index.model.fingerprint == whole.model.fingerprint

@@ -64,6 +64,7 @@ def test_codes_of_every_length_and_across_columns(
     tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "CHUNK", 64)
+    monkeypatch.setattr(checks, "CHUNK", 64)
     rng = np.random.default_rng(bits)
     opened = Store.create(tmp_path / "a.wb", MODEL)
     packed = codes.pack(rng.random((150, bits)) < 0.5)

@@ -12,7 +12,7 @@ from tests.conftest import picture, write_classes
 from wingbar import images
 from wingbar.data.readers import read_images
 from wingbar.errors import DataError, StoreError
-from wingbar.index import sync
+from wingbar.index import refit, sync
 from wingbar.index.index import Index
 
 
@@ -200,7 +200,7 @@ def test_nothing_but_bad_files(tmp_path: Path) -> None:
 def test_a_sample_of_bad_files_is_drawn_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "SAMPLE", 2)
+    monkeypatch.setattr(refit, "SAMPLE", 2)
     (tmp_path / "p").mkdir()
     for i in range(9):
         (tmp_path / "p" / f"{i}.jpg").write_text("no")
@@ -219,7 +219,7 @@ def test_codes_are_learnt_once_and_advice_is_given(photos: Path, tmp_path: Path)
         assert report.fitted_on == 0
         assert index.model.fingerprint == fingerprint
         assert report.advice is not None
-        assert "learnt from 2 images and the index now holds 24" in report.advice
+        assert "learned from 2 images and the index now holds 24" in report.advice
 
 
 def test_a_refitted_index_is_a_fresh_one(photos: Path, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_labels_and_columns_of_a_csv_follow_it(photos: Path, tmp_path: Path) -> 
 def test_the_order_of_commits_does_not_matter(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "SAMPLE", 6)
+    monkeypatch.setattr(refit, "SAMPLE", 6)
     contents = []
     for commit in (1, 7, 1000):
         monkeypatch.setattr(sync, "COMMIT_IMAGES", commit)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
-    from wingbar.index.sync import AddReport, RefitReport
+    from wingbar.index.refit import RefitReport
+    from wingbar.index.sync import AddReport
 
 from wingbar.cli.output import _list_failures, _model_record, _number, _print, _progress
 

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.data import records
+from wingbar.data.records import Entry, Images, absolute
 from wingbar.errors import ImageError, ModelError, QueryError, StoreError
 from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack
-from wingbar.index import sync
 from wingbar.index.checks import verify
 from wingbar.index.filters import Where, parse_where
 from wingbar.index.ranking import (
@@ -33,8 +32,10 @@ from wingbar.index.ranking import (
     coarse,
     rank,
 )
+from wingbar.index.refit import RefitReport, refit
+from wingbar.index.sources import batch_of
 from wingbar.index.store import CHUNK, Item, Store
-from wingbar.index.sync import AddReport, RefitReport, batch_of
+from wingbar.index.sync import AddReport, add
 from wingbar.model.model import Embeddings, Model, check_same
 from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
@@ -44,8 +45,20 @@ MERGED_FROM = 20_000  # items that came or went, from which codes are sorted ane
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index is: numbers of items and labels, code and feature length, its model; `bytes`
-    are those of the file, `search_bytes` those that a search keeps in memory for the codes."""
+    """What an index is.
+
+    items: number of images.
+    labels: number of distinct labels.
+    bits: length of the codes; None before the first image of a label-free index.
+    dim: length of the features.
+    unique_codes: number of distinct codes.
+    search_bytes: memory that a search keeps for the codes, in bytes.
+    bytes: size of the file and of its write-ahead log.
+    fingerprint: sha256 of the model's model.json, in hexadecimal digits.
+    model: name of the model.
+    method: how it was made: "itq" for label-free codes, or the training method.
+    fine: the fine mode of searches that name none.
+    """
 
     items: int
     labels: int
@@ -71,8 +84,8 @@ class _Loaded:
 
 
 class Index:
-    """An index file and its model. Make one with `create`, open one with `open`; use it in a `with`
-    block or `close` it."""
+    """An index file and its model: `create` or `open` one, then use it in a `with` block or `close`
+    it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -133,11 +146,11 @@ class Index:
         self,
         source: str
         | os.PathLike[str]
-        | records.Images
+        | Images
         | NDArray[np.uint8]
         | Sequence[images.Source]
-        | Sequence[records.Entry]
-        | Sequence[records.Images],
+        | Sequence[Entry]
+        | Sequence[Images],
         *,
         bits: int | None = None,
         seed: int = 0,
@@ -146,16 +159,16 @@ class Index:
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
-        `source` is a folder, a CSV file, an image file, a data set's part or several of them, a
-        list of paths, or images that are no files: bytes, PIL images, arrays [H, W, 3] or one array
-        [N, H, W, 3], all uint8. Files with unchanged size and time are skipped. For a folder, items
-        whose files are gone from it are removed and moved files keep their id.
+        `source` is a folder, a CSV file, an image file, a part of a data set or several of them, a
+        list of paths, or pictures that are not files: bytes, PIL images, arrays [H, W, 3] or one
+        array [N, H, W, 3], all uint8. Files of unchanged size and time are skipped. For a folder,
+        items whose files are gone are removed, and moved files keep their id.
 
-        A label-free index learns its codes of `bits` bits (default 64) from the first images it
-        gets, drawn with `seed`, and never again by itself. Bad files are listed in the report and
-        stop nothing. Raises DataError for a source that holds nothing to read, ModelError when
-        `bits` is not what the index has, StoreError when the file cannot be written; what was
-        stored before stays.
+        A label-free index learns its codes of `bits` bits (default 64) from the first images that
+        it gets, drawn with `seed`; later only `refit` changes them. Images that cannot be used are
+        listed in the report and stop nothing. `threads` decode pictures (default: one per core).
+        Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
+        the index has, StoreError when the file cannot be written; what was stored before stays.
         """
         self._refresh_model()
         if self.model.gives_codes and bits not in (None, self.model.bits):
@@ -165,7 +178,7 @@ class Index:
             )
         if bits is not None and not 1 <= bits <= self.model.longest_code:
             raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
-        report, self.model = sync.add(
+        report, self.model = add(
             self._store,
             self.model,
             batch_of(source),
@@ -177,14 +190,13 @@ class Index:
         return report
 
     def delete(self, items: Iterable[int | str | os.PathLike[str]]) -> int:
-        """Remove items by id or by path; what is not there is passed over. Returns how many were
-        removed."""
+        """Remove items by id or by path and return their number; unknown ones are skipped."""
         ids, paths = [], []
         for item in items:
             if isinstance(item, int):
                 ids.append(item)
             else:
-                paths += [os.fspath(item), os.path.abspath(item), str(records.absolute(item))]
+                paths += [os.fspath(item), os.path.abspath(item), str(absolute(item))]
         with self._store.writing():
             return self._store.delete({*ids, *self._store.ids_of_paths(paths).values()})
 
@@ -196,14 +208,14 @@ class Index:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> RefitReport:
-        """Learn the codes of a label-free index anew from the images it holds now, as a new index
+        """Learn the codes of a label-free index again from the images it holds now, as a new index
         would.
 
         All files are read again; the index changes in one transaction or not at all.
         Raises StoreError when a file is no longer what was indexed, ModelError for a trained model.
         """
         self._refresh_model()
-        report, self.model = sync.refit(
+        report, self.model = refit(
             self._store,
             self.model,
             bits=self.model.bits if bits is None else bits,
@@ -541,8 +553,14 @@ def _boxed(queries: Iterable[images.Source], box: images.Box | None) -> list[ima
 
 @dataclass(frozen=True)
 class Explained:
-    """A query and its hits: its code [b] bool, what the model saw in it, and for each hit which
-    bits [b] agree and what it saw there, None where the file cannot be read any more."""
+    """Why hits were found.
+
+    code: the query's code [b] bool.
+    query: what the model saw in the query.
+    hits: the hits.
+    agree: for each hit, which bits agree with the query's [b] bool.
+    looks: for each hit, what the model saw in it; None where its file cannot be read any more.
+    """
 
     code: NDArray[np.bool_]
     query: Look

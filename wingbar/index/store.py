@@ -28,7 +28,9 @@ from wingbar.index import filters
 from wingbar.index.filters import Condition, as_number
 
 FORMAT = 1
-CHUNK = 65_536  # codes a blob
+CHUNK = 65_536  # codes per blob
+NO_FILE = -1  # the size of an item that is no file
+ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 _BUSY_MS = 60_000  # how long a writer waits for another one's transaction
 
@@ -63,8 +65,15 @@ CREATE INDEX codes_by_crc ON codes (chunk, crc)  -- tells which chunks changed w
 
 @dataclass(frozen=True)
 class Item:
-    """One image of an index as it is stored, without code and feature. `size` is -1 for an image
-    that is no file."""
+    """One image of an index as it is stored, without code and feature.
+
+    path: absolute path, or array:HASH for a picture that is no file.
+    label: its class, if any.
+    columns: further columns of its row in a CSV file.
+    size: bytes of the file, or NO_FILE.
+    mtime: time of its last change in nanoseconds since 1970.
+    content: sha256 of the file.
+    """
 
     path: str
     label: str | None
@@ -89,12 +98,8 @@ class Store:
         already."""
         if path.exists():
             raise StoreError(f"{path} exists already: name another file, or delete it first")
-        with suppress(OSError):
-            _remove_logs(
-                path
-                # a log that a killed process left of a deleted index must not be replayed into this
-                # one
-            )
+        with suppress(OSError):  # a log of a deleted index must not be replayed into this one
+            _remove_logs(path)
         partial = partial_path(path)
         try:
             store = cls(partial, _connect(partial, "rwc"))
@@ -142,21 +147,21 @@ class Store:
                 f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
             )
         try:
-            if writable:  # only now: a file that is no index is left as it is
+            if writable:  # only now: a file that is not an index stays untouched
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute(
-                    "PRAGMA synchronous = FULL"
-                )  # what was reported as stored survives a power cut
+                # what was reported as stored survives a power cut
+                connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
             connection.close()
             raise _explained(error, path) from error
         return cls(path, connection)
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file, so that one file is the index, and close it."""
-        with suppress(
-            sqlite3.Error
-        ):  # another process reads, or the file cannot be written: the log beside it stays valid
+        """Merge the write-ahead log into the file, so that one file is the index, and close it.
+
+        Where another process reads or the file cannot be written, the log stays, and stays valid.
+        """
+        with suppress(sqlite3.Error):
             self._db.execute("PRAGMA busy_timeout = 0")  # a reader elsewhere is no reason to wait
             if self._db.total_changes:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -164,7 +169,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A transaction that no other writer can enter: all of it is stored, or nothing."""
+        """A transaction that excludes other writers: all of it is stored, or nothing."""
         with self._explaining():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -177,14 +182,13 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A transaction in which every read sees the same state of the file."""
+        """A consistent read snapshot of the file."""
         with self._explaining():
             nested = self._db.in_transaction
             if not nested:
                 self._db.execute("BEGIN")
-                self._db.execute(
-                    "SELECT 1 FROM meta"
-                ).fetchone()  # the snapshot starts with the first read, not with BEGIN
+                # the snapshot starts with the first read, not with BEGIN
+                self._db.execute("SELECT 1 FROM meta").fetchone()
             try:
                 yield
             finally:
@@ -204,12 +208,11 @@ class Store:
             return dict(self._db.execute("SELECT name, data FROM model"))
 
     def model_fingerprint(self) -> str:
-        """sha256 of model.json, as it was written down beside it."""
+        """sha256 of model.json, as it was stored beside it."""
         return self._meta("fingerprint")
 
     def set_model(self, files: Mapping[str, bytes]) -> None:
-        """Replace the model; files that stay as they are are not written again. Inside
-        `writing`."""
+        """Replace the model, writing only the files that differ. Inside `writing`."""
         stored = dict(self._db.execute("SELECT name, data FROM model"))
         self._db.executemany(
             "DELETE FROM model WHERE name = ?", [(name,) for name in stored.keys() - files.keys()]
@@ -223,15 +226,15 @@ class Store:
     def add(
         self, items: Sequence[Item], packed: Packed, features: NDArray[np.float32], bits: int
     ) -> None:
-        """Store items with their codes [N, w] and features [N, d]; an item whose path is there is
-        replaced. Inside `writing`."""
+        """Store items with their codes [N, w] and features [N, d], replacing items of the same
+        path. Inside `writing`."""
         self.delete(self.ids_of_paths([item.path for item in items]).values())
         halves = features.astype("<f2")
         ids = []
         for item, half in zip(items, halves, strict=True):
             cursor = self._db.execute(
-                "INSERT INTO items (path, label, columns, size, mtime, content, crc) VALUES (?, "
-                "?, ?, ?, ?, ?, ?)",
+                "INSERT INTO items (path, label, columns, size, mtime, content, crc) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 _row(item),
             )
             data = half.tobytes()
@@ -242,15 +245,15 @@ class Store:
         self._write_codes(np.array(ids, np.int64), packed, bits)
 
     def update(self, changes: Mapping[int, Item]) -> None:
-        """Replace the records of items by id, leaving code and feature. Inside `writing`."""
+        """Replace the records of items by id; code and feature stay. Inside `writing`."""
         self._db.executemany(
-            "UPDATE items SET path = ?, label = ?, columns = ?, size = ?, mtime = ?, content = "
-            "?, crc = ? WHERE id = ?",
+            "UPDATE items SET path = ?, label = ?, columns = ?, size = ?, mtime = ?, "
+            "content = ?, crc = ? WHERE id = ?",
             [(*_row(item), id_) for id_, item in changes.items()],
         )
 
     def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id; unknown ids are passed over. Returns how many were there. Inside
+        """Remove items by id and return their number; unknown ids are skipped. Inside
         `writing`."""
         wanted = sorted(ids)
         removed = self._db.executemany(
@@ -279,14 +282,14 @@ class Store:
         self._write_codes(ids, packed, bits)
 
     def clear_codes(self) -> None:
-        """Forget all code columns, before `replace_embeddings` writes codes of another length.
+        """Drop all code columns, before `replace_embeddings` writes codes of another length.
         Inside `writing`."""
         self._db.execute("DELETE FROM codes")
 
     # -- read
 
     def code_marks(self) -> dict[int, int]:
-        """A checksum of every chunk of codes, which changes when an item of it comes or goes."""
+        """A checksum of every chunk of codes, which changes with every insert and delete in it."""
         with self._explaining():
             return dict(self._db.execute("SELECT chunk, crc FROM codes"))
 
@@ -320,8 +323,8 @@ class Store:
         with self._explaining():
             rows = dict(
                 self._db.execute(  # one statement for all takes half the time of one for each
-                    "SELECT features.id, data FROM json_each(?) AS wanted JOIN features ON "
-                    "features.id = wanted.value",
+                    "SELECT features.id, data FROM json_each(?) AS wanted "
+                    "JOIN features ON features.id = wanted.value",
                     (json.dumps(list(ids)),),
                 )
             )
@@ -343,7 +346,7 @@ class Store:
         return out
 
     def feature_blocks(self, dim: int, size: int) -> Iterator[NDArray[np.float16]]:
-        """The same in blocks [at most size, d], so that they need not all be in memory."""
+        """The same in blocks [at most size, d], so that not all of them are in memory."""
         with self._explaining():
             rows = self._db.execute("SELECT data FROM features ORDER BY id")
             while block := rows.fetchmany(size):
@@ -403,12 +406,12 @@ class Store:
         return found
 
     def count(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         with self._explaining():
             return int(self._db.execute("SELECT count(*) FROM items").fetchone()[0])
 
     def is_empty(self) -> bool:
-        """Whether there is no item."""
+        """Whether the index has no items."""
         with self._explaining():
             return self._db.execute("SELECT 1 FROM items LIMIT 1").fetchone() is None
 
@@ -418,11 +421,11 @@ class Store:
             return filters.matching(self._db, conditions)
 
     def label_counts(self) -> dict[str, int]:
-        """How many items each label has; items without one are left out."""
+        """The number of items of each label; items without a label are left out."""
         with self._explaining():
             rows = self._db.execute(
-                "SELECT label, count(*) FROM items WHERE label IS NOT NULL GROUP BY label ORDER "
-                "BY label"
+                "SELECT label, count(*) FROM items WHERE label IS NOT NULL "
+                "GROUP BY label ORDER BY label"
             )
             return dict(rows)
 
@@ -434,7 +437,7 @@ class Store:
     # -- inside
 
     def _write_codes(self, ids: NDArray[np.int64], packed: Packed, bits: int) -> None:
-        """Put codes [N, w] into the columns at the places of `ids` [N]."""
+        """Write codes [N, w] into the columns at the places of `ids` [N]."""
         chunks = ids // CHUNK
         for chunk in np.unique(chunks).tolist():
             mine = chunks == chunk
@@ -478,12 +481,30 @@ class Store:
         try:
             yield
         except sqlite3.ProgrammingError:
-            raise  # a bug of ours, which no user can mend
+            raise  # a bug of ours, which no user can fix
         except sqlite3.Error as error:
             raise _explained(error, self.path) from error
 
 
-ITEM_FIELDS = "path, label, columns, size, mtime, content"
+def remove_index(path: Path) -> None:
+    """Delete the index at `path`, or what is left of one: the file and SQLite's logs beside it."""
+    path.unlink(missing_ok=True)
+    _remove_logs(path)
+
+
+def item_crc(row: Sequence[object]) -> int:
+    """The checksum of a row: its values for ITEM_FIELDS, in their order."""
+    return zlib.crc32(repr(tuple(row)).encode("utf-8", "surrogatepass"))
+
+
+def disk_bytes(bits: int) -> int:
+    """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
+    return 4 if bits <= 32 else 8 * words(bits)
+
+
+def alive_from_disk(data: bytes) -> NDArray[np.bool_]:
+    """Which places of a chunk are taken: [CHUNK] bool."""
+    return np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(bool)
 
 
 def _row(item: Item) -> tuple[object, ...]:
@@ -493,19 +514,9 @@ def _row(item: Item) -> tuple[object, ...]:
     return (*row, item_crc(row))
 
 
-def item_crc(row: Sequence[object]) -> int:
-    """The checksum of a row: its values for ITEM_FIELDS, in their order."""
-    return zlib.crc32(repr(tuple(row)).encode("utf-8", "surrogatepass"))
-
-
 def _item(row: Sequence[object]) -> Item:
     path, label, columns, size, mtime, content = row
     return Item(path, label, json.loads(columns), size, mtime, content)  # type: ignore[arg-type]
-
-
-def disk_bytes(bits: int) -> int:
-    """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
-    return 4 if bits <= 32 else 8 * words(bits)
 
 
 def _to_disk(packed: Packed, bits: int) -> bytes:
@@ -515,18 +526,6 @@ def _to_disk(packed: Packed, bits: int) -> bytes:
 def _from_disk(data: bytes, bits: int) -> Packed:
     flat = np.frombuffer(data, "<u4" if bits <= 32 else "<u8").astype(np.uint64)
     return flat.reshape(-1, words(bits))
-
-
-def alive_from_disk(data: bytes) -> NDArray[np.bool_]:
-    """Which places of a chunk are taken: [CHUNK] bool."""
-    return np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(bool)
-
-
-def remove_index(path: Path) -> None:
-    """Delete the index at `path`, or what is left of one: the file and the logs that SQLite keeps
-    beside it."""
-    path.unlink(missing_ok=True)
-    _remove_logs(path)
 
 
 def _remove_logs(path: Path) -> None:
@@ -554,23 +553,20 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     if mode == "ro":
         try:
             db.execute("SELECT count(*) FROM sqlite_master")
-        except (
-            sqlite3.OperationalError
-        ):  # a log needs a folder that can be written; without one nobody writes, so none is needed
+        except sqlite3.OperationalError:
+            # a log needs a folder that can be written; where nobody can write, none is needed
             db.close()
             db = sqlite3.connect(
                 f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
             )
-    if (
-        mode == "rwc"
-    ):  # a file that is being made is renamed when it is whole: a log beside it would stay behind
+    if mode == "rwc":  # a new file is renamed once it is complete: a log would be left behind
         db.execute("PRAGMA journal_mode = MEMORY")
     db.create_function("number", 1, as_number, deterministic=True)
     return db
 
 
 def _explained(error: Exception, path: Path) -> StoreError:
-    """The StoreError for an error of SQLite or of the file system: what happened and what to do."""
+    """The StoreError for an error of SQLite or the file system: what happened and what to do."""
     text = str(error)
     if isinstance(error, OSError):
         return StoreError(f"{path} cannot be written: {error.strerror or text}")

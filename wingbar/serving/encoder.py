@@ -13,8 +13,7 @@ from PIL import ExifTags, Image
 from wingbar import images
 from wingbar.errors import ImageError, WingbarError
 from wingbar.hamming import codes
-from wingbar.index.store import Item
-from wingbar.index.sync import NO_FILE
+from wingbar.index.store import NO_FILE, Item
 from wingbar.model.model import Embeddings, Float32, Model
 from wingbar.serving.connections import Reader
 

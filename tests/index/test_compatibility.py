@@ -1,0 +1,122 @@
+"""Indexes and models that older versions made open and answer as they did then."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wingbar.cli import main
+from wingbar.data import toy
+from wingbar.hamming import codes
+from wingbar.index.checks import verify
+from wingbar.index.index import Index
+from wingbar.index.ranking import SearchOptions
+from wingbar.model.model import Embeddings, Model
+
+MADE = Path(__file__).parents[1] / "fixtures" / "made_at_2e003ea"
+ANSWERS = json.loads((MADE / "answers.json").read_text())
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    path = folder / f"{name}.wb"
+    path.write_bytes(lzma.decompress((MADE / f"{name}.wb.xz").read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="module", params=["label_free", "trained"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def path(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the index that no test changes."""
+    return unpacked(name, tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def index(path: Path) -> Any:
+    with Index.open(path) as index:
+        yield index
+
+
+def test_it_is_whole_and_says_what_it_is(path: Path, index: Index, name: str) -> None:
+    assert verify(path) == []
+    info = vars(index.info())
+    assert {key: info[key] for key in ANSWERS[name]["info"]} == ANSWERS[name]["info"]
+
+
+def test_items_and_codes_are_read(index: Index, name: str) -> None:
+    ids = index.ids()
+    assert [ids[0], ids[-1]] == ANSWERS[name]["ids"]
+    assert " ".join(hex(int(code)) for code in index.codes()[:, 0]) == ANSWERS[name]["codes"]
+    assert index.items()[0].path.startswith("/photos/birds/train/")
+    assert np.linalg.norm(index.features().astype(np.float32), axis=1) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("fine", ["none", "ties", "pool"])
+def test_stored_items_find_what_they_found(index: Index, name: str, fine: Any) -> None:
+    packed, model = index.codes()[:4], index.model
+    signs = np.where(codes.unpack(packed, model.bits), np.float32(1), np.float32(-1))
+    features = index.features()[:4].astype(np.float32)
+    stored = Embeddings(packed, features, signs, model.bits, model.name, model.fingerprint)
+    found = index.find(stored, SearchOptions(k=5, fine=fine, shortlist=20))
+    for hits, expected in zip(found, ANSWERS[name]["by_stored"][fine], strict=True):
+        assert [(hit.id, hit.distance) for hit in hits] == [(id_, d) for id_, d, _ in expected]
+        if fine != "none":
+            scores = [hit.score for hit in hits]
+            assert scores == pytest.approx([score for _, _, score in expected], abs=1e-4)
+
+
+def test_a_picture_finds_what_it_found(index: Index, name: str) -> None:
+    hits = index.search(toy.draw(3, 12345, 48), 3, fine="none")
+    if name == "trained":  # float32: alike on every CPU
+        found = [(hit.id, hit.path, hit.label, hit.distance) for hit in hits]
+        expected = [
+            tuple(hit[key] for key in ("id", "path", "label", "distance"))
+            for hit in ANSWERS[name]["by_picture"]
+        ]
+        assert found == expected
+    assert [hit.rank for hit in hits] == [1, 2, 3]
+
+
+def test_a_trained_model_computes_the_same(tmp_path: Path) -> None:
+    with Index.open(unpacked("trained", tmp_path)) as index:
+        index.model.save(tmp_path / "model")
+    model, expected = Model.load(tmp_path / "model"), ANSWERS["model"]
+    assert (model.fingerprint, model.method) == (expected["fingerprint"], expected["method"])
+    assert set(ANSWERS["model_json_keys"]) == set(model.record)
+    embedded = model.encode([toy.draw(species, 777 + species, 48) for species in range(4)])
+    np.testing.assert_allclose(embedded.logits, expected["logits"], atol=2e-3)
+    np.testing.assert_allclose(embedded.features[:, :4], expected["feature_head"], atol=1e-3)
+
+
+def test_more_is_added_to_it(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.wb"
+    copy.write_bytes(path.read_bytes())
+    with Index.open(copy) as index:
+        report = index.add([toy.draw(0, 999, 48)])
+        assert (report.added, len(index)) == (1, 97)
+    assert verify(copy) == []
+
+
+def test_what_is_printed_has_the_same_keys(
+    path: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    birds, query = toy.write(tmp_path / "birds", train=1, test=1, size=48), tmp_path / "q.png"
+    Image.fromarray(toy.draw(3, 12345, 48)).save(query)
+    for key, command in {
+        "info_keys": ["info", path, "--json"],
+        "search_keys": ["search", path, query, "-k", "1", "--json"],
+        "explain_keys": ["explain", path, query, "-k", "1", "--json"],
+        "evaluate_keys": ["evaluate", path, birds, "--keep-constant-bits", "--json"],
+    }.items():
+        assert main.main([str(part) for part in command]) == 0
+        printed = capsys.readouterr().out
+        assert sorted(json.loads(printed)) == ANSWERS[name][key], key
