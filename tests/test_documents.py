@@ -107,7 +107,7 @@ def test_the_steps_of_the_walks_exist() -> None:
         for file, name in steps
         if not (ROOT / file).is_file() or not is_defined(ast.parse(text_of(ROOT / file)), name)
     ]
-    assert not missing
+    assert not missing, "\n".join(missing)
 
 
 def test_every_layer_of_the_contract_is_described() -> None:
