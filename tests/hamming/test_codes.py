@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wingbar.hamming import codes
+from wingbar.hamming import codes, part
 from wingbar.hamming.codes import Codes, Nearest
 
 PATHS: tuple[codes.Path, ...] = ("auto", "numpy", "scan", "probe")
@@ -109,9 +109,9 @@ def test_every_path_is_brute_force(data: st.DataObject) -> None:
     limit = data.draw(st.one_of(st.none(), st.integers(1, n + 5)))
     keep = rng.random(n) < data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codes, "PROBED_FROM", 0)
-        patch.setattr(codes, "THREADED_FROM", data.draw(st.sampled_from([0, 10**9])))
-        patch.setattr(codes, "BATCH_THREADED_FROM", data.draw(st.sampled_from([0, 10**9])))
+        patch.setattr(part, "PROBED_FROM", 0)
+        patch.setattr(part, "THREADED_FROM", data.draw(st.sampled_from([0, 10**9])))
+        patch.setattr(part, "BATCH_THREADED_FROM", data.draw(st.sampled_from([0, 10**9])))
         searchable = Codes(
             codes.pack(bits), b, ids, compiled=True, threads=data.draw(st.sampled_from([1, 3]))
         )
@@ -150,7 +150,7 @@ def test_items_come_and_go_and_searches_stay_exact(data: st.DataObject) -> None:
     searchable = Codes(np.empty((0, codes.words(b)), np.uint64), b, compiled=compiled)
     fresh = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codes, "PROBED_FROM", 20)
+        patch.setattr(part, "PROBED_FROM", 20)
         patch.setattr(codes, "COMPILED_FROM", 150)
         for _ in range(data.draw(st.integers(1, 6))):
             count = data.draw(st.integers(0, 120))
@@ -201,7 +201,7 @@ def test_paths_agree_where_all_of_them_are_used(b: int, centres: int, flip: floa
     searchable = Codes(packed, b)
     assert searchable._parts[0].compiled
     if b in (24, 48, 64):
-        assert searchable._parts[0].heads.size
+        assert searchable._parts[0].table.heads.size
     queries = packed[rng.integers(len(packed), size=12)]
     queries[:, 0] ^= np.uint64(5)
     for k, radius in ((10, None), (1500, None), (10**6, 3), (1, None)):

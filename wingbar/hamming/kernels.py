@@ -1,18 +1,17 @@
-"""The compiled loops of `codes.py`, apart so that small indexes never wait for the compiler to be
-imported.
+"""The compiled loops of Hamming search, in a module of their own because small sets are searched
+without importing the compiler.
 
-numba keeps the machine code beside this file (or in NUMBA_CACHE_DIR), so a machine compiles once.
-It is made for the CPU it runs on: with AVX-512 VPOPCNTDQ eight words are counted by one
-instruction, without it LLVM counts with what there is (AVX2 byte shuffles, NEON cnt) and only the
-time differs.
+numba keeps the machine code beside this file or in NUMBA_CACHE_DIR, so each machine compiles it
+once, for its own CPU. With AVX-512 VPOPCNTDQ one instruction counts the bits of eight words;
+elsewhere LLVM uses what there is (AVX2 byte shuffles, NEON cnt), with the same results.
 
-Letters as in `codes.py`: N rows, U unique codes, Q queries, w words, m tables of 16-bit substrings.
-`unique` is [U] uint32 or uint64, ascending, or [w, U] uint64 for codes longer than a word. The rows
-of unique code u are rows[starts[u]:starts[u + 1]], ascending. `allowed` is a bitmap of rows,
-[ceil(N / 64)] uint64, or empty for all.
+Shapes as in `records.py`. The `allowed` rows of a search are a bitmap, [ceil(N / 64)] uint64, or
+empty for all rows.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,27 +19,31 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
-BLOCK = 256  # codes whose least distance is taken at once; 2 KiB of words
-RADIX_FROM = 1500  # rows that are sorted sooner by digits than by comparing
-TILE = 32_768  # codes that a batch of queries shares while they are in the second cache
+from wingbar.hamming.records import PROBE, SCAN, TRY_PROBE
 
-SAMPLE, SAMPLED_FROM = (
-    16_384,
-    64,
-)  # codes that say where many neighbours end, and from how many on that is asked
+BLOCK = 256  # codes tested together for one within the threshold: 2 KiB of 64-bit words
+TILE = 32_768  # codes that all queries of a batch are compared with while the L2 cache holds them
+RADIX_SORT_FROM = 1500  # rows; fewer are sorted faster by comparisons than by digits
+FIRST_ROOM = 1024  # noted codes for which a query has room at first, besides those for its k
 
-# What the loops cost, in nanoseconds on the machine of docs/hamming.md; only ratios matter, and
-# only for the speed.
-NEAR, FAR = 24 << 20, 10.0  # bytes of codes that caches hold, and a read beyond them
-SCAN_BYTE = 0.025  # reading a code in order, a byte
-SHARED_BYTE = 0.009  # the same when a batch of queries shares what was read
-BUCKET = 4.0  # finding a bucket
-HERE = 0.8  # a candidate next to the one before
-THERE = 5.0  # a candidate elsewhere in memory
-NOTED = 25.0  # a candidate that is near enough to be noted
-LISTED = 2.0  # an allowed row looked up by itself
-WORTH = 0.6  # probing goes on while all of it should cost less than so much of a scan
-TRIAL = 0.1  # and while nothing is known yet, so much
+# A search for at least SAMPLE_FROM_K items first compares SAMPLE_SIZE codes, to estimate how far
+# the k-th item is.
+SAMPLE_SIZE = 16_384
+SAMPLE_FROM_K = 64
+
+# Cost model: nanoseconds on the machine of docs/hamming.md. Only their ratios matter, and only for
+# the speed.
+NS_SCANNED_BYTE = 0.025  # reading codes in order
+NS_SHARED_BYTE = 0.009  # the same in a batch, whose queries share what was read
+NS_BUCKET = 4.0  # looking up a bucket
+NS_ADJACENT_CANDIDATE = 0.8  # comparing a code that lies beside the one before
+NS_SCATTERED_CANDIDATE = 5.0  # comparing a code elsewhere in the cache
+NS_UNCACHED_CANDIDATE = 10.0  # comparing a code elsewhere in memory
+NS_NOTED_CANDIDATE = 25.0  # noting a code that is within the threshold
+NS_LISTED_ROW = 2.0  # comparing one of the listed rows
+CACHED_BYTES = 24 << 20  # codes of up to this size stay in the cache
+MAX_PROBE_SHARE = 0.6  # probing continues while its expected cost is below this share of a scan
+MAX_TRIAL_SHARE = 0.1  # and in any case until it has cost this share
 
 
 @intrinsic
@@ -54,24 +57,23 @@ def _popcount(typing, word):
 
 
 def _compiled(function):
-    """Compiled on first use and kept for the next process, where there is a place that can be
-    written."""
+    """Compile a function on its first call and cache the result, if a folder for it is writable."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither this folder nor a home can be written
+    except RuntimeError:  # neither this folder nor the user's cache folder is writable
         return numba.njit(nogil=True)(function)
 
 
 def _inlined(function):
-    """A part of another loop: handing arrays over would cost more than what it does."""
+    """Compile a function into its callers; passing arrays would cost more than what it does."""
     return numba.njit(nogil=True, forceinline=True)(function)
 
 
-# -- distances; one word and several are two functions each, chosen when they are compiled
+# -- distances: codes of one word and of several have a function each, chosen at compile time
 
 
 def _distance(unique, place, query):
-    """Distance of one unique code to the query [w]."""
+    """Distance in bits of one distinct code to the query [w]."""
 
 
 @overload(_distance, jit_options={"forceinline": True})
@@ -92,9 +94,9 @@ def _distance_of(unique, place, query):
 def _any_near(typing, codes, low, query, threshold):
     """Whether one of the BLOCK one-word codes from `low` on is within the threshold.
 
-    Written as vectors of 64 bytes, which LLVM cuts to what the CPU has: its own vectorizer stops at
-    half of AVX-512 on some CPUs. Distances are below 2^32, so the least is taken over 32-bit lanes,
-    which is one instruction where 64 bits are two.
+    Written as vectors of 64 bytes, which LLVM splits into those of the CPU: its own vectorizer uses
+    only half of AVX-512 on some CPUs. Distances are below 2^32, so the minimum is taken over 32-bit
+    lanes, which takes one instruction where 64 bits take two.
     """
     word = codes.dtype
     lanes = 64 // (word.bitwidth // 8)
@@ -104,12 +106,12 @@ def _any_near(typing, codes, low, query, threshold):
         limit = arguments[3]
         limit = builder.trunc(limit, vector.element) if word.bitwidth < 64 else limit
         narrow = ir.VectorType(ir.IntType(32), 16)
-        least = []  # four of them, so that one does not wait for the other
+        least = []  # four running minima, so that no instruction waits for the one before
         for i, distance in enumerate(distances):
             new = builder.bitcast(distance, narrow)
-            least.append(new if i < 4 else _lesser(builder, least.pop(0), new))
+            least.append(new if i < 4 else _minimum(builder, least.pop(0), new))
         while len(least) > 1:
-            least.append(_lesser(builder, least.pop(0), least.pop(0)))
+            least.append(_minimum(builder, least.pop(0), least.pop(0)))
         inside = builder.icmp_unsigned(
             "<=", builder.bitcast(least[0], vector), _splat(builder, limit, vector)
         )
@@ -122,8 +124,8 @@ def _any_near(typing, codes, low, query, threshold):
 
 @intrinsic
 def _near_of_64(typing, codes, low, query, threshold):
-    """Which of the 64 one-word codes from `low` on are within the threshold: bit i for code low +
-    i."""
+    """Which of the 64 one-word codes from `low` on are within the threshold: bit i for code
+    low + i."""
     word = codes.dtype
     lanes = 64 // (word.bitwidth // 8)
 
@@ -147,8 +149,10 @@ def _near_of_64(typing, codes, low, query, threshold):
 
 
 def _distances(context, builder, signature, arguments, count):
-    """Instructions for the distances of codes from arguments[1] on to arguments[2], as `count`
-    vectors; and their type."""
+    """Emit the distances to arguments[2] of the codes from index arguments[1] on.
+
+    Returns them as `count` vectors of 64 bytes, and the type of those.
+    """
     array, first, query = arguments[:3]
     bits = signature.args[0].dtype.bitwidth
     vector = ir.VectorType(ir.IntType(bits), 512 // bits)
@@ -168,7 +172,7 @@ def _distances(context, builder, signature, arguments, count):
     return distances, vector
 
 
-def _lesser(builder, a, b):
+def _minimum(builder, a, b):
     return builder.select(builder.icmp_unsigned("<", a, b), a, b)
 
 
@@ -184,14 +188,17 @@ def _splat(builder, value, vector):
     )
 
 
-def _next_near(unique, low, high, query, threshold, work):
-    """The first low + i BLOCK below `high` from which BLOCK codes, or what is left, hold one within
-    the threshold; or `high`. `work` [BLOCK] is scratch."""
+def _next_near(unique, low, high, query, threshold, scratch):
+    """Find the next block with a code within the threshold.
+
+    Returns the first of low, low + BLOCK, ... whose BLOCK codes (fewer at the end) hold one, or
+    `high` if none does. The contents of `scratch` [BLOCK] uint64 are overwritten.
+    """
 
 
 @overload(_next_near)
-def _next_near_of(unique, low, high, query, threshold, work):
-    def one(unique, low, high, query, threshold, work):
+def _next_near_of(unique, low, high, query, threshold, scratch):
+    def one(unique, low, high, query, threshold, scratch):
         q = query[0]
         while low + BLOCK <= high:
             if _any_near(unique, low, q, threshold):
@@ -202,20 +209,20 @@ def _next_near_of(unique, low, high, query, threshold, work):
                 return low
         return high
 
-    def several(unique, low, high, query, threshold, work):
+    def several(unique, low, high, query, threshold, scratch):
         while low < high:
             size = min(BLOCK, high - low)
             for j in range(unique.shape[0]):
                 codes, q = unique[j, low : low + size], query[j]
                 if j == 0:
                     for i in range(size):
-                        work[i] = _popcount(codes[i] ^ q)
+                        scratch[i] = _popcount(codes[i] ^ q)
                 else:
                     for i in range(size):
-                        work[i] += _popcount(codes[i] ^ q)
-            least = work[0]
+                        scratch[i] += _popcount(codes[i] ^ q)
+            least = scratch[0]
             for i in range(size):
-                least = min(least, work[i])
+                least = min(least, scratch[i])
             if np.int64(least) <= threshold:
                 return low
             low += BLOCK
@@ -225,8 +232,8 @@ def _next_near_of(unique, low, high, query, threshold, work):
 
 
 def _near_mask(unique, low, high, query, threshold):
-    """Which of the codes low <= u < high, at most 64, are within the threshold: bit i for code low
-    + i."""
+    """Which of the codes low <= u < high, at most 64, are within the threshold: bit i for code
+    low + i."""
 
 
 @overload(_near_mask)
@@ -252,15 +259,18 @@ def _near_mask_of(unique, low, high, query, threshold):
 
 @_compiled
 def scan(unique, query, out):
-    """Hamming distances to every unique code: out [U] uint16, filled in place."""
+    """Distances of one query [w] to every distinct code, written to `out` [U] uint16."""
     for i in range(out.size):
         out[i] = _distance(unique, i, query)
 
 
 @_compiled
 def counts(unique, items, queries, out):
-    """How many items are at each distance: items [U] of every unique code, queries [Q, w], out [Q,
-    b + 1] added to in place."""
+    """Count the items at each distance from each query.
+
+    `items` [U] int64 is the number of items of each distinct code, `queries` is [Q, w]; the counts
+    are added to `out` [Q, b + 1] int64.
+    """
     for low in range(0, items.size, BLOCK):
         high = min(low + BLOCK, items.size)
         for q in range(len(queries)):
@@ -270,7 +280,7 @@ def counts(unique, items, queries, out):
 
 @_compiled
 def total(numbers):
-    """The sum of [n] uint64, which is as fast as memory can be read."""
+    """The sum of [n] uint64, computed as fast as memory can be read."""
     sum_ = np.uint64(0)
     for i in range(numbers.size):
         sum_ += numbers[i]
@@ -278,142 +288,154 @@ def total(numbers):
 
 
 # -- what one query has found so far
-# state = [entries in places and distances, items at distance <= threshold, threshold]. The
-# threshold is the least distance within which k items are known, so nothing beyond it can be among
-# the k nearest; histogram [b + 1] counts items.
+
+ENTRIES, ITEMS, THRESHOLD = 0, 1, 2  # Found.state
+
+
+class Found(NamedTuple):
+    """The codes noted so far for one query, as candidates for its k nearest items.
+
+    k: number of items wanted.
+    state: [3] int64: the number of ENTRIES in the two lists, the number of ITEMS within the
+        threshold, and the THRESHOLD: the least distance within which k items are known, so that
+        nothing beyond it can be among the k nearest.
+    histogram: [b + 1] int64, the number of noted items at each distance.
+    places: [room] uint32, the noted codes as indices in Table.unique; the first ENTRIES are used.
+    distances: [room] uint16, their distances.
+    scratch: [BLOCK] uint64, working memory that the queries of a batch share.
+    """
+
+    k: int
+    state: np.ndarray
+    histogram: np.ndarray
+    places: np.ndarray
+    distances: np.ndarray
+    scratch: np.ndarray
+
+
+@_compiled
+def _nothing_found(bits, request, scratch):
+    """The state of a query at its start: nothing noted, the threshold at the radius."""
+    room = FIRST_ROOM + 4 * min(request.k, 2048)
+    state = np.zeros(3, np.int64)
+    state[THRESHOLD] = request.radius
+    return Found(
+        request.k,
+        state,
+        np.zeros(bits + 1, np.int64),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint16),
+        scratch,
+    )
 
 
 @_inlined
-def _allowed_rows(place, starts, rows, allowed):
-    """How many rows of a unique code may be found."""
-    if allowed.size == 0 and rows.size + 1 == starts.size:  # no code is there twice: one read less
-        return np.int64(1)
-    first, last = np.int64(starts[place]), np.int64(starts[place + 1])
+def _forget(found, threshold):
+    """Drop everything noted and start again from a threshold."""
+    found.histogram[:] = 0
+    found.state[ENTRIES], found.state[ITEMS], found.state[THRESHOLD] = 0, 0, threshold
+
+
+@_inlined
+def _allowed_items(table, allowed, place):
+    """The number of allowed rows of a distinct code."""
+    if allowed.size == 0 and table.rows.size + 1 == table.starts.size:
+        return np.int64(1)  # no code occurs twice: no need to read its bounds
+    first, last = np.int64(table.starts[place]), np.int64(table.starts[place + 1])
     if allowed.size == 0:
         return last - first
     count = 0
     for i in range(first, last):
-        row = np.int64(rows[i])
+        row = np.int64(table.rows[i])
         count += np.int64((allowed[row >> 6] >> np.uint64(row & 63)) & np.uint64(1))
     return count
 
 
 @_inlined
-def _take(place, distance, items, k, histogram, places, distances, count, total, threshold):
-    """Note a unique code of so many items, if any, within the threshold, and lower the threshold
-    where k items are now nearer. Gives the state anew."""
+def _note(found, place, distance, items):
+    """Note a distinct code within the threshold that stands for `items` items, if any, and lower
+    the threshold as soon as k items are nearer."""
     if items == 0:
-        return count, total, threshold
-    places[count] = place
-    distances[count] = distance
+        return
+    state, histogram = found.state, found.histogram
+    found.places[state[ENTRIES]] = place
+    found.distances[state[ENTRIES]] = distance
+    state[ENTRIES] += 1
     histogram[distance] += items
-    total += items
-    while threshold > 0 and total - histogram[threshold] >= k:
-        total -= histogram[threshold]
+    within, threshold = state[ITEMS] + items, state[THRESHOLD]
+    while threshold > 0 and within - histogram[threshold] >= found.k:
+        within -= histogram[threshold]
         threshold -= 1
-    return count + 1, total, threshold
+    state[ITEMS], state[THRESHOLD] = within, threshold
 
 
 @_compiled
-def _drop_far(state, places, distances):
-    """Forget the entries beyond the threshold."""
+def _drop_far(found):
+    """Drop the entries beyond the threshold, which has been lowered since they were noted."""
     kept = 0
-    for i in range(state[0]):
-        if distances[i] <= state[2]:
-            places[kept], distances[kept] = places[i], distances[i]
+    for i in range(found.state[ENTRIES]):
+        if found.distances[i] <= found.state[THRESHOLD]:
+            found.places[kept], found.distances[kept] = found.places[i], found.distances[i]
             kept += 1
-    state[0] = kept
+    found.state[ENTRIES] = kept
 
 
 @_compiled
-def _longer(numbers, used):
-    """A copy of the first `used` with room for twice as many as there was."""
-    longer = np.empty(2 * numbers.size, numbers.dtype)
-    longer[:used] = numbers[:used]
-    return longer
+def _with_room(found, more):
+    """The same with room for `more` entries, by dropping the far ones or in longer lists."""
+    _drop_far(found)
+    used = found.state[ENTRIES]
+    if used + more <= found.places.size:
+        return found
+    room = 2 * found.places.size
+    places, distances = np.empty(room, np.uint32), np.empty(room, np.uint16)
+    places[:used], distances[:used] = found.places[:used], found.distances[:used]
+    return Found(found.k, found.state, found.histogram, places, distances, found.scratch)
 
 
 @_compiled
-def _scan(
-    unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances, work
-):
-    """Compare the query with the codes low <= u < high. Gives at least `high`, or how far it came
-    when the lists were full. `work` [BLOCK] is scratch."""
-    count, total, threshold = state[0], state[1], state[2]
+def _scan(table, allowed, query, found, low, high):
+    """Compare the query with the codes low <= u < high; returns `found` with those noted."""
+    unique, state = table.unique, found.state
     while True:
-        low = _next_near(unique, low, high, query, threshold, work)
+        low = _next_near(unique, low, high, query, state[THRESHOLD], found.scratch)
         if low >= high:
-            break
-        if count + BLOCK > places.size:
-            state[0], state[2] = count, threshold
-            _drop_far(state, places, distances)
-            count = state[0]
-            if count + BLOCK > places.size:
-                break
+            return found
+        if state[ENTRIES] + BLOCK > found.places.size:
+            found = _with_room(found, BLOCK)
         end = min(low + BLOCK, high)
         for group in range(low, end, 64):
-            near = _near_mask(unique, group, end, query, threshold)
+            near = _near_mask(unique, group, end, query, state[THRESHOLD])
             while near:
                 u = group + np.int64(_popcount((near & (~near + np.uint64(1))) - np.uint64(1)))
                 near &= near - np.uint64(1)
                 distance = _distance(unique, u, query)
-                if distance <= threshold:
-                    items = _allowed_rows(u, starts, rows, allowed)
-                    count, total, threshold = _take(
-                        u, distance, items, k, histogram, places, distances, count, total, threshold
-                    )
+                if distance <= state[THRESHOLD]:
+                    _note(found, u, distance, _allowed_items(table, allowed, u))
         low = end
-    state[0], state[1], state[2] = count, total, threshold
-    return low
 
 
 @_compiled
-def _scan_all(
-    unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances
-):
-    """`_scan` with lists that grow; they are given back."""
-    work = np.empty(BLOCK, np.uint64)
-    while True:
-        low = _scan(
-            unique,
-            starts,
-            rows,
-            allowed,
-            query,
-            k,
-            low,
-            high,
-            histogram,
-            state,
-            places,
-            distances,
-            work,
-        )
-        if low >= high:
-            return places, distances
-        places, distances = _longer(places, state[0]), _longer(distances, state[0])
+def _likely_bound(table, query, k):
+    """A distance in bits within which there almost surely are k codes: the estimate from a sample,
+    plus three standard deviations.
 
-
-@_compiled
-def _likely_bound(unique, query, k, bits):
-    """A distance within which k of the codes are almost surely: what a sample of them says, with
-    three deviations to spare.
-
-    Without it a scan for many neighbours notes most of the first codes that it meets, only to
-    forget them.
+    Without it a scan for many neighbours would note most of the first codes that it meets, only to
+    drop them later.
     """
+    unique = table.unique
     size = unique.shape[unique.ndim - 1]
-    histogram, near = np.zeros(bits + 1, np.int64), np.empty(64, np.int64)
-    stride = size // (SAMPLE // 64)
-    for group in range(SAMPLE // 64):
+    histogram, near = np.zeros(table.bits + 1, np.int64), np.empty(64, np.int64)
+    stride = size // (SAMPLE_SIZE // 64)
+    for group in range(SAMPLE_SIZE // 64):
         for i in range(64):
             near[i] = _distance(unique, group * stride + i, query)
         for i in range(64):
             histogram[near[i]] += 1
-    expected = np.float64(k) * SAMPLE / size
+    expected = np.float64(k) * SAMPLE_SIZE / size
     enough = expected + 3 * np.sqrt(expected) + 2
     bound, seen = 0, histogram[0]
-    while bound < bits and seen < enough:
+    while bound < table.bits and seen < enough:
         bound += 1
         seen += histogram[bound]
     return bound
@@ -422,13 +444,133 @@ def _likely_bound(unique, query, k, bits):
 # -- probing
 
 
+class Buckets(NamedTuple):
+    """What the cost of probing depends on, for one query.
+
+    choices: [b' + 1] float64, the number of substrings at each distance from one of b' bits.
+    own: [m] float64, the number of codes in the query's own bucket of each table.
+    beside: [m] float64, the number of codes in the buckets at one bit from it.
+    ns_candidate: nanoseconds to compare a code of any table but the first.
+    """
+
+    choices: np.ndarray
+    own: np.ndarray
+    beside: np.ndarray
+    ns_candidate: float
+
+
+def _probe(table, allowed, query, request, found, ns_byte):
+    """Compare the query only with the codes that share a substring with it, or nearly.
+
+    Multi-index hashing (Norouzi, Punjani & Fleet, CVPR 2012): of m disjoint substrings, a code
+    within m s + t bits differs by at most s bits in one of the first t + 1, or by at most s - 1 in
+    one of the others. So after the buckets within s bits in tables 0..t and within s - 1 in the
+    others, everything up to distance m s + t has been seen. With table 0 alone (a Hamming ball
+    around the first 16 bits, whose codes lie side by side) everything up to s has.
+
+    Returns whether all nearest items are noted in `found`; false when probing was given up because
+    a scan, at `ns_byte` nanoseconds a byte, is likely to be cheaper.
+    """
+
+
+@overload(_probe)
+def _probe_of(table, allowed, query, request, found, ns_byte):
+    def none(table, allowed, query, request, found, ns_byte):
+        return False
+
+    unique = table.types[table.fields.index("unique")]
+    return none if unique.ndim == 2 else _probe_words
+
+
+def _probe_words(table, allowed, query, request, found, ns_byte):
+    unique, heads, bits, state = table.unique, table.heads, table.bits, found.state
+    tables, width = heads.shape[0], min(bits, 16)
+    ones = (1 << width) - 1
+    nbytes = unique.size * unique.itemsize
+    ns_scan = nbytes * ns_byte
+    buckets = _buckets(table, query, nbytes)
+    radius = state[THRESHOLD]
+    ball = (
+        tables > 1
+        and radius < bits
+        and _ns_ball(buckets, radius, ns_scan) < _ns_all_tables(buckets, radius, 0, 0, ns_scan)
+    )
+    used = 1 if ball else tables
+    spent = 0.0
+    for s in range(width + 1):
+        for t in range(used):
+            if request.path != PROBE:
+                left = MAX_PROBE_SHARE * ns_scan - spent
+                if ball:
+                    rest = _ns_ball(buckets, state[THRESHOLD], left)
+                else:
+                    rest = _ns_all_tables(buckets, state[THRESHOLD], s, t, left)
+                step = _ns_step(buckets, s, t)
+                step += NS_NOTED_CANDIDATE * max(0, request.k - state[ITEMS])  # until k are known
+                if rest > left and spent + step > MAX_TRIAL_SHARE * ns_scan:
+                    return False
+            part = _substring(query[0], bits - width * (t + 1), ones)
+            mask = (1 << s) - 1
+            compared, entries = 0, state[ENTRIES]
+            while mask <= ones:
+                bucket = part ^ mask
+                first, last = np.int64(heads[t, bucket]), np.int64(heads[t, bucket + 1])
+                compared += last - first
+                if state[ENTRIES] + last - first > found.places.size:
+                    _drop_far(found)
+                    if state[ENTRIES] + last - first > found.places.size:
+                        return False
+                for i in range(first, last):
+                    u = np.int64(i) if t == 0 else np.int64(table.order[t - 1, i])
+                    word = unique[u] ^ query[0]
+                    distance = np.int64(_popcount(word))
+                    if distance <= state[THRESHOLD]:
+                        new = True
+                        for other in range(used):  # was it found by an earlier step?
+                            differ = np.int64(
+                                _popcount(
+                                    np.uint64(_substring(word, bits - width * (other + 1), ones))
+                                )
+                            )
+                            if (other < t and differ <= s) or (other > t and differ < s):
+                                new = False
+                        if new:
+                            _note(found, u, distance, _allowed_items(table, allowed, u))
+                if s == 0:
+                    break
+                mask = _next_mask(mask)
+            spent += (
+                NS_BUCKET * buckets.choices[s]
+                + compared * (NS_ADJACENT_CANDIDATE if t == 0 else buckets.ns_candidate)
+                + NS_NOTED_CANDIDATE * max(0, state[ENTRIES] - entries)
+            )
+            certain = s if ball else tables * s + t
+            if state[THRESHOLD] <= certain:
+                return True
+    return True  # every bucket of a table was seen
+
+
 @_inlined
-def _choices(n):
-    """How many ways to choose 0 .. n of n: [n + 1] float64."""
-    ways = np.ones(n + 1)
-    for r in range(n):
-        ways[r + 1] = ways[r] * (n - r) / (r + 1)
-    return ways
+def _buckets(table, query, nbytes):
+    """The sizes of the query's buckets, for `nbytes` bytes of codes."""
+    tables, width = table.heads.shape[0], min(table.bits, 16)
+    ones = (1 << width) - 1
+    choices = np.ones(width + 1)
+    for r in range(width):
+        choices[r + 1] = choices[r] * (width - r) / (r + 1)
+    own, beside = np.zeros(tables, np.float64), np.zeros(tables, np.float64)
+    for t in range(tables):
+        part = _substring(query[0], table.bits - width * (t + 1), ones)
+        own[t] = table.heads[t, part + 1] - table.heads[t, part]
+        for i in range(width):
+            near = part ^ (1 << i)
+            beside[t] += table.heads[t, near + 1] - table.heads[t, near]
+    return Buckets(
+        choices,
+        own,
+        beside,
+        NS_SCATTERED_CANDIDATE if nbytes < CACHED_BYTES else NS_UNCACHED_CANDIDATE,
+    )
 
 
 @_inlined
@@ -442,225 +584,54 @@ def _next_mask(mask):
 
 @_inlined
 def _substring(word, shift, ones):
-    """The 16 bits of a table in a code."""
+    """The bits of a code from `shift` up, as many as `ones` has."""
     return np.int64((np.uint64(word) >> np.uint64(shift)) & np.uint64(ones))
 
 
-def _probe(
-    unique,
-    starts,
-    rows,
-    allowed,
-    heads,
-    order,
-    query,
-    bits,
-    k,
-    always,
-    scan_byte,
-    histogram,
-    state,
-    places,
-    distances,
-):
-    """Look only into buckets of codes that share a substring with the query, or nearly; whether
-    that sufficed.
-
-    Multi-index hashing (Norouzi, Punjani & Fleet, CVPR 2012): of m disjoint substrings, a code
-    within m s + t bits differs by at most s bits in one of the first t + 1, or by at most s - 1 in
-    one of the others. So after the buckets within s bits in tables 0..t and within s - 1 in the
-    others, everything up to distance m s + t has been seen. With table 0 alone (a Hamming ball
-    around the first 16 bits, whose codes lie side by side) everything up to s has.
-    """
-
-
-@overload(_probe)
-def _probe_of(
-    unique,
-    starts,
-    rows,
-    allowed,
-    heads,
-    order,
-    query,
-    bits,
-    k,
-    always,
-    scan_byte,
-    histogram,
-    state,
-    places,
-    distances,
-):
-    def none(
-        unique,
-        starts,
-        rows,
-        allowed,
-        heads,
-        order,
-        query,
-        bits,
-        k,
-        always,
-        scan_byte,
-        histogram,
-        state,
-        places,
-        distances,
-    ):
-        return False
-
-    return none if unique.ndim == 2 else _probe_words
-
-
-def _probe_words(
-    unique,
-    starts,
-    rows,
-    allowed,
-    heads,
-    order,
-    query,
-    bits,
-    k,
-    always,
-    scan_byte,
-    histogram,
-    state,
-    places,
-    distances,
-):
-    tables, width = heads.shape[0], min(bits, 16)
-    ones, buckets = (1 << width) - 1, _choices(width)
-    nbytes = unique.size * unique.itemsize
-    scan_cost = nbytes * scan_byte
-    there = THERE if nbytes < NEAR else FAR
-    radius = state[2]
-    # sizes of the bucket of each table that holds the query, and of its neighbours at one bit
-    own, beside = np.zeros(tables, np.float64), np.zeros(tables, np.float64)
-    for t in range(tables):
-        part = _substring(query[0], bits - width * (t + 1), ones)
-        own[t] = heads[t, part + 1] - heads[t, part]
-        for i in range(width):
-            near = part ^ (1 << i)
-            beside[t] += heads[t, near + 1] - heads[t, near]
-    ball = (
-        tables > 1
-        and radius < bits
-        and _ball_cost(buckets, own, beside, radius, scan_cost)
-        < _mih_cost(buckets, own, beside, radius, 0, 0, there, scan_cost)
-    )
-    used = 1 if ball else tables
-    spent = 0.0
-    for s in range(width + 1):
-        for t in range(used):
-            if not always:
-                left = WORTH * scan_cost - spent
-                if ball:
-                    rest = _ball_cost(buckets, own, beside, state[2], left)
-                else:
-                    rest = _mih_cost(buckets, own, beside, state[2], s, t, there, left)
-                step = _step_cost(buckets, own, beside, s, t, there) + NOTED * max(
-                    0, k - state[1]
-                )  # all are, until k are
-                if rest > left and spent + step > TRIAL * scan_cost:
-                    return False
-            shift = bits - width * (t + 1)
-            part = _substring(query[0], shift, ones)
-            mask = (1 << s) - 1
-            seen, noted = 0, state[0]
-            while mask <= ones:
-                bucket = part ^ mask
-                first, last = np.int64(heads[t, bucket]), np.int64(heads[t, bucket + 1])
-                seen += last - first
-                if state[0] + last - first > places.size:
-                    _drop_far(state, places, distances)
-                    if state[0] + last - first > places.size:
-                        return False
-                for i in range(first, last):
-                    u = np.int64(i) if t == 0 else np.int64(order[t - 1, i])
-                    word = unique[u] ^ query[0]
-                    distance = np.int64(_popcount(word))
-                    if distance <= state[2]:
-                        new = True
-                        for other in range(used):  # was it found by an earlier step?
-                            differ = np.int64(
-                                _popcount(
-                                    np.uint64(_substring(word, bits - width * (other + 1), ones))
-                                )
-                            )
-                            if (other < t and differ <= s) or (other > t and differ < s):
-                                new = False
-                        if new:
-                            items = _allowed_rows(u, starts, rows, allowed)
-                            state[0], state[1], state[2] = _take(
-                                u,
-                                distance,
-                                items,
-                                k,
-                                histogram,
-                                places,
-                                distances,
-                                state[0],
-                                state[1],
-                                state[2],
-                            )
-                if s == 0:
-                    break
-                mask = _next_mask(mask)
-            spent += (
-                BUCKET * buckets[s]
-                + seen * (HERE if t == 0 else there)
-                + NOTED * max(0, state[0] - noted)
-            )
-            certain = s if ball else tables * s + t
-            if state[2] <= certain:
-                return True
-    return True  # every bucket of a table was seen
+@_inlined
+def _ns_step(buckets, s, t):
+    """Expected nanoseconds for the buckets of table t at s bits: their sizes are known for 0 and 1
+    bits, and estimated by the mean of the latter beyond."""
+    choices = buckets.choices
+    codes = buckets.own[t] if s == 0 else buckets.beside[t] * choices[s] / choices[1]
+    ns_candidate = NS_ADJACENT_CANDIDATE if t == 0 else buckets.ns_candidate
+    return NS_BUCKET * choices[s] + codes * ns_candidate
 
 
 @_inlined
-def _step_cost(buckets, own, beside, s, t, there):
-    """What the buckets of table t at s bits should cost: known sizes at 0 and 1, the neighbours'
-    mean beyond."""
-    codes = own[t] if s == 0 else beside[t] * buckets[s] / buckets[1]
-    return BUCKET * buckets[s] + codes * (HERE if t == 0 else there)
-
-
-@_inlined
-def _mih_cost(buckets, own, beside, radius, s, t, there, enough):
-    """What all steps from (s, t) on cost until everything within `radius` has been seen, or
-    something beyond `enough`."""
-    cost, tables = 0.0, own.size
-    while s < buckets.size and cost <= enough:
-        cost += _step_cost(buckets, own, beside, s, t, there)
+def _ns_all_tables(buckets, radius, s, t, enough):
+    """Expected nanoseconds of all steps from (s, t) on until everything within `radius` has been
+    seen; anything beyond `enough` is not added up further."""
+    ns, tables = 0.0, buckets.own.size
+    while s < buckets.choices.size and ns <= enough:
+        ns += _ns_step(buckets, s, t)
         if tables * s + t >= radius:
-            return cost
+            return ns
         t += 1
         if t == tables:
             s, t = s + 1, 0
-    return cost
+    return ns
 
 
 @_inlined
-def _ball_cost(buckets, own, beside, radius, enough):
-    cost, s = 0.0, 0
-    while s <= min(radius, buckets.size - 1) and cost <= enough:
-        cost += _step_cost(buckets, own, beside, s, 0, 0.0)
+def _ns_ball(buckets, radius, enough):
+    """The same with table 0 alone, from the start."""
+    ns, s = 0.0, 0
+    while s <= min(radius, buckets.choices.size - 1) and ns <= enough:
+        ns += _ns_step(buckets, s, 0)
         s += 1
-    return cost
+    return ns
 
 
-# -- the answer in order
+# -- the result in order
 
 
 @_compiled
 def sort(keys, bits):
-    """Codes [N] of one word in ascending order and the row of each [N] uint32; equal codes keep the
-    order of their rows.
+    """Sort codes of one word, [N] uint32 or uint64, of which the first `bits` bits are used.
 
-    Radix sort, 11 bits a pass.
+    Returns them in ascending order, and the row of each [N] uint32; equal codes keep the order of
+    their rows. Radix sort, 11 bits per pass.
     """
     rows = np.arange(keys.size).astype(np.uint32)
     keys = keys.copy()
@@ -683,27 +654,29 @@ def sort(keys, bits):
 
 @_compiled
 def _sort_rows(rows):
-    if rows.size < RADIX_FROM:
+    if rows.size < RADIX_SORT_FROM:
         rows.sort()
     else:
         rows[:] = sort(rows.astype(np.uint32), 32)[0]
 
 
 @_compiled
-def _write(starts, rows, allowed, histogram, state, places, distances, out_rows, out_distances):
-    """Fill both outputs [n] with the first n items by (distance, row)."""
-    want, last = out_rows.size, state[2]
+def _write(table, allowed, found, out_rows, out_distances):
+    """Write the first n items noted, by (distance, row), to both outputs [n] int64."""
+    starts, rows = table.starts, table.rows
+    histogram, places, distances = found.histogram, found.places, found.distances
+    want, last = out_rows.size, found.state[THRESHOLD]
     fill = np.empty(last + 2, np.int64)
     fill[0] = 0
     for d in range(last + 1):
         fill[d + 1] = fill[d] + histogram[d]
-    whole = last  # distances up to here are written whole; of the next only the first `need` rows
+    whole = last  # distances up to here are written whole, of the next only the first `need` rows
     while whole >= 0 and fill[whole + 1] > want:
         whole -= 1
     split = whole + 1
     need = want - fill[split] if split <= last else 0
     lists, candidates = np.zeros(last + 2, np.int64), 0
-    for i in range(state[0]):
+    for i in range(found.state[ENTRIES]):
         if distances[i] <= last:
             lists[distances[i]] += 1
             if distances[i] == split and need > 0:
@@ -711,7 +684,7 @@ def _write(starts, rows, allowed, histogram, state, places, distances, out_rows,
                     need, np.int64(starts[places[i] + 1]) - np.int64(starts[places[i]])
                 )
     tied, tied_count = np.empty(candidates, np.int64), 0
-    for i in range(state[0]):
+    for i in range(found.state[ENTRIES]):
         d = np.int64(distances[i])
         if d > split or d > last or (d == split and need <= 0):
             continue
@@ -745,181 +718,82 @@ def _write(starts, rows, allowed, histogram, state, places, distances, out_rows,
         out_distances[begin:want] = split
 
 
-# -- one query, and many
-
-AUTO, SCAN, PROBE, TRY = 0, 1, 2, 3  # TRY probes only where that is worth it, and does not scan
+# -- searching
 
 
 @_compiled
-def nearest(
-    unique, starts, rows, heads, order, allowed, query, bits, k, limit, radius, path, low, high
-):
-    """The k nearest items within `radius`, with what is tied with the last, the first `limit` of
-    them by (distance, row): rows [n] and distances [n] int64, and how many there are without the
-    limit. Only codes low <= u < high are scanned; a TRY that was not worth it gives -1."""
-    histogram = np.zeros(bits + 1, np.int64)
-    state = np.array([0, 0, radius])
-    room = 1024 + 4 * min(k, 2048)
-    places, distances = np.empty(room, np.uint32), np.empty(room, np.uint16)
-    done = False
-    if path != SCAN and heads.shape[0] > 0:
-        done = _probe(
-            unique,
-            starts,
-            rows,
-            allowed,
-            heads,
-            order,
-            query,
-            bits,
-            k,
-            path == PROBE,
-            SCAN_BYTE,
-            histogram,
-            state,
-            places,
-            distances,
-        )
-        if not done:  # what was found says how far the nearest can be; the scan starts with that
-            histogram[:] = 0
-            state[0], state[1] = 0, 0
-    if not done and path != TRY:
-        bound, whole = state[2], high - low == unique.shape[unique.ndim - 1]
-        if k >= SAMPLED_FROM and high - low >= 8 * SAMPLE and whole and allowed.size == 0:
-            state[2] = min(bound, _likely_bound(unique, query, k, bits))
-        places, distances = _scan_all(
-            unique, starts, rows, allowed, query, k, low, high, histogram, state, places, distances
-        )
-        if state[1] < k and state[2] < bound:  # the sample was misleading
-            histogram[:] = 0
-            state[0], state[1], state[2] = 0, 0, bound
-            places, distances = _scan_all(
-                unique,
-                starts,
-                rows,
-                allowed,
-                query,
-                k,
-                low,
-                high,
-                histogram,
-                state,
-                places,
-                distances,
-            )
-    out_rows = np.empty(min(limit, state[1]), np.int64)
-    out_distances = np.empty(out_rows.size, np.int64)
-    _write(starts, rows, allowed, histogram, state, places, distances, out_rows, out_distances)
-    return out_rows, out_distances, np.int64(-1) if path == TRY and not done else state[1]
+def nearest(table, queries, request, allowed, low, high):
+    """The items nearest to each query [Q, w], as a Request asks, among the codes low <= u < high.
 
-
-@_compiled
-def nearest_many(
-    unique, starts, rows, heads, order, allowed, queries, bits, k, limit, radius, path, room
-):
-    """`nearest` for queries [Q, w]: the answers one after the other, where each begins [Q + 1], the
-    numbers without limit [Q]; -1 there for a query with more near codes than `room`, which has to
-    be asked alone."""
-    count, size = queries.shape[0], unique.shape[unique.ndim - 1]
-    histogram = np.zeros((count, bits + 1), np.int64)
-    state = np.zeros((count, 3), np.int64)
-    places, distances = np.empty((count, room), np.uint32), np.empty((count, room), np.uint16)
-    waiting, alone = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+    (The bounds hold for scans only.) Returns the rows [n] and distances [n] int64 of all results,
+    one query after the other, each ordered by (distance, row); where those of each query begin
+    [Q + 1]; and how many there would be without `limit` [Q], or -1 where TRY_PROBE gave up.
+    """
+    count = len(queries)
+    scratch = np.empty(BLOCK, np.uint64)
+    found = [_nothing_found(table.bits, request, scratch) for _ in range(count)]
+    scanned = np.ones(count, np.bool_)
+    if request.path != SCAN and table.heads.shape[0] > 0:
+        ns_byte = NS_SCANNED_BYTE if count == 1 else NS_SHARED_BYTE
+        for q in range(count):
+            scanned[q] = not _probe(table, allowed, queries[q], request, found[q], ns_byte)
+            if scanned[q]:  # what was found bounds the distance of the nearest
+                _forget(found[q], found[q].state[THRESHOLD])
+    if request.path != TRY_PROBE:
+        _scan_shared(table, allowed, queries, found, np.flatnonzero(scanned), low, high)
+    begins, totals = np.zeros(count + 1, np.int64), np.empty(count, np.int64)
     for q in range(count):
-        state[q, 2] = radius
-        if path != SCAN and heads.shape[0] > 0:
-            done = _probe(
-                unique,
-                starts,
-                rows,
-                allowed,
-                heads,
-                order,
-                queries[q],
-                bits,
-                k,
-                path == PROBE,
-                SHARED_BYTE,
-                histogram[q],
-                state[q],
-                places[q],
-                distances[q],
-            )
-            if done:
-                waiting[q] = False
-            else:
-                histogram[q, :] = 0
-                state[q, 0], state[q, 1] = 0, 0
-    work = np.empty(BLOCK, np.uint64)
-    queue = np.flatnonzero(waiting)
-    bounds = state[:, 2].copy()
-    if k >= SAMPLED_FROM and size >= 8 * SAMPLE and allowed.size == 0:
-        for q in queue:
-            state[q, 2] = min(bounds[q], _likely_bound(unique, queries[q], k, bits))
-    for tile in range(0, size, TILE):
-        tile_end = min(tile + TILE, size)
-        for q in queue:
-            if alone[q]:
-                continue
-            low = _scan(
-                unique,
-                starts,
-                rows,
-                allowed,
-                queries[q],
-                k,
-                tile,
-                tile_end,
-                histogram[q],
-                state[q],
-                places[q],
-                distances[q],
-                work,
-            )
-            alone[q] = low < tile_end
-    totals, begins = np.empty(count, np.int64), np.zeros(count + 1, np.int64)
+        items = found[q].state[ITEMS]
+        totals[q] = -1 if scanned[q] and request.path == TRY_PROBE else items
+        begins[q + 1] = begins[q] + min(request.limit, items)
+    rows, distances = np.empty(begins[count], np.int64), np.empty(begins[count], np.int64)
+    for q in range(count):
+        own = slice(begins[q], begins[q + 1])
+        _write(table, allowed, found[q], rows[own], distances[own])
+    return rows, distances, begins, totals
+
+
+@_compiled
+def _scan_shared(table, allowed, queries, found, queue, low, high):
+    """Scan for the queries numbered in `queue`, which share every tile of codes while it is in the
+    cache; `found` [Q] is a list that is updated."""
+    size = high - low
+    whole = size == table.starts.size - 1
+    bounds = np.empty(len(queries), np.int64)
     for q in queue:
-        alone[q] = alone[q] or (
-            state[q, 1] < k and state[q, 2] < bounds[q]
-        )  # the sample was misleading
-    for q in range(count):
-        totals[q] = -1 if alone[q] else state[q, 1]
-        begins[q + 1] = begins[q] + (0 if alone[q] else min(limit, state[q, 1]))
-    out_rows, out_distances = np.empty(begins[count], np.int64), np.empty(begins[count], np.int64)
-    for q in range(count):
-        if not alone[q]:
-            mine = slice(begins[q], begins[q + 1])
-            _write(
-                starts,
-                rows,
-                allowed,
-                histogram[q],
-                state[q],
-                places[q],
-                distances[q],
-                out_rows[mine],
-                out_distances[mine],
-            )
-    return out_rows, out_distances, begins, totals
+        state, k = found[q].state, found[q].k
+        bounds[q] = state[THRESHOLD]
+        if k >= SAMPLE_FROM_K and size >= 8 * SAMPLE_SIZE and whole and allowed.size == 0:
+            state[THRESHOLD] = min(bounds[q], _likely_bound(table, queries[q], k))
+    tile = TILE if len(queue) > 1 else max(1, size)
+    for begin in range(low, high, tile):
+        for q in queue:
+            end = min(begin + tile, high)
+            found[q] = _scan(table, allowed, queries[q], found[q], begin, end)
+    for q in queue:
+        if found[q].state[ITEMS] < found[q].k and found[q].state[THRESHOLD] < bounds[q]:
+            _forget(found[q], bounds[q])  # the sample was misleading
+            found[q] = _scan(table, allowed, queries[q], found[q], low, high)
 
 
 @_compiled
-def nearest_listed(unique, place_of_row, listed, query, bits, k, limit, radius):
-    """`nearest` among few rows, `listed` [A] ascending, each looked up by itself."""
+def nearest_listed(table, query, request, listed):
+    """`nearest` for one query [w] among few rows, `listed` [A] int64 ascending, each of them
+    compared by itself; returns rows [n], distances [n] and the number without `limit`."""
     distances = np.empty(listed.size, np.uint16)
-    histogram = np.zeros(bits + 2, np.int64)
+    histogram = np.zeros(table.bits + 2, np.int64)
     for i in range(listed.size):
-        distance = _distance(unique, np.int64(place_of_row[listed[i]]), query)
+        distance = _distance(table.unique, np.int64(table.places[listed[i]]), query)
         distances[i] = distance
         histogram[distance] += 1
     last, total = -1, 0
-    while last < radius and total < k:
+    while last < request.radius and total < request.k:
         last += 1
         total += histogram[last]
-    fill = np.zeros(bits + 2, np.int64)
+    fill = np.zeros(table.bits + 2, np.int64)
     for d in range(last):
         fill[d + 1] = fill[d] + histogram[d]
-    want = min(limit, total)
+    want = min(request.limit, total)
     out_rows, out_distances = np.empty(want, np.int64), np.empty(want, np.int64)
     for i in range(listed.size):
         d = np.int64(distances[i])
@@ -934,29 +808,29 @@ def nearest_listed(unique, place_of_row, listed, query, bits, k, limit, radius):
 
 @_compiled
 def group(keys, rows):
-    """Sorted codes and their rows -> unique codes [U], starts [U + 1] and the place of each row
-    [N], all uint32 but the first."""
+    """Group sorted codes [N] and their rows [N] by code.
+
+    Returns the fields `unique`, `starts` and `places` of a Table.
+    """
     count = 0
     for i in range(keys.size):
         if i == 0 or keys[i] != keys[i - 1]:
             count += 1
     unique, starts = np.empty(count, keys.dtype), np.empty(count + 1, np.uint32)
-    place_of_row = np.empty(keys.size, np.uint32)
+    places = np.empty(keys.size, np.uint32)
     u = -1
     for i in range(keys.size):
         if i == 0 or keys[i] != keys[i - 1]:
             u += 1
             unique[u], starts[u] = keys[i], i
-        place_of_row[rows[i]] = u
+        places[rows[i]] = u
     starts[count] = keys.size
-    return unique, starts, place_of_row
+    return unique, starts, places
 
 
 @_compiled
 def tables(unique, bits, count):
-    """Where the codes with each substring are: heads [m, 2^16 + 1] and, for all tables but the
-    first, whose codes lie in order already, their places [m - 1, U] sorted by substring. Substring
-    t is the bits from b - 16 (t + 1) up."""
+    """The fields `heads` and `order` of a Table for `count` substrings of one-word codes [U]."""
     width = min(bits, 16)
     size, ones = 1 << width, (1 << width) - 1
     heads = np.zeros((count, size + 1), np.uint32)

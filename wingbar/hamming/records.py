@@ -1,0 +1,77 @@
+"""The records that the search structure and the compiled loops share. Importing them needs no
+compiler.
+
+Shapes: N rows, U distinct codes, Q queries, K results, b bits, w = ceil(b / 64) words, m tables of
+substrings.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Packed = NDArray[np.uint64]
+Ids = NDArray[np.int64]
+Rows = NDArray[np.int64]
+Distances = NDArray[np.int64]
+Bitmap = NDArray[np.uint64]
+Path = Literal["auto", "numpy", "scan", "probe"]
+
+AUTO, NUMPY, SCAN, PROBE, TRY_PROBE = range(5)  # Request.path
+PATHS: dict[Path, int] = {"auto": AUTO, "numpy": NUMPY, "scan": SCAN, "probe": PROBE}
+
+ALL_ROWS: Bitmap = np.empty(0, np.uint64)  # the bitmap that allows every row
+
+
+class Table(NamedTuple):
+    """The distinct codes of a set in ascending order, and the rows that have each of them.
+
+    bits: b, the length of a code.
+    unique: the distinct codes: [U] uint32 up to 32 bits, [U] uint64 up to 64, else [w, U] uint64.
+    starts: [U + 1] uint32; code u belongs to rows[starts[u]:starts[u + 1]].
+    rows: [N] uint32, the rows of code 0, then those of code 1 and so on; ascending for each code.
+    places: [N] uint32, the index in `unique` of the code of each row.
+    heads: [m, 2^16 + 1] uint32, where the codes with each 16-bit substring begin in the order of
+        table t; substring t is the bits from b - 16 (t + 1) up. m is 0 where nothing is probed.
+    order: [m - 1, U] uint32, indices in `unique` sorted by substring 1, 2, ...; sorted by
+        substring 0 they are already.
+    """
+
+    bits: int
+    unique: NDArray[Any]
+    starts: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+    places: NDArray[np.uint32]
+    heads: NDArray[np.uint32]
+    order: NDArray[np.uint32]
+
+
+class Request(NamedTuple):
+    """What is asked of every query of a search.
+
+    k: number of items wanted, at least 1; everything that ties with the k-th is wanted too.
+    limit: largest number of items returned, at least k.
+    radius: largest distance of an item in bits, from 0 to b; nothing is found for -1.
+    path: how to search: AUTO, NUMPY, SCAN, PROBE, or TRY_PROBE, which probes if that is likely to
+        be cheap and otherwise gives up.
+    """
+
+    k: int
+    limit: int
+    radius: int
+    path: int
+
+
+class Nearest(NamedTuple):
+    """The items found for one query, ordered by (distance, id).
+
+    ids: [K] int64.
+    distances: [K] int64, in bits.
+    cut: whether items at the last distance were left out.
+    """
+
+    ids: Ids
+    distances: Distances
+    cut: bool
