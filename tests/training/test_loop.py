@@ -290,13 +290,13 @@ def test_batches_cover_an_epoch_once_and_are_shared_out() -> None:
 
 
 def test_what_is_held_out_is_seeded_by_class_and_never_trained_on(data: Path) -> None:
-    parts = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel._no_progress)
+    parts = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel.no_progress)
     assert np.bincount(parts.held_labels).tolist() == [3, 3, 3]
     assert not set(parts.held_paths) & set(parts.paths)
     assert len(parts.paths) + len(parts.held_paths) == 36
-    again = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel._no_progress)
+    again = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel.no_progress)
     assert again.held_paths == parts.held_paths
-    none = pictures.split(read_images(data), replace(SMALL, held_out=0.0), parallel._no_progress)
+    none = pictures.split(read_images(data), replace(SMALL, held_out=0.0), parallel.no_progress)
     assert not none.held_paths
 
 

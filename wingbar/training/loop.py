@@ -35,7 +35,7 @@ from wingbar.model import itq
 from wingbar.model.itq import Rotation
 from wingbar.model.model import Model, over_scales
 from wingbar.networks import backbones
-from wingbar.parallel import Progress, _no_progress, batched, cores, in_order
+from wingbar.parallel import Progress, batched, cores, in_order, no_progress
 from wingbar.training.checkpoint import (
     _claim,
     _forget_log_after,
@@ -80,7 +80,7 @@ def train(
     with _processes() as (rank, world):
         if rank == 0:
             _claim(output, described, resume)
-        report = progress if progress and rank == 0 else _no_progress
+        report = progress if progress and rank == 0 else no_progress
         job = _Job(
             method, config, run, split(data, run, report), output, described, rank, world, report
         )
@@ -100,7 +100,7 @@ def export_checkpoint(folder: str | os.PathLike[str], progress: Progress | None 
     Raises TrainingError when there is no checkpoint.
     """
     found = recorded(folder)
-    report = progress or _no_progress
+    report = progress or no_progress
     described = describe(found.method, found.config, found.run, found.data, found.start)
     parts = split(found.data, found.run, report)
     job = _Job(found.method, found.config, found.run, parts, Path(folder), described, 0, 1, report)
