@@ -114,7 +114,7 @@ def numbered(data: Dataset) -> list[NDArray[np.int64]]:
 
 def on_birds(work: Path) -> None:
     """CMBH beside DLBHC on the drawn species, with the same budget."""
-    data = read_dataset(toy.write(work / "birds", train=40, test=20, size=96))
+    data = read_dataset(toy.write_birds(work / "birds", train=40, test=20, size=96))
     run = Run(size=96, epochs=12, lr=0.02, area=0.8, held_out=0.1)
     methods = {
         "dlbhc": (

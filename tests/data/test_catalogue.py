@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_download import Shelf, serve, zip_of
-from tests.data.test_layouts import (
+from tests.data.miniatures import (
+    Files,
     aircraft,
     cifar,
     cub,
@@ -31,13 +31,12 @@ from tests.data.test_layouts import (
     oxford,
     paris,
 )
+from tests.data.shelf import Shelf, serve, zip_of
 from wingbar.cli import main
 from wingbar.data import catalogue, download, layouts
-from wingbar.data.catalogue import DATA_SETS, DataSet
+from wingbar.data.catalogue import DATA_SETS, KnownDataSet
 from wingbar.data.readers import read_dataset
 from wingbar.errors import DataError
-
-Files = dict[str, bytes]
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def archives(name: str) -> Files:
     return {DATA_SETS[name].files[0].name: tar(make[name]())}
 
 
-def stock(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, name: str) -> DataSet:
+def stock(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, name: str) -> KnownDataSet:
     """Put a miniature on the shelf, and its own sums into the catalogue."""
     content = archives(name)
     shelf.files = {f"/{name}/{file}": data for file, data in content.items()}
@@ -241,7 +240,7 @@ def test_a_mirror_has_to_have_the_same_files(
         shelf.files["/download/1"] = shelf.files[f"/{name}/CUB_200_2011.tgz"]
         assert catalogue.fetch(name, tmp_path / "b", url=f"{shelf.url}download/1").images == 4
     shelf.files = {path: data[:-1] + b"x" for path, data in shelf.files.items()}
-    with pytest.raises(DataError, match=r"its sha256 is .* what came was removed"):
+    with pytest.raises(DataError, match=r"its sha256 is .* the file was removed"):
         catalogue.fetch(name, tmp_path / "c", url=f"{shelf.url}{name}/")
     assert not (tmp_path / "c").exists()
 
@@ -294,9 +293,9 @@ def test_a_folder_with_something_in_it_is_left_alone(
     stock(shelf, monkeypatch, "mnist")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.jpg").write_bytes(b"mine")
-    with pytest.raises(DataError, match="is there and not empty: name another folder with -o"):
+    with pytest.raises(DataError, match="exists and is not empty: name another folder with -o"):
         catalogue.fetch("mnist", tmp_path / "mine")
-    with pytest.raises(DataError, match="is there and not empty"):
+    with pytest.raises(DataError, match="exists and is not empty"):
         catalogue.fetch("mnist", tmp_path / "mine" / "a.jpg")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.jpg"]
     (tmp_path / "empty").mkdir()
@@ -309,7 +308,7 @@ def test_a_folder_with_something_in_it_is_left_alone(
         catalogue.fetch("mnist", tmp_path / "empty")
 
 
-def test_room_is_looked_for_before(
+def test_free_space_is_checked_first(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = stock(shelf, monkeypatch, "cub-200-2011")

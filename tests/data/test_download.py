@@ -10,11 +10,9 @@ import stat
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,74 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.shelf import Shelf, serve, zip_of
 from wingbar.data import download
 from wingbar.errors import DataError
 
 DATA = np.random.default_rng(0).bytes(3_000_000)
-
-
-@dataclass
-class Shelf:
-    """What a test server has, and how badly it behaves."""
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    etag: str = '"first"'
-    modified: str = ""
-    ranges: bool = True  # whether it knows them
-    heeds_if_range: bool = True
-    cuts: list[int] = field(default_factory=list)  # bytes after which the next answers end
-    refusals: list[int] = field(default_factory=list)  # status codes of the next answers
-    asked: list[str] = field(default_factory=list)  # the Range of every request
-
-
-def serve(shelf: Shelf) -> Iterator[Shelf]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            shelf.asked.append(self.headers.get("Range", ""))
-            if shelf.refusals:
-                self.send_error(shelf.refusals.pop(0))
-                return
-            body = shelf.files.get(self.path)
-            if body is None:
-                self.send_error(404)
-                return
-            start = self.start_of(len(body))
-            if start and start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
-            for name, value in (("ETag", shelf.etag), ("Last-Modified", shelf.modified)):
-                if value:
-                    self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body[start:][: shelf.cuts.pop(0) if shelf.cuts else None])
-
-        def start_of(self, size: int) -> int:
-            wanted, version = self.headers.get("Range"), self.headers.get("If-Range")
-            if not wanted or not shelf.ranges:
-                return 0
-            if shelf.heeds_if_range and version not in (shelf.etag, shelf.modified):
-                return 0
-            return int(wanted.removeprefix("bytes=").removesuffix("-"))
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        shelf.url = f"http://127.0.0.1:{httpd.server_port}/"
-        thread = threading.Thread(
-            target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-        thread.start()
-        yield shelf
-        httpd.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -130,8 +65,8 @@ def test_what_came_is_kept_for_the_next_call(shelf: Shelf, tmp_path: Path) -> No
     with pytest.raises(
         DataError,
         match=(
-            r"cut after 2,000,000 of 3,000,000 bytes; 2 MB of it are kept, the same command "
-            r"goes on"
+            r"cut after 2,000,000 of 3,000,000 bytes; 2 MB are kept, run the same command to "
+            r"resume"
         ),
     ):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
@@ -238,14 +173,14 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up(shelf: Shelf, tmp_
 
 def test_a_wrong_sum_removes_what_came(shelf: Shelf, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; what came was removed"
+        DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; the file was removed"
     ):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256="0" * 64)
-    with pytest.raises(DataError, match=r"its md5 is .*, not abc; what came"):
+    with pytest.raises(DataError, match=r"its md5 is .*, not abc; the file was"):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", md5="abc")
     assert not list(tmp_path.iterdir())
     (tmp_path / "data.bin").write_bytes(b"something else")
-    with pytest.raises(DataError, match="remove it, then it is fetched anew"):
+    with pytest.raises(DataError, match="remove it to have it fetched again"):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
 
 
@@ -293,7 +228,7 @@ def test_a_full_disk_is_seen_before(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1_000_000))
-    with pytest.raises(DataError, match=r"needs 3 MB and its disk has 1 MB free: free some"):
+    with pytest.raises(DataError, match=r"needs 3 MB and its disk has 1 MB free: free some space"):
         download.fetch(shelf.url + "data.bin", tmp_path / "new" / "data.bin")
 
 
@@ -316,7 +251,7 @@ def test_a_disk_that_fills_up_keeps_what_came(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", opened)
-        with pytest.raises(DataError, match="is full; what came is kept: free some space"):
+        with pytest.raises(DataError, match="is full; the part that arrived is kept: free some"):
             download.fetch(shelf.url + "data.bin", path)
     kept = (tmp_path / "data.bin.part").stat().st_size
     assert 0 < kept < len(DATA)
@@ -334,7 +269,7 @@ def test_two_processes_do_not_write_one_file(shelf: Shelf, tmp_path: Path) -> No
 
 
 def test_sizes_for_people() -> None:
-    assert [download.gigabytes(n) for n in (5, 1500, 170_498_071, 1_150_585_339)] == [
+    assert [download.size_text(n) for n in (5, 1500, 170_498_071, 1_150_585_339)] == [
         "5 bytes",
         "1.5 kB",
         "170 MB",
@@ -353,13 +288,6 @@ def tar_of(path: Path, files: dict[str, bytes], *members: tarfile.TarInfo) -> Pa
             tar.addfile(info, io.BytesIO(data))
         for member in members:
             tar.addfile(member)
-    return path
-
-
-def zip_of(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, data in files.items():
-            opened.writestr(name, data)
     return path
 
 
@@ -415,7 +343,7 @@ def test_paths_that_lead_outside(tmp_path: Path, name: str, ending: str) -> None
 )
 def test_links_and_devices(tmp_path: Path, member: tarfile.TarInfo) -> None:
     archive = tar_of(tmp_path / "bad.tar", {"good.txt": b"x"}, member)
-    with pytest.raises(DataError, match="a link or a device in it"):
+    with pytest.raises(DataError, match="holds a link or a device"):
         download.unpack(archive, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.txt"]
 
@@ -425,7 +353,7 @@ def test_a_link_in_a_zip_file(tmp_path: Path) -> None:
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as opened:
         opened.writestr(info, "/etc")
-    with pytest.raises(DataError, match="a link or a device in it"):
+    with pytest.raises(DataError, match="holds a link or a device"):
         download.unpack(tmp_path / "bad.zip", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -434,7 +362,7 @@ def test_a_link_in_a_zip_file(tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked(tmp_path: Path, ending: str) -> None:
     archive = tmp_path / f"bomb{ending}"
     (zip_of if ending == ".zip" else tar_of)(archive, {"zeros": bytes(30_000_000)})
-    with pytest.raises(DataError, match="grows to more than"):
+    with pytest.raises(DataError, match="unpacks to more than"):
         download.unpack(archive, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -448,10 +376,10 @@ def test_damaged_archives(tmp_path: Path, ending: str) -> None:
     whole = archive.read_bytes()
     for size in (0, 20, 40_000, 70_000):
         archive.write_bytes(whole[:size])
-        with pytest.raises(DataError, match=r"is damaged, or no archive|cannot be unpacked"):
+        with pytest.raises(DataError, match=r"is damaged, or not an archive|cannot be unpacked"):
             download.unpack(archive, tmp_path / f"out{size}")
     archive.write_bytes(DATA[:10_000])
-    with pytest.raises(DataError, match=r"is damaged, or no archive|cannot be unpacked"):
+    with pytest.raises(DataError, match=r"is damaged, or not an archive|cannot be unpacked"):
         download.unpack(archive, tmp_path / "noise")
 
 
