@@ -524,7 +524,7 @@ def test_an_index_that_was_replaced_by_something_else(tmp_path: Path, photos: Pa
 
 
 def test_the_formats_are_those_that_can_be_indexed() -> None:
-    assert set(SUFFIXES) == set(images._FORMATS)
+    assert set(SUFFIXES) == set(images.FORMATS)
 
 
 def test_an_index_that_was_put_in_its_place_is_taken_over(tmp_path: Path, photos: Path) -> None:
