@@ -840,7 +840,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, after: int) -> No
     assert len(acknowledged) >= after
     with Index.open(path) as index:
         assert index.verify() == []
-        stored = dict(index._store.all_items())
+        stored = dict(zip(index.ids().tolist(), index.items(), strict=True))
     for item in stored.values():  # no half item: its file is there and whole
         assert hashlib.sha256(Path(item.path).read_bytes()).digest() == item.content
     with process(path) as (_, client):
