@@ -52,7 +52,7 @@ def test_a_wrong_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hamming.hamming(3_000, 12, peers=())["exact"] is False
 
 
-def test_bench_hamming_refuses_what_cannot_be_measured() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(DataError, match="no peer is named annoy: have flat, multihash"):
         hamming.hamming(1000, 12, peers=("annoy",))
     with pytest.raises(DataError, match="at least 200"):

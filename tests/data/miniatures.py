@@ -280,7 +280,7 @@ def oxford() -> Files:
 
 
 def paris() -> Files:
-    """As the archives lie: a folder for each building."""
+    """As the archives unpack: one folder per building."""
     gallery = ["paris_defense_000605", "paris_louvre_000001", "paris_eiffel_000002"]
     queries = [f"jpg/paris/all/{name}.jpg" for name in ("all_souls_000013", "worcester_000065")]
     names = [f"jpg/paris/{name.split('_')[1]}/{name}.jpg" for name in gallery]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass
 class Shelf:
-    """What a test server has, and how badly it behaves."""
+    """What a test server serves, and how badly it behaves."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)

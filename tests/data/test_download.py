@@ -38,29 +38,32 @@ def sha256(data: bytes) -> str:
 
 
 def test_a_file_is_fetched_once(shelf: Shelf, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     path = tmp_path / "deep" / "data.bin"
     found = download.fetch(
-        shelf.url + "data.bin", path, sha256=sha256(DATA), progress=lambda *what: told.append(what)
+        shelf.url + "data.bin",
+        path,
+        sha256=sha256(DATA),
+        progress=lambda *what: reported.append(what),
     )
     assert found == download.Fetched(path, len(DATA), sha256(DATA), hashlib.md5(DATA).hexdigest())
     assert path.read_bytes() == DATA
     assert [p.name for p in path.parent.iterdir()] == ["data.bin"]
-    assert told[0][0] == "fetching data.bin"
-    assert told[-1] == ("checking data.bin", len(DATA), len(DATA))
-    assert all(total == len(DATA) for _, _, total in told)
+    assert reported[0][0] == "fetching data.bin"
+    assert reported[-1] == ("checking data.bin", len(DATA), len(DATA))
+    assert all(total == len(DATA) for _, _, total in reported)
     assert download.fetch(shelf.url + "data.bin", path) == found
     assert len(shelf.asked) == 1
 
 
-def test_cut_connections_go_on_where_they_were_cut(shelf: Shelf, tmp_path: Path) -> None:
+def test_cut_connections_resume_where_they_were_cut(shelf: Shelf, tmp_path: Path) -> None:
     shelf.cuts = [1_000_000, 1, 500_000]
     download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
     assert (tmp_path / "data.bin").read_bytes() == DATA
     assert shelf.asked == ["", "bytes=1000000-", "bytes=1000001-", "bytes=1500001-"]
 
 
-def test_what_came_is_kept_for_the_next_call(shelf: Shelf, tmp_path: Path) -> None:
+def test_the_part_that_arrived_is_kept_for_the_next_call(shelf: Shelf, tmp_path: Path) -> None:
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
     with pytest.raises(
         DataError,
@@ -109,7 +112,7 @@ def test_a_process_killed_at_the_last_byte(shelf: Shelf, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("heeds_if_range", [True, False])
-def test_a_file_that_changed_meanwhile_is_fetched_anew(
+def test_a_file_that_changed_on_the_server_is_fetched_again(
     shelf: Shelf, tmp_path: Path, heeds_if_range: bool
 ) -> None:
     shelf.heeds_if_range = heeds_if_range
@@ -122,7 +125,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(
     assert (tmp_path / "data.bin").read_bytes() == other
 
 
-def test_a_shorter_file_meanwhile(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_on_the_server(shelf: Shelf, tmp_path: Path) -> None:
     shelf.heeds_if_range = False
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
     with pytest.raises(DataError, match="kept"):
@@ -131,7 +134,7 @@ def test_a_shorter_file_meanwhile(shelf: Shelf, tmp_path: Path) -> None:
     assert download.fetch(shelf.url + "data.bin", tmp_path / "data.bin").size == 1000
 
 
-def test_another_address_does_not_go_on_with_the_first_one(shelf: Shelf, tmp_path: Path) -> None:
+def test_another_address_does_not_resume_the_first_one(shelf: Shelf, tmp_path: Path) -> None:
     shelf.files["/other.bin"] = DATA[::-1]
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
     with pytest.raises(DataError, match="kept"):
@@ -140,7 +143,7 @@ def test_another_address_does_not_go_on_with_the_first_one(shelf: Shelf, tmp_pat
 
 
 @pytest.mark.parametrize(("etag", "modified"), [('W/"weak"', ""), ("", "")])
-def test_without_a_version_to_ask_for_it_begins_anew(
+def test_without_a_version_to_ask_for_it_starts_over(
     shelf: Shelf, tmp_path: Path, etag: str, modified: str
 ) -> None:
     shelf.etag, shelf.modified, shelf.cuts = etag, modified, [2_000_000]
@@ -164,14 +167,16 @@ def test_a_server_without_ranges_sends_all_again(shelf: Shelf, tmp_path: Path) -
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
-def test_a_server_without_ranges_that_always_cuts_is_given_up(shelf: Shelf, tmp_path: Path) -> None:
+def test_giving_up_on_a_server_without_ranges_that_always_cuts(
+    shelf: Shelf, tmp_path: Path
+) -> None:
     shelf.ranges, shelf.cuts = False, [2_000_000] * 20
     with pytest.raises(DataError, match="cut after 2,000,000 of 3,000,000"):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
     assert len(shelf.asked) == 1 + download.TRIES
 
 
-def test_a_wrong_sum_removes_what_came(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_wrong_checksum_removes_the_file(shelf: Shelf, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; the file was removed"
     ):
@@ -200,9 +205,7 @@ def test_addresses_that_lead_nowhere(
     with pytest.raises(DataError, match="HTTP Error 404"):
         download.fetch(shelf.url + "lost.bin", path)
     assert len(shelf.asked) == 1
-    monkeypatch.setattr(
-        time, "sleep", lambda _: pytest.fail("nobody listens: there is nothing to wait for")
-    )
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("no server: nothing to wait for"))
     with pytest.raises(DataError, match="refused"):
         download.fetch("http://127.0.0.1:9/data.bin", path)
     for address in ("file:///etc/passwd", "data.bin", "ftp://127.0.0.1/data.bin"):
@@ -213,7 +216,7 @@ def test_addresses_that_lead_nowhere(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_says_nothing_is_given_up(
+def test_giving_up_on_a_silent_server(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.02)
@@ -224,7 +227,7 @@ def test_a_server_that_says_nothing_is_given_up(
         download.fetch(f"http://127.0.0.1:{silent.server_port}/", tmp_path / "data.bin")
 
 
-def test_a_full_disk_is_seen_before(
+def test_free_space_is_checked_before_fetching(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1_000_000))
@@ -233,7 +236,7 @@ def test_a_full_disk_is_seen_before(
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk that has no more room after the first megabyte."""
+    """A file on a disk that is full after the first megabyte."""
 
     def write(self, data: Any) -> int:
         if self.tell() + len(data) > 1_100_000:
@@ -241,7 +244,7 @@ class FullDisk(io.FileIO):
         return super().write(data)
 
 
-def test_a_disk_that_fills_up_keeps_what_came(
+def test_a_disk_that_fills_up_keeps_the_part_that_arrived(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, real = tmp_path / "data.bin", Path.open
@@ -296,16 +299,16 @@ def test_archives(tmp_path: Path, ending: str) -> None:
     files = {"data/a.txt": b"one", "./data/deep/b.txt": b"two"}
     archive = tmp_path / f"data{ending}"
     (zip_of if ending == ".zip" else tar_of)(archive, files)
-    told: list[tuple[str, int, int]] = []
-    download.unpack(archive, tmp_path / "out", lambda *what: told.append(what))
+    reported: list[tuple[str, int, int]] = []
+    download.unpack(archive, tmp_path / "out", lambda *what: reported.append(what))
     found = {
         str(p.relative_to(tmp_path / "out")): p.read_bytes()
         for p in (tmp_path / "out").rglob("*")
         if p.is_file()
     }
     assert found == {"data/a.txt": b"one", "data/deep/b.txt": b"two"}
-    assert told[-1][0] == f"unpacking data{ending}"
-    assert 0 < told[-1][1] <= told[-1][2]
+    assert reported[-1][0] == f"unpacking data{ending}"
+    assert 0 < reported[-1][1] <= reported[-1][2]
 
 
 def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:

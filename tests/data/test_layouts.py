@@ -75,12 +75,12 @@ def test_cub(tmp_path: Path) -> None:
         == tmp_path
         / "CUB_200_2011/images/001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
     )
-    assert first.box is None  # whole birds are searched for
+    assert first.box is None  # the whole picture is the query
     assert first.columns == {"bounding_box": "60.0,27.0,325.0,304.0"}
     assert data == read_dataset(tmp_path / "CUB_200_2011")
 
 
-def test_the_official_number_of_images_is_the_plain_name(
+def test_with_all_official_images_it_has_its_plain_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(layouts.IMAGES, "CUB-200-2011", 4)
@@ -202,7 +202,7 @@ def test_pictures_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.stat().st_mtime_ns for path in first.train.paths] == before
 
 
-def test_a_killed_unpacking_leaves_nothing_that_looks_whole(
+def test_killed_unpacking_leaves_nothing_that_looks_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, cifar())
@@ -258,11 +258,11 @@ def test_a_folder_that_cannot_be_written_to(
 @pytest.mark.parametrize("zipped", [True, False])
 def test_mnist(tmp_path: Path, zipped: bool) -> None:
     files = mnist(zipped=zipped)
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     found = layouts.find(put(tmp_path / "MNIST" / "raw", files).parent)
     assert found is not None
-    layouts.prepare(found, lambda *what: told.append(what))
-    assert told == [("writing pictures", 13, 13)]
+    layouts.prepare(found, lambda *what: reported.append(what))
+    assert reported == [("writing pictures", 13, 13)]
     data = read_dataset(tmp_path / "MNIST")
     assert data.protocol == "MNIST (13 of 70,000 images): query=test, gallery=train"
     assert named(data.train) == ["3/00000.png", "3/00001.png", "8/00002.png"]
@@ -274,7 +274,7 @@ def test_mnist(tmp_path: Path, zipped: bool) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(data.train[2].path)), pixels[2])
 
 
-def test_the_others_in_files_of_the_same_names(tmp_path: Path) -> None:
+def test_other_data_sets_in_files_of_the_same_names(tmp_path: Path) -> None:
     assert read_dataset(put(tmp_path / "a", fashion())).protocol.startswith(
         "Fashion-MNIST (13 of 70,000 images): query=test"
     )
@@ -307,7 +307,7 @@ def test_revisited(tmp_path: Path, name: str, make: Callable[[], Files]) -> None
         read_dataset(tmp_path, protocol="unseen")
 
 
-def test_revisited_with_what_does_not_fit(tmp_path: Path) -> None:
+def test_revisited_with_a_wrong_ground_truth(tmp_path: Path) -> None:
     files = oxford()
     (put(tmp_path, files) / "jpg" / "oxford_002734.jpg").unlink()
     with pytest.raises(
@@ -512,7 +512,7 @@ CIFAR = "cifar-10-batches-py/"
         ),
     ],
 )
-def test_lists_that_do_not_fit(
+def test_lists_that_contradict_each_other(
     tmp_path: Path, make: Callable[[], Files], file: str, content: bytes | None, reason: str
 ) -> None:
     files = make()
@@ -539,7 +539,7 @@ def test_unpacked_pictures_that_were_tampered_with(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_folders_of_people_are_not_taken_for_them(tmp_path: Path) -> None:
+def test_ordinary_folders_are_not_mistaken_for_known_data_sets(tmp_path: Path) -> None:
     put(tmp_path / "a", {"images.txt": b"x", "cat/a.jpg": b"", "dog/b.jpg": b""})
     put(tmp_path / "b", {"photos/cub/CUB_200_2011/notes.txt": b"x", "photos/cat/a.jpg": b""})
     put(tmp_path / "c" / "birds", cub())

@@ -24,7 +24,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def csv_of(folder: Path, *rows: tuple[str, int, str]) -> Path:
-    """A CSV with so many images of a label and a split for each row."""
+    """A CSV of images: each row is a label, the number of its images, and their split."""
     lines = [
         f"{label}/{split}{i}.png,{label},{split}"
         for label, count, split in rows
@@ -123,7 +123,7 @@ def test_all_test_images_against_all_training_images(tmp_path: Path) -> None:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(seed=st.integers(0, 2**32), classes=st.integers(2, 12), split=st.booleans())
-def test_classes_that_are_not_trained_on(
+def test_unseen_classes(
     tmp_path_factory: pytest.TempPathFactory, seed: int, classes: int, split: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("unseen")

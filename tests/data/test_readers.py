@@ -114,7 +114,7 @@ def test_bad_csv(tmp_path: Path, text: str, reason: str) -> None:
         read_images(tmp_path / "list.csv")
 
 
-def test_csv_that_is_no_text(tmp_path: Path) -> None:
+def test_csv_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"path\n\xff\xfe\x00")
     with pytest.raises(DataError, match="not a CSV file in UTF-8"):
         read_images(tmp_path / "list.csv")
@@ -165,7 +165,7 @@ def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
     assert names(read_images(tmp_path)) == ["b.jpg:holiday", "a.jpg:test"]
 
 
-def test_texts_beside_class_folders_are_no_lists(tmp_path: Path) -> None:
+def test_text_files_beside_class_folders_are_not_lists(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.jpg", "dog/b.jpg")
     (tmp_path / "train.txt").write_text("cat/a\n")
     (tmp_path / "test.txt").write_text("dog/b\n")
@@ -192,7 +192,7 @@ def test_links_do_not_give_a_file_two_names(
     assert read_images("cat/a.jpg").paths == by_link
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_sources_and_parts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no"):
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no images"):
@@ -208,7 +208,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert names(read_images(tmp_path / "cat" / "a.jpg")) == ["a.jpg:None"]
 
 
-def test_a_box_column_is_the_part_of_a_query(tmp_path: Path) -> None:
+def test_a_box_column_crops_queries(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('path,label,box,price\none.png,x,"1,2,30,40",5\ntwo.png,y,,6\n')
     found = read_images(tmp_path / "a.csv")
     assert [entry.box for entry in found] == [(1, 2, 30, 40), None]

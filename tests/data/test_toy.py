@@ -25,7 +25,7 @@ def test_species_differ_in_under_2_percent_of_the_pixels() -> None:
                 assert differ < 0.011 * marks
 
 
-def test_a_seed_is_a_bird() -> None:
+def test_a_seed_gives_the_same_bird() -> None:
     np.testing.assert_array_equal(toy.draw_bird(3, 5), toy.draw_bird(3, 5))
     assert (np.abs(toy.draw_bird(3, 5).astype(int) - toy.draw_bird(3, 6)).max(2) > 8).mean() > 0.3
     assert toy.draw_bird(0, 1, 48).shape == (48, 48, 3)
@@ -33,7 +33,7 @@ def test_a_seed_is_a_bird() -> None:
         toy.draw_bird(8, 0)
 
 
-def test_a_data_set_is_written(tmp_path: Path) -> None:
+def test_birds_are_written_as_a_data_set(tmp_path: Path) -> None:
     data = read_dataset(toy.write_birds(tmp_path / "birds", train=3, test=2, size=32))
     assert (len(data.train), len(data.query), len(data.gallery)) == (24, 16, 24)
     assert {entry.label for entry in data.query} == set(toy.SPECIES)

@@ -33,7 +33,7 @@ class Evil:
         b"\x80\x04noise",
     ],
 )
-def test_hostile_pickles_run_nothing(
+def test_hostile_pickles_run_no_code(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
