@@ -30,6 +30,7 @@ from wingbar.methods import cmbh, dlbhc
 from wingbar.model.model import Model
 from wingbar.parallel import batched
 from wingbar.training import loop
+from wingbar.training.held_out import Side, fine_scores
 from wingbar.training.run import Run
 
 Array = NDArray[np.float32]
@@ -72,7 +73,7 @@ def report(model: Path, data: Dataset) -> None:
     packed = [codes.pack(side["code"] >= 0) for side in (q, g)]
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
     believed = [side["logits"].argmax(1) for side in (q, g)]
-    names = sorted(set(data.gallery.labels))
+    names = class_names(data)
     right = np.mean(
         [names[c] == label for c, label in zip(believed[0], data.query.labels, strict=True)]
     )
@@ -91,30 +92,35 @@ def report(model: Path, data: Dataset) -> None:
     }
     for name, distance in lines.items():
         print(f"{name:42} {mean_ap(distance, data.query, data.gallery):.4f}", flush=True)
-    for kind, of in (
-        ("f^l", lambda side: side["feature"]),
-        ("tanh", lambda side: np.tanh(side["code"])),
-    ):
-        sides = [
-            loop.Side(side["code"], unit(of(side)), labels)
-            for side, labels in zip((q, g), numbered(data), strict=True)
-        ]
-        for mode, value in loop.fine_scores(*sides).items():
+    features = {
+        "f^l": [q["feature"], g["feature"]],
+        "tanh": [np.tanh(q["code"]), np.tanh(g["code"])],
+    }
+    for kind, of_both in features.items():
+        query, gallery = (
+            Side(side["code"], unit(feature), labels)
+            for side, feature, labels in zip((q, g), of_both, numbered(data), strict=True)
+        )
+        for mode, value in fine_scores(query, gallery).items():
             print(f"{f'fine mode {mode}, shortlist 200, by {kind}':42} {value:.4f}")
     print(f"distinct codes {len(np.unique(packed[1], axis=0)):,} among {len(packed[1]):,}")
 
 
+def class_names(data: Dataset) -> list[str]:
+    return sorted({label for label in data.gallery.labels if label is not None})
+
+
 def numbered(data: Dataset) -> list[NDArray[np.int64]]:
-    names = {label: i for i, label in enumerate(sorted(set(data.gallery.labels)))}
+    rows: dict[str | None, int] = {name: i for i, name in enumerate(class_names(data))}
     return [
-        np.array([names.get(label, -1) for label in part.labels])
+        np.array([rows.get(label, -1) for label in part.labels])
         for part in (data.query, data.gallery)
     ]
 
 
 def on_birds(work: Path) -> None:
     """CMBH beside DLBHC on the drawn species, with the same budget."""
-    data = read_dataset(toy.write(work / "birds", train=40, test=20, size=96))
+    data = read_dataset(toy.write_birds(work / "birds", train=40, test=20, size=96))
     run = Run(size=96, epochs=12, lr=0.02, area=0.8, held_out=0.1)
     methods = {
         "dlbhc": (

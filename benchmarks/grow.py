@@ -1,11 +1,11 @@
-"""A large index from a small one, for load tests: its own items over and over, each with a few bits
-of its code turned over.
+"""Make a large index from a small one, for load tests: its items over and over, a few bits of each
+code flipped.
 
     python benchmarks/grow.py INDEX --items 100000 -o BIG
 
-Features get noise of a tenth of their length and are unit vectors again. Labels stay; the paths of
-the copies are made up, so the page shows no picture of them. Searches take as long as among as many
-different pictures, but what they find means nothing.
+Features get noise of a tenth of their length and are normalised again. Labels stay the same; the
+paths of the copies do not exist, so the page shows no picture of them. Searches take as long as
+with as many real pictures, but their results mean nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wingbar.hamming.codes import pack, unpack
 from wingbar.index.index import Index
 from wingbar.index.store import Store
 
-TURNED = 0.04  # of the bits of a code
+FLIPPED = 0.04  # share of the bits of a code
 
 
 def main() -> None:
@@ -35,14 +35,13 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with Index.open(args.index) as index:
         bits, dim = index.model.bits, index.model.dim
-        searchable, features = index.searchable(), index.features().astype(np.float32)
-        codes = unpack(searchable.of(searchable.ids), bits)
+        codes, features = unpack(index.codes(), bits), index.features().astype(np.float32)
+        items = index.items()
     shutil.copyfile(args.index, args.output)
     store = Store.open(args.output)
-    items = [item for _, item in store.all_items()]
     for copy in range(1, -(-args.items // len(items))):
         some = items[: args.items - copy * len(items)]
-        turned = codes[: len(some)] ^ (rng.random((len(some), bits)) < TURNED)
+        flipped = codes[: len(some)] ^ (rng.random((len(some), bits)) < FLIPPED)
         moved = features[: len(some)] + rng.normal(0, 0.1 / np.sqrt(dim), (len(some), dim)).astype(
             np.float32
         )
@@ -51,7 +50,7 @@ def main() -> None:
         with store.writing():
             store.add(
                 [replace(item, path=path) for item, path in zip(some, paths, strict=True)],
-                pack(turned),
+                pack(flipped),
                 moved,
                 bits,
             )

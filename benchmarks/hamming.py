@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +20,7 @@ from wingbar.bench import hamming
 from wingbar.hamming import codes
 from wingbar.hamming.codes import Codes
 from wingbar.index.index import Index
-from wingbar.index.store import Item
+from wingbar.index.store import Item, Store
 from wingbar.model.model import Model
 
 
@@ -37,9 +38,7 @@ def paths() -> None:
                 (10_000, 0.2),
                 (0, 0.0),
             ):
-                packed, queries = hamming._synthetic(
-                    items + hamming.BATCH_QUERIES + hamming.INSERTED, bits, centres, flip, 0, items
-                )
+                packed, queries = hamming.synthetic_codes(items, bits, centres, flip, seed=0)
                 engine = Codes(packed[:items], bits, threads=1)
                 for k in (1, 10, 100, 1000):
                     times: dict[str, list[float]] = {"auto": [], "scan": []}
@@ -47,7 +46,7 @@ def paths() -> None:
                         for path in ("auto", "scan"):
                             for query in queries[:32]:
                                 start = time.perf_counter()
-                                engine.nearest(query, k, path=path)  # type: ignore[arg-type]
+                                engine.nearest(query[None], k, path=path)
                                 times[path].append(time.perf_counter() - start)
                     auto, scan = (1e6 * median(times[path]) for path in ("auto", "scan"))
                     worst = max(worst, auto / scan)
@@ -145,21 +144,20 @@ def insert(work: Path) -> None:
     def items(first: int, last: int) -> list[Item]:
         return [Item(f"/nowhere/{i:07}.jpg", None, {}, 1, 1, b"") for i in range(first, last)]
 
-    with Index.create(path, model) as index, Index.open(path) as reader:
+    Index.create(path, model).close()
+    with closing(Store.open(path)) as store, Index.open(path) as reader:
         for first in range(0, count, 50_000):
-            with index._store.writing():
+            with store.writing():
                 some = packed[first : first + 50_000]
-                index._store.add(items(first, first + 50_000), some, feature.repeat(50_000, 0), 48)
+                store.add(items(first, first + 50_000), some, feature.repeat(50_000, 0), 48)
         start = time.perf_counter()
-        reader.searchable().nearest(packed[0], 10)
+        reader.searchable().nearest(packed[:1], 10)
         print(f"codes loaded and searched the first time: {time.perf_counter() - start:.2f} s")
-        reader.searchable().nearest(packed[0], 10)
-        with index._store.writing():
-            index._store.add(
-                items(count, count + 1000), packed[count:], feature.repeat(1000, 0), 48
-            )
+        reader.searchable().nearest(packed[:1], 10)
+        with store.writing():
+            store.add(items(count, count + 1000), packed[count:], feature.repeat(1000, 0), 48)
         start = time.perf_counter()
-        found = reader.searchable().nearest(packed[count + 7], 10)
+        [found] = reader.searchable().nearest(packed[count + 7 : count + 8], 10)
         seen = time.perf_counter() - start
         expected = codes.hamming(packed[count + 7], packed)
         order = np.lexsort((np.arange(len(packed)), expected))[:10]

@@ -1,5 +1,5 @@
-"""How the label-free feature was chosen: leave-one-out on training images, for each way to centre
-and reduce it.
+"""How the label-free feature was chosen: leave-one-out on training images, for each way of centring
+and reducing it.
 
     python benchmarks/label_free.py DATA/train
 
@@ -26,7 +26,7 @@ from wingbar.parallel import BATCH, batched, cores, in_order
 
 
 def leave_one_out(score: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """MAP over ties and nearest-neighbour accuracy: score [N, N], greater is nearer."""
+    """MAP over ties and nearest-neighbour accuracy: score [N, N], larger is nearer."""
     aps, right = [], []
     for i in range(len(labels)):
         others = np.arange(len(labels)) != i

@@ -72,9 +72,8 @@ def main() -> None:
         )
         searchable, labels = index.searchable(), np.array(index.labels())
         right = []
-        embedded = model.encode(data.query.paths)
-        for i, label in enumerate(data.query.labels):
-            top = searchable.nearest(embedded.codes[i], 1000)
+        found = searchable.nearest(model.encode(data.query.paths).codes, 1000)
+        for top, label in zip(found, data.query.labels, strict=True):
             right.append((labels[np.searchsorted(searchable.ids, top.ids)] == label).mean())
     print(
         f"{args.bits} bits: precision@1000 {np.mean(right):.4f}, MAP@1000 "

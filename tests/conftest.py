@@ -1,4 +1,4 @@
-"""Pictures made by code, so that tests need no files from outside."""
+"""Pictures made by code, so that tests need no downloads."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # a process a core already: more threads would only wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from wingbar.index.index import Index

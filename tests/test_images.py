@@ -59,7 +59,7 @@ def test_every_format_gives_the_picture(
     assert difference(pixels, images.load(image, SMALL)) <= allowed
 
 
-def test_a_file_its_bytes_its_image_and_its_array_are_one(tmp_path: Path) -> None:
+def test_a_file_its_bytes_its_image_and_its_array_give_the_same_pixels(tmp_path: Path) -> None:
     image = picture(2)
     path = tmp_path / "a.png"
     image.save(path)
@@ -69,7 +69,7 @@ def test_a_file_its_bytes_its_image_and_its_array_are_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_undone(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int) -> None:
     upright = picture(3, (90, 50))
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -172,7 +172,7 @@ def test_odd_shapes(size: tuple[int, int]) -> None:
     assert images.load(Image.new("RGB", size, "green"), SMALL).shape == (32, 32, 3)
 
 
-def test_preprocessing_refuses_nonsense() -> None:
+def test_invalid_preprocessing() -> None:
     with pytest.raises(ValueError, match="size >= 1"):
         Preprocessing(size=0)
     with pytest.raises(ValueError, match="keep"):
@@ -306,7 +306,7 @@ def test_a_linked_folder_is_in_both_places_and_loops_end(tmp_path: Path) -> None
     assert len(found) == len(set(found)) < 12
 
 
-def test_find_says_when_there_is_no_folder(tmp_path: Path) -> None:
+def test_find_raises_without_a_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         images.find(tmp_path / "nowhere")
 
@@ -346,7 +346,7 @@ WHOLE = Preprocessing(size=128, whole=True, scales=(0.5, 1.0, 1.4142))
     [((200, 200), (192, 192)), ((400, 200), (256, 128)), ((3000, 100), (352, 32))],
 )
 def test_a_whole_picture_keeps_its_shape(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    """Areas of 181 x 181 pixels, sides of at most 362, in steps of 32."""
+    """The area is 181 x 181 pixels, sides are at most 362 and multiples of 32."""
     pixels = images.load(picture(1, size), WHOLE)
     assert (pixels.shape[1], pixels.shape[0]) == expected
 
@@ -361,9 +361,7 @@ def test_views_are_the_scales_of_one_picture() -> None:
         (view == (10, 200, 30)).all() for view in images.at_scales(images.load(flat, WHOLE), WHOLE)
     )
     small = replace(WHOLE, size=20)
-    assert (
-        len(images.at_scales(images.load(flat, small), small)) == 1
-    )  # equal sizes are looked at once
+    assert len(images.at_scales(images.load(flat, small), small)) == 1  # equal sizes appear once
 
 
 @pytest.mark.parametrize(
@@ -375,12 +373,12 @@ def test_views_are_the_scales_of_one_picture() -> None:
         {"scales": (0.5, 1.0)},
     ],
 )
-def test_scales_that_cannot_be(wrong: dict[str, Any]) -> None:
+def test_invalid_scales(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="scales"):
         Preprocessing(**wrong)
 
 
-def test_a_box_is_what_is_looked_at() -> None:
+def test_a_box_crops_the_picture() -> None:
     sides = Image.new("RGB", (100, 60), "red")
     sides.paste("blue", (40, 0, 100, 60))
     data = encoded(sides, "PNG")
@@ -406,7 +404,7 @@ def test_a_box_is_of_the_upright_picture() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "0,0,nan,5", "0,0,inf,5"])
-def test_boxes_that_cannot_be(wrong: str) -> None:
+def test_invalid_boxes(wrong: str) -> None:
     assert images.parse_box("1, 2.5,30,40") == (1, 2.5, 30, 40)
     with pytest.raises(ImageError, match="a box"):
         images.parse_box(wrong)

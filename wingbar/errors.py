@@ -1,11 +1,22 @@
-"""The errors that wingbar raises on purpose: one line each, with the next step where there is
-one."""
+"""The exceptions that wingbar raises on purpose; each message is one line, with the next step
+where there is one.
+
+    WingbarError            parent of all; the command line prints its message and exits with 2
+    ├── ImageError          a picture that cannot be used
+    ├── DataError           a folder, list or archive that does not describe a data set
+    ├── ModelError          a model that cannot be loaded, or does not belong to the index
+    ├── StoreError          an index file that is missing, damaged, locked or of another format
+    ├── QueryError          a search that cannot be answered as asked
+    └── TrainingError       a training run that cannot start or resume
+
+`serving/` derives a few of its own from WingbarError, each with its HTTP status.
+"""
 
 from __future__ import annotations
 
 
 class WingbarError(Exception):
-    """The parent of all of them. The command line prints its message and exits with 2."""
+    """The parent of all. The command line prints its message and exits with 2."""
 
 
 class ImageError(WingbarError):
@@ -13,15 +24,15 @@ class ImageError(WingbarError):
 
 
 class DataError(WingbarError):
-    """A folder or list that does not describe a data set."""
+    """A folder, list, download or archive that does not describe a data set."""
 
 
 class ModelError(WingbarError):
-    """A model that cannot be loaded, or that does not belong to the index."""
+    """A model that cannot be loaded, or does not belong to the index."""
 
 
 class StoreError(WingbarError):
-    """An index file that is missing, damaged, locked, of another format, or on a full disk."""
+    """An index file that is missing, damaged, locked or of another format, or on a full disk."""
 
 
 class QueryError(WingbarError):
@@ -29,10 +40,10 @@ class QueryError(WingbarError):
 
 
 class TrainingError(WingbarError):
-    """A training run that cannot start or go on."""
+    """A training run that cannot start or resume."""
 
 
 def one_line(error: BaseException) -> str:
-    """The message of somebody else's exception on one line of at most 200 characters; its type
-    where it has none."""
+    """The message of another library's exception as one line of at most 200 characters; the name
+    of its type if it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Batches, threads whose results keep their order, and how progress is told."""
+"""Batches, threads whose results keep their order, and the callback that reports progress."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Progress = Callable[[str, int, int], None]  # what is going on, images done, images in all
-BATCH = 16  # images a run of the network; on 2 cores larger batches gain nothing
+BATCH = 16  # images per run of the network; on 2 cores larger batches gain nothing
 
+Progress = Callable[[str, int, int], None]
+"""A callable (stage, done, total) that long-running work calls now and then.
+
+stage: what is being done, as in "indexing"; work may have several stages, one after the other
+done: how much of this stage is finished, 0 to total; images, or bytes while fetching and unpacking
+total: how much there is in this stage, in the same unit
+"""
+
+S = TypeVar("S")
 T = TypeVar("T")
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """A Progress that reports nothing."""
 
 
 def cores() -> int:
@@ -20,7 +32,7 @@ def cores() -> int:
 
 
 def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` values; the last may be shorter."""
+    """Split `values` into lists of `size`; the last may be shorter."""
     batch: list[T] = []
     for value in values:
         batch.append(value)
@@ -31,12 +43,14 @@ def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-S = TypeVar("S")
-
-
 def in_order(values: Iterable[S], work: Callable[[S], T], threads: int) -> Iterator[T]:
-    """`work` of each value by `threads` threads, results in the order of the values, a bounded
-    number ahead."""
+    """Call `work` on each value in `threads` threads, and yield the results in the order of the
+    values.
+
+    At most 4 * BATCH values are taken ahead of the result that is yielded, so `values` may be
+    endless. An exception of `work` is raised when its turn comes; what has not started by then is
+    cancelled.
+    """
     ahead = 4 * BATCH
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -50,7 +64,3 @@ def in_order(values: Iterable[S], work: Callable[[S], T], threads: int) -> Itera
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """The Progress that reports nothing."""

@@ -377,7 +377,7 @@ def test_the_lists_that_help_shows_are_the_real_ones() -> None:
 def test_bench_hamming_prints_what_it_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wingbar.bench.encoding.ROUNDS", 1)
+    monkeypatch.setattr("wingbar.bench.hamming.ROUNDS", 1)
     arguments = [
         "bench",
         "hamming",

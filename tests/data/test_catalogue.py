@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_download import Shelf, serve, zip_of
-from tests.data.test_layouts import (
+from tests.data.miniatures import (
+    Files,
     aircraft,
     cifar,
     cub,
@@ -31,13 +31,12 @@ from tests.data.test_layouts import (
     oxford,
     paris,
 )
+from tests.data.shelf import Shelf, serve, zip_of
 from wingbar.cli import main
 from wingbar.data import catalogue, download, layouts
-from wingbar.data.catalogue import DATA_SETS, DataSet
+from wingbar.data.catalogue import DATA_SETS, KnownDataSet
 from wingbar.data.readers import read_dataset
 from wingbar.errors import DataError
-
-Files = dict[str, bytes]
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def below(files: Files, *tops: str) -> Files:
 
 
 def archives(name: str) -> Files:
-    """What the server of a data set has, in miniature."""
+    """The files that the server of a data set has, in miniature."""
     if name in ("mnist", "fashion-mnist"):
         return mnist() if name == "mnist" else fashion()
     if name == "stanford-dogs":
@@ -102,8 +101,8 @@ def archives(name: str) -> Files:
     return {DATA_SETS[name].files[0].name: tar(make[name]())}
 
 
-def stock(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, name: str) -> DataSet:
-    """Put a miniature on the shelf, and its own sums into the catalogue."""
+def stock(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, name: str) -> KnownDataSet:
+    """Put a miniature on the shelf, and its own checksums into the catalogue."""
     content = archives(name)
     shelf.files = {f"/{name}/{file}": data for file, data in content.items()}
     data = DATA_SETS[name]
@@ -142,9 +141,11 @@ def test_fetch_to_read(
 ) -> None:
     known = stock(shelf, monkeypatch, name)
     shelf.cuts = [100, 200]
-    told: list[str] = []
+    reported: list[str] = []
     target = tmp_path / "data" / name
-    report = catalogue.fetch(name, target, progress=lambda stage, done, total: told.append(stage))
+    report = catalogue.fetch(
+        name, target, progress=lambda stage, done, total: reported.append(stage)
+    )
     assert [path.name for path in target.parent.iterdir()] == [name]
     data = read_dataset(target)
     assert data.protocol.startswith(known.title)
@@ -159,7 +160,7 @@ def test_fetch_to_read(
         for path, content in shelf.files.items()
     }
     assert {file.url: file.sha256 for file in report.files} == sums
-    assert {f"fetching {file.name}" for file in known.files} <= set(told)
+    assert {f"fetching {file.name}" for file in known.files} <= set(reported)
     asked = len(shelf.asked)
     again = catalogue.fetch(name, target)
     assert again == replace(report, fetched=False)
@@ -227,7 +228,7 @@ def test_fetch_on_the_command_line(
 
 
 @pytest.mark.parametrize("name", ["cub-200-2011", "mnist"])
-def test_a_mirror_has_to_have_the_same_files(
+def test_a_mirror_must_have_the_same_files(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     known = stock(shelf, monkeypatch, name)
@@ -241,12 +242,12 @@ def test_a_mirror_has_to_have_the_same_files(
         shelf.files["/download/1"] = shelf.files[f"/{name}/CUB_200_2011.tgz"]
         assert catalogue.fetch(name, tmp_path / "b", url=f"{shelf.url}download/1").images == 4
     shelf.files = {path: data[:-1] + b"x" for path, data in shelf.files.items()}
-    with pytest.raises(DataError, match=r"its sha256 is .* what came was removed"):
+    with pytest.raises(DataError, match=r"its sha256 is .* the file was removed"):
         catalogue.fetch(name, tmp_path / "c", url=f"{shelf.url}{name}/")
     assert not (tmp_path / "c").exists()
 
 
-def test_a_data_set_got_by_hand_may_have_a_mirror(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_data_set_that_cannot_be_fetched_may_have_a_mirror(shelf: Shelf, tmp_path: Path) -> None:
     shelf.files["/nabirds.tar.gz"] = tar(nabirds())
     monkeyless = replace(DATA_SETS["nabirds"], disk=1_000_000)
     with pytest.MonkeyPatch.context() as patched:
@@ -288,15 +289,15 @@ def test_a_mirror_with_another_data_set(
         catalogue.fetch("mnist", tmp_path / "mnist")
 
 
-def test_a_folder_with_something_in_it_is_left_alone(
+def test_a_folder_that_is_not_empty_is_left_alone(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stock(shelf, monkeypatch, "mnist")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.jpg").write_bytes(b"mine")
-    with pytest.raises(DataError, match="is there and not empty: name another folder with -o"):
+    with pytest.raises(DataError, match="exists and is not empty: name another folder with -o"):
         catalogue.fetch("mnist", tmp_path / "mine")
-    with pytest.raises(DataError, match="is there and not empty"):
+    with pytest.raises(DataError, match="exists and is not empty"):
         catalogue.fetch("mnist", tmp_path / "mine" / "a.jpg")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.jpg"]
     (tmp_path / "empty").mkdir()
@@ -309,7 +310,7 @@ def test_a_folder_with_something_in_it_is_left_alone(
         catalogue.fetch("mnist", tmp_path / "empty")
 
 
-def test_room_is_looked_for_before(
+def test_free_space_is_checked_first(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = stock(shelf, monkeypatch, "cub-200-2011")
@@ -339,7 +340,7 @@ catalogue.fetch(name, Path(target), progress=kill)
 
 
 @pytest.mark.parametrize("stage", ["fetching", "checking", "unpacking", "writing"])
-def test_a_killed_fetch_goes_on_and_never_looks_complete(
+def test_a_killed_fetch_resumes_and_never_looks_complete(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     known = stock(shelf, monkeypatch, "cifar-10")
@@ -352,7 +353,7 @@ def test_a_killed_fetch_goes_on_and_never_looks_complete(
     assert (report.images, report.fetched) == (36, True)
     assert [path.name for path in tmp_path.iterdir()] == ["cifar"]
     wholes = [range_ for range_ in shelf.asked if not range_]
-    assert len(wholes) == 1  # what had come was not fetched again
+    assert len(wholes) == 1  # the part that had arrived was not fetched again
 
 
 def test_killed_while_it_cleans_up(
@@ -374,7 +375,7 @@ def test_killed_while_it_cleans_up(
     assert [path.name for path in tmp_path.iterdir()] == ["mnist"]
 
 
-def test_an_archive_that_leads_outside_leaves_nothing_there(
+def test_an_archive_that_leads_outside_writes_nothing_there(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = stock(shelf, monkeypatch, "cub-200-2011")

@@ -10,11 +10,9 @@ import stat
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,74 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.shelf import Shelf, serve, zip_of
 from wingbar.data import download
 from wingbar.errors import DataError
 
 DATA = np.random.default_rng(0).bytes(3_000_000)
-
-
-@dataclass
-class Shelf:
-    """What a test server has, and how badly it behaves."""
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    etag: str = '"first"'
-    modified: str = ""
-    ranges: bool = True  # whether it knows them
-    heeds_if_range: bool = True
-    cuts: list[int] = field(default_factory=list)  # bytes after which the next answers end
-    refusals: list[int] = field(default_factory=list)  # status codes of the next answers
-    asked: list[str] = field(default_factory=list)  # the Range of every request
-
-
-def serve(shelf: Shelf) -> Iterator[Shelf]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            shelf.asked.append(self.headers.get("Range", ""))
-            if shelf.refusals:
-                self.send_error(shelf.refusals.pop(0))
-                return
-            body = shelf.files.get(self.path)
-            if body is None:
-                self.send_error(404)
-                return
-            start = self.start_of(len(body))
-            if start and start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
-            for name, value in (("ETag", shelf.etag), ("Last-Modified", shelf.modified)):
-                if value:
-                    self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body[start:][: shelf.cuts.pop(0) if shelf.cuts else None])
-
-        def start_of(self, size: int) -> int:
-            wanted, version = self.headers.get("Range"), self.headers.get("If-Range")
-            if not wanted or not shelf.ranges:
-                return 0
-            if shelf.heeds_if_range and version not in (shelf.etag, shelf.modified):
-                return 0
-            return int(wanted.removeprefix("bytes=").removesuffix("-"))
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        shelf.url = f"http://127.0.0.1:{httpd.server_port}/"
-        thread = threading.Thread(
-            target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-        thread.start()
-        yield shelf
-        httpd.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -103,35 +38,38 @@ def sha256(data: bytes) -> str:
 
 
 def test_a_file_is_fetched_once(shelf: Shelf, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     path = tmp_path / "deep" / "data.bin"
     found = download.fetch(
-        shelf.url + "data.bin", path, sha256=sha256(DATA), progress=lambda *what: told.append(what)
+        shelf.url + "data.bin",
+        path,
+        sha256=sha256(DATA),
+        progress=lambda *what: reported.append(what),
     )
     assert found == download.Fetched(path, len(DATA), sha256(DATA), hashlib.md5(DATA).hexdigest())
     assert path.read_bytes() == DATA
     assert [p.name for p in path.parent.iterdir()] == ["data.bin"]
-    assert told[0][0] == "fetching data.bin"
-    assert told[-1] == ("checking data.bin", len(DATA), len(DATA))
-    assert all(total == len(DATA) for _, _, total in told)
+    assert reported[0][0] == "fetching data.bin"
+    assert reported[-1] == ("checking data.bin", len(DATA), len(DATA))
+    assert all(total == len(DATA) for _, _, total in reported)
     assert download.fetch(shelf.url + "data.bin", path) == found
     assert len(shelf.asked) == 1
 
 
-def test_cut_connections_go_on_where_they_were_cut(shelf: Shelf, tmp_path: Path) -> None:
+def test_cut_connections_resume_where_they_were_cut(shelf: Shelf, tmp_path: Path) -> None:
     shelf.cuts = [1_000_000, 1, 500_000]
     download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
     assert (tmp_path / "data.bin").read_bytes() == DATA
     assert shelf.asked == ["", "bytes=1000000-", "bytes=1000001-", "bytes=1500001-"]
 
 
-def test_what_came_is_kept_for_the_next_call(shelf: Shelf, tmp_path: Path) -> None:
+def test_the_part_that_arrived_is_kept_for_the_next_call(shelf: Shelf, tmp_path: Path) -> None:
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
     with pytest.raises(
         DataError,
         match=(
-            r"cut after 2,000,000 of 3,000,000 bytes; 2 MB of it are kept, the same command "
-            r"goes on"
+            r"cut after 2,000,000 of 3,000,000 bytes; 2 MB are kept, run the same command to "
+            r"resume"
         ),
     ):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
@@ -174,7 +112,7 @@ def test_a_process_killed_at_the_last_byte(shelf: Shelf, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("heeds_if_range", [True, False])
-def test_a_file_that_changed_meanwhile_is_fetched_anew(
+def test_a_file_that_changed_on_the_server_is_fetched_again(
     shelf: Shelf, tmp_path: Path, heeds_if_range: bool
 ) -> None:
     shelf.heeds_if_range = heeds_if_range
@@ -187,7 +125,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(
     assert (tmp_path / "data.bin").read_bytes() == other
 
 
-def test_a_shorter_file_meanwhile(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_on_the_server(shelf: Shelf, tmp_path: Path) -> None:
     shelf.heeds_if_range = False
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
     with pytest.raises(DataError, match="kept"):
@@ -196,7 +134,7 @@ def test_a_shorter_file_meanwhile(shelf: Shelf, tmp_path: Path) -> None:
     assert download.fetch(shelf.url + "data.bin", tmp_path / "data.bin").size == 1000
 
 
-def test_another_address_does_not_go_on_with_the_first_one(shelf: Shelf, tmp_path: Path) -> None:
+def test_another_address_does_not_resume_the_first_one(shelf: Shelf, tmp_path: Path) -> None:
     shelf.files["/other.bin"] = DATA[::-1]
     shelf.cuts = [2_000_000, *[0] * download.TRIES]
     with pytest.raises(DataError, match="kept"):
@@ -205,7 +143,7 @@ def test_another_address_does_not_go_on_with_the_first_one(shelf: Shelf, tmp_pat
 
 
 @pytest.mark.parametrize(("etag", "modified"), [('W/"weak"', ""), ("", "")])
-def test_without_a_version_to_ask_for_it_begins_anew(
+def test_without_a_version_to_ask_for_it_starts_over(
     shelf: Shelf, tmp_path: Path, etag: str, modified: str
 ) -> None:
     shelf.etag, shelf.modified, shelf.cuts = etag, modified, [2_000_000]
@@ -229,23 +167,25 @@ def test_a_server_without_ranges_sends_all_again(shelf: Shelf, tmp_path: Path) -
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
-def test_a_server_without_ranges_that_always_cuts_is_given_up(shelf: Shelf, tmp_path: Path) -> None:
+def test_giving_up_on_a_server_without_ranges_that_always_cuts(
+    shelf: Shelf, tmp_path: Path
+) -> None:
     shelf.ranges, shelf.cuts = False, [2_000_000] * 20
     with pytest.raises(DataError, match="cut after 2,000,000 of 3,000,000"):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin")
     assert len(shelf.asked) == 1 + download.TRIES
 
 
-def test_a_wrong_sum_removes_what_came(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_wrong_checksum_removes_the_file(shelf: Shelf, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; what came was removed"
+        DataError, match=rf"its sha256 is {sha256(DATA)}, not {'0' * 64}; the file was removed"
     ):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256="0" * 64)
-    with pytest.raises(DataError, match=r"its md5 is .*, not abc; what came"):
+    with pytest.raises(DataError, match=r"its md5 is .*, not abc; the file was"):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", md5="abc")
     assert not list(tmp_path.iterdir())
     (tmp_path / "data.bin").write_bytes(b"something else")
-    with pytest.raises(DataError, match="remove it, then it is fetched anew"):
+    with pytest.raises(DataError, match="remove it to have it fetched again"):
         download.fetch(shelf.url + "data.bin", tmp_path / "data.bin", sha256=sha256(DATA))
 
 
@@ -265,9 +205,7 @@ def test_addresses_that_lead_nowhere(
     with pytest.raises(DataError, match="HTTP Error 404"):
         download.fetch(shelf.url + "lost.bin", path)
     assert len(shelf.asked) == 1
-    monkeypatch.setattr(
-        time, "sleep", lambda _: pytest.fail("nobody listens: there is nothing to wait for")
-    )
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("no server: nothing to wait for"))
     with pytest.raises(DataError, match="refused"):
         download.fetch("http://127.0.0.1:9/data.bin", path)
     for address in ("file:///etc/passwd", "data.bin", "ftp://127.0.0.1/data.bin"):
@@ -278,7 +216,7 @@ def test_addresses_that_lead_nowhere(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_says_nothing_is_given_up(
+def test_giving_up_on_a_silent_server(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.02)
@@ -289,16 +227,16 @@ def test_a_server_that_says_nothing_is_given_up(
         download.fetch(f"http://127.0.0.1:{silent.server_port}/", tmp_path / "data.bin")
 
 
-def test_a_full_disk_is_seen_before(
+def test_free_space_is_checked_before_fetching(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1_000_000))
-    with pytest.raises(DataError, match=r"needs 3 MB and its disk has 1 MB free: free some"):
+    with pytest.raises(DataError, match=r"needs 3 MB and its disk has 1 MB free: free some space"):
         download.fetch(shelf.url + "data.bin", tmp_path / "new" / "data.bin")
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk that has no more room after the first megabyte."""
+    """A file on a disk that is full after the first megabyte."""
 
     def write(self, data: Any) -> int:
         if self.tell() + len(data) > 1_100_000:
@@ -306,7 +244,7 @@ class FullDisk(io.FileIO):
         return super().write(data)
 
 
-def test_a_disk_that_fills_up_keeps_what_came(
+def test_a_disk_that_fills_up_keeps_the_part_that_arrived(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, real = tmp_path / "data.bin", Path.open
@@ -316,7 +254,7 @@ def test_a_disk_that_fills_up_keeps_what_came(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", opened)
-        with pytest.raises(DataError, match="is full; what came is kept: free some space"):
+        with pytest.raises(DataError, match="is full; the part that arrived is kept: free some"):
             download.fetch(shelf.url + "data.bin", path)
     kept = (tmp_path / "data.bin.part").stat().st_size
     assert 0 < kept < len(DATA)
@@ -334,7 +272,7 @@ def test_two_processes_do_not_write_one_file(shelf: Shelf, tmp_path: Path) -> No
 
 
 def test_sizes_for_people() -> None:
-    assert [download.gigabytes(n) for n in (5, 1500, 170_498_071, 1_150_585_339)] == [
+    assert [download.size_text(n) for n in (5, 1500, 170_498_071, 1_150_585_339)] == [
         "5 bytes",
         "1.5 kB",
         "170 MB",
@@ -356,28 +294,21 @@ def tar_of(path: Path, files: dict[str, bytes], *members: tarfile.TarInfo) -> Pa
     return path
 
 
-def zip_of(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, data in files.items():
-            opened.writestr(name, data)
-    return path
-
-
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tgz", ".zip"])
 def test_archives(tmp_path: Path, ending: str) -> None:
     files = {"data/a.txt": b"one", "./data/deep/b.txt": b"two"}
     archive = tmp_path / f"data{ending}"
     (zip_of if ending == ".zip" else tar_of)(archive, files)
-    told: list[tuple[str, int, int]] = []
-    download.unpack(archive, tmp_path / "out", lambda *what: told.append(what))
+    reported: list[tuple[str, int, int]] = []
+    download.unpack(archive, tmp_path / "out", lambda *what: reported.append(what))
     found = {
         str(p.relative_to(tmp_path / "out")): p.read_bytes()
         for p in (tmp_path / "out").rglob("*")
         if p.is_file()
     }
     assert found == {"data/a.txt": b"one", "data/deep/b.txt": b"two"}
-    assert told[-1][0] == f"unpacking data{ending}"
-    assert 0 < told[-1][1] <= told[-1][2]
+    assert reported[-1][0] == f"unpacking data{ending}"
+    assert 0 < reported[-1][1] <= reported[-1][2]
 
 
 def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
@@ -415,7 +346,7 @@ def test_paths_that_lead_outside(tmp_path: Path, name: str, ending: str) -> None
 )
 def test_links_and_devices(tmp_path: Path, member: tarfile.TarInfo) -> None:
     archive = tar_of(tmp_path / "bad.tar", {"good.txt": b"x"}, member)
-    with pytest.raises(DataError, match="a link or a device in it"):
+    with pytest.raises(DataError, match="holds a link or a device"):
         download.unpack(archive, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.txt"]
 
@@ -425,7 +356,7 @@ def test_a_link_in_a_zip_file(tmp_path: Path) -> None:
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as opened:
         opened.writestr(info, "/etc")
-    with pytest.raises(DataError, match="a link or a device in it"):
+    with pytest.raises(DataError, match="holds a link or a device"):
         download.unpack(tmp_path / "bad.zip", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -434,7 +365,7 @@ def test_a_link_in_a_zip_file(tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked(tmp_path: Path, ending: str) -> None:
     archive = tmp_path / f"bomb{ending}"
     (zip_of if ending == ".zip" else tar_of)(archive, {"zeros": bytes(30_000_000)})
-    with pytest.raises(DataError, match="grows to more than"):
+    with pytest.raises(DataError, match="unpacks to more than"):
         download.unpack(archive, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -448,10 +379,10 @@ def test_damaged_archives(tmp_path: Path, ending: str) -> None:
     whole = archive.read_bytes()
     for size in (0, 20, 40_000, 70_000):
         archive.write_bytes(whole[:size])
-        with pytest.raises(DataError, match=r"is damaged, or no archive|cannot be unpacked"):
+        with pytest.raises(DataError, match=r"is damaged, or not an archive|cannot be unpacked"):
             download.unpack(archive, tmp_path / f"out{size}")
     archive.write_bytes(DATA[:10_000])
-    with pytest.raises(DataError, match=r"is damaged, or no archive|cannot be unpacked"):
+    with pytest.raises(DataError, match=r"is damaged, or not an archive|cannot be unpacked"):
         download.unpack(archive, tmp_path / "noise")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from wingbar.evaluation.metrics import (
 )
 from wingbar.hamming import codes
 from wingbar.index.index import Index
+from wingbar.index.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -246,8 +248,8 @@ def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
         index.add(photos, bits=16)
         picture(5).save(tmp_path / "owl.jpg")
         index.add([tmp_path / "owl.jpg"])
-        with index._store.writing():
-            index._store._db.execute(
+        with closing(Store.open(index.path)) as store, store.writing():
+            store.connection.execute(
                 "UPDATE features SET data = ? WHERE id = 1",
                 (np.full(index.model.dim, np.nan, "<f2").tobytes(),),
             )
@@ -280,8 +282,8 @@ def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(many, bits=8)
         ids, packed = index.ids(), index.codes()
-        with index._store.writing():
-            index._store.replace_embeddings(
+        with closing(Store.open(index.path)) as store, store.writing():
+            store.replace_embeddings(
                 packed | np.uint64(9), index.features().astype(np.float32), ids, 8
             )
         with pytest.raises(

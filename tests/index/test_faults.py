@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.conftest import picture, write_classes
 from wingbar.errors import StoreError
 from wingbar.index.checks import verify
 from wingbar.index.index import Index
+from wingbar.index.store import Store
 
 # `wingbar` with small transactions, so that a short run has many of them
 WINGBAR = (
@@ -171,8 +173,7 @@ def test_searching_while_another_writes(many: Path, tmp_path: Path) -> None:
 
 def everything(path: Path) -> object:
     """All content of an index, as far as it can be read."""
-    with Index.open(path) as index:
-        store = index._store
+    with Index.open(path) as index, closing(Store.open(path)) as store:
         ids, packed = store.codes(index.model.bits)
         return (
             store.model_files(),

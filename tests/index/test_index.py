@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreE
 from wingbar.hamming import codes
 from wingbar.index.filters import Condition, parse_where
 from wingbar.index.index import Index
-from wingbar.index.ranking import TIE_CAP
+from wingbar.index.ranking import TIE_CAP, Hits
+from wingbar.index.store import Store
 from wingbar.model.model import Model
 
 
@@ -309,31 +311,40 @@ def test_what_another_process_adds_and_deletes_is_taken_over(
         index.add(photos / "red", bits=24)
         query = photos / "blue" / "003.jpg"
         assert {hit.label for hit in index.search(query, 100)} == {None}
-        whole, original = index.searchable(), index._store.codes
+        whole, original = index.searchable(), Store.codes
 
         def watched(
-            bits: int, chunks: Iterable[int] | None = None
+            store: Store, bits: int, chunks: Iterable[int] | None = None
         ) -> tuple[codes.Ids, codes.Packed]:
             reads.append(chunks)
-            return original(bits, chunks)
+            return original(store, bits, chunks)
 
-        monkeypatch.setattr(index._store, "codes", watched)
+        def searched() -> Hits:
+            with monkeypatch.context() as patched:
+                patched.setattr(Store, "codes", watched)
+                return index.search(query, 100, fine="none")
+
+        def stored() -> tuple[codes.Ids, codes.Packed]:
+            with closing(Store.open(index.path)) as store:
+                return store.codes(24)
+
         for step in range(4):
             other.add(photos / "blue")
-            found = index.search(query, 100, fine="none")
+            found = searched()
             assert found[0].distance == 0
             assert str(query) in {hit.path for hit in found}
-            ids, packed = original(24)
+            ids, packed = stored()
             assert sorted(hit.id for hit in found) == ids.tolist()
             distance = codes.hamming(index.model.encode([query]).codes[0], packed)
             assert [hit.distance for hit in found] == sorted(distance.tolist())
             other.delete(sorted((photos / "blue").iterdir())[step:])
             other.delete([sorted((photos / "red").iterdir())[step]])
-            after = index.search(query, 100, fine="none")
-            assert sorted(hit.id for hit in after) == original(24)[0].tolist()
+            after = searched()
+            assert sorted(hit.id for hit in after) == stored()[0].tolist()
             if index._merging is not None:
                 index._merging[1].result()
         assert len(whole) == len(list((photos / "red").iterdir()))
+        assert reads
         assert None not in reads  # never all of it again
 
 
@@ -353,7 +364,8 @@ def test_info(index: Index) -> None:
     assert info.unique_codes == len(np.unique(index.codes()))
     assert info.search_bytes == index.searchable().nbytes > 0
     assert info.bytes == index.path.stat().st_size
-    assert info.fingerprint == Model(index._store.model_files()).fingerprint
+    with closing(Store.open(index.path)) as store:
+        assert info.fingerprint == Model(store.model_files()).fingerprint
     assert (info.model, info.method, info.fine) == ("general", "itq", "pool")
 
 

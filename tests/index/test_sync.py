@@ -30,10 +30,8 @@ def counts(report: sync.AddReport) -> tuple[int, ...]:
 def content(index: Index) -> dict[str, tuple[object, ...]]:
     """Path -> label, code and feature of every item."""
     packed = index.codes()
-    rows = zip(index._store.all_items(), packed.tolist(), index.features().tolist(), strict=True)
-    return {
-        item.path: (item.label, tuple(code), tuple(feature)) for (_, item), code, feature in rows
-    }
+    rows = zip(index.items(), packed.tolist(), index.features().tolist(), strict=True)
+    return {item.path: (item.label, tuple(code), tuple(feature)) for item, code, feature in rows}
 
 
 def test_a_second_run_does_nothing(photos: Path, tmp_path: Path) -> None:
@@ -287,14 +285,7 @@ def test_the_order_of_commits_does_not_matter(
         monkeypatch.setattr(sync, "COMMIT_IMAGES", commit)
         with Index.create(tmp_path / f"{commit}.wb") as index:
             assert index.add(photos, bits=16).fitted_on == 6
-            contents.append(
-                [
-                    (item.path, code)
-                    for (_, item), code in zip(
-                        index._store.all_items(), index.features(), strict=True
-                    )
-                ]
-            )
+            contents.append(list(zip(index.paths(), index.features(), strict=True)))
     for other in contents[1:]:
         assert [path for path, _ in other] == [path for path, _ in contents[0]]
         np.testing.assert_array_equal([f for _, f in other], [f for _, f in contents[0]])

@@ -577,9 +577,9 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) ->
 
 
 def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
-    """tests/test_birds.py counts the pixels. Frozen features say little of the species: a
+    """tests/data/test_toy.py counts the pixels. Frozen features say little of the species: a
     label-free index of them, below."""
-    data = read_dataset(toy.write(tmp_path / "birds", train=24, test=6))
+    data = read_dataset(toy.write_birds(tmp_path / "birds", train=24, test=6))
     run = Run(size=96, epochs=10, lr=0.03, area=0.8, held_out=0.1)
     model = loop.train(
         cmbh,

@@ -524,7 +524,7 @@ def test_an_index_that_was_replaced_by_something_else(tmp_path: Path, photos: Pa
 
 
 def test_the_formats_are_those_that_can_be_indexed() -> None:
-    assert set(SUFFIXES) == set(images._FORMATS)
+    assert set(SUFFIXES) == set(images.FORMATS)
 
 
 def test_an_index_that_was_put_in_its_place_is_taken_over(tmp_path: Path, photos: Path) -> None:
@@ -840,7 +840,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, after: int) -> No
     assert len(acknowledged) >= after
     with Index.open(path) as index:
         assert index.verify() == []
-        stored = dict(index._store.all_items())
+        stored = dict(zip(index.ids().tolist(), index.items(), strict=True))
     for item in stored.values():  # no half item: its file is there and whole
         assert hashlib.sha256(Path(item.path).read_bytes()).digest() == item.content
     with process(path) as (_, client):

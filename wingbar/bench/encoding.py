@@ -1,10 +1,10 @@
-"""Images a second of decoding, encoding and both, beside PyTorch in the same run."""
+"""Images per second of decoding, encoding and both, beside PyTorch in the same run."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,19 +19,19 @@ from wingbar.model.model import Model
 from wingbar.parallel import BATCH, batched, cores, in_order
 
 ROUNDS = 5
-IMAGES = 256  # a round; images of the folder are repeated where there are fewer
+IMAGES = 256  # per round; a folder with fewer is repeated
 
 
 def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Images a second of decoding, of encoding and of both together, beside PyTorch eager in
+    """Images per second of decoding, of encoding and of both together, beside PyTorch eager in
     float32 on the same pixels.
 
-    Each number is the median of ROUNDS rounds, in which the contestants take turns.
-    `eager_images_per_second` and `ratio` are None where PyTorch or the model's weights are missing.
-    Raises DataError without readable images.
+    Each number is the median of ROUNDS rounds of IMAGES images, in which the contestants take
+    turns. `eager_images_per_second` and `ratio`, which is encoding over eager, are None without
+    PyTorch or the model's weights. Raises DataError without readable images.
     """
     model = Model.load(model_path)
-    files, distinct = _readable(folder, model)
+    files, distinct = sample_files(folder, model)
     pixels = [images.load(data, model.preprocessing) for data in files]
 
     def decode() -> None:
@@ -41,23 +41,12 @@ def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
     contestants: dict[str, Callable[[], object]] = {
         "decode": decode,
         "encode": lambda: [model.run(batch) for batch in batched(pixels, BATCH)],
-        "both": lambda: model.encode(files) if model.gives_codes else _decode_and_run(model, files),
+        "both": lambda: model.encode(files) if model.gives_codes else decode_and_run(model, files),
     }
     eager = _eager(model_path, model)
     if eager is not None:
         contestants["eager"] = lambda: [eager(np.stack(batch)) for batch in batched(pixels, BATCH)]
-    for contestant in contestants.values():
-        contestant()  # warm up
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(ROUNDS):
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
-            contestant()
-            times[name].append(time.perf_counter() - start)
-    speed: dict[str, float | None] = {
-        name: IMAGES / median(seconds) for name, seconds in times.items()
-    }
-    slow = speed.get("eager")
+    speed = _images_per_second(contestants)
     return {
         "model": model.name,
         "images": IMAGES,
@@ -66,14 +55,14 @@ def encode(model_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
         "decode_images_per_second": speed["decode"],
         "encode_images_per_second": speed["encode"],
         "images_per_second": speed["both"],
-        "eager_images_per_second": slow,
-        "ratio": _ratio(speed["encode"], slow),
+        "eager_images_per_second": speed.get("eager"),
+        "ratio": speed["encode"] / speed["eager"] if "eager" in speed else None,
     }
 
 
-def _readable(folder: str | os.PathLike[str], model: Model) -> tuple[list[bytes], int]:
-    """IMAGES files that can be read, some more than once where the folder has fewer, and how many
-    different ones."""
+def sample_files(folder: str | os.PathLike[str], model: Model) -> tuple[list[bytes], int]:
+    """The bytes of IMAGES readable images of `folder`, repeated if it has fewer, and how many of
+    them are distinct. Raises DataError if there is none."""
     readable: list[bytes] = []
     for path in images.find(folder).images:
         try:
@@ -89,15 +78,30 @@ def _readable(folder: str | os.PathLike[str], model: Model) -> tuple[list[bytes]
     return [readable[i % len(readable)] for i in range(IMAGES)], len(readable)
 
 
-def _decode_and_run(model: Model, files: list[bytes]) -> None:
-    for batch in batched(
-        in_order(files, lambda data: images.load(data, model.preprocessing), cores()), BATCH
-    ):
+def decode_and_run(model: Model, files: Sequence[bytes]) -> None:
+    """Decode `files` in threads and run the network on them in batches, as `Model.encode` does,
+    without making codes."""
+    decoded = in_order(files, lambda data: images.load(data, model.preprocessing), cores())
+    for batch in batched(decoded, BATCH):
         model.run(batch)
 
 
+def _images_per_second(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """The median speed of each contestant; they take turns in every round."""
+    for contestant in contestants.values():
+        contestant()  # warm up
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            contestant()
+            times[name].append(time.perf_counter() - start)
+    return {name: IMAGES / median(seconds) for name, seconds in times.items()}
+
+
 def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixels], object] | None:
-    """The model's net in PyTorch, float32, or None where it cannot be had."""
+    """The model's network in PyTorch, float32, for pixels [B, H, W, 3]; None without PyTorch or its
+    weights."""
     if find_spec("torch") is None:
         return None
     import torch
@@ -126,22 +130,3 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
             torch.set_num_threads(before)
 
     return run
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3
-
-
-def _us(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e6
-
-
-def _ratio(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a / b
-
-
-def _speed(work: Callable[[], object], count: int) -> float:
-    """How many of `count` things a second."""
-    start = time.perf_counter()
-    work()
-    return count / (time.perf_counter() - start)

@@ -14,21 +14,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.bench.encoding import ROUNDS, _ms, _ratio, _us
 from wingbar.errors import DataError
 from wingbar.hamming import codes
 from wingbar.hamming.codes import Codes, Packed
 
-QUERIES = 32  # asked one by one in each round
-BATCH_QUERIES = 1000
-CHECKED = 16  # queries whose answers are compared with brute force
 PEERS = ("flat", "multihash", "ivf", "hnsw", "usearch", "numpy")
-HNSW_UP_TO = 2_000_000  # items; its graph takes 20 s a million
-FILTERED = 100  # one item of so many passes the filter
-INSERTED = 1000
+ROUNDS = 5
+QUERIES = 32  # asked one by one in each round
+BATCH_QUERIES = 1000  # asked at once in each round
+CHECKED = 16  # queries whose answers are compared with brute force
+FILTERED = 100  # one of this many items passes the filter
+INSERTED = 1000  # items
+HNSW_UP_TO = 2_000_000  # items; its graph takes 20 s per million
 
 
-# -- Hamming search
+@dataclass(frozen=True)
+class _Contestant:
+    """What one contestant can do. Searches return what it returns; `distances` reads that.
+
+    single: the k nearest of one query [w]
+    many: the k nearest of queries [Q, w]; None if it has no batches
+    within: everything within the radius of one query [w]; None if it cannot
+    build: seconds that building its structure took
+    distances: the distances in the answer of a single or radius search, nearest first
+    """
+
+    single: Callable[[Packed], Any]
+    many: Callable[[Packed], Any] | None
+    within: Callable[[Packed], Any] | None
+    build: float
+    distances: Callable[[Any], list[int]] = lambda found: found.distances.tolist()
+
+
+@dataclass
+class _Times:
+    """Median times of one contestant; None for what it cannot do.
+
+    single: seconds per query, one by one
+    qps: queries per second in a batch
+    radius: seconds per radius search
+    """
+
+    single: float | None = None
+    qps: float | None = None
+    radius: float | None = None
+
+
+class _LeftOutError(Exception):
+    """A peer does not take part in this case. The message says why."""
 
 
 def hamming(
@@ -46,32 +79,51 @@ def hamming(
     """Exact Hamming search beside its peers on synthetic codes, all in one run on `threads`
     threads.
 
-    With `centres` each code is one of so many random codes with each bit flipped with probability
-    `flip`, as learned codes are; with none they are uniform. Queries are drawn in the same way. In
-    each of ROUNDS rounds every contestant answers the same QUERIES queries one by one and
-    BATCH_QUERIES at once; times are medians, of one query over all rounds.
+    With `centres` > 0 the codes lie around that many random codes, each bit flipped with
+    probability `flip`, as learned codes do; with 0 they are uniform. Queries are drawn in the same
+    way. In each of ROUNDS rounds every contestant answers the same QUERIES queries one by one and
+    BATCH_QUERIES at once; times are medians over all rounds, per query.
 
-    Peers get codes padded to 4 or 8 bytes, which FAISS needs to be fast. `exact` says that every
-    answer checked, of each path, with filter and after inserts, is that of brute force.
-    `bandwidth_gb_s` is what the plain scan reads, `bandwidth_share` its part of what one core reads
-    from memory (more than 1 where the codes lie in a cache). `single_ms` includes probing. Raises
-    DataError for fewer items than k or an unknown peer.
+    Peers get codes padded to 4 bytes or a multiple of 8, which FAISS needs to be fast. `exact` is
+    whether all answers that were checked, of every path, with a filter and after inserts, are those
+    of brute force. `bandwidth_gb_s` is what the plain scan reads, `bandwidth_share` its share of
+    what one core reads from memory (above 1 if the codes fit in a cache). `single_ms` includes
+    probing. Raises DataError for fewer items than `k` or FILTERED, a `flip` outside 0 to 1, or an
+    unknown peer.
     """
     unknown = sorted(set(peers) - set(PEERS))
-    if unknown or items < max(k, FILTERED) or not 0 <= flip <= 1:
-        raise DataError(
-            f"{', '.join(unknown)} is not allowed {', '.join(PEERS)}"
-            if unknown
-            else f"items must be at least {max(k, FILTERED)} and flip from 0 to 1"
-        )
+    if unknown:
+        raise DataError(f"no peer is named {', '.join(unknown)}: have {', '.join(PEERS)}")
+    if items < max(k, FILTERED) or not 0 <= flip <= 1:
+        raise DataError(f"items must be at least {max(k, FILTERED)} and flip from 0 to 1")
     with _faiss_threads(threads):
         return _hamming(items, bits, centres, flip, k, radius, threads, peers, seed)
 
 
+def synthetic_codes(
+    items: int, bits: int, centres: int, flip: float, seed: int
+) -> tuple[Packed, Packed]:
+    """Codes [items + INSERTED, w] and queries [BATCH_QUERIES, w], both uint64, drawn as `hamming`
+    says."""
+    count = items + INSERTED + BATCH_QUERIES
+    rng = np.random.default_rng(seed)
+    around = rng.random((centres, bits)) < 0.5
+    parts = []
+    for first in range(0, count, 1_000_000):
+        size = min(1_000_000, count - first)
+        if centres:
+            centre = rng.integers(centres, size=size)
+            drawn = around[centre] ^ (rng.random((size, bits), np.float32) < flip)
+        else:
+            drawn = rng.integers(0, 2, (size, bits), np.uint8).astype(bool)
+        parts.append(codes.pack(drawn))
+    packed = np.concatenate(parts)
+    return packed[: items + INSERTED], packed[items + INSERTED :]
+
+
 @contextmanager
 def _faiss_threads(threads: int) -> Iterator[None]:
-    """FAISS on so many threads; afterwards as before, since OpenMP's number is shared with
-    PyTorch."""
+    """Let FAISS use this many threads; restored afterwards, as PyTorch shares OpenMP's setting."""
     if find_spec("faiss") is None:
         yield
         return
@@ -96,8 +148,8 @@ def _hamming(
     peers: tuple[str, ...],
     seed: int,
 ) -> dict[str, Any]:
-    """`hamming`, its arguments checked."""
-    packed, queries = _synthetic(items + BATCH_QUERIES + INSERTED, bits, centres, flip, seed, items)
+    """`hamming` with checked arguments."""
+    packed, queries = synthetic_codes(items, bits, centres, flip, seed)
     warm_up = codes.warm_up(bits) if items >= codes.COMPILED_FROM else 0.0
     start = time.perf_counter()
     engine = Codes(packed[:items], bits, threads=threads)
@@ -175,54 +227,9 @@ def _hamming(
     }
 
 
-@dataclass(frozen=True)
-class _Contestant:
-    """A peer's ways to search; each gives something with the distances of what it found, nearest
-    first."""
-
-    single: Callable[[Packed], Any]
-    many: Callable[[Packed], Any] | None
-    within: Callable[[Packed], Any] | None
-    build: float
-    distances: Callable[[Any], list[int]] = lambda found: found.distances.tolist()
-
-
-@dataclass
-class _Times:
-    """Median seconds of one query and of a radius search, queries a second in a batch."""
-
-    single: float | None = None
-    qps: float | None = None
-    radius: float | None = None
-
-
-class _LeftOutError(Exception):
-    """A peer that takes no part in this case, and why."""
-
-
-def _synthetic(
-    count: int, bits: int, centres: int, flip: float, seed: int, items: int
-) -> tuple[Packed, Packed]:
-    """Codes [items + INSERTED, w] and queries [BATCH_QUERIES, w]."""
-    rng = np.random.default_rng(seed)
-    around = rng.random((centres, bits)) < 0.5
-    parts = []
-    for first in range(0, count, 1_000_000):
-        size = min(1_000_000, count - first)
-        if centres:
-            drawn = around[rng.integers(centres, size=size)] ^ (
-                rng.random((size, bits), np.float32) < flip
-            )
-        else:
-            drawn = rng.integers(0, 2, (size, bits), np.uint8).astype(bool)
-        parts.append(codes.pack(drawn))
-    packed = np.concatenate(parts)
-    return packed[: items + INSERTED], packed[items + INSERTED :]
-
-
 def _race(contestants: dict[str, _Contestant], some: Packed, queries: Packed) -> dict[str, _Times]:
-    """The contestants take turns in every round, so that a busy moment of the machine meets all of
-    them."""
+    """The times of all contestants. They take turns in every round, so that a busy moment of the
+    machine hits all of them."""
     single: dict[str, list[float]] = {name: [] for name in contestants}
     within: dict[str, list[float]] = {name: [] for name in contestants}
     batch: dict[str, list[float]] = {name: [] for name in contestants}
@@ -249,6 +256,7 @@ def _race(contestants: dict[str, _Contestant], some: Packed, queries: Packed) ->
 
 
 def _each(ask: Callable[[Packed], Any], queries: Packed) -> list[float]:
+    """Seconds of each query [w] on its own."""
     seconds = []
     for query in queries:
         start = time.perf_counter()
@@ -258,8 +266,7 @@ def _each(ask: Callable[[Packed], Any], queries: Packed) -> list[float]:
 
 
 def _affordable(contestant: _Contestant, queries: Packed) -> int:
-    """How many queries a batch may have to stay near a second, found with a small batch that also
-    warms up."""
+    """The size of a batch that takes about a second; the trial batch also warms up."""
     few = 32
     for ask in (contestant.single, contestant.within):
         if ask:
@@ -273,8 +280,8 @@ def _affordable(contestant: _Contestant, queries: Packed) -> int:
 
 
 def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: int) -> _Contestant:
-    """A peer over the same codes. Raises ImportError where it is not installed, _LeftOutError where
-    it takes no part."""
+    """A peer over the same codes. Raises ImportError if it is not installed, _LeftOutError if it
+    does not take part."""
     if name == "numpy":
         rows = packed[:, 0].astype(np.uint32) if bits <= 32 else packed
 
@@ -291,7 +298,7 @@ def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: in
         from usearch.index import MetricKind, search  # type: ignore[attr-defined,unused-ignore]
 
         if len(packed) > 1_000_000:
-            raise _LeftOutError("more than a second a query")
+            raise _LeftOutError("more than a second per query")
 
         def by_usearch(many: Packed) -> Any:
             rows = _padded(np.atleast_2d(many), bits)
@@ -339,7 +346,7 @@ def _peer(name: str, packed: Packed, bits: int, k: int, radius: int, threads: in
 
 
 def _padded(packed: Packed, bits: int) -> NDArray[np.uint8]:
-    """Codes as bytes [n, 4 or a multiple of 8], the sizes that FAISS has fast loops for."""
+    """Codes as bytes [n, 4 or a multiple of 8], the lengths for which FAISS has fast loops."""
     return np.ascontiguousarray(packed.astype("<u4") if bits <= 32 else packed.astype("<u8")).view(
         np.uint8
     )
@@ -354,8 +361,8 @@ def _peer_record(
     k: int,
     radius: int,
 ) -> dict[str, Any]:
-    """A peer's times, and its recall: the share of the true distances that it found, ties being as
-    good as each other."""
+    """A peer's times and its recall: the share of the true distances that it found, tied items
+    being equally good."""
     found = want = inside = all_inside = 0
     for query in queries:
         true = np.sort(codes.hamming(query, packed))
@@ -385,7 +392,7 @@ def _all_exact(
     k: int,
     radius: int,
 ) -> bool:
-    """Whether every kind of search gives the ids and distances of brute force."""
+    """Whether every kind of search returns the ids and distances of brute force."""
     inside = np.zeros(items, bool)
     inside[np.concatenate([part.rows for part in allowed.parts])] = True
     many = engine.nearest(queries, k)
@@ -416,7 +423,7 @@ def _all_exact(
 def _brute_force(
     distance: NDArray[np.int64], rows: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first k of rows by (distance, row), and their distances."""
+    """The first k of `rows` by (distance, row), and their distances."""
     if len(rows) > k:
         rows = rows[distance[rows] <= np.partition(distance[rows], k - 1)[k - 1]]
     order = rows[np.argsort(distance[rows], kind="stable")][:k]
@@ -424,8 +431,8 @@ def _brute_force(
 
 
 def _read_bandwidth() -> float:
-    """GB/s at which one core reads memory: the median of seven passes over 512 MiB, by a compiled
-    sum."""
+    """GB/s at which one core reads memory: the median of seven passes of a compiled sum over
+    512 MiB."""
     from wingbar.hamming import kernels
 
     many = np.ones(64 << 20, np.uint64)
@@ -439,7 +446,7 @@ def _read_bandwidth() -> float:
 
 
 def _vector_unit() -> str:
-    """What counts ones on this CPU, as LLVM sees it."""
+    """The vector instructions that count bits on this CPU, by LLVM's list of its features."""
     from llvmlite import binding
 
     features = binding.get_host_cpu_features()
@@ -448,4 +455,17 @@ def _vector_unit() -> str:
 
 
 def _bytes_stored(bits: int) -> int:
+    """Bytes of one code in the engine's memory."""
     return 4 if bits <= 32 else 8 * codes.words(bits)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _us(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e6
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a / b

@@ -1,4 +1,4 @@
-"""A server under load, beside what encoding alone can do."""
+"""A server under load, beside the network alone, in one run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,12 +20,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from wingbar import images
-from wingbar.bench.encoding import ROUNDS, _decode_and_run, _ms, _readable, _speed
+from wingbar.bench.encoding import ROUNDS, decode_and_run, sample_files
 from wingbar.errors import QueryError
 from wingbar.index.index import Index
 from wingbar.parallel import BATCH, batched, cores, in_order
-
-# -- serving
 
 BARE = """
 import json, uvicorn
@@ -46,6 +44,8 @@ listening.listen(100)
 print(json.dumps({"url": "http://127.0.0.1:%d/" % listening.getsockname()[1]}), flush=True)
 uvicorn.Server(config).run([listening])
 """
+"""A server with one route that answers with as many hits, the least that FastAPI can do."""
+
 SINGLE = 300  # searches by id, one after the other
 
 
@@ -57,22 +57,23 @@ def search(
     seconds: float = 60.0,
 ) -> dict[str, Any]:
     """A server of `index` under the load of `clients` that search for pictures of `folder`, beside
-    what encoding alone can do.
+    the network alone.
 
-    Client and server share this machine. The run has ROUNDS rounds; in each of them the network
-    first runs alone on decoded pictures in batches, as in `encode`, which is the ceiling of
-    `ratio`; then with a batch for each core at a time, as a server runs it; then decoding and
-    network together; then the clients ask for their part of `seconds`. Latencies are those of the
-    clients; one that is told to come back later does so. Then searches by id, one after the other,
-    are timed beside a bare FastAPI route that answers with as many hits: `overhead` is the time
-    around the search. Raises DataError without readable images, QueryError when the server does not
-    start.
+    Clients and server share this machine. Each of the ROUNDS rounds measures, one after the other:
+    the network alone on decoded pictures in batches, as `encode` does, which is the ceiling of
+    `ratio`; the network with one batch per core at a time, as a server runs it; decoding and
+    network together; and the clients for `seconds` / ROUNDS. Latencies are those that the clients
+    see; a client that gets a Retry-After waits for it. In the end SINGLE searches by id are timed
+    one after the other, beside a bare FastAPI route that answers with as many hits;
+    `by_id_overhead_ms` is the time that is not spent in the search itself.
+
+    Raises DataError without readable images, QueryError if the server does not start.
     """
     from wingbar.serving.encoder import Network
 
     with Index.open(index) as opened:
         model, items = opened.model, len(opened)
-    files, _ = _readable(folder, model)
+    files, _ = sample_files(folder, model)
     pixels = [images.load(data, model.preprocessing) for data in files]
     network = Network(model.files)
     ceilings: list[float] = []
@@ -83,25 +84,28 @@ def search(
         [sys.executable, "-m", "wingbar", "serve", str(index), "--port", "0", "--json"]
     ) as address:
         _load(address, files, clients, 1.0)  # warm up
-        for one in (model, network):
-            one.run(pixels[:BATCH])
+        for warmed in (model, network):
+            warmed.run(pixels[:BATCH])
         for _ in range(ROUNDS):
             ceilings.append(
-                _speed(lambda: [model.run(batch) for batch in batched(pixels, BATCH)], len(pixels))
+                _per_second(
+                    lambda: [model.run(batch) for batch in batched(pixels, BATCH)], len(pixels)
+                )
             )
             by_core.append(
-                _speed(
+                _per_second(
                     lambda: list(in_order(batched(pixels, BATCH), network.run, cores())),
                     len(pixels),
                 )
             )
-            both.append(_speed(lambda: _decode_and_run(model, files), len(files)))
+            both.append(_per_second(lambda: decode_and_run(model, files), len(files)))
             asked += _load(address, files, clients, seconds / ROUNDS)
         ids = [item["id"] for item in _get(address, "/api/items?limit=100")["items"]]
         with _serving([sys.executable, "-c", BARE]) as bare:
             by_id, inside, beside = _by_id(address, bare, ids)
     good = [one.seconds for one in asked if one.status == 200]
     rate = len(good) / seconds
+    middle, p99 = (median(good), float(np.percentile(good, 99))) if good else (0.0, 0.0)
     statuses = Counter(str(one.status) for one in asked if one.status != 200)
     return {
         "items": items,
@@ -118,9 +122,9 @@ def search(
         "ratio": rate / median(ceilings),
         "ratio_by_core": rate / median(by_core),
         "ratio_with_decoding": rate / median(both),
-        "median_ms": _ms(median(good)) if good else None,
-        "p99_ms": _ms(float(np.percentile(good, 99))) if good else None,
-        "p99_over_median": float(np.percentile(good, 99)) / median(good) if good else None,
+        "median_ms": middle * 1e3 if good else None,
+        "p99_ms": p99 * 1e3 if good else None,
+        "p99_over_median": p99 / middle if good else None,
         "by_id_ms": by_id,
         "by_id_inside_ms": inside,
         "by_id_overhead_ms": by_id - inside,
@@ -130,7 +134,11 @@ def search(
 
 @dataclass(frozen=True)
 class _Asked:
-    """One request of a client: its status (0 where the connection broke) and seconds."""
+    """One request of a client.
+
+    status: of HTTP, 0 if the connection broke
+    seconds: until the answer was read
+    """
 
     status: int
     seconds: float
@@ -138,8 +146,8 @@ class _Asked:
 
 @contextmanager
 def _serving(command: Sequence[str]) -> Iterator[str]:
-    """A server in a process of its own; gives HOST:PORT. Raises QueryError with what it said when
-    it does not start."""
+    """A server in its own process; yields HOST:PORT. Raises QueryError with its output if it does
+    not start."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -147,7 +155,7 @@ def _serving(command: Sequence[str]) -> Iterator[str]:
         if not line:
             raise QueryError(
                 "the server did not start: "
-                f"{(process.communicate()[1] or 'it said nothing').strip()}"
+                f"{(process.communicate()[1] or 'it printed nothing').strip()}"
             )
         yield urlsplit(json.loads(line)["url"]).netloc
     finally:
@@ -156,7 +164,7 @@ def _serving(command: Sequence[str]) -> Iterator[str]:
 
 
 def _load(address: str, files: Sequence[bytes], clients: int, seconds: float) -> list[_Asked]:
-    """What `clients` asked in so many seconds, each one request after the other on one
+    """The requests of `clients` threads in `seconds`, each one request after the other on one
     connection."""
     start = time.perf_counter()
 
@@ -186,8 +194,8 @@ def _load(address: str, files: Sequence[bytes], clients: int, seconds: float) ->
 
 
 def _by_id(address: str, bare: str, ids: Sequence[int]) -> tuple[float, float, float]:
-    """Median milliseconds of a search by id, of the search inside of it, and of a bare route, asked
-    in turns."""
+    """Median milliseconds of a search by id over HTTP, of the search inside it, and of the bare
+    route, asked in turns."""
     times: list[float] = []
     inside: list[float] = []
     beside: list[float] = []
@@ -205,6 +213,13 @@ def _by_id(address: str, bare: str, ids: Sequence[int]) -> tuple[float, float, f
                 if connection is there:
                     inside.append(json.loads(text)["milliseconds"]["total"])
     return median(times) * 1e3, median(inside), median(beside) * 1e3
+
+
+def _per_second(work: Callable[[], object], count: int) -> float:
+    """How many of `count` things `work` does per second."""
+    start = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - start)
 
 
 def _get(address: str, path: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wingbar.data.catalogue import DataSet, Report
+    from wingbar.data.catalogue import FetchReport, KnownDataSet
 
 from wingbar.cli.output import _print, _progress
 
@@ -29,18 +29,18 @@ def data(args: argparse.Namespace) -> int:
     return _print(args, asdict(report), _data_report(report))
 
 
-def _data_line(one: DataSet) -> str:
-    from wingbar.data.download import gigabytes
+def _data_line(one: KnownDataSet) -> str:
+    from wingbar.data.download import size_text
 
-    how = "by hand" if one.by_hand else gigabytes(one.size) if one.size else "fetch"
+    how = "by hand" if one.by_hand else size_text(one.size) if one.size else "fetch"
     return (
         f"{one.name:14}  {one.images:>9,} images  {one.classes or '':>6} "
         f"{'classes' if one.classes else '':7}  {how}"
     )
 
 
-def _data_text(one: DataSet) -> str:
-    from wingbar.data.download import gigabytes
+def _data_text(one: KnownDataSet) -> str:
+    from wingbar.data.download import size_text
 
     lines = [
         f"{one.title}: {one.images:,} images"
@@ -49,7 +49,7 @@ def _data_text(one: DataSet) -> str:
     lines += [
         f"page      {one.page}",
         f"licence   {one.licence}",
-        f"unpacked  about {gigabytes(one.disk)}",
+        f"unpacked  about {size_text(one.disk)}",
     ]
     for file in one.files:
         lines.append(f"file      {file.url}" + (f", {file.size:,} bytes" if file.size else ""))
@@ -60,7 +60,7 @@ def _data_text(one: DataSet) -> str:
     return "\n".join(lines)
 
 
-def _data_report(report: Report) -> str:
+def _data_report(report: FetchReport) -> str:
     lines = [
         f"{report.folder}: {report.images:,} images"
         + (f", {report.classes:,} classes" if report.classes else "")

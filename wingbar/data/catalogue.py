@@ -1,8 +1,8 @@
-"""The data sets that wingbar knows: where they come from, under which terms, and how they are
-fetched whole or not at all.
+"""The data sets that wingbar can fetch: their addresses, licences and checksums, and `fetch`, which
+either completes or leaves nothing that looks complete.
 
-Sums were published with the data or by libraries that load them; a file for which none is known is
-fetched with a note of the sum that it had, so that it can be compared.
+Checksums were published with the data or by libraries that load it. For a file without a published
+one, the checksum that it had is reported, so that copies can be compared.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wingbar.data import download, layouts
 from wingbar.data.readers import read_images
 from wingbar.errors import DataError
+from wingbar.parallel import Progress, no_progress
 
-if TYPE_CHECKING:
-    from wingbar.parallel import Progress
-
-
-_MARK = ".wingbar-data.json"  # in a folder that was fetched whole
+_MARK = ".wingbar-data.json"  # the FetchReport, in a folder that was fetched completely
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file of a data set. Sums in hex, "" where none is known; `size` in bytes, 0 where it is
-    not known. An archive is unpacked into the folder `into` of the data set, any other file is put
-    there. `saved_as` is its name here, "" for the one that its address ends in."""
+    """One file of a data set.
+
+    url: its address, http or https
+    size: bytes, 0 if not known
+    sha256, md5: checksums in hex, "" if not known
+    into: the folder below the data set's own into which an archive is unpacked, any other file put
+    saved_as: the name under which it is saved, "" for the last part of `url`
+    """
 
     url: str
     size: int = 0
@@ -41,15 +42,25 @@ class File:
 
     @property
     def name(self) -> str:
-        """The name under which it is fetched."""
+        """The name under which it is saved."""
         return self.saved_as or self.url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """A known data set. `disk` is about how many bytes it takes once unpacked. `by_hand` says in
-    one line where to get one that cannot be fetched, and is "" for the others; `note` is what else
-    there is to know."""
+class KnownDataSet:
+    """A data set that wingbar knows.
+
+    name: for the command line, as "cub-200-2011"
+    title: its name in the literature, the key in layouts.IMAGES
+    page: address of its home page
+    licence: its terms in one line
+    images: official number of images
+    classes: number of classes, 0 if it has no labels
+    disk: about how many bytes it takes once unpacked
+    files: what is fetched; empty if that is not possible
+    by_hand: one line on how to get it if it cannot be fetched, else ""
+    note: what else there is to know, in one line, or ""
+    """
 
     name: str
     title: str
@@ -68,9 +79,47 @@ class DataSet:
         return sum(file.size for file in self.files)
 
 
+@dataclass(frozen=True)
+class Sum:
+    """A file as it was fetched.
+
+    url: where it came from
+    size: bytes
+    sha256: its checksum in hex
+    checked: which published checksum it was compared with: "sha256", "md5", or "" for none
+    """
+
+    url: str
+    size: int
+    sha256: str
+    checked: str
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What one `fetch` did.
+
+    name: the data set's name
+    folder: where it is
+    images: number of images found there
+    classes: number of different labels found there
+    official_images: number of images it should have
+    files: one Sum per file
+    fetched: false if it had been fetched before
+    """
+
+    name: str
+    folder: str
+    images: int
+    classes: int
+    official_images: int
+    files: tuple[Sum, ...]
+    fetched: bool
+
+
 _OXFORD_NOTE = (
-    "images as issued again in 2022 with faces blurred; no sums are published, so "
-    "compare those that are printed"
+    "images as reissued in 2022 with blurred faces; no checksums are published, so compare those "
+    "that are printed"
 )
 _IDX_NAMES = (
     "train-images-idx3-ubyte.gz",
@@ -88,7 +137,7 @@ def _idx_files(host: str, known: Sequence[tuple[int, str]]) -> tuple[File, ...]:
 
 
 _ALL = (
-    DataSet(
+    KnownDataSet(
         name="cub-200-2011",
         title="CUB-200-2011",
         page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
@@ -108,7 +157,7 @@ _ALL = (
             ),
         ),
     ),
-    DataSet(
+    KnownDataSet(
         name="fgvc-aircraft",
         title="FGVC-Aircraft",
         page="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
@@ -125,7 +174,7 @@ _ALL = (
             ),
         ),
     ),
-    DataSet(
+    KnownDataSet(
         name="food-101",
         title="Food-101",
         page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
@@ -144,7 +193,7 @@ _ALL = (
             ),
         ),
     ),
-    DataSet(
+    KnownDataSet(
         name="nabirds",
         title="NABirds",
         page="https://dl.allaboutbirds.org/nabirds",
@@ -155,11 +204,11 @@ _ALL = (
         classes=555,
         disk=10_000_000_000,
         by_hand=(
-            "NABirds is given out by a form: fill it in at "
-            "https://dl.allaboutbirds.org/nabirds and unpack what you get"
+            "NABirds has to be requested with a form: fill it in at "
+            "https://dl.allaboutbirds.org/nabirds and unpack the archive"
         ),
     ),
-    DataSet(
+    KnownDataSet(
         name="vegfru",
         title="VegFru",
         page="https://github.com/ustc-vim/vegfru",
@@ -168,11 +217,11 @@ _ALL = (
         classes=292,
         disk=15_000_000_000,
         by_hand=(
-            "VegFru lies at a file hoster that asks for a login: see "
-            "https://github.com/ustc-vim/vegfru, unpack what you get"
+            "VegFru is on a file host that requires a login: see "
+            "https://github.com/ustc-vim/vegfru and unpack the archives"
         ),
     ),
-    DataSet(
+    KnownDataSet(
         name="stanford-dogs",
         title="Stanford Dogs",
         page="http://vision.stanford.edu/aditya86/ImageNetDogs/",
@@ -194,7 +243,7 @@ _ALL = (
         ),
         note="its lists are read with SciPy: pip install 'wingbar[train]'",
     ),
-    DataSet(
+    KnownDataSet(
         name="cifar-10",
         title="CIFAR-10",
         page="https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -211,7 +260,7 @@ _ALL = (
             ),
         ),
     ),
-    DataSet(
+    KnownDataSet(
         name="mnist",
         title="MNIST",
         page="http://yann.lecun.com/exdb/mnist/",
@@ -230,7 +279,7 @@ _ALL = (
         ),
         note="from the mirror of the Common Visual Data Foundation",
     ),
-    DataSet(
+    KnownDataSet(
         name="fashion-mnist",
         title="Fashion-MNIST",
         page="https://github.com/zalandoresearch/fashion-mnist",
@@ -248,7 +297,7 @@ _ALL = (
             ),
         ),
     ),
-    DataSet(
+    KnownDataSet(
         name="roxford5k",
         title="ROxford5k",
         page="https://github.com/filipradenovic/revisitop",
@@ -265,7 +314,7 @@ _ALL = (
         ),
         note=_OXFORD_NOTE,
     ),
-    DataSet(
+    KnownDataSet(
         name="rparis6k",
         title="RParis6k",
         page="https://github.com/filipradenovic/revisitop",
@@ -286,7 +335,7 @@ _ALL = (
         ),
         note=_OXFORD_NOTE,
     ),
-    DataSet(
+    KnownDataSet(
         name="gldv2-clean",
         title="GLDv2-clean",
         page="https://github.com/cvdfoundation/google-landmark",
@@ -295,43 +344,18 @@ _ALL = (
         classes=81_313,
         disk=500_000_000_000,
         by_hand=(
-            "GLDv2-clean is part of 500 archives of 1 GB: unpack them into train/ with the "
-            "script of "
-            "https://github.com/cvdfoundation/google-landmark, and put its train_clean.csv "
+            "GLDv2-clean is spread over 500 archives of 1 GB: unpack them into train/ with the "
+            "script of https://github.com/cvdfoundation/google-landmark, and put train_clean.csv "
             "beside train/"
         ),
     ),
 )
-DATA_SETS: dict[str, DataSet] = {data.name: data for data in _ALL}
+DATA_SETS: dict[str, KnownDataSet] = {data.name: data for data in _ALL}
 
 
-@dataclass(frozen=True)
-class Sum:
-    """A file as it was fetched; `checked` is the kind of sum that it was compared with: sha256, md5
-    or "" for none."""
-
-    url: str
-    size: int
-    sha256: str
-    checked: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `fetch` did: the folder, what was found in it, and the sums of the files. `fetched` is
-    false where it was there."""
-
-    name: str
-    folder: str
-    images: int
-    classes: int
-    official_images: int
-    files: tuple[Sum, ...]
-    fetched: bool
-
-
-def get(name: str) -> DataSet:
-    """The data set of this name, however it is spelled. Raises DataError that names all."""
+def get(name: str) -> KnownDataSet:
+    """The data set of this name; case, "_" and " " do not matter. Raises DataError that lists all
+    names."""
     plain = name.lower().replace("_", "-").replace(" ", "-")
     if plain not in DATA_SETS:
         raise DataError(f"no data set is named {name!r}: have {', '.join(DATA_SETS)}")
@@ -343,29 +367,30 @@ def fetch(
     folder: str | os.PathLike[str] | None = None,
     *,
     url: str = "",
-    progress: Progress | None = None,
-) -> Report:
-    """The data set `name` in `folder` (default: one of its name), ready for `read_dataset`.
+    progress: Progress = no_progress,
+) -> FetchReport:
+    """Fetch the data set `name` into `folder` (default: its name), ready for `read_dataset`.
 
-    `url` is a mirror: of the file, or of the folder (ending in / where there is one file) that
-    holds them; the sums stay. Everything is fetched and unpacked in FOLDER.fetching beside it,
-    which gets its name when it is whole and could be read; a fetch that was stopped goes on from
-    there. Raises DataError.
+    `url` is a mirror: the address of the file, or of the folder that holds the files (ending in /
+    if there is only one file); the checksums stay the same. Everything is fetched and unpacked in
+    FOLDER.fetching, which is renamed to FOLDER once all of it is there and can be read; an
+    interrupted fetch resumes from it. `progress` counts bytes, and pictures in the stage "writing
+    pictures". Raises DataError.
     """
     data = _from_mirror(get(name), url)
     if not data.files:
-        raise DataError(f"{data.by_hand}; wingbar reads the folder as it is then")
+        raise DataError(f"{data.by_hand}; wingbar then reads the folder as it is")
     target = Path(folder or data.name)
     work = target.with_name(target.name + ".fetching")
     if (target / _MARK).is_file():
         shutil.rmtree(work, ignore_errors=True)
-        return _already(data, target)
+        return _fetched_before(data, target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
-            f"{target} is there and not empty: name another folder with -o, or read it as it is"
+            f"{target} exists and is not empty: name another folder with -o, or use it as it is"
         )
-    waiting = sum(file.size for file in data.files if not (work / file.name).is_file())
-    download.require_room(work, waiting - _received(work) + data.disk)
+    missing = sum(file.size for file in data.files if not (work / file.name).is_file())
+    download.require_free_space(work, missing - _received(work) + data.disk)
     sums = tuple(_fetch_file(file, work, progress) for file in data.files)
     unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
@@ -377,7 +402,8 @@ def fetch(
     return report
 
 
-def _from_mirror(data: DataSet, url: str) -> DataSet:
+def _from_mirror(data: KnownDataSet, url: str) -> KnownDataSet:
+    """The same data set with the addresses of a mirror, if any."""
     if not url:
         return data
     if not data.files:
@@ -391,21 +417,21 @@ def _from_mirror(data: DataSet, url: str) -> DataSet:
 
 
 def _received(work: Path) -> int:
+    """Bytes of files that were fetched in part."""
     return sum(path.stat().st_size for path in work.glob("*.part"))
 
 
-def _fetch_file(file: File, work: Path, progress: Progress | None) -> Sum:
+def _fetch_file(file: File, work: Path, progress: Progress) -> Sum:
     found = download.fetch(
         file.url, work / file.name, sha256=file.sha256, md5=file.md5, progress=progress
     )
-    return Sum(
-        file.url, found.size, found.sha256, "sha256" if file.sha256 else "md5" if file.md5 else ""
-    )
+    checked = "sha256" if file.sha256 else "md5" if file.md5 else ""
+    return Sum(file.url, found.size, found.sha256, checked)
 
 
-def _place(file: Path, folder: Path, progress: Progress | None) -> None:
-    """Unpack an archive into `folder`, or copy another file there, so that the fetched one stays
-    until all is done."""
+def _place(file: Path, folder: Path, progress: Progress) -> None:
+    """Unpack an archive into `folder`, or copy any other file there; the fetched file is kept until
+    the whole data set is done."""
     if download.is_archive(file):
         download.unpack(file, folder, progress)
         return
@@ -414,9 +440,9 @@ def _place(file: Path, folder: Path, progress: Progress | None) -> None:
 
 
 def _read(
-    data: DataSet, unpacked: Path, target: Path, sums: tuple[Sum, ...], progress: Progress | None
-) -> Report:
-    """Count what was unpacked, through the reader that everyone will use."""
+    data: KnownDataSet, unpacked: Path, target: Path, sums: tuple[Sum, ...], progress: Progress
+) -> FetchReport:
+    """Read what was unpacked as `read_images` does, and count it."""
     layout = layouts.find(unpacked)
     if layout is not None:
         layouts.prepare(layout, progress)
@@ -424,31 +450,31 @@ def _read(
     if layout is None or not found.protocol.startswith(data.title):
         raise DataError(
             f"{unpacked} does not look like {data.title}: remove {unpacked.parent} and fetch it "
-            "from another place"
+            "from another address"
         )
     classes = len({label for label in found.labels if label is not None})
-    return Report(data.name, str(target), len(found), classes, data.images, sums, True)
+    return FetchReport(data.name, str(target), len(found), classes, data.images, sums, True)
 
 
-def _finish(unpacked: Path, target: Path, report: Report) -> None:
+def _finish(unpacked: Path, target: Path, report: FetchReport) -> None:
     try:
         (unpacked / _MARK).write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # empty, as was seen above
+        if target.exists():  # an empty folder, or `fetch` would have refused
             target.rmdir()
         os.rename(unpacked, target)
     except OSError as error:
         raise DataError(
-            f"{unpacked} cannot be renamed to {target} ({error.strerror}): rename it yourself, it "
-            "is whole"
+            f"{unpacked} is complete but cannot be renamed to {target} ({error.strerror}): rename "
+            "it yourself"
         ) from None
 
 
-def _already(data: DataSet, target: Path) -> Report:
-    """What the mark of an earlier fetch says."""
+def _fetched_before(data: KnownDataSet, target: Path) -> FetchReport:
+    """The report of an earlier fetch into `target`."""
     try:
         known = json.loads((target / _MARK).read_text(encoding="utf-8"))
-        report = Report(
+        report = FetchReport(
             **{
                 **known,
                 "folder": str(target),

@@ -1,5 +1,5 @@
-"""Fetch files over HTTP and unpack archives so that what is cut off goes on, and nothing half ever
-looks whole."""
+"""Fetch files over HTTP, resuming what was interrupted, and unpack archives; nothing incomplete
+ever looks complete."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from wingbar.errors import DataError
+from wingbar.parallel import Progress, no_progress
 
-if TYPE_CHECKING:
-    from wingbar.parallel import Progress
-
-
-TRIES = 5  # requests in a row that bring nothing new before it gives up
+TRIES = 5  # requests in a row without new bytes before giving up
 WAIT = 1.0  # seconds before the second of them, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
-RATIO = 200  # an archive that grows to more times its size is a bomb; pictures hardly shrink
-_BLOCK = 1 << 20
-_BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be better in a while
+RATIO = 200  # an archive that unpacks to more times its size is a bomb; pictures hardly compress
+_BLOCK = 1 << 20  # bytes per read
+_BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses that are worth another try
 _HEADERS = {"User-Agent": f"wingbar/{version('wingbar')}", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is there and whole: its path, its size in bytes, and its sums in hex."""
+    """A file that was fetched completely.
+
+    path: where it is
+    size: bytes
+    sha256, md5: its checksums in hex
+    """
 
     path: Path
     size: int
@@ -51,63 +53,58 @@ class Fetched:
 
 
 def fetch(
-    url: str, path: Path, *, sha256: str = "", md5: str = "", progress: Progress | None = None
+    url: str, path: Path, *, sha256: str = "", md5: str = "", progress: Progress = no_progress
 ) -> Fetched:
-    """The file at `path`, fetched from `url` (http or https) unless it is there. `sha256` and `md5`
-    are what its sums begin with; "" compares nothing. `progress` counts bytes.
+    """Fetch the file at `path` from `url` (http or https) unless it is there already. `sha256` and
+    `md5` are the beginnings of its checksums in hex; "" compares nothing. `progress` counts bytes.
 
-    What came is kept beside it as NAME.part when the connection is cut, the process is killed or
-    the disk is full, and the next call goes on from there if the server still has the same file.
-    Only a file whose sums fit gets its name. Raises DataError.
+    If the connection is cut, the process is killed or the disk is full, the part that arrived is
+    kept beside it as NAME.part, and the next call resumes from it if the server still has the same
+    file. It is renamed to `path` only if its checksums match. Raises DataError.
     """
-    if not path.is_file():
-        part, origin = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("ab") as file:
-                _alone(file, part)
-                try:
-                    _receive_all(_Transfer(url, file, origin, f"fetching {path.name}", progress))
-                except DataError:
-                    if not file.tell():
-                        _remove(part, origin)
-                    raise
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise DataError(_disk(error, part)) from None
-        found = _sums(part, path, progress)
+    if path.is_file():
+        found = _checksums(path, path, progress)
         if wrong := _mismatch(found, sha256, md5):
-            _remove(part, origin)
-            raise DataError(f"{url} cannot be fetched ({wrong}; what came was removed)")
-        os.replace(part, path)
-        origin.unlink(missing_ok=True)
+            raise DataError(
+                f"{path} is not what {url} should be ({wrong}): remove it to have it fetched again"
+            )
         return found
-    found = _sums(path, path, progress)
+    part, origin = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            _lock(file, part)
+            try:
+                _receive_all(_Transfer(url, file, origin, f"fetching {path.name}", progress))
+            except DataError:
+                if not file.tell():
+                    _remove(part, origin)
+                raise
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(_disk_problem(error, part)) from None
+    found = _checksums(part, path, progress)
     if wrong := _mismatch(found, sha256, md5):
-        raise DataError(
-            f"{path} is not what {url} should be ({wrong}): remove it, then it is fetched anew"
-        )
+        _remove(part, origin)
+        raise DataError(f"{url} cannot be fetched ({wrong}; the file was removed)")
+    os.replace(part, path)
+    origin.unlink(missing_ok=True)
     return found
 
 
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def require_room(folder: Path, needed: int) -> None:
-    """Raise DataError when the disk of `folder`, or of the nearest folder above that exists, has
-    not `needed` bytes free."""
+def require_free_space(folder: Path, needed: int) -> None:
+    """Raise DataError unless the disk of `folder`, or of the nearest existing folder above it, has
+    `needed` bytes free."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
         raise DataError(
-            f"{folder} needs {gigabytes(needed)} and its disk has {gigabytes(free)} free: free "
-            "some, or name a folder elsewhere"
+            f"{folder} needs {size_text(needed)} and its disk has {size_text(free)} free: free "
+            "some space, or name a folder elsewhere"
         )
 
 
-def gigabytes(size: int) -> str:
+def size_text(size: int) -> str:
     """A number of bytes for people: "1.15 GB", "170 MB"."""
     for limit, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= limit:
@@ -115,36 +112,71 @@ def gigabytes(size: int) -> str:
     return f"{size} bytes"
 
 
+def is_archive(path: Path) -> bool:
+    """Whether `unpack` can unpack a file of this name."""
+    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
+
+
+def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> None:
+    """Unpack a tar file, compressed or not, or a zip file into `folder`, which should be empty.
+    `progress` counts bytes.
+
+    Only files and folders inside `folder` are written: an archive that holds an absolute path, a
+    path with "..", a link or a device is refused, and so is one that unpacks to more than RATIO
+    times its size. Raises DataError; `folder` may then hold a part of it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if archive.name.lower().endswith(".zip"):
+            _unpack_zip(archive, folder, progress)
+        else:
+            _unpack_tar(archive, folder, progress)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+    ) as error:
+        raise DataError(
+            f"{archive} is damaged, or not an archive ({error}): remove it to have it fetched again"
+        ) from None
+    except (RuntimeError, ValueError) as error:  # an encrypted zip file; a name with a NUL byte
+        raise DataError(f"{archive} cannot be unpacked ({error})") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"the disk of {folder} filled up while {archive} was unpacked: free some space"
+            ) from None
+        raise DataError(f"{archive} cannot be unpacked ({error.strerror or error})") from None
+
+
 # -- the connection
 
 
 class _CutError(Exception):
-    """A request that may go better the next time, and why it went wrong."""
+    """A request that failed but may succeed if repeated. The message is the reason."""
 
 
 class _Transfer:
-    """One file on its way: what was received lies in `file`, and `origin` says of which version of
+    """One file in transit: `file` holds what was received, `origin` records of which version of
     `url` it is."""
 
     def __init__(
-        self, url: str, file: BinaryIO, origin: Path, stage: str, progress: Progress | None
+        self, url: str, file: BinaryIO, origin: Path, stage: str, progress: Progress
     ) -> None:
-        self.url, self.file, self.origin, self.stage, self.progress = (
-            url,
-            file,
-            origin,
-            stage,
-            progress,
-        )
+        self.url, self.file, self.origin = url, file, origin
+        self.stage, self.progress = stage, progress
         self.answered = False  # whether the server has ever answered
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
+        """Drop what was received."""
         self.file.truncate(0)
         self.origin.unlink(missing_ok=True)
 
     def version(self) -> str:
-        """What the server called the version of which `file` holds the beginning; "" when that is
-        not known."""
+        """The server's tag for the version that `file` is the beginning of; "" if not known."""
         try:
             known = json.loads(self.origin.read_text(encoding="utf-8"))
             return str(known["version"]) if known["url"] == self.url else ""
@@ -153,7 +185,8 @@ class _Transfer:
 
 
 def _receive_all(transfer: _Transfer) -> None:
-    """Ask again until the file is whole, or until TRIES answers in a row brought nothing new."""
+    """Repeat requests until the file is complete. Raises DataError after TRIES requests in a row
+    that brought nothing new."""
     best, failures = transfer.file.seek(0, os.SEEK_END), 0
     while True:
         try:
@@ -164,43 +197,40 @@ def _receive_all(transfer: _Transfer) -> None:
             best = max(best, size)
             if failures >= TRIES:
                 kept = (
-                    f"; {gigabytes(size)} of it are kept, the same command goes on from there"
-                    if size
-                    else ""
+                    f"; {size_text(size)} are kept, run the same command to resume" if size else ""
                 )
                 raise DataError(f"{transfer.url} cannot be fetched ({cut}{kept})") from None
             time.sleep(WAIT * 2**failures)
 
 
 def _receive(transfer: _Transfer) -> None:
-    """One request: append what is missing, or begin anew where the server has another version or
-    sends only whole files."""
+    """One request: append what is missing, or start over if the server has another version or sends
+    only whole files."""
     have, version = transfer.file.seek(0, os.SEEK_END), transfer.version()
     if have and not version:
-        transfer.begin_anew()
+        transfer.restart()
         have = 0
     asked = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
     with _answer(transfer, asked) as answer:
-        if answer is None:  # there is nothing behind what we have
+        if answer is None:  # everything is here already
             return
         sent = _version(answer)
         if answer.status == 206 and (not _continues(answer, have) or sent not in ("", version)):
-            transfer.begin_anew()
+            transfer.restart()
             raise _CutError("the file changed on the server")
         if answer.status != 206:
-            transfer.begin_anew()
+            transfer.restart()
             have = 0
             transfer.origin.write_text(
                 json.dumps({"url": transfer.url, "version": sent}), encoding="utf-8"
             )
         length = answer.headers.get("Content-Length", "")
         total = have + int(length) if length.isdecimal() else 0
-        require_room(transfer.origin.parent, max(0, total - have))
+        require_free_space(transfer.origin.parent, max(0, total - have))
         while block := _read(answer):
             transfer.file.write(block)
             have += len(block)
-            if transfer.progress:
-                transfer.progress(transfer.stage, have, max(total, have))
+            transfer.progress(transfer.stage, have, max(total, have))
         transfer.file.flush()
         if total and have != total:
             raise _CutError(f"the connection was cut after {have:,} of {total:,} bytes")
@@ -210,7 +240,7 @@ def _receive(transfer: _Transfer) -> None:
 def _answer(
     transfer: _Transfer, asked: dict[str, str]
 ) -> Iterator[http.client.HTTPResponse | None]:
-    """The server's answer, None when all of the file is here already. Raises _CutError or
+    """The server's answer, None if all of the file is here already. Raises _CutError or
     DataError."""
     url = transfer.url
     if not url.lower().startswith(("http://", "https://")):
@@ -227,7 +257,7 @@ def _answer(
             if total and int(total[1]) == transfer.file.tell():
                 yield None
                 return
-            transfer.begin_anew()
+            transfer.restart()
             raise _CutError("the file changed on the server") from None
         if error.code in _BUSY:
             raise _CutError(str(error)) from None
@@ -254,7 +284,7 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 
 
 def _version(answer: http.client.HTTPResponse) -> str:
-    """What can be asked for with If-Range: a strong ETag, or else the time of the last change."""
+    """What If-Range accepts: a strong ETag, otherwise the time of the last change, or ""."""
     tag = answer.headers.get("ETag", "")
     return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
 
@@ -266,8 +296,8 @@ def _continues(answer: http.client.HTTPResponse, have: int) -> bool:
 # -- files
 
 
-def _alone(file: BinaryIO, path: Path) -> None:
-    """Refuse a file that another process is writing, where the system has locks of that kind."""
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Raise DataError if another process is writing the file; does nothing without file locks."""
     try:
         import fcntl
     except ImportError:
@@ -277,104 +307,64 @@ def _alone(file: BinaryIO, path: Path) -> None:
     except BlockingIOError:
         raise DataError(f"another process is fetching {path}: wait for it") from None
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a network disk without locks
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a network file system without locks
             raise
 
 
-def _sums(path: Path, name: Path, progress: Progress | None) -> Fetched:
-    sha256, md5, done, size = (
-        hashlib.sha256(),
-        hashlib.md5(usedforsecurity=False),
-        0,
-        path.stat().st_size,
-    )
+def _checksums(path: Path, name: Path, progress: Progress) -> Fetched:
+    """The checksums of the file at `path`, as those of `name`."""
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    done, size = 0, path.stat().st_size
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             sha256.update(block)
             md5.update(block)
             done += len(block)
-            if progress:
-                progress(f"checking {name.name}", done, size)
+            progress(f"checking {name.name}", done, size)
     return Fetched(name, size, sha256.hexdigest(), md5.hexdigest())
 
 
 def _mismatch(found: Fetched, sha256: str, md5: str) -> str:
-    """What is wrong with the sums, or ""."""
+    """Which checksum does not begin as published, or ""."""
     for name, real, wanted in (("sha256", found.sha256, sha256), ("md5", found.md5, md5)):
         if not real.startswith(wanted.lower()):
             return f"its {name} is {real[: len(wanted)]}, not {wanted.lower()}"
     return ""
 
 
-def _disk(error: OSError, path: Path) -> str:
+def _disk_problem(error: OSError, path: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"the disk of {path.parent} is full; what came is kept: free some space, the same "
-            "command goes on from there"
+            f"the disk of {path.parent} is full; the part that arrived is kept: free some space, "
+            "then run the same command to resume"
         )
     return f"{path} cannot be written ({error.strerror or error})"
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 # -- archives
 
 
-def is_archive(path: Path) -> bool:
-    """Whether `unpack` knows a file of this name."""
-    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
-
-
-def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> None:
-    """Unpack a tar file, compressed or not, or a zip file into `folder`, which should be empty.
-    `progress` counts bytes.
-
-    Only files and folders inside of `folder` are written: an archive with an absolute path, a path
-    with "..", a link or a device in it is refused, and so is one that grows without bounds. Raises
-    DataError, after which `folder` may hold a part.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if archive.name.lower().endswith(".zip"):
-            _unpack_zip(archive, folder, progress)
-        else:
-            _unpack_tar(archive, folder, progress)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        NotImplementedError,
-    ) as error:
-        raise DataError(
-            f"{archive} is damaged, or no archive ({error}): remove it, then it is fetched anew"
-        ) from None
-    except (RuntimeError, ValueError) as error:  # an encrypted zip file; a name with a NUL byte
-        raise DataError(f"{archive} cannot be unpacked ({error})") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"the disk of {folder} filled up while {archive} was unpacked: free some space"
-            ) from None
-        raise DataError(f"{archive} cannot be unpacked ({error.strerror or error})") from None
-
-
-def _unpack_tar(archive: Path, folder: Path, progress: Progress | None) -> None:
+def _unpack_tar(archive: Path, folder: Path, progress: Progress) -> None:
     size, total = archive.stat().st_size, 0
     with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
         for member in tar:
             _check_name(archive, member.name)
             if not member.isreg() and not member.isdir():
                 raise DataError(
-                    f"{archive} has a link or a device in it, {member.name!r}: it is not unpacked"
+                    f"{archive} holds a link or a device, {member.name!r}: it is not unpacked"
                 )
             total += member.size + tarfile.BLOCKSIZE
             _check_growth(archive, size, total)
             tar.extract(member, folder, filter="data")
-            if progress:
-                progress(f"unpacking {archive.name}", min(file.tell(), size), size)
+            progress(f"unpacking {archive.name}", min(file.tell(), size), size)
 
 
-def _unpack_zip(archive: Path, folder: Path, progress: Progress | None) -> None:
+def _unpack_zip(archive: Path, folder: Path, progress: Progress) -> None:
     size, done = archive.stat().st_size, 0
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
@@ -384,13 +374,11 @@ def _unpack_zip(archive: Path, folder: Path, progress: Progress | None) -> None:
             _check_name(archive, member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise DataError(
-                    f"{archive} has a link or a device in it, {member.filename!r}: it is not "
-                    "unpacked"
+                    f"{archive} holds a link or a device, {member.filename!r}: it is not unpacked"
                 )
             opened.extract(member, folder)
             done += member.file_size
-            if progress:
-                progress(f"unpacking {archive.name}", done, total)
+            progress(f"unpacking {archive.name}", done, total)
 
 
 def _check_name(archive: Path, name: str) -> None:
@@ -400,14 +388,12 @@ def _check_name(archive: Path, name: str) -> None:
         or PureWindowsPath(name).drive
         or ".." in PurePosixPath(slashed).parts
     ):
-        raise DataError(
-            f"{archive} has a path in it that leads outside, {name!r}: it is not unpacked"
-        )
+        raise DataError(f"{archive} holds a path that leads outside, {name!r}: it is not unpacked")
 
 
 def _check_growth(archive: Path, size: int, total: int) -> None:
     if total > RATIO * size:
         raise DataError(
-            f"{archive} of {gigabytes(size)} grows to more than {gigabytes(RATIO * size)}: it is "
-            "not unpacked"
+            f"{archive} of {size_text(size)} unpacks to more than {size_text(RATIO * size)}: it "
+            "is refused"
         )

@@ -1,8 +1,9 @@
-"""Known data sets as they are unpacked: recognised by their lists, read with their official split.
+"""Known data sets straight from the unpacked archive: recognised by their lists, read with their
+official split.
 
-Each reader gives Parts whose `kind` is the name of the data set; where the number of images is not
-the official one, it says so, because figures on a part of a data set cannot be compared. Pictures
-that are no files (CIFAR-10, MNIST) are unpacked once into `wingbar-images/` beside them.
+Each reader gives Parts whose `kind` is the name of the data set; if the number of images is not the
+official one, `kind` says so, because results on a part of a data set cannot be compared. Pictures
+that are stored in arrays (CIFAR-10, MNIST) are unpacked once into `wingbar-images/` beside them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,40 +26,62 @@ from PIL import Image
 
 from wingbar import images
 from wingbar.data.records import Entry, Images, Parts, Truth
-from wingbar.errors import DataError
+from wingbar.data.unpickle import numbers, read_pickle
+from wingbar.errors import DataError, one_line
+from wingbar.parallel import Progress, no_progress
 
-if TYPE_CHECKING:
-    from wingbar.parallel import Progress
+IMAGES: dict[str, int] = {
+    "CUB-200-2011": 5_994 + 5_794,
+    "NABirds": 23_929 + 24_633,
+    "FGVC-Aircraft": 6_667 + 3_333,
+    "Food-101": 75_750 + 25_250,
+    "VegFru": 29_200 + 116_931 + 14_600,
+    "Stanford Dogs": 12_000 + 8_580,
+    "CIFAR-10": 50_000 + 10_000,
+    "MNIST": 60_000 + 10_000,
+    "Fashion-MNIST": 60_000 + 10_000,
+    "ROxford5k": 70 + 4_993,
+    "RParis6k": 70 + 6_322,
+    "GLDv2-clean": 1_580_470,
+}
+"""The official number of images of each: train, test and validation, or queries and gallery."""
 
-from wingbar.data.unpickle import _numbers, _unpickled
-from wingbar.errors import one_line
-
-PICTURES = "wingbar-images"  # the folder of pictures that were no files
-_DEEP = 2  # folders that an archive may have put around its content
-_STALE = 3600.0  # seconds after which what a killed run left is removed
+PICTURES = "wingbar-images"  # the folder into which pictures stored in arrays are unpacked
+_WRAPPERS = 2  # folders that an archive may have around its content
+_STALE = 3600.0  # seconds after which the remains of a killed run are removed
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A known data set: what its folder looks like, and how it is read."""
+    """How a known data set is recognised and read.
+
+    looks_like: whether a folder holds it
+    read: all of it, from such a folder
+    unpack: writes its pictures into PICTURES and gives that folder; None if they are files already
+    """
 
     looks_like: Callable[[Path], bool]
     read: Callable[[Path], Parts]
+    unpack: Callable[[Path, Progress], Path] | None = None
 
 
 @dataclass(frozen=True)
 class Found:
-    """A folder that has the layout of the data set `name`."""
+    """A known data set on the disk.
+
+    name: its key in LAYOUTS
+    folder: the folder with its lists, links resolved
+    """
 
     name: str
     folder: Path
 
 
 def find(folder: Path) -> Found | None:
-    """The known data set in `folder`, or in the only folder inside of it, as archives have one;
-    None where there is none."""
+    """The known data set in `folder`, or in the only folder inside it, as archives often have one;
+    None if there is none."""
     try:
-        for _ in range(_DEEP + 1):
+        for _ in range(_WRAPPERS + 1):
             for name, layout in LAYOUTS.items():
                 if layout.looks_like(folder):
                     return Found(name, Path(os.path.realpath(folder)))
@@ -69,30 +91,33 @@ def find(folder: Path) -> Found | None:
             if len(inside) != 1:
                 return None
             folder = inside[0]
-    except OSError:  # whoever reads the folder says why
+    except OSError:  # whoever reads the folder next reports it
         return None
     return None
 
 
 def read(found: Found) -> Parts:
-    """All of a known data set. Raises DataError, with the next step, for lists that do not fit or
-    images that are missing."""
+    """All of a known data set. Raises DataError, with the next step, if lists contradict each other
+    or images are missing."""
     return LAYOUTS[found.name].read(found.folder)
 
 
-def prepare(found: Found, progress: Progress | None = None) -> None:
-    """Unpack the pictures of a data set whose pictures are no files, unless that was done; nothing
-    to do for others.
+def prepare(found: Found, progress: Progress = no_progress) -> None:
+    """Unpack pictures that are stored in arrays, unless that was done before; nothing to do for
+    data sets whose pictures are files. Without this the first `read` unpacks them.
 
-    Otherwise the first `read` does it. Raises DataError.
+    `progress` counts pictures. Raises DataError.
     """
-    if found.name == "CIFAR-10":
-        _unpack_cifar(found.folder, progress)
-    elif found.name == "MNIST":
-        _unpack_idx(found.folder, progress)
+    unpack = LAYOUTS[found.name].unpack
+    if unpack is not None:
+        unpack(found.folder, progress)
 
 
 # -- what the readers share
+
+
+def _has(folder: Path, *names: str) -> bool:
+    return all((folder / name).is_file() for name in names)
 
 
 def _parts(
@@ -101,7 +126,7 @@ def _parts(
     truth: Sequence[Truth] = (),
     labelled: bool = True,
 ) -> Parts:
-    """The parts of the data set `name`; all of its images in the order of their paths."""
+    """The Parts of the data set `name`; all of its images in the order of their paths."""
     unique = {entry.path: entry for entries in named.values() for entry in entries}
     everything = sorted(unique.values(), key=lambda entry: str(entry.path))
     official = IMAGES.get(name, len(everything))
@@ -113,8 +138,8 @@ def _parts(
     return Parts(kind, Images(everything, f"{kind}: all", labelled=labelled), named, truth)
 
 
-def _checked(folder: Path, named: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
-    """The same, when every image is there and no part is empty."""
+def _complete(folder: Path, named: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
+    """`named` as it is. Raises DataError if a part is empty or an image is missing."""
     if empty := [part for part, entries in named.items() if not entries]:
         raise DataError(
             f"{folder}: the list of its {empty[0]} images is empty: unpack the archive again"
@@ -123,15 +148,14 @@ def _checked(folder: Path, named: dict[str, list[Entry]]) -> dict[str, list[Entr
     missing = [entry.path for entry in entries if not os.path.isfile(entry.path)]
     if missing:
         raise DataError(
-            f"{folder}: {len(missing):,} of {len(entries):,} listed images are not there, the "
-            f"first is {missing[0]}: "
-            "unpack the whole archive here"
+            f"{folder}: {len(missing):,} of {len(entries):,} listed images are missing, the first "
+            f"is {missing[0]}: unpack the whole archive here"
         )
     return named
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
-    """The lines of a list that are not empty, each with where it stands."""
+    """The lines of a list that are not empty, each with its place for error messages."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -150,20 +174,20 @@ def _lines(path: Path) -> list[tuple[str, str]]:
 
 
 def _pairs(path: Path) -> dict[str, str]:
-    """Lines of a name, a space and a value."""
+    """The values of a list by name; each line is a name, a space and a value."""
     found: dict[str, str] = {}
     for line, where in _lines(path):
         name, _, value = line.partition(" ")
         if not value.strip():
             raise DataError(f"{where}: expected a name and a value, not {line[:80]!r}")
         if name in found:
-            raise DataError(f"{where}: {name} stands there a second time")
+            raise DataError(f"{where}: {name} appears a second time")
         found[name] = value.strip()
     return found
 
 
-# -- CUB-200-2011 (Wah et al. 2011) and NABirds (Van Horn et al., CVPR 2015), which has the same
-# lists and a hierarchy
+# -- CUB-200-2011 (Wah et al. 2011), and NABirds (Van Horn et al., CVPR 2015), which adds a
+# hierarchy to the same lists
 
 _BIRD_LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
@@ -174,10 +198,6 @@ def _looks_like_cub(folder: Path) -> bool:
 
 def _looks_like_nabirds(folder: Path) -> bool:
     return _has(folder, "images.txt", "train_test_split.txt", "hierarchy.txt")
-
-
-def _has(folder: Path, *names: str) -> bool:
-    return all((folder / name).is_file() for name in names)
 
 
 def _read_cub(folder: Path) -> Parts:
@@ -195,7 +215,7 @@ def _read_birds(folder: Path) -> dict[str, list[Entry]]:
         if values.keys() != paths.keys():
             raise DataError(
                 f"{folder}: images.txt has {len(paths):,} images and {name} {len(values):,}, or "
-                "others: unpack the archive again"
+                "different ones: unpack the archive again"
             )
     labels = _class_names(names, set(class_of.values()))
     named: dict[str, list[Entry]] = {"train": [], "test": []}
@@ -213,12 +233,12 @@ def _read_birds(folder: Path) -> dict[str, list[Entry]]:
         columns = {"bounding_box": ",".join(boxes[image].split())} if image in boxes else {}
         part = "train" if is_train[image] == "1" else "test"
         named[part].append(Entry(folder / "images" / path, labels[class_of[image]], columns))
-    return _checked(folder, named)
+    return _complete(folder, named)
 
 
 def _class_names(names: Mapping[str, str], used: set[str]) -> dict[str, str]:
-    """The name of each class that is used; two classes of one name (NABirds has ages and sexes)
-    keep their number."""
+    """The names of the classes in use by number; classes that share a name (NABirds has ages and
+    sexes) keep their number in it."""
     counts: dict[str, int] = {}
     for number, name in names.items():
         if number in used:
@@ -249,7 +269,7 @@ def _read_aircraft(folder: Path) -> Parts:
         ]
         for part, file in ((part, f"images_variant_{name}.txt") for part, name in parts.items())
     }
-    return _parts("FGVC-Aircraft", _checked(folder, named))
+    return _parts("FGVC-Aircraft", _complete(folder, named))
 
 
 # -- Food-101 (Bossard et al., ECCV 2014)
@@ -262,7 +282,7 @@ def _looks_like_food(folder: Path) -> bool:
 
 def _read_food(folder: Path) -> Parts:
     named = {part: _read_food_part(folder, part) for part in ("train", "test")}
-    return _parts("Food-101", _checked(folder, named))
+    return _parts("Food-101", _complete(folder, named))
 
 
 def _read_food_part(folder: Path, part: str) -> list[Entry]:
@@ -301,7 +321,7 @@ def _read_vegfru(folder: Path) -> Parts:
         file = folder / "vegfru_list" / f"vegfru_{part}.txt"
         if part != "val" or file.is_file():
             named[part] = [_vegfru_entry(root, line, where) for line, where in _lines(file)]
-    return _parts("VegFru", _checked(folder, named))
+    return _parts("VegFru", _complete(folder, named))
 
 
 def _vegfru_entry(root: Path, line: str, where: str) -> Entry:
@@ -322,7 +342,7 @@ def _looks_like_dogs(folder: Path) -> bool:
 
 def _read_dogs(folder: Path) -> Parts:
     named = {part: _read_dogs_part(folder, f"{part}_list.mat") for part in ("train", "test")}
-    return _parts("Stanford Dogs", _checked(folder, named))
+    return _parts("Stanford Dogs", _complete(folder, named))
 
 
 def _read_dogs_part(folder: Path, name: str) -> list[Entry]:
@@ -343,7 +363,7 @@ def _read_dogs_part(folder: Path, name: str) -> list[Entry]:
         ) from None
     if count != len(files) or not all(file.count("/") == 1 for file in files):
         raise DataError(
-            f"{folder / name} has {len(files):,} files and {count:,} labels, or other paths: "
+            f"{folder / name} has {len(files):,} files and {count:,} labels, or unknown paths: "
             "unpack lists.tar again"
         )
     return [Entry(folder / "Images" / file, file.split("/")[0]) for file in files]
@@ -371,15 +391,14 @@ def _read_paris(folder: Path) -> Parts:
 
 
 def _read_revisited(folder: Path, name: str) -> Parts:
-    """Queries with their boxes, gallery, and what of it is easy, hard or junk for each query. There
-    are no labels."""
+    """Queries with their boxes, the gallery, and the Truth of each query; there are no labels."""
     file = folder / _REVISITED[name]
-    given = _unpickled(file)
+    given = read_pickle(file)
     try:
         gallery, queries, truths = list(given["imlist"]), list(given["qimlist"]), list(given["gnd"])
-        boxes = [_box([float(value) for value in _numbers(truth["bbx"])]) for truth in truths]
+        boxes = [_box([float(value) for value in numbers(truth["bbx"])]) for truth in truths]
         rows = [
-            {key: [int(row) for row in _numbers(truth[key])] for key in ("easy", "hard", "junk")}
+            {key: [int(row) for row in numbers(truth[key])] for key in ("easy", "hard", "junk")}
             for truth in truths
         ]
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
@@ -400,17 +419,16 @@ def _read_revisited(folder: Path, name: str) -> Parts:
         raise DataError(
             f"{file} names image {wrong[0]}, its gallery has {len(gallery):,}: fetch it again"
         )
-    there = {path.stem: path for path in reversed(images.find(folder).images)}
-    paths = [there.get(str(name).removesuffix(".jpg")) for name in (*queries, *gallery)]
+    by_stem = {path.stem: path for path in reversed(images.find(folder).images)}
+    paths = [by_stem.get(str(name).removesuffix(".jpg")) for name in (*queries, *gallery)]
     found = [path for path in paths if path is not None]
     if len(found) < len(paths):
         missing = next(
             name for name, path in zip((*queries, *gallery), paths, strict=True) if path is None
         )
         raise DataError(
-            f"{folder}: {len(paths) - len(found):,} of {len(paths):,} images are not there, the "
-            f"first is {missing}.jpg: "
-            f"unpack the images into {folder / 'jpg'}"
+            f"{folder}: {len(paths) - len(found):,} of {len(paths):,} images are missing, the "
+            f"first is {missing}.jpg: unpack the images into {folder / 'jpg'}"
         )
     named = {
         "query": [Entry(path, box=box) for path, box in zip(found, boxes, strict=False)],
@@ -420,8 +438,8 @@ def _read_revisited(folder: Path, name: str) -> Parts:
 
 
 def _box(corners: Sequence[float]) -> images.Box:
-    """x, y, width, height in whole pixels from left, top, right, bottom; what lies before the first
-    pixel is left out."""
+    """x, y, width, height in whole pixels from left, top, right, bottom; clipped to the picture on
+    its left and upper side."""
     left, top, right, bottom = (max(0, round(value)) for value in corners)
     return left, top, max(0, right - left), max(0, bottom - top)
 
@@ -434,7 +452,7 @@ def _looks_like_landmarks(folder: Path) -> bool:
 
 
 def _read_landmarks(folder: Path) -> Parts:
-    """Images are at a/b/c/abc….jpg below train/ or below the folder itself."""
+    """Images are at a/b/c/abc….jpg below train/, or below the folder itself."""
     root = folder / "train" if (folder / "train").is_dir() else folder
     file = folder / "train_clean.csv"
     entries: list[Entry] = []
@@ -452,7 +470,7 @@ def _read_landmarks(folder: Path) -> Parts:
         raise DataError(
             f"{file} needs the columns landmark_id and images ({one_line(error)}): fetch it again"
         ) from None
-    return _parts("GLDv2-clean", _checked(folder, {"train": entries}))
+    return _parts("GLDv2-clean", _complete(folder, {"train": entries}))
 
 
 # -- CIFAR-10 (Krizhevsky 2009), the version for Python
@@ -465,14 +483,14 @@ def _looks_like_cifar(folder: Path) -> bool:
 
 
 def _read_cifar(folder: Path) -> Parts:
-    return _parts("CIFAR-10", _read_pictures(_unpack_cifar(folder, None)))
+    return _parts("CIFAR-10", _read_pictures(_unpack_cifar(folder, no_progress)))
 
 
-def _unpack_cifar(folder: Path, progress: Progress | None) -> Path:
+def _unpack_cifar(folder: Path, progress: Progress) -> Path:
     if (folder / PICTURES).is_dir():
         return folder / PICTURES
     try:
-        names = [str(name) for name in _unpickled(folder / "batches.meta")["label_names"]]
+        names = [str(name) for name in read_pickle(folder / "batches.meta")["label_names"]]
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{folder / 'batches.meta'} has no label_names ({one_line(error)}): unpack the "
@@ -495,13 +513,13 @@ def _unpack_cifar(folder: Path, progress: Progress | None) -> Path:
 
 
 def _cifar_batch(file: Path) -> tuple[NDArray[np.uint8], list[int]]:
-    """Pixels [n, 32, 32, 3] and labels [n] of one batch, whose rows are the red, green and blue
-    plane."""
-    batch = _unpickled(file)
+    """Pixels [n, 32, 32, 3] uint8 and n labels of one batch; a row of it is the red, the green and
+    the blue plane."""
+    batch = read_pickle(file)
     try:
         rows, labels = (
-            np.asarray(_numbers(batch["data"])),
-            [int(label) for label in _numbers(batch["labels"])],
+            np.asarray(numbers(batch["data"])),
+            [int(label) for label in numbers(batch["labels"])],
         )
         if (
             rows.dtype != np.uint8
@@ -512,13 +530,13 @@ def _cifar_batch(file: Path) -> tuple[NDArray[np.uint8], list[int]]:
             raise ValueError(f"{len(labels)} labels and data {rows.shape} of {rows.dtype}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{file} is no batch of CIFAR-10 ({one_line(error)}): unpack the archive again"
+            f"{file} is not a batch of CIFAR-10 ({one_line(error)}): unpack the archive again"
         ) from None
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
 def _name_of(names: Sequence[str], label: int, folder: Path) -> str:
-    """The name of a class, which becomes a folder."""
+    """The name of class `label`, which becomes a folder."""
     name = names[label] if 0 <= label < len(names) else ""
     if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|\0'):
         raise DataError(
@@ -531,7 +549,7 @@ def _name_of(names: Sequence[str], label: int, folder: Path) -> str:
 # files
 
 _IDX = {"train": "train", "test": "t10k"}
-# The first labels of the test part tell which of them it is; the files have the same names.
+# The files have the same names; the first labels of the test part tell the data sets apart.
 _FIRST_LABELS = {
     (7, 2, 1, 0, 4, 1, 4, 9, 5, 9): "MNIST",
     (9, 2, 1, 1, 6, 1, 4, 6, 5, 7): "Fashion-MNIST",
@@ -539,8 +557,8 @@ _FIRST_LABELS = {
 
 
 def _idx_file(folder: Path, part: str, what: str) -> Path | None:
-    """The file of a part's images ("images-idx3") or labels ("labels-idx1"), as published, renamed
-    by unpackers, or gzipped."""
+    """The file of a part's images ("images-idx3") or labels ("labels-idx1"): as published, as some
+    unpackers rename it, or gzipped."""
     stem = f"{_IDX[part]}-{what}-ubyte"
     names = [stem, stem.replace("-idx", ".idx")]
     return next(
@@ -561,10 +579,10 @@ def _looks_like_idx(folder: Path) -> bool:
 def _read_idx(folder: Path) -> Parts:
     first = tuple(_idx(folder, "test", "labels-idx1")[:10].tolist())
     name = _FIRST_LABELS.get(first, "idx")
-    return _parts(name, _read_pictures(_unpack_idx(folder, None)))
+    return _parts(name, _read_pictures(_unpack_idx(folder, no_progress)))
 
 
-def _unpack_idx(folder: Path, progress: Progress | None) -> Path:
+def _unpack_idx(folder: Path, progress: Progress) -> Path:
     if (folder / PICTURES).is_dir():
         return folder / PICTURES
     content = {
@@ -589,8 +607,8 @@ def _unpack_idx(folder: Path, progress: Progress | None) -> Path:
 
 
 def _idx(folder: Path, part: str, what: str) -> NDArray[np.uint8]:
-    """The array of an idx file of bytes: two zeros, 8 for bytes, the number of axes, their lengths,
-    and the values."""
+    """The array of an idx file of bytes. Its header is two zeros, 8 for bytes, the number of axes
+    and their lengths."""
     file = _idx_file(folder, part, what)
     axes = int(what[-1])
     if file is None:
@@ -608,18 +626,18 @@ def _idx(folder: Path, part: str, what: str) -> NDArray[np.uint8]:
         raise DataError(f"{file} cannot be read ({one_line(error)}): fetch it again") from None
     if head[:4] != bytes([0, 0, 8, axes]) or len(values) != size or not size:
         raise DataError(
-            f"{file} says that it has {size:,} bytes behind its head, and has others: fetch it "
-            "again"
+            f"{file} should have {size:,} bytes after its header and does not: fetch it again"
         )
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
-# -- pictures that are no files
+# -- pictures that are stored in arrays
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """Pixels [H, W] or [H, W, 3] of one image, and where it belongs."""
+    """One picture to unpack: pixels [H, W] or [H, W, 3] uint8, its part, its class, and its number
+    in the official part."""
 
     part: str
     label: str
@@ -628,10 +646,10 @@ class _Picture:
 
 
 def _unpack_pictures(
-    folder: Path, pictures: Iterator[_Picture], total: int, progress: Progress | None
+    folder: Path, pictures: Iterator[_Picture], total: int, progress: Progress
 ) -> Path:
-    """Write all pictures as PART/LABEL/NUMBER.png into a folder that gets its name when it is
-    whole."""
+    """Write all pictures as PART/LABEL/NUMBER.png into a temporary folder, and rename it to
+    PICTURES when it is complete."""
     target = folder / PICTURES
     try:
         _remove_leftovers(folder)
@@ -639,8 +657,7 @@ def _unpack_pictures(
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written to ({error.strerror}), and its pictures have to be "
-            f"unpacked once into {target}: "
-            "copy the data set to a folder that you can write to"
+            f"unpacked once into {target}: copy the data set to a folder that you can write to"
         ) from None
     try:
         made: set[str] = set()
@@ -653,9 +670,10 @@ def _unpack_pictures(
                 f"{place}/{picture.number:05}.png", compress_level=1
             )
             if done % 1000 == 0 or done == total:
-                os.utime(temporary)  # alive
-                if progress:
-                    progress("writing pictures", done, total)
+                os.utime(
+                    temporary
+                )  # shows _remove_leftovers of other processes that this one lives
+                progress("writing pictures", done, total)
         os.chmod(temporary, 0o755)
         os.rename(temporary, target)
     except OSError as error:
@@ -669,7 +687,7 @@ def _unpack_pictures(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs left: temporary folders in which nothing has happened for an hour."""
+    """Remove the temporary folders of killed runs: those unchanged for an hour."""
     for path in folder.glob(f".{PICTURES}-*"):
         if time.time() - path.stat().st_mtime > _STALE:
             shutil.rmtree(path, ignore_errors=True)
@@ -688,13 +706,13 @@ def _read_pictures(folder: Path) -> dict[str, list[Entry]]:
                 ]
     except OSError as error:
         raise DataError(
-            f"{error.filename} cannot be listed ({error.strerror}): remove {folder}, then it is "
-            "made anew"
+            f"{error.filename} cannot be listed ({error.strerror}): remove {folder} to have it "
+            "rebuilt"
         ) from None
     return named
 
 
-# In this order: the first that fits is taken.
+# The first that matches wins.
 LAYOUTS: dict[str, Layout] = {
     "CUB-200-2011": Layout(_looks_like_cub, _read_cub),
     "NABirds": Layout(_looks_like_nabirds, _read_nabirds),
@@ -702,25 +720,9 @@ LAYOUTS: dict[str, Layout] = {
     "Food-101": Layout(_looks_like_food, _read_food),
     "VegFru": Layout(_looks_like_vegfru, _read_vegfru),
     "Stanford Dogs": Layout(_looks_like_dogs, _read_dogs),
-    "CIFAR-10": Layout(_looks_like_cifar, _read_cifar),
-    "MNIST": Layout(_looks_like_idx, _read_idx),
+    "CIFAR-10": Layout(_looks_like_cifar, _read_cifar, _unpack_cifar),
+    "MNIST": Layout(_looks_like_idx, _read_idx, _unpack_idx),
     "ROxford5k": Layout(_looks_like_oxford, _read_oxford),
     "RParis6k": Layout(_looks_like_paris, _read_paris),
     "GLDv2-clean": Layout(_looks_like_landmarks, _read_landmarks),
-}
-
-# How many images each has in all: those of train, test and validation, or queries and gallery.
-IMAGES: dict[str, int] = {
-    "CUB-200-2011": 5_994 + 5_794,
-    "NABirds": 23_929 + 24_633,
-    "FGVC-Aircraft": 6_667 + 3_333,
-    "Food-101": 75_750 + 25_250,
-    "VegFru": 29_200 + 116_931 + 14_600,
-    "Stanford Dogs": 12_000 + 8_580,
-    "CIFAR-10": 50_000 + 10_000,
-    "MNIST": 60_000 + 10_000,
-    "Fashion-MNIST": 60_000 + 10_000,
-    "ROxford5k": 70 + 4_993,
-    "RParis6k": 70 + 6_322,
-    "GLDv2-clean": 1_580_470,
 }

@@ -12,15 +12,48 @@ import numpy as np
 from wingbar.data.records import Dataset, Entry, Images, Parts
 from wingbar.errors import DataError
 
-QUERY_SHARE = 0.2  # of each class, where a data set has no split of its own
-UNSEEN_SHARE = 0.25  # of the classes, which `unseen` never trains on
-QUERIES_EACH, TRAIN_EACH = 100, 500  # of each class, in 1k-5k-54k and 1k-5k-59k
-
 Protocol = Literal["own", "10k-50k", "1k-5k-54k", "1k-5k-59k", "unseen"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+"""own: the data set's own parts, or a seeded draw if it has none.
+
+10k-50k: the test images are the queries, the training images are both train and gallery, as DLBHC
+has it for CIFAR-10 (Lin et al., CVPRW 2015).
+
+1k-5k-54k: of each class, 100 images drawn from training and test images together are queries, and
+500 are for training; the gallery is the rest.
+
+1k-5k-59k: the same, with the training images in the gallery too.
+
+unseen: a quarter of the classes is held out of training; their test images are searched among their
+training images (Sablayrolles et al., ICASSP 2017).
+"""
+
+QUERY_SHARE = 0.2  # of each class, for a data set without a split of its own
+UNSEEN_SHARE = 0.25  # of the classes, held out of training by `unseen`
+QUERIES_EACH, TRAIN_EACH = 100, 500  # images of each class, in 1k-5k-54k and 1k-5k-59k
 
 
-def _as_dataset(parts: Parts, path: Path, seed: int) -> Dataset:
+def apply_protocol(parts: Parts, path: Path, protocol: str, seed: int) -> Dataset:
+    """Split `parts`, read from `path`, into train, query and gallery by `protocol`; `seed` draws
+    what the protocol leaves to chance.
+
+    Raises DataError for an unknown protocol, or one that this data set cannot provide.
+    """
+    if protocol not in PROTOCOLS:
+        raise DataError(f"no protocol is named {protocol!r}: have {', '.join(PROTOCOLS)}")
+    if protocol == "own":
+        return _own(parts, path, seed)
+    if not any(entry.label is not None for entry in parts.all):
+        raise DataError(f"{path} has no labels: protocol {protocol} splits by class")
+    if protocol == "10k-50k":
+        return _test_against_train(parts, path)
+    if protocol == "unseen":
+        return _unseen(parts, path, seed)
+    return _drawn_from_each_class(parts, path, protocol, seed)
+
+
+def _own(parts: Parts, path: Path, seed: int) -> Dataset:
+    """The parts that the data set has; a drawn split if it has no queries, or nothing else."""
     named = parts.named
     query = next((name for name in ("query", "test", "val") if name in named), None)
     if not len(parts.all):
@@ -30,61 +63,43 @@ def _as_dataset(parts: Parts, path: Path, seed: int) -> Dataset:
     gallery = next(
         name for name in ("gallery", "train", "val", "test") if name in named and name != query
     )
-    train = "train" if "train" in named else gallery
-    protocol = f"{parts.kind}: query={query}, gallery={gallery}"
-    val = parts.images("val") if "val" in named and "val" not in (query, gallery) else None
     return Dataset(
-        parts.images(train), parts.images(query), parts.images(gallery), val, protocol, parts.truth
+        train=parts.images("train" if "train" in named else gallery),
+        query=parts.images(query),
+        gallery=parts.images(gallery),
+        val=parts.images("val") if "val" in named and "val" not in (query, gallery) else None,
+        protocol=f"{parts.kind}: query={query}, gallery={gallery}",
+        truth=parts.truth,
     )
 
 
 def _drawn(parts: Parts, path: Path, seed: int) -> Dataset:
-    """A seeded split of a data set that has none: QUERY_SHARE of each class are queries, the rest
-    train and gallery."""
+    """A seeded split: QUERY_SHARE of each class as queries, the rest as train and gallery."""
     entries = parts.all.entries
     if len(entries) < 2:
         raise DataError(f"{path} holds one image: two are needed, a query and a gallery")
-    by_label: dict[str, list[int]] = {}
-    for i, entry in enumerate(entries):
-        by_label.setdefault(entry.label or "", []).append(i)
     rng = np.random.default_rng(seed)
     queries: set[int] = set()
-    for label in sorted(by_label):
-        members = by_label[label]
+    for members in _rows_by_label(entries).values():
         count = min(max(1, round(QUERY_SHARE * len(members))), len(members) - 1)
         queries.update(np.array(members)[rng.permutation(len(members))[:count]].tolist())
     protocol = (
         f"{parts.kind}: no split, {QUERY_SHARE:.0%} of each class drawn as queries (seed {seed})"
     )
-    rest = replace(
-        parts.all, entries=[e for i, e in enumerate(entries) if i not in queries], protocol=protocol
+    query = [entry for i, entry in enumerate(entries) if i in queries]
+    rest = [entry for i, entry in enumerate(entries) if i not in queries]
+    gallery = replace(parts.all, entries=rest, protocol=protocol)
+    return Dataset(
+        train=gallery,
+        query=replace(parts.all, entries=query, protocol=protocol),
+        gallery=gallery,
+        val=None,
+        protocol=protocol,
     )
-    drawn = replace(
-        parts.all, entries=[e for i, e in enumerate(entries) if i in queries], protocol=protocol
-    )
-    return Dataset(rest, drawn, rest, None, protocol)
-
-
-# -- protocols by name
-
-
-def _by_protocol(parts: Parts, path: Path, protocol: str, seed: int) -> Dataset:
-    if protocol == "own":
-        return _as_dataset(parts, path, seed)
-    if protocol not in PROTOCOLS:
-        raise DataError(f"no protocol is named {protocol!r}: have {', '.join(PROTOCOLS)}")
-    if not any(entry.label is not None for entry in parts.all):
-        raise DataError(f"{path} has no labels: protocol {protocol} is made of classes")
-    if protocol == "10k-50k":
-        return _test_against_train(parts, path)
-    if protocol == "unseen":
-        return _unseen(parts, path, seed)
-    return _drawn_of_each_class(parts, path, protocol, seed)
 
 
 def _test_against_train(parts: Parts, path: Path) -> Dataset:
-    """The official test images against the official training images, whatever other parts there
-    are."""
+    """The official test images as queries against the official training images."""
     if not {"train", "test"} <= parts.named.keys():
         raise DataError(
             f"{path} needs a train and a test part for protocol 10k-50k: it has "
@@ -98,45 +113,45 @@ def _test_against_train(parts: Parts, path: Path) -> Dataset:
     return _dataset(parts, protocol, train, test, train)
 
 
-def _drawn_of_each_class(parts: Parts, path: Path, protocol: str, seed: int) -> Dataset:
+def _drawn_from_each_class(parts: Parts, path: Path, protocol: str, seed: int) -> Dataset:
     """QUERIES_EACH queries and TRAIN_EACH training images of each class, drawn from all images; the
-    gallery is the rest."""
+    gallery is the rest, in 1k-5k-59k with the training images."""
     entries = [entry for entry in parts.all if entry.label is not None]
-    by_label: dict[str, list[int]] = {}
-    for i, entry in enumerate(entries):
-        by_label.setdefault(str(entry.label), []).append(i)
     rng = np.random.default_rng(seed)
+    by_label = _rows_by_label(entries)
     queries: set[int] = set()
     train: set[int] = set()
-    for label in sorted(by_label):
-        members = by_label[label]
+    for label, members in by_label.items():
         if len(members) <= QUERIES_EACH + TRAIN_EACH:
             raise DataError(
                 f"protocol {protocol} takes {QUERIES_EACH} queries and {TRAIN_EACH} training "
-                "images of each class and searches "
-                f"the rest: {path} has only {len(members)} of {label!r}"
+                f"images of each class and searches the rest: {path} has only {len(members)} of "
+                f"{label!r}"
             )
         order = np.array(members)[rng.permutation(len(members))]
         queries.update(order[:QUERIES_EACH].tolist())
         train.update(order[QUERIES_EACH : QUERIES_EACH + TRAIN_EACH].tolist())
-    without = protocol == "1k-5k-54k"
-    gallery = [
-        e for i, e in enumerate(entries) if i not in queries and not (without and i in train)
-    ]
-    words = (
+    without_train = protocol == "1k-5k-54k"
+    outside = queries | train if without_train else queries
+    gallery = [entry for i, entry in enumerate(entries) if i not in outside]
+    line = (
         f"{parts.kind}: {protocol} (seed {seed}), {QUERIES_EACH} queries and {TRAIN_EACH} "
-        "training images of each of "
-        f"{len(by_label)} classes drawn from all images, gallery the {len(gallery):,} that are no "
-        "queries"
-        f"{' and not trained on' if without else ', those trained on too'}"
+        f"training images of each of {len(by_label)} classes drawn from all images, gallery the "
+        f"{len(gallery):,} that are no queries"
+        f"{' and not trained on' if without_train else ', those trained on too'}"
     )
-    chosen = [[e for i, e in enumerate(entries) if i in part] for part in (train, queries)]
-    return _dataset(parts, words, chosen[0], chosen[1], gallery)
+    return _dataset(
+        parts,
+        line,
+        [entry for i, entry in enumerate(entries) if i in train],
+        [entry for i, entry in enumerate(entries) if i in queries],
+        gallery,
+    )
 
 
 def _unseen(parts: Parts, path: Path, seed: int) -> Dataset:
-    """A seeded share of the classes is for searching only, the others for training only."""
-    own = _as_dataset(parts, path, seed)
+    """A seeded share of the classes for searching only, the other classes for training only."""
+    own = _own(parts, path, seed)
     labels = sorted({entry.label for entry in parts.all if entry.label is not None})
     count = max(1, round(UNSEEN_SHARE * len(labels)))
     if count == len(labels):
@@ -144,15 +159,26 @@ def _unseen(parts: Parts, path: Path, seed: int) -> Dataset:
             f"{path} has one class: protocol unseen needs some to train on and others to search for"
         )
     unseen = {labels[i] for i in np.random.default_rng(seed).permutation(len(labels))[:count]}
-    train = [entry for entry in own.train if entry.label is not None and entry.label not in unseen]
-    query = [entry for entry in own.query if entry.label in unseen]
-    gallery = [entry for entry in own.gallery if entry.label in unseen]
-    words = (
+    line = (
         f"{own.protocol}; unseen (seed {seed}): queries and gallery of {count} of {len(labels)} "
-        "classes, "
-        f"training on the {len(labels) - count} others only"
+        f"classes, training on the {len(labels) - count} others only"
     )
-    return _dataset(parts, words, train, query, gallery)
+    return _dataset(
+        parts,
+        line,
+        [entry for entry in own.train if entry.label is not None and entry.label not in unseen],
+        [entry for entry in own.query if entry.label in unseen],
+        [entry for entry in own.gallery if entry.label in unseen],
+    )
+
+
+def _rows_by_label(entries: Sequence[Entry]) -> dict[str, list[int]]:
+    """The rows of each class, classes in the order of their names, so that draws are reproducible;
+    images without a label are a class of their own."""
+    by_label: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        by_label.setdefault(entry.label or "", []).append(i)
+    return dict(sorted(by_label.items()))
 
 
 def _dataset(
@@ -162,8 +188,8 @@ def _dataset(
     query: Sequence[Entry],
     gallery: Sequence[Entry],
 ) -> Dataset:
-    """A data set of these entries. Each list keeps the protocol's line and says which part it
-    is."""
+    """A data set of these entries; the protocol line of each list also names its part. Raises
+    DataError if one is empty."""
     made: dict[str, Images] = {}
     for name, entries in (("train", train), ("query", query), ("gallery", gallery)):
         if not entries:

@@ -1,6 +1,5 @@
-"""Read what people have: class folders, plain folders, CSV files, hashing lists and official
-layouts of known data sets, as train, query and gallery; and draw the splits of the literature from
-them, by name."""
+"""Read the data sets that people have: class folders, plain folders, CSV files, hashing lists, and
+known data sets straight from the unpacked archive."""
 
 from __future__ import annotations
 
@@ -11,13 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from wingbar import images
-from wingbar.data.protocols import Protocol, _by_protocol
+from wingbar.data import layouts
+from wingbar.data.protocols import Protocol, apply_protocol
 from wingbar.data.records import Dataset, Entry, Images, Parts, absolute
 from wingbar.errors import DataError, ImageError
-from wingbar.images import parse_box
 
-# Names that people give to the parts of a data set, and what wingbar calls them.
-_OWN_COLUMNS = ("path", "label", "split", "box")  # of a CSV; all others are kept with the items
+# The names that people give to the parts of a data set, and what wingbar calls them.
 _PARTS = {
     "train": "train",
     "training": "train",
@@ -31,40 +29,30 @@ _PARTS = {
     "gallery": "gallery",
     "database": "gallery",
 }
-_ONE_HOT = re.compile(r"(.+?)((?:\s+[01])+)")  # a path, and zeros and ones
-"""own: the data set's own parts, or a seeded draw where it has none.
-
-10k-50k: its test images are queries, its training images both train and gallery (CIFAR-10 as DLBHC
-has it). 1k-5k-54k: of each class 100 images of train and test together are queries and 500 are for
-training; the others are the gallery. 1k-5k-59k: the same, with the training images in the gallery
-too. unseen: a quarter of the classes is never trained on; their test images are searched for among
-their training images (Sablayrolles et al., ICASSP 2017).
-"""
+_OWN_COLUMNS = ("path", "label", "split", "box")  # of a CSV; all others are kept with the items
+_ONE_HOT = re.compile(r"(.+?)((?:\s+[01])+)")  # a line of a list: a path, then zeros and ones
 
 
 def read_dataset(
     path: str | os.PathLike[str], *, protocol: Protocol = "own", seed: int = 0
 ) -> Dataset:
     """The data set at `path`: a folder, a CSV file, a folder of hashing lists, or a known data set
-    as it is unpacked.
+    straight from the unpacked archive.
 
-    - Folder: one folder a class, with or without `train/ val/ test/ query/ gallery/` (or
-    `database/`) above them.
-      Images lying directly in it make it a plain folder without labels.
-    - CSV: columns `path` and, where there are, `label` and `split`; further columns are kept for
-    filters.
-      Paths are relative to the file.
+    - Folder: one folder per class, with or without `train/ val/ test/ query/ gallery/` (or
+      `database/`) above them. With images directly in it, it is a plain folder without labels.
+    - CSV: a column `path` and optionally `label`, `split` and `box`; further columns are kept for
+      filters. Paths are relative to the file.
     - Lists: `train.txt test.txt database.txt`, each line a path and a one-hot label.
-    - Known data sets, such as CUB-200-2011 or CIFAR-10: see docs/data.md. Those whose pictures are
-    not files are unpacked once
-      into `wingbar-images/` beside them.
+    - Known data sets, such as CUB-200-2011 or CIFAR-10: see docs/data.md. Pictures that are stored
+      in arrays are unpacked once into `wingbar-images/` beside them.
 
-    Where there is no split, 20 % of each class, at least one image of a class of two, become
-    queries, drawn with `seed`. `protocol` is how the parts are made of it, one of PROTOCOLS; `seed`
-    also draws those that are random. Raises DataError when nothing is there, a line cannot be read
-    or the protocol cannot be had of this data.
+    `protocol`, one of PROTOCOLS, says how train, query and gallery are made; `seed` draws what it
+    leaves to chance. Without a split of its own, 20 % of each class become queries, at least one
+    image of a class of two. Raises DataError if nothing is there, a line cannot be read or the data
+    set does not fit the protocol.
     """
-    return _by_protocol(_read_parts(Path(path)), Path(path), protocol, seed)
+    return apply_protocol(read_parts(Path(path)), Path(path), protocol, seed)
 
 
 def read_images(
@@ -73,47 +61,48 @@ def read_images(
     """The images at `path` as one list: all of them, or one part ("train", "query", "gallery",
     "val", "test").
 
-    `path` is what `read_dataset` takes, or a single image file. A `protocol` has the parts train,
-    query and gallery. Raises DataError.
+    `path` is what `read_dataset` takes, or a single image file. A `protocol` other than "own" has
+    the parts train, query and gallery. Raises DataError.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() not in (".csv", ".txt"):
         if split != "all" or protocol != "own":
             raise DataError(f"{path} is one image and has no part {split!r}")
         return Images([Entry(absolute(path))], protocol="one file", labelled=False)
-    parts = _read_parts(path)
+    parts = read_parts(path)
     if protocol == "own" and split == "all":
         return parts.all
     if protocol == "own" and split in parts.named:
         return parts.images(split)
-    dataset = _by_protocol(parts, path, protocol, seed)
+    dataset = apply_protocol(parts, path, protocol, seed)
     chosen = {
         "train": dataset.train,
         "query": dataset.query,
         "gallery": dataset.gallery,
         "val": dataset.val,
     }.get(split)
-    if chosen is None and protocol != "own":
+    if chosen is not None:
+        return chosen
+    if protocol != "own":
         raise DataError(
             f"protocol {protocol} makes the parts train, query and gallery: choose one of them, "
             f"not {split!r}"
         )
-    if chosen is None:
-        have = (
-            ", ".join(parts.named)
-            or "no parts of its own; train, query and gallery can be drawn from it"
-        )
-        raise DataError(f"{path} has no part {split!r}: it has {have}")
-    return chosen
+    have = (
+        ", ".join(parts.named)
+        or "no parts of its own; train, query and gallery can be drawn from it"
+    )
+    raise DataError(f"{path} has no part {split!r}: it has {have}")
 
 
 def has_part(path: str | os.PathLike[str], part: str) -> bool:
-    """Whether the data set at `path` has a part of this name ("train", "val", "test", "query" or
-    "gallery")."""
-    return part in _read_parts(Path(path)).named
+    """Whether the data set at `path` has a part of its own of this name ("train", "val", "test",
+    "query" or "gallery")."""
+    return part in read_parts(Path(path)).named
 
 
-def _read_parts(path: Path) -> Parts:
+def read_parts(path: Path) -> Parts:
+    """The data set at `path` with the parts of its own, before a protocol. Raises DataError."""
     if not path.exists():
         raise DataError(f"there is no {path}")
     if path.is_file():
@@ -123,13 +112,11 @@ def _read_parts(path: Path) -> Parts:
             f"{path} is not a data set: name a folder, a CSV file, or a folder with train.txt and "
             "test.txt"
         )
-    from wingbar.data import layouts  # which needs what is defined here
-
-    official = layouts.find(path)
-    if official is not None:
-        return layouts.read(official)
-    if _list_files(path):
-        return _read_lists(path)
+    known = layouts.find(path)
+    if known is not None:
+        return layouts.read(known)
+    if lists := _list_files(path):
+        return _read_lists(lists)
     return _read_folder(path)
 
 
@@ -148,31 +135,28 @@ def _read_folder(root: Path) -> Parts:
     if rest and len(parts) > 1:
         raise DataError(
             f"{root} has {' and '.join(sorted(parts))}, which are parts of a data set, beside "
-            f"{', '.join(rest[:3])}"
-            f"{' and more' if len(rest) > 3 else ''}: move those away, or name the folders one by "
-            "one"
-        )
-    if rest or not parts:
-        everything = _labelled(root, found.images)
-        labelled = any(entry.label is not None for entry in everything)
-        return Parts(
-            "folder",
-            Images(everything, "folder: all", root, found.others, found.unreadable, labelled),
-            {},
+            f"{', '.join(rest[:3])}{' and more' if len(rest) > 3 else ''}: move those away, or "
+            "name the folders one by one"
         )
     by_part: dict[str, list[Entry]] = {}
-    for top in sorted(tops):
-        below = [path for path in found.images if path.relative_to(root).parts[0] == top]
-        by_part.setdefault(_PARTS[top.lower()], []).extend(_labelled(root / top, below))
-    everything = sorted((e for entries in by_part.values() for e in entries), key=lambda e: e.path)
-    return Parts(
-        "folder", Images(everything, "folder: all", root, found.others, found.unreadable), by_part
+    if rest or not parts:
+        entries = _labelled(root, found.images)
+        labelled = any(entry.label is not None for entry in entries)
+    else:
+        for top in sorted(tops):
+            below = [path for path in found.images if path.relative_to(root).parts[0] == top]
+            by_part.setdefault(_PARTS[top.lower()], []).extend(_labelled(root / top, below))
+        entries = sorted((e for part in by_part.values() for e in part), key=lambda e: e.path)
+        labelled = True
+    everything = Images(
+        entries, "folder: all", root, found.others, found.unreadable, labelled=labelled
     )
+    return Parts("folder", everything, by_part)
 
 
 def _labelled(root: Path, paths: Iterable[Path]) -> list[Entry]:
-    """Entries labelled with the first folder below `root`; without labels when an image lies
-    directly in `root`."""
+    """Entries labelled with the first folder below `root`; without labels if an image lies directly
+    in `root`."""
     relative = [(path, path.relative_to(root).parts) for path in paths]
     plain = any(len(parts) == 1 for _, parts in relative)
     return [Entry(path, None if plain else parts[0]) for path, parts in relative]
@@ -215,27 +199,28 @@ def _read_csv(path: Path) -> Parts:
 def _csv_entry(
     row: Mapping[str, str | None], header: Mapping[str, str], folder: Path, where: str
 ) -> tuple[Entry, str]:
-    """One row of a CSV: its entry, and its part or ""."""
+    """One row of a CSV: its entry, and its part or "". `header` maps column names in lower case to
+    those of the file; `where` names the row in error messages."""
     if None in row:
         raise DataError(f"{where}: more values than the header has names")
     values = {name: (row[original] or "").strip() for name, original in header.items()}
     if not values["path"]:
         raise DataError(f"{where}: the path is empty")
+    if "\0" in values["path"]:
+        raise DataError(f"{where}: the path has a NUL byte in it")
     split = values.get("split", "").lower()
     if split and split not in _PARTS:
         raise DataError(f"{where}: no part is named {split!r}; use {', '.join(_PARTS)}")
+    try:
+        box = images.parse_box(values["box"]) if values.get("box") else None
+    except ImageError as error:
+        raise DataError(f"{where}: {error}") from None
     columns = {
         original.strip(): values[name]
         for name, original in header.items()
         if name not in _OWN_COLUMNS
     }
-    if "\0" in values["path"]:
-        raise DataError(f"{where}: the path has a NUL byte in it")
     path = absolute(folder / values["path"])
-    try:
-        box = parse_box(values["box"]) if values.get("box") else None
-    except ImageError as error:
-        raise DataError(f"{where}: {error}") from None
     return Entry(path, values.get("label") or None, columns, box), _PARTS.get(split, "")
 
 
@@ -243,8 +228,8 @@ def _csv_entry(
 
 
 def _list_files(folder: Path) -> dict[str, Path]:
-    """The list files of a folder by part, when it has a test.txt or query.txt and one to search,
-    and they look like it."""
+    """The lists in a folder by part; empty unless there is one of queries and one to search, and
+    all of them look like hashing lists."""
     files = {_PARTS[p.stem.lower()]: p for p in folder.glob("*.txt") if p.stem.lower() in _PARTS}
     if not all(_looks_like_list(path) for path in files.values()):
         return {}
@@ -252,15 +237,15 @@ def _list_files(folder: Path) -> dict[str, Path]:
 
 
 def _looks_like_list(path: Path) -> bool:
-    """Whether the first line ends as a line of a list does. Lists of another kind may lie beside
-    images."""
+    """Whether the first line is a path and a one-hot label; text files of other kinds may lie
+    beside images."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(100_000)
     return _ONE_HOT.fullmatch(first.strip()) is not None
 
 
-def _read_lists(folder: Path) -> Parts:
-    named = {part: list(_read_list(path)) for part, path in sorted(_list_files(folder).items())}
+def _read_lists(lists: Mapping[str, Path]) -> Parts:
+    named = {part: list(_read_list(path)) for part, path in sorted(lists.items())}
     unique = {entry.path: entry for entries in named.values() for entry in entries}
     everything = sorted(unique.values(), key=lambda entry: entry.path)
     return Parts("lists", Images(everything, "lists: all"), named)
@@ -287,7 +272,7 @@ def _read_list(path: Path) -> Iterator[Entry]:
             raise DataError(f"{where}: {len(one_hot)} classes, the first line has {classes}")
         if one_hot.count("1") != 1:
             raise DataError(
-                f"{where}: {one_hot.count('1')} classes are marked; lists of several labels are "
-                "not supported"
+                f"{where}: {one_hot.count('1')} classes are marked; lists with several labels per "
+                "image are not supported"
             )
         yield Entry(absolute(path.parent / name), str(one_hot.index("1")))

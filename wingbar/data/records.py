@@ -13,9 +13,13 @@ from wingbar.images import Box
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a data set: an absolute path, a label or None, and the other columns of a CSV.
+    """One image of a data set.
 
-    As a query only what is inside `box` is looked at; in a gallery all of it.
+    path: absolute path of the file
+    label: its class, None if it has none
+    columns: the other columns of a CSV by name, as text; they are stored with the item
+    box: x, y, width, height in pixels of the upright picture. A query is cropped to its box; in a
+        gallery the box is ignored
     """
 
     path: Path
@@ -26,10 +30,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Images(Sequence[Entry]):
-    """A list of images. `root` is the folder that was listed, None for a list that names files;
-    `others` are its files that are no images and `unreadable` the folders below it that could not
-    be listed. `labelled` is false where the source has no place for labels, so that having none
-    says nothing."""
+    """A list of images.
+
+    entries: the images, in their order
+    protocol: one line that says where they come from and which part they are
+    root: the folder that was listed; None for a list that names its files, and for a slice
+    others: files below `root` that are not images by their names
+    unreadable: folders below `root` that could not be listed
+    labelled: whether the source has a place for labels and columns; if not, an index keeps those
+        that it has for these files
+    """
 
     entries: Sequence[Entry]
     protocol: str
@@ -46,11 +56,9 @@ class Images(Sequence[Entry]):
     @overload
     def __getitem__(self, i: slice) -> Images: ...
     def __getitem__(self, i: int | slice) -> Entry | Images:
-        return (
-            replace(self, entries=self.entries[i], root=None)
-            if isinstance(i, slice)
-            else self.entries[i]
-        )
+        if isinstance(i, slice):
+            return replace(self, entries=self.entries[i], root=None)
+        return self.entries[i]
 
     @property
     def paths(self) -> list[Path]:
@@ -64,13 +72,51 @@ class Images(Sequence[Entry]):
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """The parts of a data set. `protocol` says in one line which they are and where they come from.
+class Truth:
+    """The ground truth of one query of revisited Oxford or Paris: rows of the gallery, counted from
+    0. Rows in none of the three are wrong.
 
-    `train` is what a method may learn from, `gallery` what is searched, `query` what is searched
-    for. `val` is a part that is neither, when the data set has one. `truth`, for revisited Oxford
-    and Paris only, says for each query which rows of `gallery` are easy, hard or junk; there are no
-    labels then.
+    easy: right, and easy to recognise
+    hard: right, and hard to recognise
+    junk: neither right nor wrong; they are taken out of the ranking
+    """
+
+    easy: Collection[int]
+    hard: Collection[int]
+    junk: Collection[int]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A data set as it was found, before a protocol makes train, query and gallery of it.
+
+    kind: what it is: "folder", "csv", "lists", or the name of a known data set
+    all: all of its images
+    named: the images of each of its own parts: "train", "val", "test", "query" or "gallery"; empty
+        if it has none
+    truth: one Truth per query, for revisited Oxford and Paris only
+    """
+
+    kind: str
+    all: Images
+    named: Mapping[str, Sequence[Entry]]
+    truth: Sequence[Truth] = ()
+
+    def images(self, name: str) -> Images:
+        """The images of a named part. Raises KeyError if there is no such part."""
+        return replace(self.all, entries=self.named[name], protocol=f"{self.kind}: {name}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set split for training and evaluation.
+
+    train: what a method may learn from
+    query: the images that are searched for
+    gallery: the images that are searched; often the same as `train`
+    val: a part that is none of these, None if the data set has no such part
+    protocol: one line that says which parts these are and where they come from
+    truth: one Truth per query, for revisited Oxford and Paris only; they have no labels
     """
 
     train: Images
@@ -82,30 +128,7 @@ class Dataset:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The path by which an index knows a file: its folder without links, and its own name."""
+    """The path by which an index knows a file: links in its folder are resolved, the file's own
+    name is kept even if it is a link."""
     full = os.path.abspath(path)
     return Path(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What was found: all images, and those of each named part ("train", "val", "test", "query",
-    "gallery"). `kind` is what it is; `truth` is as in Dataset."""
-
-    kind: str
-    all: Images
-    named: Mapping[str, Sequence[Entry]]
-    truth: Sequence[Truth] = ()
-
-    def images(self, name: str) -> Images:
-        """The images of a named part."""
-        return replace(self.all, entries=self.named[name], protocol=f"{self.kind}: {name}")
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is in the gallery of a query: rows that are easy, hard or junk; all others are wrong."""
-
-    easy: Collection[int]
-    hard: Collection[int]
-    junk: Collection[int]

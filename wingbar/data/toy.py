@@ -1,9 +1,9 @@
-"""A drawn fine-grained data set: eight species of one bird that differ by a wing bar, an eye ring
-and the colour of the bill.
+"""Two small data sets that need no download: drawn birds of eight species, and scikit-learn's
+handwritten digits.
 
-Everything else varies freely: place, size, direction, plumage, background. So what tells two
-species apart is under 2 % of the pixels, which is what a fine-grained method is for, and nothing of
-it has to be downloaded.
+The species differ by a wing bar, an eye ring and the colour of the bill; everything else varies
+freely: place, size, direction, plumage, background. So two species differ in under 2 % of the
+pixels, which is what a fine-grained method is for.
 """
 
 from __future__ import annotations
@@ -22,20 +22,66 @@ SPECIES = tuple(
     "-".join(marks)
     for marks in product(("plain", "barred"), ("bare", "ringed"), ("dark", "orange"))
 )
-"""Names of the species: wing, eye, bill."""
+"""Names of the species of birds: wing, eye, bill."""
 
-_FINER = 4  # drawn so many times larger, so that edges are smooth
+DIGIT_SIDE = 64  # pixels; the digits are 8 x 8 and are enlarged for people to look at
+
+_OVERSAMPLING = 4  # birds are drawn this many times larger, so that edges are smooth
+
 Colour = tuple[int, int, int]
+"""Red, green, blue, each 0 to 255."""
 
 
-def draw(species: int, seed: int, size: int = 96) -> NDArray[np.uint8]:
-    """Picture [size, size, 3] of SPECIES[species]; the same `seed` gives the same bird in all else.
+def write_birds(
+    folder: str | os.PathLike[str], train: int = 40, test: int = 10, size: int = 96, seed: int = 0
+) -> Path:
+    """Draw `train` and `test` pictures of each species as PNG files of `size` pixels into
+    folder/train/SPECIES and folder/test/SPECIES; returns `folder`.
 
-    Raises IndexError for a species that is not there.
+    No two pictures show the same bird. Raises OSError if the folder cannot be written.
+    """
+    root = Path(folder)
+    for species, name in enumerate(SPECIES):
+        for part, count, first in (("train", train, 0), ("test", test, train)):
+            (root / part / name).mkdir(parents=True, exist_ok=True)
+            for i in range(first, first + count):
+                bird = draw_bird(species, (seed * 1_000_003 + species) * 100_003 + i, size)
+                Image.fromarray(bird).save(root / part / name / f"{i:05}.png")
+    return root
+
+
+def write_digits(folder: str | os.PathLike[str]) -> Path:
+    """Write scikit-learn's 1,797 handwritten digits as PNG files of DIGIT_SIDE pixels into
+    folder/DIGIT, keeping files that exist; returns `folder`. Raises WingbarError without
+    scikit-learn."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise WingbarError(
+            "the digits come with scikit-learn: run pip install 'wingbar[demo]', or show your "
+            "own images with --images DIR"
+        ) from None
+    root = Path(folder)
+    digits = load_digits()  # 8 x 8 values from 0 to 16
+    for i, (values, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = root / str(digit) / f"{i:04}.png"
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray((values * (255 / 16)).round().astype(np.uint8))
+        small.resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC).save(path)
+    return root
+
+
+def draw_bird(species: int, seed: int, size: int = 96) -> NDArray[np.uint8]:
+    """A picture [size, size, 3] of a bird of SPECIES[species]. The same `seed` gives the same bird
+    for every species but for the marks that tell them apart.
+
+    Raises IndexError for a species that does not exist.
     """
     wing, eye, bill = SPECIES[species].split("-")
     rng = np.random.default_rng(seed)
-    side = size * _FINER
+    side = size * _OVERSAMPLING
     picture = Image.fromarray(_background(rng, side))
     pen = ImageDraw.Draw(picture)
     unit = side * rng.uniform(0.30, 0.40)  # half of the bird's length
@@ -53,10 +99,9 @@ def draw(species: int, seed: int, size: int = 96) -> NDArray[np.uint8]:
     leg = round(unit * 0.035)
     for dx in (0.02, 0.16):
         pen.line([at(dx, 0.38), at(dx + 0.03, 0.78)], fill=(70, 55, 45), width=leg)
-    pen.line([at(-1.3, 0.80), at(1.3, 0.78)], fill=(92, 70, 50), width=2 * leg)  # the branch
-    pen.polygon(
-        [at(-0.55, -0.05), at(-1.12, 0.16), at(-1.08, 0.30), at(-0.50, 0.22)], fill=back
-    )  # tail
+    pen.line([at(-1.3, 0.80), at(1.3, 0.78)], fill=(92, 70, 50), width=2 * leg)  # branch
+    tail = [at(-0.55, -0.05), at(-1.12, 0.16), at(-1.08, 0.30), at(-0.50, 0.22)]
+    pen.polygon(tail, fill=back)
     ellipse(0.0, 0.08, 0.62, 0.40, body)
     ellipse(0.06, 0.20, 0.46, 0.26, belly)
     ellipse(0.52, -0.30, 0.27, 0.25, body)  # head
@@ -79,26 +124,8 @@ def draw(species: int, seed: int, size: int = 96) -> NDArray[np.uint8]:
     return np.clip(small + rng.normal(scale=3.0, size=small.shape), 0, 255).round().astype(np.uint8)
 
 
-def write(
-    folder: str | os.PathLike[str], train: int = 40, test: int = 10, size: int = 96, seed: int = 0
-) -> Path:
-    """Draw `train` and `test` pictures of each species into folder/train/SPECIES and
-    folder/test/SPECIES; gives `folder`.
-
-    No two pictures are of the same bird. Raises OSError where the folder cannot be written.
-    """
-    root = Path(folder)
-    for species, name in enumerate(SPECIES):
-        for part, count, first in (("train", train, 0), ("test", test, train)):
-            (root / part / name).mkdir(parents=True, exist_ok=True)
-            for i in range(first, first + count):
-                one = (seed * 1_000_003 + species) * 100_003 + i
-                Image.fromarray(draw(species, one, size)).save(root / part / name / f"{i:05}.png")
-    return root
-
-
 def _background(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    """Blurred foliage: blobs of greens, browns and sky."""
+    """Blurred foliage [side, side, 3]: blobs of greens, browns and sky."""
     coarse = rng.uniform(90, 200, (6, 6, 1)) * np.array([0.85, 1.0, 0.8]) + rng.normal(
         scale=18, size=(6, 6, 3)
     )
@@ -109,37 +136,12 @@ def _background(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
 
 
 def _plumage(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
-    """Colours of body, back with wing and tail, and belly."""
+    """Colours of the body, of the back with wing and tail, and of the belly."""
     base = rng.uniform(90, 170) * np.array([1.0, rng.uniform(0.82, 1.0), rng.uniform(0.6, 0.95)])
-    shades = [
-        np.clip(base * factor, 0, 225)
-        for factor in (1.0, rng.uniform(0.5, 0.7), rng.uniform(1.15, 1.4))
-    ]
-    body, back, belly = (tuple(int(v) for v in shade) for shade in shades)
-    return body, back, belly  # type: ignore[return-value]
+    darker, lighter = rng.uniform(0.5, 0.7), rng.uniform(1.15, 1.4)
+    return _colour(base), _colour(base * darker), _colour(base * lighter)
 
 
-DIGIT_SIDE = 64  # the digits are 8 x 8; enlarged so that a person can look at the files
-
-
-def write_digits(folder: Path) -> Path:
-    """scikit-learn's 1,797 handwritten digits as PNG files, one folder a digit. Raises WingbarError
-    without scikit-learn."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise WingbarError(
-            "the digits come with scikit-learn: run pip install 'wingbar[demo]', or show your "
-            "own images with --images DIR"
-        ) from None
-    digits = load_digits()
-    for i, (values, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = folder / str(digit) / f"{i:04}.png"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        small = Image.fromarray(
-            (values * (255 / 16)).round().astype(np.uint8)
-        )  # the values are 0..16
-        small.resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC).save(path)
-    return folder
+def _colour(values: NDArray[np.float64]) -> Colour:
+    red, green, blue = np.clip(values, 0, 225).astype(int).tolist()
+    return red, green, blue

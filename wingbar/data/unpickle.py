@@ -1,4 +1,4 @@
-"""Read the NumPy arrays of CIFAR's pickled batches without running what a pickle could run."""
+"""Read the numbers, texts and NumPy arrays of a pickle without running any code of the pickle."""
 
 from __future__ import annotations
 
@@ -11,11 +11,41 @@ from numpy.typing import NDArray
 
 from wingbar.errors import DataError, one_line
 
-# -- pickles, of which only plain containers and arrays are taken
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """The dictionary in a pickle of Python 2 or 3. Its arrays are to be unwrapped by `numbers`.
+
+    Only plain containers, numbers, texts and arrays of these are accepted. Raises DataError for
+    everything else, and for a file that is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            found = _Unpickler(file, encoding="latin1").load()
+        return dict(found)
+    except FileNotFoundError:
+        raise DataError(f"{path} is not there: unpack the archive again") from None
+    except Exception as error:  # foreign bytes make a pickle raise nearly anything
+        raise DataError(f"{path} cannot be read ({one_line(error)}): fetch it again") from None
+
+
+def numbers(value: Any) -> Any:
+    """The array behind a value of `read_pickle`; a list as it is."""
+    return value.values if isinstance(value, _Array) else value
+
+
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that finds the stand-ins below and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(
+                f"it wants {module}.{name}, and only plain values and arrays are taken"
+            )
+        return _ALLOWED[module, name]
 
 
 class _Type:
-    """Stands for a numpy dtype in a pickle: its code, such as "u1", and its order of bytes."""
+    """Stands for numpy.dtype: its code, such as "u1", and its byte order."""
 
     def __init__(self, code: str, align: object = None, copy: object = None) -> None:
         self.code, self.order = code, "="
@@ -31,25 +61,25 @@ class _Type:
 
 
 class _Array:
-    """Stands for a numpy array in a pickle; nothing of numpy runs before its bytes are known to be
-    numbers."""
+    """Stands for an array; NumPy sees its bytes only once its dtype is known to be plain."""
 
     def __init__(self, *_: object) -> None:
         self.values: Any = ()
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, by_columns, raw = state
-        self.values = (
-            raw
-            if isinstance(raw, list)
-            else _from_bytes(raw, kind, shape, "F" if by_columns else "C")
-        )
+        if isinstance(raw, list):
+            self.values = raw
+        else:
+            self.values = _from_bytes(raw, kind, shape, "F" if by_columns else "C")
 
 
-def _from_bytes(raw: Any, kind: _Type, shape: Any, order: Any = "C") -> NDArray[Any]:
-    data = raw.encode("latin-1") if isinstance(raw, str) else bytes(raw)
-    values: NDArray[Any] = np.frombuffer(data, kind.dtype()).reshape(shape, order=order)
-    return values
+class _NDArray:
+    """Stands for the type numpy.ndarray, which pickles name but never call."""
+
+
+def _scalar(kind: _Type, raw: Any) -> Any:
+    return _from_bytes(raw, kind, ()).item()
 
 
 def _buffer(raw: Any, kind: _Type, shape: Any, order: str = "C") -> _Array:
@@ -58,22 +88,20 @@ def _buffer(raw: Any, kind: _Type, shape: Any, order: str = "C") -> _Array:
     return array
 
 
-def _scalar(kind: _Type, raw: Any) -> Any:
-    return _from_bytes(raw, kind, ()).item()
+def _from_bytes(raw: Any, kind: _Type, shape: Any, order: Any = "C") -> NDArray[Any]:
+    data = raw.encode("latin-1") if isinstance(raw, str) else bytes(raw)
+    values: NDArray[Any] = np.frombuffer(data, kind.dtype()).reshape(shape, order=order)
+    return values
 
 
 def _encoded(text: str, _: str = "latin1") -> bytes:
-    """How pickles of old protocols write bytes."""
+    """How old protocols write bytes."""
     return text.encode("latin-1")
 
 
 def _no_bytes() -> bytes:
-    """How they write none."""
+    """How old protocols write an empty bytes object."""
     return b""
-
-
-class _NDArray:
-    """Stands for the type numpy.ndarray, which is named but not made."""
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -85,29 +113,3 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encoded,
     ("__builtin__", "bytes"): _no_bytes,
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(
-                f"it wants {module}.{name}, and only plain values and arrays are taken"
-            )
-        return _ALLOWED[module, name]
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle of Python 2 or 3; no code of the pickle is run."""
-    try:
-        with path.open("rb") as file:
-            found = _Unpickler(file, encoding="latin1").load()
-        return dict(found)
-    except FileNotFoundError:
-        raise DataError(f"{path} is not there: unpack the archive again") from None
-    except Exception as error:  # foreign bytes make a pickle raise nearly anything
-        raise DataError(f"{path} cannot be read ({one_line(error)}): fetch it again") from None
-
-
-def _numbers(value: Any) -> Any:
-    """The numbers of a list, or of an array in a pickle."""
-    return value.values if isinstance(value, _Array) else value

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from wingbar import errors
+from wingbar.errors import WingbarError, one_line
+
+
+def test_the_docstring_shows_the_tree() -> None:
+    for kind in (WingbarError, *WingbarError.__subclasses__()):
+        if kind.__module__ == errors.__name__:
+            assert f"{kind.__name__} " in str(errors.__doc__)
+
+
+def test_foreign_messages_become_one_short_line() -> None:
+    assert one_line(ValueError("two\n  lines")) == "two lines"
+    assert one_line(KeyError()) == "KeyError"
+    assert len(one_line(ValueError("x" * 1000))) == 200
