@@ -68,13 +68,13 @@ def search(
     around the search. Raises DataError without readable images, QueryError when the server does not
     start.
     """
-    from wingbar.serving.encoder import Network
+    from wingbar.serving.encoder import SingleCoreModel
 
     with Index.open(index) as opened:
         model, items = opened.model, len(opened)
     files, _ = _readable(folder, model)
     pixels = [images.load(data, model.preprocessing) for data in files]
-    network = Network(model.files)
+    network = SingleCoreModel(model.files)
     ceilings: list[float] = []
     by_core: list[float] = []
     both: list[float] = []
