@@ -1,11 +1,12 @@
-"""Send malformed pictures, forms, JSON and addresses to a server, seeded, and see that it answers
-each as documented.
+"""Send malformed pictures, forms, JSON and URLs to a server, and check that it answers each as its
+OpenAPI document says.
 
     python benchmarks/fuzz_server.py --count 20000 --seed 0
 
-A server of a small index is started as a process. Every answer must be one that the OpenAPI
-document names, none of 500 or more; the server must live on, its index be whole, and its memory
-stay flat: it is printed ten times along the way.
+Starts a server of a small index as a process. The requests are the same for the same seed. Every
+status must be one that the OpenAPI document lists for the route, and below 500; afterwards the
+server must still run and its index pass `wingbar verify`. The server's memory is printed ten times
+along the way: it should stay flat.
 """
 
 from __future__ import annotations
@@ -74,7 +75,14 @@ VALUES = (
 
 @dataclass(frozen=True)
 class Request:
-    """One request. `route` is the path as OpenAPI names it."""
+    """One request.
+
+    method: HTTP method.
+    route: its path as the OpenAPI document names it, as "/api/items/{id}".
+    path: path and query as they are sent.
+    body: body as it is sent.
+    headers: further headers.
+    """
 
     method: str
     route: str
@@ -84,7 +92,7 @@ class Request:
 
 
 def requests(count: int, seed: int) -> Iterator[Request]:
-    """Malformed requests of all kinds; the same for the same seed."""
+    """`count` malformed requests of all kinds; the same for the same seed."""
     rng = np.random.default_rng(seed)
     seeds = _pictures(rng)
     kinds = (_raw, _raw, _raw, _form, _form, _json, _json, _parameters, _look)
@@ -93,7 +101,7 @@ def requests(count: int, seed: int) -> Iterator[Request]:
 
 
 def _pictures(rng: np.random.Generator) -> list[bytes]:
-    """Small whole pictures of every format, plain and with all that a header can hold."""
+    """Small valid pictures of every format, with an EXIF orientation where the format has one."""
     pictures = []
     for kind in FORMATS:
         for size in ((48, 36), (7, 5), (1, 1)):
@@ -110,7 +118,7 @@ def _pictures(rng: np.random.Generator) -> list[bytes]:
 
 
 def mutated(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
-    """A picture that is cut off, has bytes changed, or parts of another in it."""
+    """A copy of `data` that is cut off, has changed bytes, or contains parts of `other`."""
     out = bytearray(data)
     for _ in range(rng.integers(1, 4)):
         at, length = int(rng.integers(len(out) + 1)), int(rng.integers(1, 40))
@@ -123,7 +131,7 @@ def mutated(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
             out[at:at] = other[: 8 * length]
         elif how == 3:
             del out[at : at + length]
-        elif how == 4 and out:  # the header, where sizes and offsets are
+        elif how == 4 and out:  # in the header, which has sizes and offsets
             head = min(len(out), 64)
             out[int(rng.integers(head))] = int(rng.choice([0, 1, 127, 128, 255]))
         else:
@@ -138,19 +146,7 @@ def _picture(rng: np.random.Generator, seeds: list[bytes]) -> bytes:
 
 
 def _raw(rng: np.random.Generator, seeds: list[bytes]) -> Request:
-    kind = str(
-        rng.choice(
-            [
-                "image/jpeg",
-                "image/png",
-                "image/x",
-                "application/octet-stream",
-                "IMAGE/JPEG; q=1",
-                "text/plain",
-                "",
-            ]
-        )
-    )
+    kind = str(rng.choice(TYPES))
     route = str(rng.choice(SEARCHES))
     return Request(
         "POST",
@@ -227,7 +223,7 @@ def _value(rng: np.random.Generator, depth: int) -> Any:
 
 
 def _query(rng: np.random.Generator, share: float) -> str:
-    """An address's parameters, in a share of cases."""
+    """A query string with invalid parameters, for a `share` of the requests; else an empty text."""
     if rng.random() >= share:
         return ""
     pairs = [
@@ -267,7 +263,7 @@ def _look(rng: np.random.Generator, seeds: list[bytes]) -> Request:
 
 
 def send(connection: http.client.HTTPConnection, request: Request) -> tuple[int, str]:
-    """Status and content type of the answer. Raises OSError or HTTPException when there is none."""
+    """Status and content type of the answer. Raises OSError or HTTPException if none comes."""
     connection.request(request.method, request.path, request.body, request.headers)
     answer = connection.getresponse()
     answer.read()
@@ -275,7 +271,7 @@ def send(connection: http.client.HTTPConnection, request: Request) -> tuple[int,
 
 
 def wrong(request: Request, status: int, kind: str, document: dict[str, Any]) -> str | None:
-    """What is wrong with an answer by the OpenAPI document; None when it is as it should be."""
+    """How an answer differs from the OpenAPI document; None if it does not."""
     what = f"{request.method} {request.route}"
     if (
         status >= 500
@@ -283,12 +279,12 @@ def wrong(request: Request, status: int, kind: str, document: dict[str, Any]) ->
     ):
         return f"{status} is not documented for {what}: {request}"
     if status >= 400 and kind != "application/problem+json":
-        return f"{status} of {what} is no problem, but {kind}"
+        return f"{status} of {what} is {kind}, not application/problem+json"
     return None
 
 
 def small_index(folder: Path, seed: int) -> Path:
-    """An index of 20 pictures that are files."""
+    """An index of 20 random pictures in `folder`."""
     rng = np.random.default_rng(seed)
     for i in range(20):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{i:02}.png")
@@ -299,9 +295,9 @@ def small_index(folder: Path, seed: int) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--count", type=int, default=20_000, help="number of requests")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the requests")
+    parser.add_argument("--clients", type=int, default=4, help="number of concurrent clients")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = small_index(Path(folder), args.seed)
@@ -330,29 +326,29 @@ def _run(
     document = json.load(connection.getresponse())
     bad: list[str] = []
     statuses: Counter[int] = Counter()
-    todo = requests(count, seed)
+    remaining = requests(count, seed)
     lock = threading.Lock()
     print(f"{0:7,} requests, server at {_memory(server.pid):.0f} MiB")
 
     def work() -> None:
-        mine = http.client.HTTPConnection(address, timeout=60)
+        own = http.client.HTTPConnection(address, timeout=60)
         while True:
             with lock:
-                request = next(todo, None)
+                request = next(remaining, None)
             if request is None:
                 return
             try:
-                status, kind = send(mine, request)
-                said = wrong(request, status, kind, document)
+                status, kind = send(own, request)
+                fault = wrong(request, status, kind, document)
             except (OSError, http.client.HTTPException) as error:
-                mine.close()
-                status, said = 0, f"{type(error).__name__} at {request.method} {request.path[:80]}"
+                own.close()
+                status, fault = 0, f"{type(error).__name__} at {request.method} {request.path[:80]}"
                 if server.poll() is not None:
-                    said = f"the server died at {request}"
+                    fault = f"the server died at {request}"
             with lock:
                 statuses[status] += 1
-                if said:
-                    bad.append(said)
+                if fault:
+                    bad.append(fault)
                 done = statuses.total()
                 if done % max(1, count // 10) == 0:
                     print(
@@ -370,7 +366,7 @@ def _run(
 
 
 def _memory(pid: int) -> float:
-    """MiB that a process holds; Linux only, else nan."""
+    """Resident memory of a process in MiB; nan on systems other than Linux."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,11 +1,11 @@
-"""How soon a server shows what another process changes, and what searches notice of it.
+"""Measure how soon a server shows the changes of another process, and how far searches slow down.
 
     python benchmarks/live.py INDEX FOLDER
 
 Works on a copy of INDEX. While a client searches by id without a pause, another process adds the
-pictures of FOLDER and then deletes every second one of them. A line is a change: seconds from its
-end to its showing up, and the median, 99th percentile and maximum of the searches' milliseconds
-meanwhile. The first line is without any change.
+pictures of FOLDER and then deletes every second one of them. For each change, a line prints the
+seconds from its end until the server shows it, and the median, 99th percentile and maximum of the
+milliseconds that a search took meanwhile. The first line is without a change.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DELETE = (
 )
 
 
-class Asking:
-    """Searches by id, one after the other, in a thread."""
+class Searcher:
+    """Searches by id, one after the other, in a thread, until `stop`."""
 
     def __init__(self, address: str) -> None:
         self._address, self._stop = address, threading.Event()
@@ -62,6 +62,7 @@ class Asking:
 
 
 def total(address: str) -> int:
+    """Number of items that the server shows."""
     connection = http.client.HTTPConnection(address)
     connection.request("GET", "/api/items?limit=1")
     return int(json.load(connection.getresponse())["total"])
@@ -69,8 +70,8 @@ def total(address: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("index", type=Path)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("index", type=Path, help="the index to copy")
+    parser.add_argument("folder", type=Path, help="pictures to add")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / args.index.name
@@ -84,25 +85,25 @@ def main() -> None:
             address = urlsplit(json.loads(server.stdout.readline())["url"]).netloc
             print(f"{before:,} items; milliseconds of searches by id")
             for name, script in (("nothing", None), ("add", ADD), ("delete", DELETE)):
-                asking = Asking(address)
+                searcher = Searcher(address)
                 shown = 0.0
                 if script is None:
                     time.sleep(5)
                 else:
-                    what = str(args.folder) if script == ADD else str(before)
-                    subprocess.run([sys.executable, "-c", script, str(path), what], check=True)
+                    argument = str(args.folder) if script == ADD else str(before)
+                    subprocess.run([sys.executable, "-c", script, str(path), argument], check=True)
                     done = time.monotonic()
                     with Index.open(path) as index:
                         expected = len(index)
                     while total(address) != expected:
                         time.sleep(0.01)
                     shown = time.monotonic() - done
-                asking.stop()
-                spread = np.percentile(asking.times, [50, 99, 100])
+                searcher.stop()
+                spread = np.percentile(searcher.times, [50, 99, 100])
                 print(
                     f"{name:8} shown after {shown:.2f} s; median {spread[0]:.1f}, p99 "
                     f"{spread[1]:.1f}, longest {spread[2]:.1f} "
-                    f"of {len(asking.times):,} searches, statuses {sorted(asking.statuses)}"
+                    f"of {len(searcher.times):,} searches, statuses {sorted(searcher.statuses)}"
                 )
         finally:
             server.terminate()

@@ -1,4 +1,4 @@
-"""A server in a thread, and what tests ask it."""
+"""A server in a thread or a process, and requests to it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
 from wingbar.index.index import Index
 from wingbar.serving import app, run
+from wingbar.serving.encoder import Models
 from wingbar.serving.service import Service
-from wingbar.serving.settings import Settings
+from wingbar.serving.settings import Limits, Settings
 
 LONG = 120.0  # seconds; only a server that hangs takes so long
+TOKEN, READ = "the-writing-token", "the-reading-token"
 
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
-    """A real server in a thread, and a client of it. A request may take long, unless the settings
-    say otherwise."""
-    if settings.limits.seconds == 30.0:
+    """A server in a thread, and a client of it. A request may take LONG, unless the settings have
+    another limit than the default."""
+    if settings.limits.seconds == Limits().seconds:
         settings = replace(settings, limits=replace(settings.limits, seconds=LONG))
     application = app.create_app(settings)
     with run.bound("127.0.0.1", 0) as listening:
@@ -53,18 +56,6 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
             thread.join()
 
 
-def small_index(path: Path, source: Any) -> None:
-    """An index by a model that looks at nothing but the mean colour, which is quick."""
-    with Index.create(path, trained_model()) as index:
-        index.add(source)
-
-
-def service_of(client: httpx.Client) -> Service:
-    """The service behind a client of `serving`."""
-    service: Service = client.__dict__["service"]
-    return service
-
-
 @contextmanager
 def process(path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """`wingbar serve` as a process, and a client of it."""
@@ -80,6 +71,34 @@ def process(path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], ht
             running.kill()
 
 
+def small_index(path: Path, source: Any) -> None:
+    """An index by a model that looks at nothing but the mean colour, which is quick."""
+    with Index.create(path, trained_model()) as index:
+        index.add(source)
+
+
+def service_of(client: httpx.Client) -> Service:
+    """The service behind a client of `serving`."""
+    service: Service = client.__dict__["service"]
+    return service
+
+
+def models_of(client: httpx.Client) -> Models:
+    """The models that the server behind a client of `serving` runs."""
+    return service_of(client).encoder._models
+
+
+class Stuck:
+    """Makes the network of a server wait until `go_on` is set."""
+
+    def __init__(self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on = threading.Event()
+        models = models_of(client)
+        run = models.single_core.run
+        for model in (models.single_core, models.all_cores):
+            monkeypatch.setattr(model, "run", lambda pixels: self.go_on.wait(LONG) and run(pixels))
+
+
 def jpeg(seed: int = 5, **options: Any) -> bytes:
     """A drawn picture as bytes."""
     out = io.BytesIO()
@@ -88,14 +107,14 @@ def jpeg(seed: int = 5, **options: Any) -> bytes:
 
 
 def ask(client: httpx.Client, data: bytes, **parameters: Any) -> httpx.Response:
-    """A search for a picture."""
+    """The answer to a search for a picture."""
     return client.post(
         "/api/search", content=data, params=parameters, headers={"Content-Type": "image/jpeg"}
     )
 
 
 def problem(answer: httpx.Response, status: int, *words: str) -> str:
-    """The detail of a problem, after checking that it is one."""
+    """The detail of a problem, after checking that the answer is one."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
@@ -109,7 +128,7 @@ def problem(answer: httpx.Response, status: int, *words: str) -> str:
 
 
 def raw(client: httpx.Client, request: bytes) -> bytes:
-    """What the server answers to bytes until it closes the connection."""
+    """All bytes that the server sends in answer to the bytes of a request."""
     with socket.create_connection(
         (client.base_url.host, client.base_url.port or 80), timeout=LONG
     ) as connection:
@@ -121,7 +140,7 @@ def raw(client: httpx.Client, request: bytes) -> bytes:
 
 
 def metrics(client: httpx.Client) -> dict[str, float]:
-    """What /metrics counts."""
+    """The values of /metrics by name and labels."""
     lines = [
         line.rsplit(" ", 1)
         for line in client.get("/metrics").text.splitlines()

@@ -38,39 +38,41 @@ def batcher(
     pool: ThreadPoolExecutor,
     prepare: Callable[[int], int] = abs,
     *,
-    wait: float = 0.0,
+    gather_seconds: float = 0.0,
     limit: int = 100,
 ) -> Batcher[int, int, int]:
-    return Batcher("test", prepare, worker, pool, most=4, wait=wait, limit=limit)
+    return Batcher(
+        "test", prepare, worker, pool, batch_size=4, gather_seconds=gather_seconds, limit=limit
+    )
 
 
 def test_a_request_that_is_alone_does_not_wait(pool: ThreadPoolExecutor) -> None:
-    one = batcher(Worker(), pool, wait=LONG)
+    one = batcher(Worker(), pool, gather_seconds=LONG)
     start = time.perf_counter()
     answered = one.submit(-3).result(LONG)
     assert time.perf_counter() - start < LONG / 2
-    assert (answered.answer, answered.together) == (6, 1)
-    assert min(answered.queued, answered.prepared, answered.worked) >= 0
+    assert (answered.answer, answered.batch_size) == (6, 1)
+    assert min(answered.queue_ms, answered.prepare_ms, answered.work_ms) >= 0
     one.close()
 
 
-def test_requests_gather_while_a_batch_is_worked_on(pool: ThreadPoolExecutor) -> None:
+def test_requests_gather_while_all_workers_are_busy(pool: ThreadPoolExecutor) -> None:
     worker = Worker()
     worker.go_on.clear()
     many = batcher(worker, pool)
     first = many.submit(1)
     assert worker.busy.wait(LONG)
     later = [many.submit(value) for value in range(2, 8)]
-    while len(many) < 7 or many._coming:
+    while len(many) < 7 or many._preparing:
         time.sleep(0.001)
     worker.go_on.set()
     assert [future.result(LONG).answer for future in [first, *later]] == [2, 4, 6, 8, 10, 12, 14]
     assert [len(batch) for batch in worker.batches] == [1, 4, 2]
-    assert later[0].result().queued > 0
+    assert later[0].result().queue_ms > 0
     many.close()
 
 
-def test_a_free_worker_waits_a_moment_for_one_that_is_being_prepared(
+def test_an_idle_worker_waits_for_a_request_that_is_being_prepared(
     pool: ThreadPoolExecutor,
 ) -> None:
     slow = threading.Event()
@@ -81,24 +83,24 @@ def test_a_free_worker_waits_a_moment_for_one_that_is_being_prepared(
         return value
 
     worker = Worker()
-    two = batcher(worker, pool, prepare, wait=LONG)
+    two = batcher(worker, pool, prepare, gather_seconds=LONG)
     futures = [two.submit(2), two.submit(1)]
     time.sleep(0.05)
     assert not worker.batches
     slow.set()
-    assert [future.result(LONG).together for future in futures] == [2, 2]
+    assert [future.result(LONG).batch_size for future in futures] == [2, 2]
     two.close()
 
     slow.clear()
-    impatient = batcher(worker, pool, prepare, wait=0.01)
+    impatient = batcher(worker, pool, prepare, gather_seconds=0.01)
     late, soon = impatient.submit(2), impatient.submit(1)
-    assert soon.result(LONG).together == 1
+    assert soon.result(LONG).batch_size == 1
     slow.set()
-    assert late.result(LONG).together == 1
+    assert late.result(LONG).batch_size == 1
     impatient.close()
 
 
-def test_free_workers_share_what_is_there(pool: ThreadPoolExecutor) -> None:
+def test_idle_workers_share_the_queue(pool: ThreadPoolExecutor) -> None:
     slow, worker = threading.Event(), Worker()
 
     def prepare(value: int) -> int:
@@ -107,7 +109,7 @@ def test_free_workers_share_what_is_there(pool: ThreadPoolExecutor) -> None:
 
     worker.go_on.clear()
     two: Batcher[int, int, int] = Batcher(
-        "test", prepare, worker, pool, most=4, wait=LONG, limit=20, workers=2
+        "test", prepare, worker, pool, batch_size=4, gather_seconds=LONG, limit=20, workers=2
     )
     futures = [two.submit(value) for value in range(6)]
     slow.set()
@@ -120,7 +122,7 @@ def test_free_workers_share_what_is_there(pool: ThreadPoolExecutor) -> None:
     two.close()
 
 
-def test_no_more_than_the_limit_are_taken_on(pool: ThreadPoolExecutor) -> None:
+def test_requests_beyond_the_limit_are_refused(pool: ThreadPoolExecutor) -> None:
     worker = Worker()
     worker.go_on.clear()
     few = batcher(worker, pool, limit=3)
@@ -133,7 +135,7 @@ def test_no_more_than_the_limit_are_taken_on(pool: ThreadPoolExecutor) -> None:
     few.close()
 
 
-def test_an_error_meets_only_its_own_request(pool: ThreadPoolExecutor) -> None:
+def test_an_error_in_preparation_concerns_one_request_only(pool: ThreadPoolExecutor) -> None:
     def prepare(value: int) -> int:
         if value < 0:
             raise KeyError(value)
@@ -158,13 +160,15 @@ def test_work_that_fails_fails_for_the_whole_batch_and_goes_on(pool: ThreadPoolE
             raise RuntimeError("out of luck")
         return batch
 
-    one: Batcher[int, int, int] = Batcher("test", abs, work, pool, most=4, wait=0, limit=10)
+    one: Batcher[int, int, int] = Batcher(
+        "test", abs, work, pool, batch_size=4, gather_seconds=0, limit=10
+    )
     assert isinstance(one.submit(1).exception(LONG), RuntimeError)
     assert one.submit(2).result(LONG).answer == 2
     one.close()
 
 
-def test_a_request_that_nobody_waits_for_is_left_out(pool: ThreadPoolExecutor) -> None:
+def test_a_cancelled_request_is_left_out(pool: ThreadPoolExecutor) -> None:
     worker = Worker()
     worker.go_on.clear()
     some = batcher(worker, pool)
@@ -179,17 +183,17 @@ def test_a_request_that_nobody_waits_for_is_left_out(pool: ThreadPoolExecutor) -
     some.close()
 
 
-def test_closing_finishes_what_is_in_line(pool: ThreadPoolExecutor) -> None:
+def test_closing_drains_the_queue(pool: ThreadPoolExecutor) -> None:
     some = batcher(Worker(), pool)
     futures = [some.submit(value) for value in range(12)]
     some.close()
     assert [future.result(0).answer for future in futures] == list(range(0, 24, 2))
-    with pytest.raises(BusyError, match="stopped"):
+    with pytest.raises(BusyError, match="stopping"):
         some.submit(1)
 
 
 def test_many_threads_get_their_own_answers(pool: ThreadPoolExecutor) -> None:
-    some = batcher(Worker(), pool, wait=0.001, limit=1000)
+    some = batcher(Worker(), pool, gather_seconds=0.001, limit=1000)
     with ThreadPoolExecutor(16) as callers:
         answers = list(
             callers.map(lambda value: some.submit(value).result(LONG).answer, range(100, 600))

@@ -1,4 +1,4 @@
-"""What readers keep, what they take over from other processes, and what they say when the file is
+"""What readers cache, how they apply changes by other processes, and their errors when the file is
 gone."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wingbar.errors import StoreError
 from wingbar.index.index import Index
 from wingbar.index.store import Store, remove_index
 from wingbar.serving import connections
-from wingbar.serving.connections import Lane, NotFoundError, Reader
+from wingbar.serving.connections import NotFoundError, Reader, ReaderThread
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "own.wb"
 
 
-def test_features_are_kept_until_the_index_changes(
+def test_features_are_cached_until_the_index_changes(
     index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = Reader(index, keep=2**20)
+    reader = Reader(index, feature_bytes=2**20)
     dim = reader.index.model.dim
     asked: list[list[int]] = []
     plain = Store._feature_rows
@@ -52,19 +52,19 @@ def test_features_are_kept_until_the_index_changes(
     reader.index.close()
 
 
-def test_no_more_features_are_kept_than_was_said(index: Path) -> None:
-    reader = Reader(index, keep=3)
+def test_the_cache_of_features_is_limited(index: Path) -> None:
+    reader = Reader(index, feature_bytes=3)
     dim = reader.index.model.dim
     for ids in ([1, 2], [3, 4, 5], [1], [8, 2]):
         with closing(Store.open(index)) as plain:
             assert np.array_equal(reader.store.features(ids, dim), plain.features(ids, dim))
-        assert len(reader.store._kept) == len(ids)
+        assert len(reader.store._cached) == len(ids)
     with pytest.raises(StoreError, match="item 99 has no feature"):
         reader.store.features([1, 99], dim)
     reader.index.close()
 
 
-def test_items_that_are_not_there(index: Path) -> None:
+def test_items_that_do_not_exist(index: Path) -> None:
     reader = Reader(index)
     with pytest.raises(NotFoundError, match="no item 99"):
         reader.row(99)
@@ -75,26 +75,26 @@ def test_items_that_are_not_there(index: Path) -> None:
 def test_an_index_that_is_gone_or_was_replaced(
     index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
-    lane = Lane(index, "test")
-    assert lane.submit(Reader.refresh).result() == 9
-    lane.submit(Reader.check).result()
+    monkeypatch.setattr(connections, "REPLACED_SECONDS", 0.0)
+    thread = ReaderThread(index, "test")
+    assert thread.submit(Reader.refresh).result() == 9
+    thread.submit(Reader.check).result()
     remove_index(index)
     with pytest.raises(StoreError, match="is gone"):
-        lane.submit(Reader.check).result()
+        thread.submit(Reader.check).result()
     index.write_text("not an index")
-    with pytest.raises(StoreError, match="replaced by a file that is no index"):
-        lane.submit(Reader.check).result()
+    with pytest.raises(StoreError, match="replaced by a file that is not an index"):
+        thread.submit(Reader.check).result()
     assert (
-        lane.submit(lambda reader: len(reader.index.searchable())).result() == 9
+        thread.submit(lambda reader: len(reader.index.searchable())).result() == 9
     )  # what is open can still be read
     index.unlink()
     small_index(index, index.parent / "photos" / "red")
-    assert lane.submit(Reader.refresh).result() == 3
+    assert thread.submit(Reader.refresh).result() == 3
     with Index.open(index) as other:
         other.delete([1])
-    assert lane.submit(Reader.refresh).result() == 2
-    lane.close()
+    assert thread.submit(Reader.refresh).result() == 2
+    thread.close()
 
 
 @pytest.mark.parametrize("count", [0, 1, 59, 60, 61, 120, 1000, 4441])

@@ -1,58 +1,17 @@
 from __future__ import annotations
 
-import io
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
 
-from tests.servers import LONG, ask, jpeg, metrics, problem, raw, service_of, serving
-from wingbar.errors import WingbarError
+from tests.servers import READ, TOKEN, Stuck, ask, jpeg, problem, raw, service_of, serving
 from wingbar.serving.settings import Limits, Settings
 
-TOKEN, READ = "the-writing-token", "the-reading-token"
-
 
 @pytest.fixture(scope="module")
-def client(shared_index_path: Path) -> Iterator[httpx.Client]:
-    """A server of an index that no test may change."""
-    with serving(Settings(index=shared_index_path)) as client:
-        yield client
-
-
-def test_a_server_for_others_needs_a_token_or_the_word_public(tmp_path: Path) -> None:
-    index = tmp_path / "a.wb"
-    for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
-        with pytest.raises(WingbarError, match="--token"):
-            Settings(index=index, host=host)
-        assert Settings(index=index, host=host, token=TOKEN).reading_needs_token
-        assert not Settings(index=index, host=host, public=True).reading_needs_token
-        assert not Settings(index=index, host=host, public=True).writing_allowed
-        assert Settings(index=index, host=host, public=True, token=TOKEN).writing_allowed
-    for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
-        assert Settings(index=index, host=host).writing_allowed
-        assert not Settings(index=index, host=host, token=TOKEN).reading_needs_token
-        assert Settings(index=index, host=host, read_token=READ).reading_needs_token
-        assert not Settings(index=index, host=host, read_token=READ).writing_allowed
-    with pytest.raises(WingbarError, match=r"photos.example.org can be reached"):
-        Settings(index=index, hosts=("photos.example.org",))
-    for token in ("short", "with space in it", "umläute-im-token", "line\nbreak-token"):
-        with pytest.raises(WingbarError, match="at least 8"):
-            Settings(index=index, token=token)
-    with pytest.raises(WingbarError, match="the same"):
-        Settings(index=index, token=TOKEN, read_token=TOKEN)
-    for origin in ("photos.example.org", "https://photos.example.org/", "*", "null"):
-        with pytest.raises(WingbarError, match="--cors"):
-            Settings(index=index, cors=(origin,))
-
-
-@pytest.fixture(scope="module")
-def guarded(shared_index_path: Path) -> Iterator[httpx.Client]:
+def with_tokens(shared_index_path: Path) -> Iterator[httpx.Client]:
     settings = Settings(
         index=shared_index_path, token=TOKEN, read_token=READ, cors=("https://photos.example.org",)
     )
@@ -60,7 +19,7 @@ def guarded(shared_index_path: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_reading_and_writing_tokens(guarded: httpx.Client) -> None:
+def test_reading_and_writing_tokens(with_tokens: httpx.Client) -> None:
     reads = [
         ("GET", "/api/info"),
         ("GET", "/api/items"),
@@ -84,32 +43,32 @@ def test_reading_and_writing_tokens(guarded: httpx.Client) -> None:
             f"Bearer {TOKEN}x",
             f"Bearer {TOKEN[:-1]}",
         ):
-            answer = guarded.request(
+            answer = with_tokens.request(
                 method, path, headers={} if wrong is None else {"Authorization": wrong}
             )
             problem(answer, 401, "Authorization: Bearer")
             assert answer.headers["www-authenticate"].startswith("Bearer")
     for method, path in reads:
         for token in (READ, TOKEN):
-            answer = guarded.request(method, path, headers={"Authorization": f"Bearer {token}"})
+            answer = with_tokens.request(method, path, headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code not in (401, 403), path
     for method, path in writes:
         problem(
-            guarded.request(method, path, headers={"Authorization": f"Bearer {READ}"}),
+            with_tokens.request(method, path, headers={"Authorization": f"Bearer {READ}"}),
             403,
             "search only",
         )
-        answer = guarded.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
+        answer = with_tokens.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status_code in (404, 415)
     for path in ("/", "/healthz", "/readyz", "/openapi.json"):
-        assert guarded.get(path).status_code == 200
+        assert with_tokens.get(path).status_code == 200
 
 
-def test_a_header_that_is_not_ascii_is_a_wrong_token(guarded: httpx.Client) -> None:
-    problem(guarded.get("/api/info", headers=[(b"Authorization", b"Bearer \xff\xfe\x80")]), 401)
+def test_a_header_that_is_not_ascii_is_a_wrong_token(with_tokens: httpx.Client) -> None:
+    problem(with_tokens.get("/api/info", headers=[(b"Authorization", b"Bearer \xff\xfe\x80")]), 401)
 
 
-def test_a_public_server_takes_no_changes(shared_index_path: Path) -> None:
+def test_a_public_server_allows_no_changes(shared_index_path: Path) -> None:
     with serving(Settings(index=shared_index_path, public=True)) as client:
         assert client.get("/api/info").json()["writable"] is False
         problem(client.delete("/api/items/1"), 403, "--token")
@@ -159,7 +118,7 @@ def test_a_request_without_host(client: httpx.Client) -> None:
 
 
 def test_pages_from_elsewhere_cannot_change_or_search(
-    client: httpx.Client, guarded: httpx.Client
+    client: httpx.Client, with_tokens: httpx.Client
 ) -> None:
     for origin in (
         "https://evil.example",
@@ -183,12 +142,12 @@ def test_pages_from_elsewhere_cannot_change_or_search(
         not in client.get("/api/info", headers={"Origin": "https://evil.example"}).headers
     )
     asked = {"Origin": "https://photos.example.org", "Access-Control-Request-Method": "POST"}
-    preflight = guarded.options(
+    preflight = with_tokens.options(
         "/api/search", headers={**asked, "Access-Control-Request-Headers": "authorization"}
     )
     assert preflight.headers["access-control-allow-origin"] == "https://photos.example.org"
     assert "access-control-allow-credentials" not in preflight.headers
-    answer = guarded.post(
+    answer = with_tokens.post(
         "/api/search",
         json={"id": 1},
         headers={"Origin": "https://photos.example.org", "Authorization": f"Bearer {READ}"},
@@ -197,11 +156,11 @@ def test_pages_from_elsewhere_cannot_change_or_search(
         200,
         "https://photos.example.org",
     )
-    other = guarded.options("/api/search", headers={**asked, "Origin": "https://evil.example"})
+    other = with_tokens.options("/api/search", headers={**asked, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_every_answer_has_the_safe_headers(client: httpx.Client) -> None:
+def test_every_answer_has_the_security_headers(client: httpx.Client) -> None:
     for path in (
         "/",
         "/api/info",
@@ -225,20 +184,7 @@ def test_every_answer_has_the_safe_headers(client: httpx.Client) -> None:
     )
 
 
-def test_what_is_not_there(client: httpx.Client) -> None:
-    problem(client.get("/nothing"), 404, "/openapi.json")
-    problem(client.put("/api/search"), 405, "PUT")
-    assert client.put("/api/items/1").headers["allow"]
-    problem(client.get("/docs"), 404)
-    problem(client.get("/static/../server.py"), 404)
-    problem(client.get("/static/%2e%2e/server.py"), 404)
-    problem(client.get("/static/"), 404)
-
-
-# -- how much
-
-
-def test_bytes_are_counted_as_they_come(shared_index_path: Path) -> None:
+def test_bytes_are_counted_as_they_arrive(shared_index_path: Path) -> None:
     limits = Limits(upload_bytes=10_000, pixels=5000)
     with serving(Settings(index=shared_index_path, limits=limits)) as client:
         headers = {"Content-Type": "image/jpeg"}
@@ -267,13 +213,6 @@ def test_bytes_are_counted_as_they_come(shared_index_path: Path) -> None:
         assert ask(client, jpeg(size=(60, 60))).status_code == 200
 
 
-def test_a_picture_that_would_fill_the_memory(client: httpx.Client) -> None:
-    out = io.BytesIO()
-    Image.new("1", (16_000, 16_000)).save(out, "PNG")
-    assert len(out.getvalue()) < 100_000
-    problem(ask(client, out.getvalue()), 413, "pixels")
-
-
 def test_bodies_that_would_fill_the_memory_together(shared_index_path: Path) -> None:
     with serving(Settings(index=shared_index_path, limits=Limits(body_bytes=5_000))) as client:
         problem(
@@ -284,49 +223,7 @@ def test_bodies_that_would_fill_the_memory_together(shared_index_path: Path) -> 
         assert ask(client, jpeg(size=(60, 60))).status_code == 200
 
 
-class Stuck:
-    """A network that waits until it may go on."""
-
-    def __init__(self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go_on = threading.Event()
-        service = service_of(client)
-        run = service._network.run
-        for network in (service._network, service._alone):
-            monkeypatch.setattr(
-                network, "run", lambda pixels: self.go_on.wait(LONG) and run(pixels)
-            )
-
-
-def test_too_many_are_told_to_come_back(
-    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with (
-        serving(Settings(index=shared_index_path, limits=Limits(waiting=3))) as client,
-        ThreadPoolExecutor(8) as pool,
-    ):
-        stuck = Stuck(client, monkeypatch)
-        futures = [pool.submit(ask, client, jpeg()) for _ in range(8)]
-        while sum(future.done() for future in futures) < 5:
-            time.sleep(0.01)
-        by_id = client.post("/api/search", json={"id": 1})
-        waiting = metrics(client)["wingbar_encodes_waiting"]
-        stuck.go_on.set()
-        answers = [future.result() for future in futures]
-        assert (by_id.status_code, waiting) == (200, 3)  # what needs no network is still done
-        assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 5
-        for answer in answers:
-            if answer.status_code == 429:
-                problem(answer, 429, "waiting already")
-        problem(
-            client.post(
-                "/api/search/batch", files=[("image", (f"{i}.jpg", jpeg())) for i in range(4)]
-            ),
-            429,
-        )
-        assert ask(client, jpeg()).status_code == 200
-
-
-def test_what_takes_too_long_is_given_up(
+def test_requests_that_take_too_long_are_ended(
     shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(Settings(index=shared_index_path, limits=Limits(seconds=0.5))) as client:
@@ -342,28 +239,8 @@ def test_what_takes_too_long_is_given_up(
         assert b"application/problem+json" in answer
 
 
-def test_many_requests_at_once(shared_index_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(Settings(index=shared_index_path, limits=Limits(requests=0))) as client:
-        problem(client.get("/healthz"), 429, "in work already")
-
-
-def test_a_bug_is_a_problem_too(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> None:
-        raise ZeroDivisionError("secret")
-
-    monkeypatch.setattr(service_of(client), "row", broken)
-    assert "secret" not in problem(client.get("/api/items/1"), 500, "ZeroDivisionError")
-
-
-def test_concurrent_searches_are_encoded_together(
-    client: httpx.Client, shared_photos: Path
+def test_requests_beyond_the_limit_get_429(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = [path.read_bytes() for path in sorted(shared_photos.glob("*/*.jpg"))]
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda data: ask(client, data, k=1).json(), files))
-    assert [answer["hits"][0]["distance"] for answer in answers] == [0] * len(files)
-    assert [answer["hits"][0]["name"] for answer in answers] == [
-        path.name for path in sorted(shared_photos.glob("*/*.jpg"))
-    ]
-    counted = metrics(client)
-    assert counted["wingbar_encode_batch_sum"] > counted["wingbar_encode_batch_count"]
+    with serving(Settings(index=shared_index_path, limits=Limits(requests=0))) as client:
+        problem(client.get("/healthz"), 429, "being handled already")

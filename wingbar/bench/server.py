@@ -69,13 +69,13 @@ def search(
 
     Raises DataError without readable images, QueryError if the server does not start.
     """
-    from wingbar.serving.encoder import Network
+    from wingbar.serving.encoder import SingleCoreModel
 
     with Index.open(index) as opened:
         model, items = opened.model, len(opened)
     files, _ = sample_files(folder, model)
     pixels = [images.load(data, model.preprocessing) for data in files]
-    network = Network(model.files)
+    network = SingleCoreModel(model.files)
     ceilings: list[float] = []
     by_core: list[float] = []
     both: list[float] = []

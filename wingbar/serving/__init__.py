@@ -1,1 +1,1 @@
-"""The HTTP API and its web page: the only place with FastAPI."""
+"""The HTTP API and its web page: the only folder that uses FastAPI."""

@@ -1,4 +1,4 @@
-"""The HTTP API over an index, and the page that uses it: in essence each route is one call of
+"""The routes of the HTTP API over an index, and its web page: in essence, each route is one call of
 `Service`."""
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from wingbar import __version__
 from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.serving.batching import BusyError
-from wingbar.serving.connections import NAME, NotFoundError, Row
-from wingbar.serving.encoder import EmptyError, TooLargeError
-from wingbar.serving.middleware import Access, Guard, Metrics
-from wingbar.serving.pictures import Shown
-from wingbar.serving.requests import _question, _questions, _said, _uploads
+from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Row
+from wingbar.serving.encoder import TooLargeError
+from wingbar.serving.middleware import Access, Metrics, Protection
+from wingbar.serving.pictures import Picture
+from wingbar.serving.requests import read_queries, read_query, read_uploads, validation_message
 from wingbar.serving.schemas import (
     BINARY,
     LARGEST_ID,
     LONGEST_SHORTLIST,
+    MOST_FILTERS,
     MOST_HITS,
     MOST_PICTURES,
     PICTURES,
@@ -49,9 +50,9 @@ from wingbar.serving.schemas import (
     ItemOut,
     ItemsOut,
     ProblemOut,
-    RankingIn,
     Responses,
     SearchOut,
+    SearchParameters,
     StatusOut,
     body,
     form,
@@ -60,7 +61,7 @@ from wingbar.serving.schemas import (
     problem_record,
     problems,
 )
-from wingbar.serving.service import Answer, Service
+from wingbar.serving.service import Answer, EmptyError, Service
 from wingbar.serving.settings import Settings
 
 WEB = Path(__file__).parent / "web"
@@ -81,29 +82,29 @@ STATUSES: dict[type[WingbarError], int] = {
     StoreError: 503,
 }
 NO_PAGE = (
-    "wingbar serves its API here. The page is not installed with this copy; see "
-    "/openapi.json for what there is.\n"
+    "wingbar serves its API here, see /openapi.json. The page is not part of this installation.\n"
 )
+REFRESH_SECONDS = 0.5  # how often changes by other processes are applied
+# Error responses by kind of route.
 READ = problems(401, 405)
 ITEM = problems(401, 404, 405, 422)
-ASK = problems(401, 403, 404, 405, 408, 409, 413, 415, 422)
+SEARCH = problems(401, 403, 404, 405, 408, 409, 413, 415, 422)
 CHANGE = problems(401, 403, 405, 408, 413, 415, 422)
 Id = Annotated[int, PathPart(ge=1, le=LARGEST_ID, description="an item's id", examples=[17])]
-log = logging.getLogger("wingbar.serving.app")
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The server of one index, which is opened when the app starts. Raises WingbarError for what
-    cannot be served."""
+    """The app that serves one index, which is opened when the app starts."""
     service = Service(settings.index, settings.limits)
     metrics = Metrics(service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(service.start)
-        watching = asyncio.create_task(_watch(service))
+        refreshing = asyncio.create_task(_keep_fresh(service))
         yield
-        watching.cancel()
+        refreshing.cancel()
         await asyncio.to_thread(service.stop)
 
     app = FastAPI(
@@ -111,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Visual search in an index of images.",
         lifespan=lifespan,
-        docs_url=None,  # these pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -128,15 +129,15 @@ def create_app(settings: Settings) -> FastAPI:
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(Protection, settings=settings, metrics=metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as FastAPI documents it
     return app
 
 
-async def _watch(service: Service) -> None:
-    """Take over what other processes change twice a second, so that searches find it done."""
+async def _keep_fresh(service: Service) -> None:
+    """Apply what other processes change, so that searches need not."""
     while True:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(REFRESH_SECONDS)
         try:
             await service.refresh()
         except WingbarError as error:
@@ -144,32 +145,31 @@ async def _watch(service: Service) -> None:
 
 
 def _add_handlers(app: FastAPI, service: Service) -> None:
-    """Every error is answered by a problem."""
+    """Answer every error with a problem."""
 
-    async def of_wingbar(request: Request, error: Exception) -> Response:
+    async def on_wingbar_error(request: Request, error: Exception) -> Response:
         status = STATUSES.get(type(error), 500)  # type: ignore[arg-type]  # registered for WingbarError
         if status >= 500:
             log.error("%s %s: %s", request.method, request.url.path, error)
-        return problem(
-            status, str(error).replace(str(service.path), service.path.name)
-        )  # no folder is told
+        # paths of folders are never returned
+        return problem(status, str(error).replace(str(service.path), service.path.name))
 
-    async def of_http(request: Request, error: Exception) -> Response:
+    async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = error.detail
         if error.status_code == 404 and detail == "Not Found":
-            detail = f"there is nothing at {request.url.path}: see /openapi.json for what there is"
+            detail = f"there is nothing at {request.url.path}: see /openapi.json"
         if error.status_code == 405:
-            detail = f"{request.url.path} does not take {request.method}: see /openapi.json"
+            detail = f"{request.url.path} does not support {request.method}: see /openapi.json"
         return problem(error.status_code, detail, dict(error.headers or {}))
 
-    async def of_validation(request: Request, error: Exception) -> Response:
+    async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return problem(422, _said(error.errors()))
+        return problem(422, validation_message(error.errors()))
 
-    app.add_exception_handler(WingbarError, of_wingbar)
-    app.add_exception_handler(HTTPException, of_http)
-    app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(WingbarError, on_wingbar_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
 
 
 # -- routes
@@ -191,26 +191,31 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
         "/api/search",
         dependencies=reads,
         response_model=SearchOut,
-        responses=ASK,
+        responses=SEARCH,
         openapi_extra=body(one),
     )
-    async def search(request: Request, parameters: Annotated[RankingIn, Query()]) -> Response:
-        """Find the indexed pictures most like a picture, or like an item."""
-        query, options = await _question(request, service, parameters)
+    async def search(
+        request: Request, parameters: Annotated[SearchParameters, Query()]
+    ) -> Response:
+        """Find the indexed pictures most similar to a picture or to an item."""
+        query, options = await read_query(request, service, parameters)
         answer = await service.search(query, options)
-        metrics.searched(answer.milliseconds)
-        return _answer(_found_record(answer))
+        metrics.count_search(answer.milliseconds)
+        return _json(_search_record(answer))
 
     @app.post(
         "/api/search/batch",
         dependencies=reads,
         response_model=BatchOut,
-        responses=ASK,
+        responses=SEARCH,
         openapi_extra=body(several),
     )
-    async def search_batch(request: Request, parameters: Annotated[RankingIn, Query()]) -> Response:
-        """Several searches at once; what goes wrong with one picture is said in its place."""
-        queries, options = await _questions(request, service, parameters)
+    async def search_batch(
+        request: Request, parameters: Annotated[SearchParameters, Query()]
+    ) -> Response:
+        """Search for several pictures or items at once; one that cannot be used gets a problem in
+        its place."""
+        queries, options = await read_queries(request, parameters)
         start = time.perf_counter()
         answers = await service.search_many(queries, options)
         milliseconds = {"total": round((time.perf_counter() - start) * 1000, 3)}
@@ -219,40 +224,42 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
             if isinstance(answer, WingbarError):
                 records.append(problem_record(STATUSES[type(answer)], str(answer)))
             else:
-                metrics.searched(answer.milliseconds)
-                records.append(_found_record(answer))
-        return _answer({"results": records, "milliseconds": milliseconds})
+                metrics.count_search(answer.milliseconds)
+                records.append(_search_record(answer))
+        return _json({"results": records, "milliseconds": milliseconds})
 
     @app.post(
         "/api/explain",
         dependencies=reads,
         response_class=Response,
         responses={
-            **ASK,
+            **SEARCH,
             200: {
                 "content": {"image/png": BINARY},
-                "description": "The picture under what the model saw.",
+                "description": "The picture, with where the model looked drawn over it.",
             },
         },
         openapi_extra=body(one),
     )
-    async def explain(request: Request, parameters: Annotated[RankingIn, Query()]) -> Response:
+    async def explain(
+        request: Request, parameters: Annotated[SearchParameters, Query()]
+    ) -> Response:
         """Show where the model looked in a picture."""
-        query, options = await _question(request, service, parameters)
-        return Response(await service.explain(query, options.box), media_type="image/png")
+        query, options = await read_query(request, service, parameters)
+        return Response(await service.pictures.explain(query, options.box), media_type="image/png")
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
     reads, writes = [Depends(access.read)], [Depends(access.write)]
     jpeg: dict[str, Any] = {
         "content": {"image/jpeg": BINARY},
-        "description": "A JPEG without EXIF.",
+        "description": "A JPEG without metadata.",
     }
     picture: dict[str, Any] = {
         "content": {"image/jpeg": BINARY, "image/png": BINARY, "image/webp": BINARY},
         "description": "The picture.",
     }
-    unchanged: Responses = {304: {"description": "What you have is still right."}}
+    unchanged: Responses = {304: {"description": "The cached picture is still valid."}}
 
     @app.get(
         "/api/items", dependencies=reads, response_model=ItemsOut, responses=problems(401, 405, 422)
@@ -260,18 +267,20 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     async def items(
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 60,
-        where: Annotated[list[Filter], Query(max_length=32, examples=[["label=monarch"]])] = [],  # noqa: B006  # FastAPI copies it
+        where: Annotated[
+            list[Filter], Query(max_length=MOST_FILTERS, examples=[["label=monarch"]])
+        ] = [],  # noqa: B006  # FastAPI copies it
         spread: bool = False,
     ) -> Response:
-        """What is indexed, by ascending id; with `spread` in rounds through the whole index, so
-        that a page shows some of all."""
+        """List the indexed pictures by ascending id, or with `spread` evenly spread over the index,
+        so that one page shows something of every folder."""
         rows, total = await service.rows(offset, limit, where, spread)
-        return _answer({"items": [_row_record(row) for row in rows], "total": total})
+        return _json({"items": [_row_record(row) for row in rows], "total": total})
 
     @app.get("/api/items/{id}", dependencies=reads, response_model=ItemOut, responses=ITEM)
     async def item(id: Id) -> Response:
-        """One indexed picture."""
-        return _answer(_row_record(await service.row(id)))
+        """Describe an indexed picture."""
+        return _json(_row_record(await service.row(id)))
 
     @app.get(
         "/api/thumbs/{id}",
@@ -282,8 +291,8 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     async def thumb(
         request: Request, id: Id, size: Annotated[int, Query(ge=16, le=1024)] = 256
     ) -> Response:
-        """A small picture of an item; `size` is its longer side in pixels."""
-        return _shown(request, await service.thumbnail(id, size))
+        """Send a thumbnail of an item; `size` is its longer side in pixels."""
+        return _picture(request, await service.pictures.thumbnail(id, size))
 
     @app.get(
         "/api/images/{id}",
@@ -292,8 +301,8 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         responses={**ITEM, 200: picture, **unchanged},
     )
     async def image(request: Request, id: Id) -> Response:
-        """The picture of an item in full size."""
-        return _shown(request, await service.image(id))
+        """Send the picture of an item in full size."""
+        return _picture(request, await service.pictures.image(id))
 
     @app.post(
         "/api/items",
@@ -304,14 +313,14 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         openapi_extra=body({"multipart/form-data": form(several=True, label=True)}),
     )
     async def add(request: Request) -> Response:
-        """Store pictures beside the index and index them. They are safe once this is answered."""
-        uploads = await _uploads(request, service)
-        stored, failed = await service.add(uploads)
+        """Store pictures beside the index and index them; answered once they are on disk."""
+        uploads = await read_uploads(request)
+        stored, failed = await service.uploads.add(uploads)
         if not stored:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed[:3])
             return problem(422, f"none of the pictures could be used ({reasons})")
         items = [{"id": id_, "name": name} for id_, name in stored]
-        return _answer(
+        return _json(
             {
                 "items": items,
                 "failed": [{"name": name, "reason": reason} for name, reason in failed],
@@ -326,13 +335,13 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         responses=problems(401, 403, 404, 405, 422),
     )
     async def delete(id: Id) -> Response:
-        """Take an item out of the index; its file is deleted only when it was uploaded here."""
-        await service.delete(id)
+        """Remove an item from the index; its file is deleted only if it was uploaded."""
+        await service.uploads.delete(id)
         return Response(status_code=204)
 
     @app.get("/api/info", dependencies=reads, response_model=InfoOut, responses=READ)
     async def info() -> Response:
-        """What is served here, and within which limits."""
+        """Describe the index and the limits of requests."""
         limits = {
             "upload_bytes": service.limits.upload_bytes,
             "pixels": service.limits.pixels,
@@ -340,31 +349,32 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             "k": MOST_HITS,
             "shortlist": LONGEST_SHORTLIST,
         }
-        more = {
-            "explains": service.explains,
+        facts = {
+            **await service.facts(),
+            "explains": service.pictures.explains,
             "writable": service.writable and settings.writing_allowed,
         }
-        return _answer({**await service.facts(), **more, "limits": limits, "version": __version__})
+        return _json({**facts, "limits": limits, "version": __version__})
 
 
 def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) -> None:
     text: Responses = {
         200: {
             "content": {"text/plain": {"schema": {"type": "string"}}},
-            "description": "Prometheus' text format.",
+            "description": "The text format of Prometheus.",
         }
     }
 
     @app.get("/healthz", response_model=StatusOut, responses=problems(405))
     async def healthz() -> Response:
-        """The server runs."""
-        return _answer({"status": "ok"})
+        """Tell that the server runs."""
+        return _json({"status": "ok"})
 
     @app.get("/readyz", response_model=StatusOut, responses=problems(405))
     async def readyz() -> Response:
-        """The index can be searched."""
+        """Tell whether the index can be read."""
         await service.check()
-        return _answer({"status": "ok"})
+        return _json({"status": "ok"})
 
     @app.get(
         "/metrics",
@@ -373,7 +383,7 @@ def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) 
         responses={**READ, **text},
     )
     async def prometheus() -> Response:
-        """Counts and times for Prometheus."""
+        """Send counts and times for Prometheus."""
         return Response(
             metrics.text(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
         )
@@ -389,8 +399,8 @@ def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) 
 
 
 class _Static(StaticFiles):
-    """The page's files: types as they must be, whatever this machine thinks, and asked for again
-    when they changed."""
+    """The page's files, with the media types of TYPES whatever this machine's registry says, and
+    checked for changes on every request."""
 
     def file_response(
         self, full_path: Any, stat_result: Any, scope: Any, status_code: int = 200
@@ -405,10 +415,10 @@ class _Static(StaticFiles):
         return response
 
 
-# -- what goes out
+# -- answers
 
 
-def _answer(record: dict[str, Any], status: int = 200) -> Response:
+def _json(record: dict[str, Any], status: int = 200) -> Response:
     return Response(
         json.dumps(record, ensure_ascii=False, separators=(",", ":")),
         status,
@@ -416,7 +426,7 @@ def _answer(record: dict[str, Any], status: int = 200) -> Response:
     )
 
 
-def _found_record(answer: Answer) -> dict[str, Any]:
+def _search_record(answer: Answer) -> dict[str, Any]:
     found, stages, size = answer
     hits = [
         {
@@ -430,7 +440,7 @@ def _found_record(answer: Answer) -> dict[str, Any]:
             "available": available,
         }
         for hit, code, available in zip(
-            found.hits, _bit_texts(found.theirs, found.bits), found.available, strict=True
+            found.hits, _bit_texts(found.hit_codes, found.bits), found.available, strict=True
         )
     ]
     return {
@@ -447,19 +457,20 @@ def _found_record(answer: Answer) -> dict[str, Any]:
 
 def _row_record(row: Row) -> dict[str, Any]:
     item = row.item
-    shown = {
+    return {
+        "id": row.id,
+        **_named(item.path, item.label, item.columns),
         "size": item.size,
         "code": _bit_texts(row.code, row.bits)[0],
         **_links(row.id),
         "available": row.available,
     }
-    return {"id": row.id, **_named(item.path, item.label, item.columns), **shown}
 
 
 def _named(path: str, label: str | None, columns: Mapping[str, str]) -> dict[str, Any]:
-    """An uploaded file is shown under the name that it had; no folder is told."""
+    """The original name of an uploaded file, else the file's own; never its folder."""
     return {
-        "name": columns.get(NAME) or os.path.basename(path),
+        "name": columns.get(FILE_COLUMN) or os.path.basename(path),
         "label": label,
         "columns": dict(columns),
     }
@@ -470,16 +481,14 @@ def _links(id_: int) -> dict[str, str]:
 
 
 def _bit_texts(packed: codes.Packed, bits: int) -> list[str]:
-    """Codes [N, w] as texts of 0 and 1."""
-    return [
-        row.tobytes().decode()
-        for row in codes.unpack(packed, bits).astype(np.uint8) + np.uint8(ord("0"))
-    ]
+    """Codes [N, w] uint64 as texts of 0 and 1."""
+    digits = codes.unpack(packed, bits).astype(np.uint8) + np.uint8(ord("0"))
+    return [row.tobytes().decode() for row in digits]
 
 
-def _shown(request: Request, shown: Shown) -> Response:
-    """A picture, or 304 where the browser has it."""
-    tag = f'"{shown.tag}"'
+def _picture(request: Request, picture: Picture) -> Response:
+    """A picture, or 304 if the browser has it already."""
+    tag = f'"{picture.tag}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
     known = [
         one.strip().removeprefix("W/")
@@ -487,11 +496,11 @@ def _shown(request: Request, shown: Shown) -> Response:
     ]
     if tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
-    return Response(shown.data, media_type=shown.media_type, headers=headers)
+    return Response(picture.data, media_type=picture.media_type, headers=headers)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the records that are only named in bodies and problems."""
+    """The OpenAPI document, with the records that only bodies and problems refer to."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes

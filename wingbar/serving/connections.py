@@ -1,5 +1,4 @@
-"""Reading an index from several threads: each has a lane with a connection of its own, as SQLite
-wants it."""
+"""Reading an index from several threads, each with a connection of its own, as SQLite requires."""
 
 from __future__ import annotations
 
@@ -26,20 +25,26 @@ from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.5  # how often a lane looks whether another index was put in the place of its own
-COLUMN_VALUES = 20  # values of a column that are named, the most frequent ones
-SPREAD = 60  # items of a round through the whole index
-SAMPLED = 5000  # items whose columns are looked at for that
-NAME = "file"  # the column with the name that an uploaded file had
+REPLACED_SECONDS = 0.5  # how often a thread checks whether its file was replaced by another index
+COLUMN_VALUES = 20  # values listed per column, the most frequent ones
+COLUMN_SAMPLE = 5000  # items whose columns are read to find those values
+SPREAD = 60  # items per pass through the whole index
+FILE_COLUMN = "file"  # the column that keeps the original name of an uploaded file
 
 
 class NotFoundError(WingbarError):
-    """There is no such item, or nothing to show of it."""
+    """There is no such item, or its picture cannot be shown."""
 
 
 class Row(NamedTuple):
-    """An item with its id and its code [1, w] of `bits` bits; `available` says whether its file is
-    there."""
+    """An item as the server lists it.
+
+    id: number of the item in the index.
+    item: its record.
+    code: its code [1, w] uint64.
+    bits: length of the code.
+    available: whether its file exists.
+    """
 
     id: int
     item: Item
@@ -48,77 +53,52 @@ class Row(NamedTuple):
     available: bool
 
 
-class _Store(Store):
-    """A Store that keeps features it has read, up to `most` bytes: a shortlist is then read in a
-    quarter of the time."""
-
-    most = 0
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        super().__init__(path, connection)
-        self._kept: dict[int, bytes] = {}
-        self._kept_of: tuple[int, int] | None = (
-            None  # the state of the file that they were read from
-        )
-
-    def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
-        if (version := self.version()) != self._kept_of or len(self._kept) * 2 * dim > self.most:
-            self._kept, self._kept_of = {}, version
-        if new := [id_ for id_ in ids if id_ not in self._kept]:
-            self._kept.update(super()._feature_rows(new, dim))
-        return self._kept
-
-
 class Reader:
-    """An index on a connection of its own, for one thread; it keeps up to `keep` bytes of features.
-    Raises StoreError when it cannot be opened."""
+    """An index on a connection of its own, to be used by one thread; it caches up to
+    `feature_bytes` of features. Raises StoreError when the index cannot be opened."""
 
-    def __init__(self, path: Path, keep: int = 0) -> None:
+    def __init__(self, path: Path, feature_bytes: int = 0) -> None:
         status = path.stat() if path.exists() else None
-        self.store = _Store.open(path)
-        self.store.most = keep
+        self.store = _CachingStore.open(path)
+        self.store.max_bytes = feature_bytes
         self.index = Index(self.store)
         self._file = None if status is None else (status.st_dev, status.st_ino)
 
     def is_current(self) -> bool:
-        """Whether the file is still the one that was opened, and not another that was made in its
-        place."""
+        """Whether the file at the path is still the one that was opened."""
         try:
             status = self.index.path.stat()
         except OSError:
-            return True  # gone, or not to be reached for a moment: what is open can still be read
+            return True  # gone or unreachable for a moment: the open file can still be read
         return (status.st_dev, status.st_ino) == self._file
 
     def check(self) -> None:
-        """Raises StoreError when the index cannot be read, or is not the one at its path any
-        more."""
+        """Raises StoreError when the index cannot be read or its file was moved or replaced."""
         path = self.index.path
         if not path.exists():
-            raise StoreError(
-                f"{path} is gone: bring it back, or start the server with another index"
-            )
+            raise StoreError(f"{path} is gone: restore it, or start the server with another index")
         if not self.is_current():
             raise StoreError(
-                f"{path} was replaced by a file that is no index: bring it back, or start the "
-                "server again"
+                f"{path} was replaced by a file that is not an index: restore it, or restart the "
+                "server"
             )
         self.store.model_fingerprint()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing can be found yet."""
+        """Whether the index has nothing to search yet."""
         return not self.index.model.gives_codes or self.store.is_empty()
 
     def item(self, id_: int) -> Item:
-        """An item. Raises NotFoundError when there is none."""
+        """An item. Raises NotFoundError."""
         try:
             return self.store.items([id_])[0]
         except StoreError:
             raise NotFoundError(f"there is no item {id_}: it may have been deleted") from None
 
     def embedding(self, id_: int) -> Embeddings:
-        """What the index knows of an item, as a query. Logits are not stored: these only say what
-        the bits say."""
+        """What the index stores of an item, as a query. Logits are not stored, so they are the
+        code's bits as -1 and 1. Raises NotFoundError."""
         self.item(id_)
         model = self.index.model
         packed = self.codes_of([id_])
@@ -127,12 +107,12 @@ class Reader:
         return Embeddings(packed, features, logits, model.bits, model.name, model.fingerprint)
 
     def codes_of(self, ids: Sequence[int]) -> codes.Packed:
-        """The codes [n, w] of items that are there."""
+        """The codes [n, w] uint64 of existing items."""
         return self.index.searchable().of(np.array(ids, np.int64))
 
     def row(self, id_: int) -> Row:
-        """An item with its code, which is read from the file: for a lane that does not keep the
-        codes. Raises NotFoundError."""
+        """An item with its code, read from the file: for threads that keep no codes in memory.
+        Raises NotFoundError."""
         item, bits = self.item(id_), self.index.model.bits
         ids, packed = self.store.codes(bits, [id_ // CHUNK])
         place = int(np.searchsorted(ids, id_))
@@ -141,8 +121,8 @@ class Reader:
     def rows(
         self, offset: int, limit: int, where: Sequence[str], spread: bool = False
     ) -> tuple[list[Row], int]:
-        """A page of the items that fulfil the filters, by ascending id or `spread`, and how many
-        there are in all."""
+        """A page of the items that match all filters, and the number of all that match; by
+        ascending id, or with `spread` in the order of `spread_out`. Raises QueryError."""
         conditions = parse_where(where)
         if self.is_empty:
             return [], 0
@@ -157,15 +137,15 @@ class Reader:
         return rows, len(ids)
 
     def columns(self) -> dict[str, list[str]]:
-        """The most frequent values of each column, of up to SAMPLED items; columns that name every
-        item apart are left out."""
+        """The most frequent values of each column, from a sample of COLUMN_SAMPLE items. A column
+        with more than COLUMN_VALUES values, all of them different, is left out."""
         if self.is_empty:
             return {}
         ids = self.index.searchable().ids
         counts: dict[str, Counter[str]] = {}
-        for item in self.store.items(ids[:: -(-len(ids) // SAMPLED)].tolist()):
+        for item in self.store.items(ids[:: -(-len(ids) // COLUMN_SAMPLE)].tolist()):
             for name, value in item.columns.items():
-                if name != NAME:
+                if name != FILE_COLUMN:
                     counts.setdefault(name, Counter())[value] += 1
         useful = {
             name: count
@@ -178,55 +158,80 @@ class Reader:
         }
 
     def refresh(self) -> int:
-        """Take over what other processes changed. Returns how many items there are."""
+        """Apply what other processes changed. Returns the number of items."""
         with self.index.snapshot():
             return 0 if self.is_empty else len(self.index.searchable())
 
 
-class Lane:
-    """A thread with a Reader of its own, which does one thing after the other."""
+class ReaderThread:
+    """A thread with a Reader of its own, which runs one piece of work after the other.
 
-    def __init__(self, path: Path, name: str, keep: int = 0) -> None:
-        self._path, self._keep = path, keep
+    It opens the index for the first piece of work, and again when another index has replaced the
+    file.
+    """
+
+    def __init__(self, path: Path, name: str, feature_bytes: int = 0) -> None:
+        self._path, self._feature_bytes = path, feature_bytes
         self._pool = ThreadPoolExecutor(1, f"wingbar-{name}")
         self._reader: Reader | None = None
-        self._looked = 0.0
+        self._checked = 0.0  # monotonic seconds
 
     async def run(self, work: Callable[[Reader], T]) -> T:
-        """`work` with the lane's reader, in its thread."""
+        """The result of `work`, called in the thread with its reader."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
     def submit(self, work: Callable[[Reader], T]) -> Future[T]:
-        """The same for who waits in another way."""
+        """`run` for callers outside an event loop."""
         return self._pool.submit(self._do, work)
 
     def close(self) -> None:
-        """Finish what is in line and release the file."""
+        """Finish the work in the queue, join the thread and release the file."""
         self._pool.shutdown(wait=True)
         if self._reader is not None:
             self._reader.index.close()
 
     def _do(self, work: Callable[[Reader], T]) -> T:
         if self._reader is None:
-            self._reader = Reader(self._path, self._keep)
-        elif time.monotonic() - self._looked > LOOK_SECONDS:
-            self._looked = time.monotonic()
+            self._reader = Reader(self._path, self._feature_bytes)
+        elif time.monotonic() - self._checked > REPLACED_SECONDS:
+            self._checked = time.monotonic()
             if not self._reader.is_current():
-                with suppress(
-                    StoreError
-                ):  # what is open can still be read; Reader.check says what is wrong
-                    before, self._reader = self._reader, Reader(self._path, self._keep)
-                    before.index.close()
+                # when the new file is no index, the open one can still be read; check() reports it
+                with suppress(StoreError):
+                    old, self._reader = self._reader, Reader(self._path, self._feature_bytes)
+                    old.index.close()
         return work(self._reader)
 
 
 def spread_out(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same ids [n] in rounds of SPREAD, each from the first to the last: folders are indexed
-    one after the other, and the first items alone would show one of them."""
-    rounds = -(-len(ids) // SPREAD)
-    return np.concatenate([ids[i::rounds] for i in range(rounds)]) if rounds else ids
+    """The same ids [n] in several passes over the index, each of at most SPREAD ids, evenly spaced
+    from the first to the last. Folders are indexed one after the other, so the first items alone
+    would show only one of them."""
+    passes = -(-len(ids) // SPREAD)
+    return np.concatenate([ids[i::passes] for i in range(passes)]) if passes else ids
 
 
 def is_available(path: str) -> bool:
-    """Whether the file of an item is there."""
+    """Whether the file of an item exists; never for a picture that was added as an array."""
     return not path.startswith("array:") and os.path.exists(path)
+
+
+class _CachingStore(Store):
+    """A Store that caches up to `max_bytes` of features, so that a shortlist is read four times as
+    fast."""
+
+    max_bytes = 0
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self._cached: dict[int, bytes] = {}
+        self._cached_version: tuple[int, int] | None = None  # of the file they were read from
+
+    def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
+        version = self.version()
+        is_full = len(self._cached) * 2 * dim > self.max_bytes
+        if version != self._cached_version or is_full:
+            self._cached, self._cached_version = {}, version
+        if new := [id_ for id_ in ids if id_ not in self._cached]:
+            self._cached.update(super()._feature_rows(new, dim))
+        return self._cached

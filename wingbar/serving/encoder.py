@@ -1,27 +1,32 @@
-"""Decode pictures of requests and encode them in batches."""
+"""Checks the pictures of requests, decodes them in parallel and encodes them in batches."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+import io
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from wingbar import images
-from wingbar.errors import ImageError, WingbarError
+from wingbar.errors import ImageError, StoreError, WingbarError
 from wingbar.hamming import codes
-from wingbar.index.store import NO_FILE, Item
 from wingbar.model.model import Embeddings, Float32, Model
+from wingbar.parallel import BATCH, cores
+from wingbar.serving.batching import Answered, Batcher, BusyError
 from wingbar.serving.connections import Reader
+from wingbar.serving.settings import Limits
 
 if TYPE_CHECKING:
     import onnxruntime
 
-
-T = TypeVar("T")
+# The formats that are accepted, as Pillow names them, and the ending of a stored file.
 SUFFIXES = {
     "AVIF": ".avif",
     "BMP": ".bmp",
@@ -37,48 +42,46 @@ SUFFIXES = {
 
 
 class TooLargeError(WingbarError):
-    """A picture with more bytes or pixels than the server takes."""
+    """A picture or request with more bytes or pixels than the server accepts."""
 
 
-class EmptyError(WingbarError):
-    """The index holds nothing yet."""
+class Header(NamedTuple):
+    """What the header of a picture says.
+
+    format: Pillow's name of the format, a key of SUFFIXES.
+    size: width and height of the upright picture, in pixels.
+    """
+
+    format: str
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture after the network: its raw output [r] float32, what a model made of that, the
-    picture's format, and its upright size."""
+    """A picture after the network.
+
+    raw: output [r] float32 of the network.
+    embedding: what the model of that moment made of `raw`; None if it gave no codes yet.
+    header: format and size of the picture.
+    """
 
     raw: Float32
     embedding: Embeddings | None
-    kind: str
-    size: tuple[int, int]
+    header: Header
 
-    def by(self, model: Model) -> Embeddings:
-        """Code and feature by `model`, of the same network: made anew when the index was refitted
-        while it was encoded."""
+    def embed(self, model: Model) -> Embeddings:
+        """Code and feature by `model`, computed again if the index was refitted since the picture
+        was encoded; `model` must have the same network."""
         if self.embedding is not None and self.embedding.fingerprint == model.fingerprint:
             return self.embedding
         return model.embed(self.raw[None])
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """A picture before the network."""
+class SingleCoreModel(Model):
+    """A model whose runs use one core each, so that several threads can run it at the same time.
 
-    pixels: images.Pixels
-    kind: str
-    size: tuple[int, int]
-
-
-# -- the whole
-
-
-class Network(Model):
-    """A model that many threads run at the same time, each on a batch of its own by itself.
-
-    Together they encode more than one run by all cores, whose threads wait for each other at every
-    layer, and do so by spinning. A picture that comes alone is sooner encoded by all cores.
+    Together they encode more pictures than one run on all cores, whose threads spin while they wait
+    for each other at every layer. A single picture is encoded sooner by all cores.
     """
 
     @cached_property
@@ -93,34 +96,160 @@ class Network(Model):
         )
 
 
-def _warmed(reader: Reader) -> tuple[Model, Network, bool]:
-    """The model for pictures that come alone and the one for many, which have run once, and whether
-    it has something to show."""
-    alone = reader.index.model
-    network = Network(alone.files)
-    side = alone.preprocessing.size
-    grey = images.load(np.full((side, side, 3), 128, np.uint8), alone.preprocessing)
-    for model in (alone, network):
-        model.run([grey])
+class Models(NamedTuple):
+    """The model of an index in the forms that a server runs, ready to run.
+
+    all_cores: for a picture that comes alone.
+    single_core: for several batches at the same time.
+    explains: whether the model has attention or regions to show.
+    """
+
+    all_cores: Model
+    single_core: SingleCoreModel
+    explains: bool
+
+
+class Encoder:
+    """Encodes pictures as indexing does, in batches of those that arrive at the same time.
+
+    `path` is the index, for messages; `decoders` are the threads that decode; `on_batch` is called
+    with the number of pictures in every batch.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        models: Models,
+        limits: Limits,
+        decoders: Executor,
+        on_batch: Callable[[int], object],
+    ) -> None:
+        self._path, self._models, self._limits, self._on_batch = path, models, limits, on_batch
+        self._model: Model = models.all_cores  # fits the latest codes of the index
+        self._batcher = Batcher(
+            "wingbar-encode",
+            self._decode,
+            self._run,
+            decoders,
+            batch_size=BATCH,
+            gather_seconds=limits.gather_ms / 1000,
+            limit=limits.waiting,
+            workers=cores(),
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Number of pictures that were accepted and are not encoded yet."""
+        return len(self._batcher)
+
+    @property
+    def fine(self) -> str:
+        """The model's own fine mode."""
+        return self._models.all_cores.fine
+
+    def admit(self, pictures: int) -> None:
+        """Raises BusyError when the queue has no room for all of so many `pictures`."""
+        if pictures and self.waiting + pictures > self._limits.waiting:
+            raise BusyError(f"{self.waiting} pictures are waiting already: try again in a moment")
+
+    def encode(self, picture: bytes | images.Part) -> asyncio.Future[Answered[Encoded]]:
+        """Queue the bytes of a picture, or a part of one, to be encoded. Raises BusyError; awaiting
+        the result raises ImageError and TooLargeError."""
+        return asyncio.wrap_future(self._batcher.submit(picture))
+
+    def use(self, model: Model) -> None:
+        """Fit the codes of pictures encoded from now on to `model`, the index's latest one. Raises
+        StoreError when its network is not the one that this encoder runs."""
+        self.check(model)
+        self._model = model
+
+    def check(self, model: Model) -> None:
+        """Raises StoreError when the network of `model` is not the one that this encoder runs."""
+        ours, theirs = self._models.all_cores.record, model.record
+        if theirs["files"]["model.onnx"] != ours["files"]["model.onnx"]:
+            raise StoreError(
+                f"{self._path} was replaced by an index of another model: restart the server"
+            )
+
+    def close(self) -> None:
+        """Stop accepting pictures, encode those in the queue, join the threads."""
+        self._batcher.close()
+
+    def _decode(self, picture: bytes | images.Part) -> _Decoded:
+        """In a decoder's thread: pixels for the network."""
+        data = picture.of if isinstance(picture, images.Part) else picture
+        assert isinstance(data, bytes)
+        header = read_header(data, self._limits)
+        return _Decoded(images.load(picture, self._models.all_cores.preprocessing), header)
+
+    def _run(self, batch: list[_Decoded]) -> list[Encoded]:
+        """In one of the encoder's threads: the network, then code and feature."""
+        self._on_batch(len(batch))
+        network = self._models.single_core if self.waiting > 1 else self._models.all_cores
+        model = self._model
+        raw = network.run([one.pixels for one in batch])
+        embeddings = model.embed(raw) if model.gives_codes else None
+        return [
+            Encoded(raw[i], None if embeddings is None else embeddings[i], one.header)
+            for i, one in enumerate(batch)
+        ]
+
+
+def warm_up(reader: Reader) -> Models:
+    """The models of an index, after a first run of everything that a first search would otherwise
+    wait for."""
+    model = reader.index.model
+    single_core = SingleCoreModel(model.files)
+    side = model.preprocessing.size
+    grey = images.load(np.full((side, side, 3), 128, np.uint8), model.preprocessing)
+    for one in (model, single_core):
+        one.run([grey])
     if reader.refresh() >= codes.COMPILED_FROM:
-        codes.warm_up(alone.bits)
-    return alone, network, bool(alone.auxiliary_outputs(grey))
+        codes.warm_up(model.bits)
+    return Models(model, single_core, bool(model.auxiliary_outputs(grey)))
+
+
+def read_header(data: bytes, limits: Limits) -> Header:
+    """Format and upright size of a picture, without decoding it. Raises TooLargeError above the
+    limits, ImageError when it is not a picture."""
+    if not data:
+        raise ImageError("the picture is empty: it has no bytes")
+    if len(data) > limits.upload_bytes:
+        raise TooLargeError(
+            f"{len(data):,} bytes; this server accepts {limits.upload_bytes:,}: send a smaller "
+            "picture"
+        )
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(SUFFIXES)) as picture:
+            name, (width, height) = picture.format or "", picture.size
+            is_turned = _orientation(picture) >= 5
+    except Image.DecompressionBombError:
+        raise TooLargeError(
+            f"more than the {limits.pixels:,} pixels that this server accepts: scale it down"
+        ) from None
+    except Exception:  # Pillow raises many things on a broken header; `images` explains them
+        images.upright(data)
+        raise ImageError("the header cannot be read: save the picture again") from None
+    if width * height > limits.pixels:
+        raise TooLargeError(
+            f"{width} x {height} is more than the {limits.pixels:,} pixels that this server "
+            "accepts: scale it down"
+        )
+    return Header(name, (height, width) if is_turned else (width, height))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture before the network."""
+
+    pixels: images.Pixels
+    header: Header
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The turn that EXIF asks for, 1 for none; from 5 on sides are swapped."""
+    """The EXIF orientation, 1 to 8 and 1 by default; from 5 on, width and height are swapped."""
     try:
-        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
     except Exception:  # broken EXIF raises many things, and the picture is still good
         return 1
-
-
-def _indexed_bytes(item: Item) -> bytes:
-    """The file of an item, provided that it is still what was indexed. Raises ImageError."""
-    if item.size == NO_FILE:
-        raise ImageError("it was added as an array and has no file")
-    data = images.read(item.path)
-    if hashlib.sha256(data).digest() != item.content:
-        raise ImageError("the file has changed since it was indexed: index it again")
-    return data

@@ -1,5 +1,5 @@
-"""Who may ask the server what: addresses, host names, origins, tokens, sizes and times. And what it
-counts."""
+"""Who may ask the server what (hosts, origins, tokens), how many bytes and seconds a request may
+take, and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wingbar.serving.batching import BusyError
 from wingbar.serving.encoder import TooLargeError
 from wingbar.serving.schemas import problem
 from wingbar.serving.service import Service
-from wingbar.serving.settings import Settings, _address
+from wingbar.serving.settings import Settings, parse_address
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -31,18 +31,18 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src "
-    "'none'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'",
+    "'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-OVERHEAD = 64 * 2**10  # bytes that a form may have beside its pictures
-SEVERAL = 4  # a request with several pictures may have so many times the bytes of one
+FORM_OVERHEAD = 64 * 2**10  # bytes that a form may have in addition to its pictures
+SEVERAL = 4  # a request with several pictures may have this many times the bytes of one
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # buckets
 BEARER = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="wingbar"'}
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
-log = logging.getLogger("wingbar.serving.app")
+log = logging.getLogger(__name__)
 
 
 class Access:
@@ -52,7 +52,7 @@ class Access:
         self._settings, self._service = settings, service
 
     async def read(self, credentials: Credentials) -> None:
-        """Raises HTTPException 401 where searching needs a token and this is none."""
+        """Raises HTTPException 401 if searching needs a token and this is not one."""
         settings = self._settings
         if settings.reading_needs_token and not _is_one_of(
             credentials, settings.token, settings.read_token
@@ -64,16 +64,18 @@ class Access:
             )
 
     async def write(self, credentials: Credentials) -> None:
-        """Raises HTTPException 401 without the token, 403 where the token or the server may not
+        """Raises HTTPException 401 without a token, 403 if this token or the whole server may not
         write."""
         settings = self._settings
         if not settings.writing_allowed:
             raise HTTPException(
-                403, "this server takes no changes: start it with --token to allow them"
+                403, "this server allows no changes: start it with --token to allow them"
             )
         if settings.token is not None and not _is_one_of(credentials, settings.token):
             if _is_one_of(credentials, settings.read_token):
-                raise HTTPException(403, "this token may search only: changes need the other one")
+                raise HTTPException(
+                    403, "this token allows to search only: changes need the other one"
+                )
             raise HTTPException(
                 401, "changes need the server's token: send Authorization: Bearer TOKEN", CHALLENGE
             )
@@ -86,21 +88,19 @@ class Access:
 
 
 def _is_one_of(credentials: HTTPAuthorizationCredentials | None, *tokens: str | None) -> bool:
-    """Whether one of the tokens was sent; takes equally long whichever it is and wherever they
-    differ."""
-    given = (
-        b"" if credentials is None else credentials.credentials.encode("utf-8", "surrogateescape")
-    )
+    """Whether one of the tokens was sent; takes the same time for every token and wherever it
+    differs."""
+    sent = "" if credentials is None else credentials.credentials
+    given = sent.encode("utf-8", "surrogateescape")
     same = [secrets.compare_digest(given, token.encode()) for token in tokens if token is not None]
     return any(same)
 
 
 class Metrics:
-    """What /metrics tells, in a registry of its own."""
+    """Counts and times for Prometheus, in a registry of their own."""
 
     def __init__(self, service: Service) -> None:
         self.registry = prometheus_client.CollectorRegistry()
-        times = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
         self.requests = prometheus_client.Counter(
             "wingbar_requests",
             "Requests answered.",
@@ -111,29 +111,29 @@ class Metrics:
             "wingbar_request_seconds",
             "Time of a request.",
             ["route"],
-            buckets=times,
+            buckets=SECONDS,
             registry=self.registry,
         )
         self.stages = prometheus_client.Histogram(
             "wingbar_search_stage_seconds",
             "Time of each stage of a search.",
             ["stage"],
-            buckets=times,
+            buckets=SECONDS,
             registry=self.registry,
         )
         self.in_work = prometheus_client.Gauge(
-            "wingbar_requests_in_work", "Requests in work.", registry=self.registry
+            "wingbar_requests_in_work", "Requests being handled.", registry=self.registry
         )
-        self.batch = prometheus_client.Histogram(
+        batch = prometheus_client.Histogram(
             "wingbar_encode_batch",
             "Pictures encoded together.",
             buckets=(1, 2, 4, 8, 16),
             registry=self.registry,
         )
-        service.on_batch = self.batch.observe
+        service.on_batch = batch.observe
         waiting = prometheus_client.Gauge(
             "wingbar_encodes_waiting",
-            "Pictures taken on and not encoded yet.",
+            "Pictures accepted and not encoded yet.",
             registry=self.registry,
         )
         waiting.set_function(lambda: service.waiting)
@@ -142,19 +142,19 @@ class Metrics:
         )
         items.set_function(lambda: service.count)
 
-    def searched(self, stages: dict[str, float]) -> None:
-        """Count the stages of one search, in milliseconds."""
-        for stage, milliseconds in stages.items():
-            self.stages.labels(stage).observe(milliseconds / 1000)
+    def count_search(self, milliseconds: dict[str, float]) -> None:
+        """Count the stages of one search."""
+        for stage, value in milliseconds.items():
+            self.stages.labels(stage).observe(value / 1000)
 
     def text(self) -> bytes:
-        """All of it, in the format of Prometheus."""
+        """All metrics, in the text format of Prometheus."""
         return prometheus_client.generate_latest(self.registry)
 
 
-class Guard:
-    """The outermost layer of the app: refuses what is not for this server, bounds bytes and time,
-    counts."""
+class Protection:
+    """The outermost layer of the app: refuses requests for other servers and from pages elsewhere,
+    limits bytes and time, adds the headers of HEADERS, turns bugs into problems, counts."""
 
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
@@ -163,32 +163,32 @@ class Guard:
             settings.host.lower(),
             *(name.lower() for name in settings.hosts),
         }
-        self._in_work = 0
-        self._bytes = 0  # of all bodies in work
+        self._requests = 0  # being handled
+        self._bytes = 0  # of their bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, self._most_bytes(scope["path"]), self._take)
+        exchange = _Exchange(receive, send, self._max_bytes(scope["path"]), self._count_bytes)
         start = time.perf_counter()
-        self._in_work += 1
-        self._metrics.in_work.set(self._in_work)
+        self._requests += 1
+        self._metrics.in_work.set(self._requests)
         try:
             await self._answer(scope, exchange)
         finally:
-            self._in_work -= 1
-            self._bytes -= exchange.came
-            self._metrics.in_work.set(self._in_work)
+            self._requests -= 1
+            self._bytes -= exchange.received
+            self._metrics.in_work.set(self._requests)
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(scope["method"], route, str(exchange.status or 499)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
-        refused = self._refused(scope["method"], Headers(scope=scope))
-        if refused is not None:
-            await exchange.refuse(scope, *refused)
+        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        if refusal is not None:
+            await exchange.refuse(scope, *refusal)
             return
         seconds = self._settings.limits.seconds
         try:
@@ -210,86 +210,92 @@ class Guard:
             if exchange.status is not None:
                 raise
             await exchange.refuse(
-                scope, 500, f"a bug in wingbar ({type(error).__name__}): the server's log says more"
+                scope, 500, f"a bug in wingbar ({type(error).__name__}): see the server's log"
             )
 
-    def _refused(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Status and reason for a request that is not for this server, or is one too many."""
+    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
+        """Status and reason for a request that is not for this server or is one too many."""
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_name(hosts[0]):
             return (
                 421,
-                f"this server is not {', '.join(hosts) or 'nameless'}: allow that name with "
-                "wingbar serve --allow-host NAME",
+                f"this server does not answer for {', '.join(hosts) or 'no host'}: allow that name "
+                "with wingbar serve --allow-host NAME",
             )
         origin = headers.get("origin")
-        known = (
+        is_allowed = (
             origin is None
             or urlsplit(origin).netloc.lower() == hosts[0].lower()
             or origin in self._settings.cors
         )
-        if not known and method not in ("GET", "HEAD", "OPTIONS"):
+        if not is_allowed and method not in ("GET", "HEAD", "OPTIONS"):
             return (
                 403,
                 f"pages of {origin} may not use this server: start it with --cors {origin} to "
                 "allow them",
             )
-        most = self._settings.limits.requests
-        if self._in_work > most:
-            return 429, f"{most} requests are in work already: try again in a moment"
+        limit = self._settings.limits.requests
+        if self._requests > limit:
+            return 429, f"{limit} requests are being handled already: try again in a moment"
         return None
 
-    def _take(self, size: int) -> None:
+    def _count_bytes(self, size: int) -> None:
         """Count bytes of a body. Raises BusyError when all bodies together have too many."""
         self._bytes += size
         if self._bytes > self._settings.limits.body_bytes:
             raise BusyError(
-                "the pictures that are being sent would fill the memory: try again in a moment"
+                "the pictures being sent would fill the server's memory: try again in a moment"
             )
 
     def _is_name(self, host: str) -> bool:
-        """Whether a Host header names this server. A page that had its own name point here (DNS
-        rebinding) is found out by it; an address cannot be made to point elsewhere."""
+        """Whether a Host header names this server. A page that resolves its own name to this
+        machine (DNS rebinding) sends that name; an IP address cannot be redirected."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:
             return False
-        return name in self._names or _address(name) is not None
+        return name in self._names or parse_address(name) is not None
 
-    def _most_bytes(self, path: str) -> int:
-        several = SEVERAL if path in ("/api/items", "/api/search/batch") else 1
-        return several * self._settings.limits.upload_bytes + OVERHEAD
+    def _max_bytes(self, path: str) -> int:
+        pictures = SEVERAL if path in ("/api/items", "/api/search/batch") else 1
+        return pictures * self._settings.limits.upload_bytes + FORM_OVERHEAD
 
 
 class _Exchange:
-    """One request and its answer: counts the bytes that come, adds the headers that every answer
-    has."""
+    """One request and its answer.
+
+    received: number of body bytes so far.
+    reading: whether the app waits for more of the body.
+    status: HTTP status of the answer, once it is sent.
+    """
 
     def __init__(
-        self, receive: Receive, send: Send, most: int, take: Callable[[int], None]
+        self, receive: Receive, send: Send, max_bytes: int, count_bytes: Callable[[int], None]
     ) -> None:
-        self._receive, self._send, self._most, self._take = receive, send, most, take
-        self.came = 0
+        self._receive, self._send = receive, send
+        self._max_bytes, self._count_bytes = max_bytes, count_bytes
+        self.received = 0
         self.reading = False
         self.status: int | None = None
 
     async def receive(self) -> Message:
-        """The next part of the request. Raises TooLargeError or BusyError past the limits, without
-        keeping what came."""
+        """The next part of the request. Raises TooLargeError or BusyError beyond the limits, and
+        drops the part."""
         self.reading = True
         message = await self._receive()
         self.reading = bool(message.get("more_body"))
         size = len(message.get("body", b""))
-        self.came += size
-        self._take(size)
-        if self.came > self._most:
+        self.received += size
+        self._count_bytes(size)
+        if self.received > self._max_bytes:
             raise TooLargeError(
-                f"the request has more than {self._most:,} bytes: send less or smaller pictures"
+                f"the request has more than {self._max_bytes:,} bytes: send fewer or smaller "
+                "pictures"
             )
         return message
 
     async def send(self, message: Message) -> None:
-        """A part of the answer."""
+        """Send a part of the answer, with HEADERS."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
@@ -298,6 +304,6 @@ class _Exchange:
         await self._send(message)
 
     async def refuse(self, scope: Scope, status: int, detail: str) -> None:
-        """Answer with a problem; who was too slow is not waited for any longer."""
+        """Answer with a problem, and close the connection of a client that was too slow."""
         headers = {"Connection": "close"} if status == 408 else {}
         await problem(status, detail, headers)(scope, self._receive, self.send)

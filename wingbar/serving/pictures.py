@@ -1,70 +1,181 @@
-"""Pictures as the server shows them: as stored, thumbnails, overlays."""
+"""Pictures that the server sends: thumbnails, stored ones, overlays of where the model looked."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import io
-from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from threading import Lock
+from typing import TypeVar
 
+from cachetools import LRUCache
 from PIL import Image
 
-AS_STORED = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "WEBP": "image/webp",
-}  # what every browser shows
-# What a file may say beside its pixels to be sent as it is; all else, such as EXIF with the place,
-# is left out by encoding anew.
-HARMLESS = frozenset(
-    "jfif jfif_version jfif_unit jfif_density dpi icc_profile progressive progression adobe "
-    "adobe_transform gamma srgb "
-    "chromaticity transparency aspect interlace loop background timestamp duration "
-    "default_image".split()
+from wingbar import images
+from wingbar.errors import ImageError
+from wingbar.index.store import NO_FILE, Item
+from wingbar.model import saliency
+from wingbar.serving.connections import NotFoundError, ReaderThread
+from wingbar.serving.encoder import Models, TooLargeError, read_header
+from wingbar.serving.settings import Limits
+
+T = TypeVar("T")
+
+# Formats that every browser shows, and their media types.
+BROWSER_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+# Metadata that a picture may be sent with. With anything else, such as EXIF with the place, it is
+# encoded again without metadata.
+SAFE_METADATA = frozenset(
+    "adobe adobe_transform aspect background chromaticity default_image dpi duration gamma "
+    "icc_profile interlace jfif jfif_density jfif_unit jfif_version loop progression progressive "
+    "srgb timestamp transparency".split()
 )
-LONGEST_SHOWN = 1600  # pixels of the longer side of an explained picture
+LONGEST_OVERLAY = 1600  # pixels of the longer side of an overlay
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture to send: its bytes, their media type, and a tag that changes with them."""
+class Picture:
+    """A picture to send.
+
+    data: its bytes.
+    media_type: their media type, as "image/jpeg".
+    tag: a text that changes when the bytes do.
+    """
 
     data: bytes
     media_type: str
     tag: str
 
 
-# -- pictures and files
+class Pictures:
+    """Pictures of items, read from their files, and overlays. A picture is sent only while its file
+    is what was indexed."""
+
+    def __init__(
+        self, models: Models, limits: Limits, lookups: ReaderThread, pool: Executor
+    ) -> None:
+        self.explains = models.explains
+        self._model, self._limits = models.all_cores, limits
+        self._lookups, self._pool = lookups, pool
+        self._thumbnails = ThumbnailCache(limits.cache_bytes)
+
+    async def thumbnail(self, id_: int, side: int) -> Picture:
+        """A small JPEG of an item's picture without metadata, its longer side at most `side`
+        pixels. Raises NotFoundError."""
+        item = await self._item(id_)
+        key = item.content, side
+        picture = self._thumbnails.get(key)
+        if picture is None:
+            picture = await self._read(lambda: self._make_thumbnail(item, side))
+            self._thumbnails.put(key, picture)
+        return picture
+
+    async def image(self, id_: int) -> Picture:
+        """An item's picture in full size: its file if browsers show the format and it has only safe
+        metadata, else a JPEG of it. Raises NotFoundError."""
+        item = await self._item(id_)
+        return await self._read(lambda: self._make_image(item))
+
+    async def file(self, id_: int) -> bytes:
+        """The bytes of an item's file. Raises NotFoundError."""
+        item = await self._item(id_)
+        return await self._read(lambda: _read_indexed(item))
+
+    async def explain(self, query: bytes | int, box: images.Box | None) -> bytes:
+        """A PNG of where the model looked in a picture, an item's picture, or a part of either.
+
+        Raises NotFoundError when there is no item or the model has nothing to show, ImageError,
+        TooLargeError.
+        """
+        if not self.explains:
+            raise NotFoundError(
+                "this model has no attention to show: DOLG models have attention maps, CMBH models "
+                "regions"
+            )
+        data = await self.file(query) if isinstance(query, int) else query
+        return await self._in_pool(lambda: self._make_overlay(data, box))
+
+    async def _item(self, id_: int) -> Item:
+        return await self._lookups.run(lambda reader: reader.item(id_))
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        """`work` on an item's picture, in a thread. Errors become NotFoundError, since the caller
+        cannot correct the picture."""
+        try:
+            return await self._in_pool(work)
+        except (ImageError, TooLargeError) as error:
+            raise NotFoundError(f"the picture of this item cannot be shown: {error}") from None
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _make_thumbnail(self, item: Item, side: int) -> Picture:
+        data = _read_indexed(item)
+        read_header(data, self._limits)
+        return Picture(images.thumbnail(data, side), "image/jpeg", f"{_tag(item)}-{side}")
+
+    def _make_image(self, item: Item) -> Picture:
+        data = _read_indexed(item)
+        name = read_header(data, self._limits).format
+        if name in BROWSER_FORMATS and _has_only_safe_metadata(data):
+            return Picture(data, BROWSER_FORMATS[name], _tag(item))
+        out = io.BytesIO()
+        images.upright(data).save(out, "JPEG", quality=92)
+        return Picture(out.getvalue(), "image/jpeg", f"{_tag(item)}-jpeg")
+
+    def _make_overlay(self, data: bytes, box: images.Box | None) -> bytes:
+        read_header(data, self._limits)
+        picture = images.upright(images.Part(data, box) if box else data)
+        picture.thumbnail((LONGEST_OVERLAY, LONGEST_OVERLAY))
+        look = saliency.look(self._model, picture)
+        return images.overlay(picture, look.heat, look.area, look.regions)
 
 
-class _Cache:
-    """Pictures up to so many bytes; what was not asked for the longest goes first."""
+class ThumbnailCache:
+    """The pictures used last, up to `max_bytes` of them, by content hash and side. Any thread may
+    use it."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._held = most, 0
-        self._kept: OrderedDict[tuple[bytes, int], Shown] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._pictures: LRUCache[tuple[bytes, int], Picture] = LRUCache(
+            max_bytes, getsizeof=lambda picture: len(picture.data)
+        )
         self._lock = Lock()
 
-    def get(self, key: tuple[bytes, int]) -> Shown | None:
+    def get(self, key: tuple[bytes, int]) -> Picture | None:
+        """The picture at `key`, if it is still there."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+            return self._pictures.get(key)
 
-    def put(self, key: tuple[bytes, int], shown: Shown) -> None:
+    def put(self, key: tuple[bytes, int], picture: Picture) -> None:
+        """Keep a picture, and drop those not used for the longest time. One that is larger than the
+        whole cache is not kept."""
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = shown
-                self._held += len(shown.data)
-            while self._held > self._most:
-                self._held -= len(self._kept.popitem(last=False)[1].data)
+            if len(picture.data) <= self._pictures.maxsize:
+                self._pictures[key] = picture
 
 
-def _says_only_pixels(data: bytes) -> bool:
-    """Whether a picture says nothing more, such as where it was taken."""
-    with Image.open(io.BytesIO(data), formats=tuple(AS_STORED)) as picture:
+def _read_indexed(item: Item) -> bytes:
+    """The file of an item, if it is still what was indexed. Raises ImageError."""
+    if item.size == NO_FILE:
+        raise ImageError("it was added as an array and has no file")
+    data = images.read(item.path)
+    if hashlib.sha256(data).digest() != item.content:
+        raise ImageError("the file has changed since it was indexed: index it again")
+    return data
+
+
+def _has_only_safe_metadata(data: bytes) -> bool:
+    """Whether a picture in a browser format carries nothing private, such as where it was taken."""
+    with Image.open(io.BytesIO(data), formats=tuple(BROWSER_FORMATS)) as picture:
         try:
-            picture.load()  # a PNG may say more after its pixels
-        except Exception:  # cut off or broken: what can be decoded of it is sent
+            picture.load()  # a PNG may have metadata after its pixels
+        except Exception:  # truncated or broken: what can be decoded of it is encoded again
             return False
-        return set(picture.info) <= HARMLESS
+        return set(picture.info) <= SAFE_METADATA
+
+
+def _tag(item: Item) -> str:
+    return item.content.hex()[:32]

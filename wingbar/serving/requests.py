@@ -14,35 +14,33 @@ from starlette.exceptions import HTTPException
 
 from wingbar.errors import QueryError
 from wingbar.index.ranking import SearchOptions
-from wingbar.serving.schemas import (
-    MOST_PICTURES,
-    ByItem,
-    ByItems,
-    RankingIn,
-)
+from wingbar.serving.schemas import LONGEST_LABEL, MOST_PICTURES, ByItem, ByItems, SearchParameters
 from wingbar.serving.service import Service
 from wingbar.serving.uploads import Upload
 
-Asked = TypeVar("Asked", bound=RankingIn)
+M = TypeVar("M", bound=SearchParameters)
+
+LONGEST_NAME = 200  # characters of an uploaded file's name; the rest is cut off
+MOST_FIELDS = 8  # parts of a form that are not files
 
 
-# -- what comes in
-
-
-async def _question(
-    request: Request, service: Service, parameters: RankingIn
+async def read_query(
+    request: Request, service: Service, parameters: SearchParameters
 ) -> tuple[bytes | int, SearchOptions]:
-    """A picture or an item's id, and how to search."""
+    """The picture or the item's id that a request searches for, and how to search.
+
+    Raises QueryError, ImageError, NotFoundError; HTTPException 400 or 415 for another kind of body.
+    """
     kind = _content_type(request)
     if kind.startswith("image/") or kind == "application/octet-stream":
         return await request.body(), parameters.options()
     if kind == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=8) as parts:
+        async with request.form(max_files=1, max_fields=MOST_FIELDS) as parts:
             return await _files(parts)[0].read(), parameters.options()
     if kind == "application/json":
-        asked = await _parsed(request, parameters, ByItem)
+        asked = await _read_json(request, parameters, ByItem)
         if (asked.id is None) == (asked.path is None):
-            raise QueryError("name one item: either id or path")
+            raise QueryError("name one item: give either id or path")
         id_ = asked.id if asked.id is not None else await service.id_of_path(asked.path or "")
         return id_, asked.options()
     raise _wrong_type(
@@ -52,29 +50,33 @@ async def _question(
     )
 
 
-async def _questions(
-    request: Request, service: Service, parameters: RankingIn
+async def read_queries(
+    request: Request, parameters: SearchParameters
 ) -> tuple[Sequence[bytes | int], SearchOptions]:
-    """Several pictures, or ids."""
+    """The pictures or ids that a request searches for, and how to search. Raises as `read_query`
+    does."""
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        async with request.form(max_files=MOST_PICTURES, max_fields=8) as parts:
+        async with request.form(max_files=MOST_PICTURES, max_fields=MOST_FIELDS) as parts:
             return [await file.read() for file in _files(parts)], parameters.options()
     if kind == "application/json":
-        asked = await _parsed(request, parameters, ByItems)
+        asked = await _read_json(request, parameters, ByItems)
         return asked.ids, asked.options()
     raise _wrong_type(kind, "a form with parts named image, or JSON with ids")
 
 
-async def _uploads(request: Request, service: Service) -> list[Upload]:
-    """Pictures to be stored."""
+async def read_uploads(request: Request) -> list[Upload]:
+    """The pictures of a form, with the label that the form gives all of them.
+
+    Raises QueryError; HTTPException 400 or 415 for another kind of body.
+    """
     kind = _content_type(request)
     if kind != "multipart/form-data":
         raise _wrong_type(kind, "a form with parts named image")
-    async with request.form(max_files=MOST_PICTURES, max_fields=8) as parts:
+    async with request.form(max_files=MOST_PICTURES, max_fields=MOST_FIELDS) as parts:
         label = parts.get("label")
-        if isinstance(label, UploadFile) or len(label or "") > 1000:
-            raise QueryError("label is a text of at most 1,000 letters")
+        if isinstance(label, UploadFile) or len(label or "") > LONGEST_LABEL:
+            raise QueryError(f"label must be a text of at most {LONGEST_LABEL:,} characters")
         label = (label or "").strip() or None
         return [
             Upload(_plain_name(file.filename), await file.read(), label)
@@ -82,13 +84,26 @@ async def _uploads(request: Request, service: Service) -> list[Upload]:
         ]
 
 
+def validation_message(errors: Sequence[Any]) -> str:
+    """One sentence from pydantic's list of errors."""
+    sentences = []
+    for error in errors[:3]:
+        place = ".".join(
+            str(part) for part in error["loc"] if part not in ("query", "path", "body")
+        )
+        message = error["msg"].removeprefix("Value error, ")
+        sentences.append(f"{place or 'the body'}: {message[0].lower()}{message[1:]}")
+    return "; ".join(sentences)
+
+
 def _files(parts: FormData, *others: str) -> list[UploadFile]:
-    """The files of a form. Raises QueryError when there is none, or something else."""
+    """The files of a form. Raises QueryError when there are none, or there are parts other than
+    `image` and `others`."""
     unknown = sorted(set(parts) - {"image", *others})
     if unknown:
         raise QueryError(
-            f"the form has a part {unknown[0]!r}: pictures are named image, parameters stand in "
-            "the address"
+            f"the form has an unknown part {unknown[0]!r}: name pictures image, and put parameters "
+            "in the URL"
         )
     files = [part for part in parts.getlist("image") if isinstance(part, UploadFile)]
     if not files or len(files) < len(parts.getlist("image")):
@@ -96,18 +111,18 @@ def _files(parts: FormData, *others: str) -> list[UploadFile]:
     return files
 
 
-async def _parsed(request: Request, parameters: RankingIn, kind: type[Asked]) -> Asked:
-    """A JSON body; what it does not say is taken from the address."""
+async def _read_json(request: Request, parameters: SearchParameters, model: type[M]) -> M:
+    """A JSON body; the URL gives the parameters that the body leaves out."""
     try:
-        asked = json.loads(await request.body())
+        body = json.loads(await request.body())
     except (ValueError, RecursionError):
         raise HTTPException(400, 'the body is not JSON: send one object, as {"id": 17}') from None
-    if not isinstance(asked, dict):
+    if not isinstance(body, dict):
         raise QueryError('the body must be one object, as {"id": 17}')
     try:
-        return kind.model_validate({**parameters.model_dump(exclude_unset=True), **asked})
+        return model.model_validate({**parameters.model_dump(exclude_unset=True), **body})
     except ValidationError as error:
-        raise QueryError(_said(error.errors())) from None
+        raise QueryError(validation_message(error.errors())) from None
 
 
 def _content_type(request: Request) -> str:
@@ -115,25 +130,12 @@ def _content_type(request: Request) -> str:
 
 
 def _wrong_type(kind: str, wanted: str) -> HTTPException:
-    return HTTPException(415, f"this takes {wanted}, not {kind or 'a body without Content-Type'}")
-
-
-def _said(errors: Sequence[Any]) -> str:
-    """One sentence from pydantic's list of errors."""
-    said = []
-    for error in errors[:3]:
-        place = ".".join(
-            str(part) for part in error["loc"] if part not in ("query", "path", "body")
-        )
-        message = error["msg"].removeprefix("Value error, ")
-        said.append(f"{place or 'the body'}: {message[0].lower()}{message[1:]}")
-    return "; ".join(said)
+    return HTTPException(415, f"send {wanted}, not {kind or 'a body without Content-Type'}")
 
 
 def _plain_name(name: str | None) -> str:
-    """The last part of an uploaded file's name, of letters that can be shown and stored."""
+    """The last part of an uploaded file's name, without characters that cannot be shown or
+    stored."""
     last = PurePosixPath((name or "").replace("\\", "/")).name
-    return (
-        "".join(c for c in last if c.isprintable() and not "\ud800" <= c <= "\udfff")[:200]
-        or "picture"
-    )
+    printable = "".join(c for c in last if c.isprintable() and not "\ud800" <= c <= "\udfff")
+    return printable[:LONGEST_NAME] or "picture"

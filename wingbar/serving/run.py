@@ -1,4 +1,4 @@
-"""Run the server: bind the address, start, stop."""
+"""Run the server: listen on an address, start, stop."""
 
 from __future__ import annotations
 
@@ -15,31 +15,28 @@ from wingbar.errors import WingbarError
 from wingbar.serving.app import create_app
 from wingbar.serving.settings import Settings
 
-# -- run
-
 
 def run(settings: Settings, started: Callable[[str], None]) -> None:
-    """Serve until stopped by a signal. `started` gets the URL once requests are answered.
+    """Serve until stopped by a signal. `started` is called with the URL once requests are answered.
 
-    Raises StoreError when the index cannot be opened, WingbarError when the address cannot be had.
+    Raises StoreError when the index cannot be opened, WingbarError when the address is not
+    available.
     """
     app = create_app(settings)
-    # A pool of BLAS would spin while it waits, on cores that the network needs, for products that
-    # take no millisecond.
+    # The products of a search take under a millisecond; a pool of BLAS threads would gain nothing
+    # and spin while it waits, on cores that the network needs.
     with bound(settings.host, settings.port) as listening, threadpool_limits(1, user_api="blas"):
         app.state.service.start()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        _Server(
-            configured(app), lambda: started(f"http://{host}:{listening.getsockname()[1]}/")
-        ).run([listening])
+        url = f"http://{host}:{listening.getsockname()[1]}/"
+        _Server(configured(app), lambda: started(url)).run([listening])
 
 
 def configured(app: FastAPI) -> uvicorn.Config:
-    """How Uvicorn runs the app: it says no more than necessary, and a stop waits for requests in
-    work, but not for ever."""
-    logging.getLogger("python_multipart").setLevel(
-        logging.ERROR
-    )  # what is wrong with a form is in the answer
+    """How Uvicorn runs the app: it logs warnings only, and waits up to 10 s for open requests when
+    it stops."""
+    # the answer already says what is wrong with a form
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
         log_level="warning",
@@ -51,22 +48,8 @@ def configured(app: FastAPI) -> uvicorn.Config:
     )
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn, which says when it answers."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._say = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
-        if self.started:
-            self._say()
-
-
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address. Raises WingbarError when that cannot be had."""
+    """A socket bound to an address. Raises WingbarError when the address is not available."""
     listening: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -79,12 +62,23 @@ def bound(host: str, port: int) -> socket.socket:
         if listening is not None:
             listening.close()
         other = port + 1 if port < 65_535 else port - 1
-        advice = (
-            f"try --port {other}"
-            if error.errno == errno.EADDRINUSE
-            else "name another --host or --port"
-        )
+        is_taken = error.errno == errno.EADDRINUSE
+        advice = f"try --port {other}" if is_taken else "choose another --host or --port"
         raise WingbarError(
             f"cannot listen at {host}, port {port} ({error.strerror or error}): {advice}"
         ) from None
     return listening
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn with a callback for when requests are answered."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then call back."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()

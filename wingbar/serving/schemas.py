@@ -1,5 +1,4 @@
-"""What goes in and out of the HTTP API, as its OpenAPI document shows it: records, problems,
-bodies."""
+"""The parameters, bodies and answers of the HTTP API, as its OpenAPI document shows them."""
 
 from __future__ import annotations
 
@@ -16,60 +15,73 @@ from wingbar.index.filters import parse_where
 from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
 
 PROBLEM = "application/problem+json"
-
-
 MOST_HITS = 1000
 LONGEST_SHORTLIST = 10_000
-MOST_PICTURES = 64  # of a request
-# wildcards of a path in a filter: each one more makes a hostile pattern a hundred times slower
-STARS = 3
+LONGEST_RADIUS = 1024  # bits
+MOST_PICTURES = 64  # pictures or ids per request
+MOST_FILTERS = 32
+LONGEST_FILTER = 1000  # characters
+# Wildcards in a filter on a path: each further one makes a hostile pattern 100 times slower.
+MOST_WILDCARDS = 3
+LONGEST_LABEL = 1000  # characters
 LARGEST_ID = 2**63 - 1
 
+Responses = dict[int | str, dict[str, Any]]  # of a route, as FastAPI takes them
 
-def _readable_filter(text: str) -> str:
+
+def _check_filter(text: str) -> str:
     try:
         (condition,) = parse_where(text)
     except QueryError as error:
         raise ValueError(str(error)) from None
     if "\\" in condition.field:
-        raise ValueError(f"{text!r}: no column has a backslash in its name")
-    if condition.field == "path" and condition.value.count("*") > STARS:
-        raise ValueError(f"{text!r}: a path has at most {STARS} of *")
+        raise ValueError(f"{text!r}: a column's name cannot have a backslash")
+    if condition.field == "path" and condition.value.count("*") > MOST_WILDCARDS:
+        raise ValueError(f"{text!r}: a path may have at most {MOST_WILDCARDS} wildcards *")
     return text
 
 
-Filter = Annotated[str, Field(max_length=1000), AfterValidator(_readable_filter)]
+Filter = Annotated[str, Field(max_length=LONGEST_FILTER), AfterValidator(_check_filter)]
 ItemId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 
 
-class RankingIn(BaseModel):
+# -- requests
+
+
+class SearchParameters(BaseModel):
     """How to search."""
 
     model_config = ConfigDict(extra="forbid")
 
-    k: int = Field(20, ge=1, le=MOST_HITS, description="how many hits")
+    k: int = Field(20, ge=1, le=MOST_HITS, description="number of hits")
     radius: int | None = Field(
-        None, ge=0, le=1024, description="only items at most so many bits away"
+        None, ge=0, le=LONGEST_RADIUS, description="largest Hamming distance of a hit, in bits"
     )
-    fine: Fine | None = Field(None, description="second stage; left out, the model's own choice")
+    fine: Fine | None = Field(
+        None, description="second stage of the search; the model's own by default"
+    )
     shortlist: int = Field(
-        SHORTLIST, ge=1, le=LONGEST_SHORTLIST, description="items that the second stage orders anew"
+        SHORTLIST,
+        ge=1,
+        le=LONGEST_SHORTLIST,
+        description="number of nearest codes that the second stage ranks",
     )
     where: list[Filter] = Field(
         [],
-        max_length=32,
+        max_length=MOST_FILTERS,
         description="filters, as label=monarch, path=blue/* or price<20",
         examples=[["label=monarch"]],
     )
     box: str | None = Field(
         None,
         max_length=200,
-        description="x,y,width,height in pixels of the upright picture",
+        description="the part of the picture to search for: x,y,width,height in pixels of the "
+        "upright picture",
         examples=["10,20,300,200"],
     )
 
     def options(self) -> SearchOptions:
-        """Raises ImageError for a box that is none."""
+        """The same for an index. Raises ImageError for an invalid box."""
         box = None if self.box is None else images.parse_box(self.box)
         return SearchOptions(
             k=self.k,
@@ -81,12 +93,15 @@ class RankingIn(BaseModel):
         )
 
 
-class ByItem(RankingIn):
-    """A search for what is like an item of the index, named by id or by path."""
+class ByItem(SearchParameters):
+    """A search for pictures like an item of the index, given by id or by path."""
 
-    id: ItemId | None = Field(None, description="an item's id", examples=[17])
+    id: ItemId | None = Field(None, description="the item's id", examples=[17])
     path: str | None = Field(
-        None, min_length=1, max_length=4096, description="the path of an item, as it was indexed"
+        None,
+        min_length=1,
+        max_length=4096,
+        description="the absolute path of the item's file, as it was indexed",
     )
 
     @field_validator("box", mode="before")
@@ -95,149 +110,160 @@ class ByItem(RankingIn):
         return ",".join(map(str, box)) if isinstance(box, (list, tuple)) else box
 
 
-class ByItems(RankingIn):
-    """Several searches by id."""
+class ByItems(SearchParameters):
+    """Several searches for pictures like items, given by their ids."""
 
     ids: list[ItemId] = Field(min_length=1, max_length=MOST_PICTURES, examples=[[17, 18]])
 
 
-class HitOut(BaseModel):
-    """One result; `distance` counts differing bits, `score` is what the second stage ranked by."""
+# -- answers
 
-    rank: int
-    id: int
-    name: str
-    label: str | None
-    distance: int
-    score: float | None
-    code: str
-    columns: dict[str, str]
-    thumb: str
-    image: str
-    available: bool
+
+class HitOut(BaseModel):
+    """One hit of a search."""
+
+    rank: int = Field(description="place among the hits, from 1")
+    id: int = Field(description="id of the item")
+    name: str = Field(description="name of its file, without folders")
+    label: str | None = Field(description="its class, if any")
+    distance: int = Field(description="number of bits in which its code differs from the query's")
+    score: float | None = Field(
+        description="what the second stage ranked by, in [-1, 1]; null without a second stage"
+    )
+    code: str = Field(description="its code, as a text of 0 and 1")
+    columns: dict[str, str] = Field(description="its further columns")
+    thumb: str = Field(description="URL of a thumbnail")
+    image: str = Field(description="URL of the picture")
+    available: bool = Field(description="whether its file exists")
 
 
 class Milliseconds(BaseModel):
-    """Time of each stage of a search; `queue` is what it waited."""
+    """Time of each stage of a search, in milliseconds."""
 
-    queue: float
-    decode: float
-    encode: float
-    coarse: float
-    fine: float
-    fetch: float
-    total: float
+    queue: float = Field(description="waiting")
+    decode: float = Field(description="decoding the picture")
+    encode: float = Field(description="running the network")
+    coarse: float = Field(description="searching the codes")
+    fine: float = Field(description="ranking the shortlist")
+    fetch: float = Field(description="reading the hits")
+    total: float = Field(description="all of them")
 
 
 class Size(BaseModel):
-    """Of the upright picture, in pixels."""
+    """Size of an upright picture, in pixels."""
 
     width: int
     height: int
 
 
 class SearchOut(BaseModel):
-    """The hits of one query. `shortlist` is how many items the second stage looked at, `cut`
-    whether some that tied with its last one were left out."""
+    """The hits of one query."""
 
-    hits: list[HitOut]
-    shortlist: int
-    cut: bool
-    fine: Fine
-    bits: int
-    code: str
-    query: Size | None
+    hits: list[HitOut] = Field(description="best first")
+    shortlist: int = Field(description="number of items that the second stage ranked")
+    cut: bool = Field(description="whether items that tied with the last of them were left out")
+    fine: Fine = Field(description="the second stage that was used")
+    bits: int = Field(description="length of a code")
+    code: str = Field(description="the query's code, as a text of 0 and 1")
+    query: Size | None = Field(
+        description="size of the query picture; null for an item whose picture was not read"
+    )
     milliseconds: Milliseconds
 
 
 class ProblemOut(BaseModel):
-    """What went wrong (RFC 9457); `detail` is a sentence with the next step."""
+    """An error (RFC 9457)."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
+    type: str = Field(description="always about:blank")
+    title: str = Field(description="name of the status")
+    status: int = Field(description="HTTP status")
+    detail: str = Field(description="one sentence with the next step")
 
 
 class BatchOut(BaseModel):
-    """One answer, or one problem, for each picture, in their order."""
+    """Answers to several queries."""
 
-    results: list[SearchOut | ProblemOut]
-    milliseconds: dict[str, float]
+    results: list[SearchOut | ProblemOut] = Field(
+        description="an answer or a problem for each query, in their order"
+    )
+    milliseconds: dict[str, float] = Field(description="total: time of all searches together")
 
 
 class ItemOut(BaseModel):
-    """One indexed picture; `size` in bytes, -1 for one that is no file."""
+    """One indexed picture."""
 
-    id: int
-    name: str
-    label: str | None
-    columns: dict[str, str]
-    size: int
-    code: str
-    thumb: str
-    image: str
-    available: bool
+    id: int = Field(description="id of the item")
+    name: str = Field(description="name of its file, without folders")
+    label: str | None = Field(description="its class, if any")
+    columns: dict[str, str] = Field(description="its further columns")
+    size: int = Field(description="size of its file in bytes; -1 if it has no file")
+    code: str = Field(description="its code, as a text of 0 and 1")
+    thumb: str = Field(description="URL of a thumbnail")
+    image: str = Field(description="URL of the picture")
+    available: bool = Field(description="whether its file exists")
 
 
 class ItemsOut(BaseModel):
-    """A page of items, and how many there are."""
+    """A page of items."""
 
     items: list[ItemOut]
-    total: int
+    total: int = Field(description="number of items on all pages")
 
 
 class StoredOut(BaseModel):
-    """An uploaded picture that can be found now."""
+    """An uploaded picture that is stored and indexed."""
 
-    id: int
-    name: str
+    id: int = Field(description="id of the item")
+    name: str = Field(description="name of the uploaded file")
 
 
 class FailedOut(BaseModel):
     """An uploaded picture that could not be used."""
 
-    name: str
+    name: str = Field(description="name of the uploaded file")
     reason: str
 
 
 class AddedOut(BaseModel):
-    """What became of the pictures of an upload."""
+    """What became of the uploaded pictures."""
 
     items: list[StoredOut]
     failed: list[FailedOut]
 
 
 class LimitsOut(BaseModel):
-    """What one request may ask."""
+    """Limits of one request."""
 
-    upload_bytes: int
-    pixels: int
-    pictures: int
-    k: int
-    shortlist: int
+    upload_bytes: int = Field(description="size of a picture, in bytes")
+    pixels: int = Field(description="width x height of a picture")
+    pictures: int = Field(description="number of pictures or ids")
+    k: int = Field(description="number of hits")
+    shortlist: int = Field(description="length of the shortlist")
 
 
 class InfoOut(BaseModel):
-    """What is being served. `explains`: whether /api/explain has something to show; `writable`:
-    whether uploads are taken."""
+    """The index being served."""
 
-    name: str
-    items: int
-    labels: int
-    bits: int | None
-    dim: int
-    unique_codes: int
-    model: str
-    method: str
-    fine: str
-    fingerprint: str
-    label_counts: dict[str, int]
-    columns: dict[str, list[str]]
-    explains: bool
-    writable: bool
+    name: str = Field(description="name of the index")
+    items: int = Field(description="number of items")
+    labels: int = Field(description="number of different labels")
+    bits: int | None = Field(description="length of a code; null while there are no codes")
+    dim: int = Field(description="length of a feature")
+    unique_codes: int = Field(description="number of different codes")
+    model: str = Field(description="name of the model")
+    method: str = Field(description="method of the model")
+    fine: str = Field(description="the model's own second stage")
+    fingerprint: str = Field(description="sha256 that identifies the model")
+    label_counts: dict[str, int] = Field(
+        description="number of items of the most frequent labels, most frequent first"
+    )
+    columns: dict[str, list[str]] = Field(
+        description="the most frequent values of the columns that items can be filtered by"
+    )
+    explains: bool = Field(description="whether /api/explain has something to show")
+    writable: bool = Field(description="whether uploads and deletions are possible")
     limits: LimitsOut
-    version: str
+    version: str = Field(description="version of wingbar")
 
 
 class StatusOut(BaseModel):
@@ -250,14 +276,14 @@ class StatusOut(BaseModel):
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """An RFC 9457 response."""
+    """An error as an RFC 9457 response."""
     text = json.dumps(problem_record(status, detail), ensure_ascii=False).encode("utf-8", "replace")
-    more = {"Retry-After": "1"} if status in (429, 503) else {}
-    return Response(text, status, {**more, **(headers or {})}, PROBLEM)
+    retry = {"Retry-After": "1"} if status in (429, 503) else {}
+    return Response(text, status, {**retry, **(headers or {})}, PROBLEM)
 
 
 def problem_record(status: int, detail: str) -> dict[str, Any]:
-    """What a problem says."""
+    """An error as a record like ProblemOut."""
     return {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -266,29 +292,30 @@ def problem_record(status: int, detail: str) -> dict[str, Any]:
     }
 
 
+# -- descriptions of routes for OpenAPI
+
 MEANINGS = {
-    400: "The request is not well-formed.",
+    400: "The request is malformed.",
     401: "A token is needed.",
-    403: "This token may not do that, or nobody may, or the request comes from another page.",
+    403: "Nobody or not this token may do that, or the request comes from a page elsewhere.",
     404: "There is no such item.",
-    405: "No such method here.",
-    408: "The request came too slowly.",
+    405: "The method is not supported here.",
+    408: "The request was sent too slowly.",
     409: "The index holds no images yet.",
-    413: "More bytes or pixels than the server takes.",
-    415: "A content type that is not taken here.",
+    413: "The request has more bytes or pixels than the server accepts.",
+    415: "The content type is not supported here.",
     421: "The Host header names another server.",
-    422: "A picture that cannot be read, or a parameter that cannot be meant.",
-    429: "Too much to do: try again after Retry-After seconds.",
-    500: "A bug of wingbar; its log says more.",
-    503: "It took too long, or the index cannot be reached: try again after Retry-After seconds.",
+    422: "A picture cannot be read, or a parameter is invalid.",
+    429: "The server is busy: try again after Retry-After seconds.",
+    500: "A bug in wingbar: see the server's log.",
+    503: "It took too long, or the index cannot be read: try again after Retry-After seconds.",
 }
-
-
-Responses = dict[int | str, dict[str, Any]]
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+PICTURES = {"image/*": BINARY, "application/octet-stream": BINARY}
 
 
 def problems(*statuses: int) -> Responses:
-    """The problems of a route for OpenAPI, with those that any route can have."""
+    """The error responses of a route, including those that every route can have."""
     content = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
     always = (400, 421, 429, 500, 503)
     return {
@@ -297,18 +324,14 @@ def problems(*statuses: int) -> Responses:
     }
 
 
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-PICTURES = {"image/*": BINARY, "application/octet-stream": BINARY}
-
-
 def form(*, several: bool, label: bool = False) -> dict[str, Any]:
-    """A multipart body with the part `image`."""
+    """A multipart body with one part `image` or several, and with `label` a part of that name."""
     one: dict[str, Any] = {"type": "string", "format": "binary"}
     properties: dict[str, Any] = {
         "image": {"type": "array", "items": one, "minItems": 1} if several else one
     }
     if label:
-        properties["label"] = {"type": "string", "maxLength": 1000}
+        properties["label"] = {"type": "string", "maxLength": LONGEST_LABEL}
     return {
         "schema": {
             "type": "object",
@@ -319,11 +342,11 @@ def form(*, several: bool, label: bool = False) -> dict[str, Any]:
     }
 
 
-def body(content: dict[str, Any]) -> dict[str, Any]:
-    """A route's body for OpenAPI: content by media type."""
-    return {"requestBody": {"required": True, "content": content}}
-
-
 def json_of(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """A JSON body with an example."""
     return {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}
+
+
+def body(content: dict[str, Any]) -> dict[str, Any]:
+    """The body of a route: content by media type."""
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,4 +1,4 @@
-"""Limits and settings of a server."""
+"""What a server serves, whom it allows to do what, and how much work it accepts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from urllib.parse import urlsplit
 from wingbar.errors import WingbarError
 from wingbar.parallel import BATCH
 
+SHORTEST_TOKEN = 8  # characters
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much a server takes on.
+    """How much work a server accepts, and how much it caches.
 
-    A picture has at most `upload_bytes` and `pixels`. At most `waiting` pictures are encoded or
-    wait for it, one at most `gather_ms` for others to be encoded with. A request takes at most
-    `seconds`. At most `requests` with `body_bytes` in all are in work. `cache_bytes` of thumbnails
-    and `feature_bytes` of features are kept.
+    upload_bytes: size of one picture, in bytes.
+    pixels: width x height of one picture.
+    waiting: number of pictures that are being encoded or wait to be; further ones get 429.
+    gather_ms: longest time that a picture waits for others to share its batch, in milliseconds.
+    seconds: longest time for one request.
+    requests: number of requests being handled at the same time; further ones get 429.
+    body_bytes: size of the bodies of all requests being handled, in bytes; further ones get 429.
+    cache_bytes: memory for thumbnails, in bytes.
+    feature_bytes: memory for features read from the index, in bytes.
     """
 
     upload_bytes: int = 32 * 2**20
@@ -34,14 +41,19 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to serve, and to whom. Raises WingbarError for what would be unsafe.
+    """What to serve, where, and to whom. Raises WingbarError for settings that would be unsafe.
 
-    A `host` that other machines can reach needs `token` or `public`. Whoever has `token` may do
-    everything, whoever has `read_token` may search and look. Without a read token anybody may
-    search where only this machine reaches the server, or where `public` says so. Changes need
-    `token`; without any token they are for this machine only. `hosts` are names that a request may
-    have in its Host header beside addresses and localhost; `cors` are origins of other pages that
-    may use the API.
+    index: path of the index file.
+    host: address or name to listen on. One that other machines can reach needs `token` or `public`.
+    port: TCP port, 0 to 65535; 0 lets the system choose a free one.
+    token: bearer token that allows everything. Without any token, only this machine may change the
+        index.
+    read_token: bearer token that allows searching and viewing only. Without it, searching needs no
+        token if only this machine can reach the server or `public` is set.
+    public: whether anybody who can reach the server may search.
+    cors: origins of other web pages that may use the API, as "https://photos.example.org".
+    hosts: names accepted in the Host header, in addition to IP addresses, localhost and `host`.
+    limits: how much work the server accepts.
     """
 
     index: Path
@@ -56,30 +68,26 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.is_local and not self.token and not self.public:
-            place = (
-                f"a server at {self.host}" if not self.hosts else f"a server named {self.hosts[0]}"
-            )
+            place = f"named {self.hosts[0]}" if self.hosts else f"at {self.host}"
             raise WingbarError(
-                f"{place} can be reached from other machines: give a --token, or --public to let "
-                "anybody search"
+                f"a server {place} can be reached from other machines: give a --token, or --public "
+                "to let anybody search"
             )
         for token in (self.token, self.read_token):
-            if token is not None and (
-                len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token
-            ):
+            if token is not None and not _is_valid_token(token):
                 raise WingbarError(
-                    "a token has at least 8 letters, digits or signs, no space: make one with "
-                    "openssl rand -hex 16"
+                    f"a token needs at least {SHORTEST_TOKEN} printable ASCII characters and no "
+                    "spaces: generate one with openssl rand -hex 16"
                 )
         if self.read_token is not None and self.read_token == self.token:
             raise WingbarError(
-                "--read-token and --token are the same, so whoever may read could write: give two"
+                "--read-token and --token are the same, so readers could also write: give two "
+                "different tokens"
             )
         for origin in self.cors:
-            if (
-                urlsplit(origin).scheme not in ("http", "https")
-                or origin != f"{urlsplit(origin).scheme}://{urlsplit(origin).netloc}"
-            ):
+            parts = urlsplit(origin)
+            is_web = parts.scheme in ("http", "https")
+            if not is_web or origin != f"{parts.scheme}://{parts.netloc}":
                 raise WingbarError(
                     "--cors takes the origin of a page, as https://photos.example.org, not "
                     f"{origin!r}"
@@ -88,26 +96,32 @@ class Settings:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        address = _address(self.host)
-        listens_here = self.host == "localhost" or (address is not None and address.is_loopback)
-        return listens_here and not self.hosts  # another name means that a proxy passes requests on
+        address = parse_address(self.host)
+        is_loopback = self.host == "localhost" or (address is not None and address.is_loopback)
+        return is_loopback and not self.hosts  # another name means that a proxy forwards requests
 
     @property
     def reading_needs_token(self) -> bool:
-        """Whether searches need a token."""
+        """Whether searching needs a token."""
         return self.read_token is not None or not (self.is_local or self.public)
 
     @property
     def writing_allowed(self) -> bool:
-        """Whether anybody may change the index: with the token, or without one from this
+        """Whether the index can be changed at all: with the token, or without one from this
         machine."""
         return self.token is not None or (
             self.is_local and not self.public and self.read_token is None
         )
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that `host` spells, with or without brackets; None for a name."""
     try:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return None
+
+
+def _is_valid_token(token: str) -> bool:
+    printable = token.isascii() and token.isprintable() and " " not in token
+    return printable and len(token) >= SHORTEST_TOKEN

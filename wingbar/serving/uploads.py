@@ -1,29 +1,195 @@
-"""Pictures that come over HTTP: received, stored as files, indexed, deleted."""
+"""Pictures uploaded over HTTP: stored as files beside the index, indexed, deleted."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from wingbar.files import write_whole
+import numpy as np
+
+from wingbar.data.records import Entry, Images
+from wingbar.errors import ImageError, StoreError
+from wingbar.files import sync_folder, write_whole
 from wingbar.index.store import Item
-from wingbar.serving.connections import NAME
-from wingbar.serving.encoder import SUFFIXES, Encoded
+from wingbar.serving.batching import Batcher
+from wingbar.serving.connections import FILE_COLUMN, Reader, ReaderThread
+from wingbar.serving.encoder import SUFFIXES, Encoded, Encoder, TooLargeError
+from wingbar.serving.settings import Limits
+
+TRANSACTION = 64  # uploads that are stored together at most
+PARTIAL_SECONDS = 600  # age from which a partial file is a leftover, and not being written
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture to be stored, the name of its file, and its label."""
+    """A picture to store.
+
+    name: original name of its file.
+    data: bytes of its file.
+    label: its class, if any.
+    """
 
     name: str
     data: bytes
     label: str | None
 
 
+class Added(NamedTuple):
+    """What became of the pictures of a request, each list in their order.
+
+    stored: id and name of those that are stored and indexed.
+    failed: name of the others, and the reason.
+    """
+
+    stored: list[tuple[int, str]]
+    failed: list[tuple[str, str]]
+
+
+class Uploads:
+    """Adds uploaded pictures to an index and deletes items; the files go to `folder`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        encoder: Encoder,
+        writes: ReaderThread,
+        hashers: Executor,
+    ) -> None:
+        self._folder, self._encoder, self._writes = folder, encoder, writes
+        self._batcher = Batcher(
+            "wingbar-store",
+            _hash,
+            self._store,
+            hashers,
+            batch_size=TRANSACTION,
+            gather_seconds=limits.gather_ms / 1000,
+            limit=limits.waiting,
+        )
+
+    async def add(self, uploads: Sequence[Upload]) -> Added:
+        """Encode pictures, store their files and index them. They are on disk when this returns.
+
+        Raises BusyError when too many pictures are waiting, StoreError when the index or its folder
+        cannot be written.
+        """
+        self._encoder.admit(len(uploads))
+        queued = [self._encoder.encode(upload.data) for upload in uploads]
+        results = await asyncio.gather(*queued, return_exceptions=True)
+        encoded: list[tuple[Upload, Encoded]] = []
+        failed: list[tuple[str, str]] = []
+        for upload, result in zip(uploads, results, strict=True):
+            if isinstance(result, (ImageError, TooLargeError)):
+                failed.append((upload.name, str(result)))
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                encoded.append((upload, result.answer))
+        # submitted in the order of the request: of equal pictures, the last one counts
+        stored = await asyncio.gather(
+            *(asyncio.wrap_future(self._batcher.submit(one)) for one in encoded)
+        )
+        ids = [one.answer for one in stored]
+        names = [upload.name for upload, _ in encoded]
+        return Added(list(zip(ids, names, strict=True)), failed)
+
+    async def delete(self, id_: int) -> None:
+        """Remove an item, and its file if that was uploaded. Raises NotFoundError, StoreError."""
+        await self._writes.run(lambda reader: self._delete(reader, id_))
+
+    def clear_partial(self) -> None:
+        """Remove the unfinished files of a server that was killed."""
+        with suppress(OSError):
+            for path in self._folder.glob(".*.partial"):
+                if time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
+                    path.unlink()
+
+    def close(self) -> None:
+        """Stop accepting pictures, store those in the queue, join the thread."""
+        self._batcher.close()
+
+    def _store(self, batch: list[_Hashed]) -> list[int]:
+        """In the batcher's thread: the ids of uploads that came at the same time."""
+        return self._writes.submit(lambda reader: self._store_files(reader, batch)).result()
+
+    def _store_files(self, reader: Reader, batch: list[_Hashed]) -> list[int]:
+        """Files first, then their items in one transaction, so that no item lacks its file."""
+        by_path = {self._folder / one.file_name: one for one in batch}  # of equals, the last one
+        new: list[Path] = []
+        try:
+            self._folder.mkdir(exist_ok=True)
+            new += [path for path, one in by_path.items() if _write(path, one.upload.data)]
+            sync_folder(self._folder)
+            sync_folder(self._folder.parent)
+            self._index(reader, by_path)
+        except OSError as error:
+            raise StoreError(
+                f"{self._folder.name} cannot be written ({error.strerror}): free some space, then "
+                "try again"
+            ) from error
+        finally:
+            ids = reader.store.ids_of_paths(map(str, by_path))
+            for path in new:
+                if str(path) not in ids:
+                    path.unlink(missing_ok=True)
+        return [ids[str(self._folder / one.file_name)] for one in batch]
+
+    def _index(self, reader: Reader, by_path: Mapping[Path, _Hashed]) -> None:
+        """Index files that are in place.
+
+        `Index.add` learns the codes of an index that has none yet. It would also add items later,
+        but it reads the records of all items first, which takes a second for 100,000 of them.
+        """
+        with reader.index.snapshot():
+            gives_codes = reader.index.model.gives_codes
+        if gives_codes:
+            self._insert(reader, by_path)
+        else:
+            entries = [Entry(path, one.upload.label, one.columns) for path, one in by_path.items()]
+            reader.index.add([Images(entries, "uploads")], threads=1)
+
+    def _insert(self, reader: Reader, by_path: Mapping[Path, _Hashed]) -> None:
+        """Store items. A picture that is in the index already keeps its id, and its label unless it
+        comes with a new one."""
+        store = reader.store
+        with store.writing(), reader.index.snapshot():
+            model = reader.index.model
+            self._encoder.check(model)
+            known = store.ids_of_paths(map(str, by_path))
+            updates: dict[int, Item] = {}
+            new: list[tuple[Path, _Hashed]] = []
+            for path, one in by_path.items():
+                id_ = known.get(str(path))
+                if id_ is None:
+                    new.append((path, one))
+                    continue
+                item = one.item(path)
+                label = store.items([id_])[0].label if item.label is None else item.label
+                updates[id_] = replace(item, label=label)
+            store.update(updates)
+            if new:
+                embeddings = model.embed(np.stack([one.encoded.raw for _, one in new]))
+                items = [one.item(path) for path, one in new]
+                store.add(items, embeddings.codes, embeddings.features, model.bits)
+
+    def _delete(self, reader: Reader, id_: int) -> None:
+        path = Path(reader.item(id_).path)
+        reader.index.delete([id_])
+        if path.parent == self._folder:
+            path.unlink(missing_ok=True)
+            sync_folder(self._folder)
+
+
 @dataclass(frozen=True)
-class _Ready:
-    """An upload after the network, and the sha256 of its bytes: all that is left is to store it."""
+class _Hashed:
+    """An encoded upload and the sha256 of its bytes, ready to be stored."""
 
     upload: Upload
     encoded: Encoded
@@ -31,35 +197,29 @@ class _Ready:
 
     @property
     def columns(self) -> dict[str, str]:
-        """What is stored beside its label."""
-        return {NAME: self.upload.name}
+        """The columns of its item."""
+        return {FILE_COLUMN: self.upload.name}
 
     @property
-    def file(self) -> str:
-        """The name of its file here."""
-        return f"{self.content.hex()[:32]}{SUFFIXES.get(self.encoded.kind, '.jpg')}"
+    def file_name(self) -> str:
+        """The name of its file in the folder of uploads."""
+        return f"{self.content.hex()[:32]}{SUFFIXES.get(self.encoded.header.format, '.jpg')}"
 
     def item(self, path: Path) -> Item:
-        """Its item, as `Index.add` would make it."""
+        """Its item, as `Index.add` would make it from the file at `path`."""
         status = path.stat()
-        return Item(
-            str(path),
-            self.upload.label,
-            self.columns,
-            status.st_size,
-            status.st_mtime_ns,
-            self.content,
-        )
+        label, columns = self.upload.label, self.columns
+        size, time_ns = status.st_size, status.st_mtime_ns
+        return Item(str(path), label, columns, size, time_ns, self.content)
 
 
-def _hashed(encoded: tuple[Upload, Encoded]) -> _Ready:
-    upload, one = encoded
-    return _Ready(upload, one, hashlib.sha256(upload.data).digest())
+def _hash(one: tuple[Upload, Encoded]) -> _Hashed:
+    upload, encoded = one
+    return _Hashed(upload, encoded, hashlib.sha256(upload.data).digest())
 
 
-def _put(path: Path, data: bytes) -> bool:
-    """Write a file so that it is whole or not there, whatever happens. False when it is there
-    already. Raises OSError."""
+def _write(path: Path, data: bytes) -> bool:
+    """Write a file whole or not at all; False if it exists already. Raises OSError."""
     if path.exists() and path.stat().st_size == len(data):
         return False
     write_whole(path, data)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.servers import ask, jpeg, problem
+
+
+def test_raw_form_and_json_give_the_same_hits(client: httpx.Client, shared_photos: Path) -> None:
+    path = shared_photos / "green" / "001.jpg"
+    data = path.read_bytes()
+    raw = ask(client, data, k=4).json()
+    id_ = raw["hits"][0]["id"]
+    as_form = client.post("/api/search", files={"image": ("x.jpg", data)}, params={"k": 4}).json()
+    by_id = client.post("/api/search", json={"id": id_, "k": 4}).json()
+    by_path = client.post("/api/search", json={"path": str(path)}, params={"k": 4}).json()
+    as_bytes = client.post(
+        "/api/search",
+        content=data,
+        params={"k": 4},
+        headers={"Content-Type": "application/octet-stream"},
+    )
+    for other in (as_form, by_id, by_path, as_bytes.json()):
+        assert [hit["id"] for hit in other["hits"]] == [hit["id"] for hit in raw["hits"]]
+        assert other["code"] == raw["code"]
+    assert by_id["query"] is None
+
+
+def test_parameters_change_the_search(client: httpx.Client, shared_photos: Path) -> None:
+    data = (shared_photos / "blue" / "000.jpg").read_bytes()
+    assert {hit["label"] for hit in ask(client, data, where="label=red", k=50).json()["hits"]} == {
+        "red"
+    }
+    both = ask(client, data, where=["label=red", "label=green", "path!=*/003.jpg"], k=60).json()[
+        "hits"
+    ]
+    assert {hit["label"] for hit in both} == {"red", "green"}
+    assert len(both) == 38
+    assert {hit["distance"] for hit in ask(client, data, radius=0, k=50).json()["hits"]} == {0}
+    whole = ask(client, data, k=3).json()
+    part = ask(client, data, k=3, box="0,0,40,30").json()
+    assert part["code"] != whole["code"]
+    assert part["query"] == {"width": 96, "height": 72}
+    by_json = {"id": whole["hits"][0]["id"], "box": [0, 0, 40, 30], "k": 3}
+    assert client.post("/api/search", json=by_json).json()["code"] == part["code"]
+    assert len(ask(client, data, k=1000, shortlist=10_000).json()["hits"]) == 60
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"),
+    [
+        ({"k": 0}, "k:"),
+        ({"k": 1001}, "k:"),
+        ({"k": "many"}, "k:"),
+        ({"radius": -1}, "radius"),
+        ({"radius": 25}, "radius must be from 0 to 24"),
+        ({"fine": "best"}, "fine"),
+        ({"shortlist": 10_001}, "shortlist"),
+        ({"where": "label"}, "label=monarch"),
+        ({"where": "price<20"}, "no item has a column 'price'"),
+        ({"where": "path=*a*b*c*d*"}, "where"),
+        ({"box": "1,2,3"}, "x,y,width,height"),
+        ({"box": "500,500,5,5"}, "holds nothing"),
+        ({"box": "nan,0,1,1"}, "finite"),
+        ({"shortlst": 5}, "shortlst"),
+    ],
+)
+def test_invalid_parameters(client: httpx.Client, parameters: dict[str, Any], word: str) -> None:
+    problem(ask(client, jpeg(), **parameters), 422, word)
+    if "box" not in parameters:
+        problem(
+            client.post("/api/search", json={"id": 1, **parameters} | _listed(parameters)),
+            422,
+            word,
+        )
+
+
+def _listed(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"where": [parameters["where"]]} if "where" in parameters else {}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ("{", 400, "JSON"),
+        ('{"id": NaN}', 422, "id"),
+        ("[1]", 422, "one object"),
+        ("{}", 422, "either id or path"),
+        ('{"id": 1, "path": "a"}', 422, "either id or path"),
+        ('{"id": 100000}', 404, "no item 100000"),
+        ('{"id": 0}', 422, "id"),
+        ('{"id": 9223372036854775808}', 422, "id"),
+        ('{"id": "7.5"}', 422, "id"),
+        ('{"path": "/etc/passwd"}', 404, "no item has this path"),
+        ('{"path": "../../etc/passwd"}', 404, "no item has this path"),
+        ('{"path": "a\\u0000b"}', 404, "no item has this path"),
+        ('{"path": "\\ud800"}', 422, "unicode"),
+        ('{"id": 1, "box": [1, 2]}', 422, "x,y,width,height"),
+        ('{"id": 1, "colour": "red"}', 422, "colour"),
+        ("[" * 5000, 400, "JSON"),
+    ],
+)
+def test_invalid_json(client: httpx.Client, body: str, status: int, word: str) -> None:
+    problem(
+        client.post("/api/search", content=body, headers={"Content-Type": "application/json"}),
+        status,
+        word,
+    )
+
+
+def test_content_types_are_strict(client: httpx.Client) -> None:
+    problem(client.post("/api/search", content=jpeg()), 415, "without Content-Type")
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp"):
+        problem(
+            client.post("/api/search", content=jpeg(), headers={"Content-Type": kind}), 415, kind
+        )
+        problem(
+            client.post("/api/search/batch", content=jpeg(), headers={"Content-Type": kind}),
+            415,
+            kind,
+        )
+        problem(
+            client.post("/api/items", content=jpeg(), headers={"Content-Type": kind}), 415, kind
+        )
+    problem(ask(client, b'{"id": 1}'), 422, "not an image")
+
+
+def test_invalid_forms(client: httpx.Client) -> None:
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    problem(client.post("/api/search", content=b"hello", headers=form), 400)
+    problem(client.post("/api/search", content=b"--x--", headers=form), 422, "image")
+    problem(client.post("/api/search", content=b"--x\r\nhello", headers=form), 422, "image")
+    problem(
+        client.post("/api/search", content=b"--x\r\nhello: x\r\n\r\nhello\r\n--x--", headers=form),
+        400,
+        "name",
+    )
+    problem(
+        client.post(
+            "/api/search", content=b"hello", headers={"Content-Type": "multipart/form-data"}
+        ),
+        400,
+        "boundary",
+    )
+    problem(client.post("/api/search", files={"photo": ("x.jpg", jpeg())}), 422, "photo")
+    problem(client.post("/api/search", files={"image": (None, "text")}), 422, "file name")
+    two = [("image", ("a.jpg", jpeg())), ("image", ("b.jpg", jpeg()))]
+    problem(client.post("/api/search", files=two), 400, "files")

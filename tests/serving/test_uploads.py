@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.servers import LONG, ask, jpeg, problem, process, serving, small_index
+from wingbar.errors import StoreError
+from wingbar.index.index import Index
+from wingbar.serving.settings import Settings
+
+
+def test_uploads_are_stored_and_found(own: httpx.Client, tmp_path: Path) -> None:
+    data = jpeg(901, hue=(90, 20, 160))
+    answer = own.post(
+        "/api/items", files={"image": ("../../Violet one.JPG", data)}, data={"label": " violet "}
+    )
+    assert answer.status_code == 201
+    (item,) = answer.json()["items"]
+    assert (item["name"], answer.json()["failed"]) == ("Violet one.JPG", [])
+    stored = tmp_path / "own.wb.uploads" / f"{hashlib.sha256(data).hexdigest()[:32]}.jpg"
+    assert stored.read_bytes() == data
+    found = ask(own, data, k=1).json()["hits"][0]
+    assert (found["id"], found["distance"], found["label"], found["name"]) == (
+        item["id"],
+        0,
+        "violet",
+        "Violet one.JPG",
+    )
+    assert own.get(found["image"]).content == data
+    with Index.open(tmp_path / "own.wb") as index:
+        assert index.verify() == []
+        again = index.add(tmp_path / "own.wb.uploads")  # as wingbar index would: nothing is new
+        assert (again.added, again.removed) == (0, 0)
+
+
+def test_an_upload_is_encoded_as_indexing_does(own: httpx.Client, tmp_path: Path) -> None:
+    data = jpeg(902)
+    (item,) = own.post("/api/items", files={"image": ("a.jpg", data)}).json()["items"]
+    (tmp_path / "a.jpg").write_bytes(data)
+    with Index.open(tmp_path / "own.wb") as index:
+        index.add([tmp_path / "a.jpg"])
+        ids = index.searchable().ids
+        mine, theirs = index.searchable().of(ids[-2:])
+        assert ids[-2] == item["id"]
+        assert np.array_equal(mine, theirs)
+        assert np.array_equal(index.features()[-1], index.features()[-2])
+
+
+def test_an_empty_index_learns_its_codes_from_uploads(tmp_path: Path) -> None:
+    path = tmp_path / "new.wb"
+    Index.create(path).close()
+    with serving(Settings(index=path)) as client:
+        problem(ask(client, jpeg()), 409, "no images yet")
+        problem(client.post("/api/search", json={"id": 1}), 409, "no images yet")
+        assert client.get("/api/items").json() == {"items": [], "total": 0}
+        info = client.get("/api/info").json()
+        assert (
+            info["items"],
+            info["bits"],
+            info["writable"],
+            info["label_counts"],
+            info["columns"],
+        ) == (0, None, True, {}, {})
+        problem(client.get("/api/items/1"), 404)
+        files = [("image", (f"{i}.jpg", jpeg(i))) for i in range(3)]
+        stored = client.post("/api/items", files=files, data={"label": "new"})
+        assert stored.status_code == 201
+        assert [item["name"] for item in stored.json()["items"]] == ["0.jpg", "1.jpg", "2.jpg"]
+        found = ask(client, jpeg(1)).json()["hits"]
+        assert (found[0]["distance"], found[0]["name"], found[0]["label"]) == (0, "1.jpg", "new")
+        info = client.get("/api/info").json()
+        assert (info["items"], info["bits"], info["label_counts"], info["columns"]) == (
+            3,
+            64,
+            {"new": 3},
+            {},
+        )
+
+
+def test_the_same_picture_twice_is_one_item(own: httpx.Client) -> None:
+    data = jpeg(903)
+    first = own.post("/api/items", files={"image": ("a.jpg", data)}, data={"label": "one"}).json()[
+        "items"
+    ][0]["id"]
+    again = own.post("/api/items", files={"image": ("b.jpg", data)}).json()["items"][0]["id"]
+    item = own.get(f"/api/items/{first}").json()
+    assert (again, item["label"], item["name"]) == (first, "one", "b.jpg")
+    own.post(
+        "/api/items",
+        files=[("image", ("c.jpg", data)), ("image", ("d.jpg", data))],
+        data={"label": "two"},
+    )
+    item = own.get(f"/api/items/{first}").json()
+    assert (item["label"], item["name"]) == ("two", "d.jpg")
+    assert own.get("/api/items").json()["total"] == 61
+
+
+def test_bad_uploads_are_named_and_leave_nothing(own: httpx.Client, tmp_path: Path) -> None:
+    answer = own.post(
+        "/api/items", files=[("image", ("good.jpg", jpeg(904))), ("image", ("bad.jpg", b"hello"))]
+    )
+    assert answer.status_code == 201
+    assert [item["name"] for item in answer.json()["items"]] == ["good.jpg"]
+    assert answer.json()["failed"][0]["name"] == "bad.jpg"
+    problem(
+        own.post("/api/items", files={"image": ("bad.jpg", b"hello")}),
+        422,
+        "bad.jpg",
+        "not an image",
+    )
+    problem(own.post("/api/items", files={"image": ("a.jpg", b"")}), 422, "a.jpg")
+    problem(own.post("/api/items", data={"label": "x"}), 415)
+    problem(
+        own.post("/api/items", files={"image": ("a.jpg", jpeg())}, data={"label": "x" * 1001}),
+        422,
+        "label",
+    )
+    problem(
+        own.post("/api/items", files={"image": ("a.jpg", jpeg())}, data={"lable": "x"}),
+        422,
+        "lable",
+    )
+    assert len(list((tmp_path / "own.wb.uploads").iterdir())) == 1
+
+
+def test_uploads_at_the_same_time(own: httpx.Client, tmp_path: Path) -> None:
+    def upload(i: int) -> int:
+        answer = own.post(
+            "/api/items", files={"image": (f"{i}.jpg", jpeg(2000 + i % 12))}, data={"label": str(i)}
+        )
+        assert answer.status_code == 201
+        return int(answer.json()["items"][0]["id"])
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(upload, range(24)))
+    assert len(set(ids)) == 12
+    assert own.get("/api/items").json()["total"] == 72
+    with Index.open(tmp_path / "own.wb") as index:
+        assert index.verify() == []
+
+
+def test_items_are_deleted_and_only_uploaded_files_with_them(
+    own: httpx.Client, shared_photos: Path, tmp_path: Path
+) -> None:
+    data = jpeg(905)
+    (item,) = own.post("/api/items", files={"image": ("a.jpg", data)}).json()["items"]
+    assert list((tmp_path / "own.wb.uploads").glob("*.jpg"))
+    deleted = own.delete(f"/api/items/{item['id']}")
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert not list((tmp_path / "own.wb.uploads").iterdir())
+    problem(own.get(f"/api/items/{item['id']}"), 404)
+    problem(own.delete(f"/api/items/{item['id']}"), 404)
+    files = sorted(shared_photos.glob("*/*.jpg"))
+    assert own.delete("/api/items/1").status_code == 204
+    assert sorted(shared_photos.glob("*/*.jpg")) == files
+    problem(own.post("/api/search", json={"id": 1}), 404)
+    assert own.get("/api/items").json()["total"] == 59
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(
+    own: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    problem(own.post("/api/items", files={"image": ("a.jpg", jpeg(906))}), 503, "No space left")
+    monkeypatch.undo()
+    assert not list((tmp_path / "own.wb.uploads").glob("*.jpg"))
+    assert own.get("/api/items").json()["total"] == 60
+    assert own.post("/api/items", files={"image": ("a.jpg", jpeg(906))}).status_code == 201
+
+
+def test_an_index_that_fails_leaves_no_file(
+    own: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def locked(*arguments: object) -> None:
+        raise StoreError(
+            f"{tmp_path / 'own.wb'} is being written by another process: try again when that has "
+            "finished"
+        )
+
+    monkeypatch.setattr("wingbar.index.store.Store.add", locked)
+    detail = problem(
+        own.post("/api/items", files={"image": ("a.jpg", jpeg(907))}),
+        503,
+        "own.wb is being written",
+    )
+    assert str(tmp_path) not in detail
+    assert not list((tmp_path / "own.wb.uploads").iterdir())
+
+
+def test_unfinished_files_of_a_killed_server_are_removed(tmp_path: Path, photos: Path) -> None:
+    small_index(tmp_path / "a.wb", photos)
+    uploads = tmp_path / "a.wb.uploads"
+    uploads.mkdir()
+    old, new, other = uploads / ".a.jpg.1.partial", uploads / ".b.jpg.2.partial", uploads / "c.jpg"
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    with serving(Settings(index=tmp_path / "a.wb")):
+        assert sorted(uploads.iterdir()) == sorted([new, other])
+
+
+@pytest.mark.parametrize("after", [1, 9])
+def test_acknowledged_uploads_survive_kill_9(tmp_path: Path, after: int) -> None:
+    path = tmp_path / "killed.wb"
+    Index.create(path).close()
+    acknowledged: dict[int, bytes] = {}
+    with process(path) as (running, client):
+
+        def upload(who: int) -> None:
+            for i in range(100):
+                data = jpeg(10_000 * who + i)
+                try:
+                    answer = client.post("/api/items", files={"image": (f"{i}.jpg", data)})
+                except httpx.TransportError:
+                    return  # killed
+                assert answer.status_code == 201
+                acknowledged[answer.json()["items"][0]["id"]] = data
+
+        threads = [threading.Thread(target=upload, args=(who,)) for who in range(4)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + LONG
+        while len(acknowledged) < after and time.monotonic() < until:
+            time.sleep(0.001)
+        running.kill()
+        for thread in threads:
+            thread.join()
+    assert len(acknowledged) >= after
+    with Index.open(path) as index:
+        assert index.verify() == []
+        stored = dict(index._store.all_items())
+    for item in stored.values():  # no half item: its file is there and whole
+        assert hashlib.sha256(Path(item.path).read_bytes()).digest() == item.content
+    with process(path) as (_, client):
+        for id_, data in acknowledged.items():
+            assert stored[id_].content == hashlib.sha256(data).digest()
+            assert id_ in [hit["id"] for hit in ask(client, data, k=1000, radius=0).json()["hits"]]
+            assert client.get(f"/api/images/{id_}").content == data
+        assert client.post("/api/items", files={"image": ("after.jpg", jpeg(1))}).status_code == 201
