@@ -436,7 +436,7 @@ def test_more_like_this_and_back(tab: Open) -> None:
     page.wait_for_url("**/?id=*&k=12")
     page.go_back()
     page.reload()
-    page.wait_for_selector("#notice:has-text('kept in the tab only')")
+    page.wait_for_selector("#notice:has-text('kept only in this tab')")
     assert one.query() == {"k": ["12"]}
 
 
@@ -494,7 +494,7 @@ def test_filters(tab: Open) -> None:
     assert "such as price<20" in page.inner_text("#condition-note")
     page.fill("#condition", "colour=7")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#blank:has-text('This cannot be searched')")
+    page.wait_for_selector("#blank:has-text('This search failed')")
     one.expected.append("status of 4")
     one.expected.append("Problem")
     page.click("#blank button:has-text('Remove the filters')")
@@ -530,7 +530,7 @@ def test_sliders(tab: Open) -> None:
     one.until("!location.search.includes('radius')")
 
 
-def test_coarse_and_fine_show_who_moved(tab: Open, server: str) -> None:
+def test_coarse_and_fine_show_what_moved(tab: Open, server: str) -> None:
     one = tab()
     page = one.open("/?id=7&k=12")
     one.status("^12 results")
@@ -558,7 +558,7 @@ def test_coarse_and_fine_show_who_moved(tab: Open, server: str) -> None:
     moves = page.evaluate("[...document.querySelectorAll('.move')].map((move) => move.textContent)")
     wanted = [coarse.index(id_) - fine.index(id_) for id_ in fine]
     assert moves == ["" if not n else f"+{n}" if n > 0 else f"−{-n}" for n in wanted]
-    assert page.inner_text("#moves").startswith("Against the coarse order:")
+    assert page.inner_text("#moves").startswith("Compared with the coarse order:")
     assert "places higher than in the coarse order" in " ".join(
         page.locator(".hit").evaluate_all("(all) => all.map((hit) => hit.ariaLabel)")
     )
@@ -790,7 +790,7 @@ def test_a_file_that_is_no_picture(tab: Open) -> None:
     page.keyboard.press("Escape")
     assert page.is_hidden("#notice")
     _choose(page, "broken.jpg", b"\xff\xd8\xff" + bytes(100))
-    page.wait_for_selector("#blank:has-text('This cannot be searched')")
+    page.wait_for_selector("#blank:has-text('This search failed')")
     assert page.is_visible("#blank button:has-text('Choose another picture')")
     one.expected += ["status of 4", "Problem"]
     _choose(page, "good.jpg", _file(1, HUES["red"]))
@@ -812,7 +812,7 @@ def test_a_picture_that_is_too_large(tab: Open) -> None:
     noise.save(out, "PNG")
     _choose(page, "huge.png", out.getvalue(), "image/png")
     page.wait_for_selector(
-        "#notice:has-text('huge.png has 1.1 MB, and this server takes 400 KB at most')"
+        "#notice:has-text('huge.png is 1.1 MB; this server accepts at most 400 KB')"
     )
     page.click("#notice button:has-text('Search with a smaller copy')")
     one.status("^6 results")
@@ -827,7 +827,7 @@ def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
     page.route("**/api/**", lambda route: route.abort())
     page.keyboard.press("f")
     page.wait_for_selector(
-        "#notice:has-text('The server does not answer. See whether wingbar serve is still running')"
+        "#notice:has-text('The server does not respond. Check that wingbar serve is still running')"
     )
     assert page.locator(".card").count() == 12  # what was there stays
     page.unroute_all()
@@ -908,7 +908,7 @@ def test_a_server_that_asks_for_a_token(tab: Open) -> None:
     page.goto(one.url)
     page.fill("#token-input", "wrong")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#token-note:has-text('does not know that token')")
+    page.wait_for_selector("#token-note:has-text('That token is not valid')")
     page.fill("#token-input", "s3cret")
     page.keyboard.press("Enter")
     page.wait_for_selector(".thumb img[src^='blob:']")  # pictures come with the token too
@@ -928,14 +928,14 @@ def test_an_empty_index(tab: Open) -> None:
     assert "This index is empty" in page.inner_text("#blank")
     assert "wingbar index colours.wb photos/" in page.inner_text("#blank code")
     page.unroute_all()
-    page.click("#blank button:has-text('Look again')")
+    page.click("#blank button:has-text('Check again')")
     page.wait_for_selector(".card")
 
 
 def test_nothing_found(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1&radius=0&where=label=blue")
-    page.wait_for_selector("#blank:has-text('No picture within 0 bits that fits the filters.')")
+    page.wait_for_selector("#blank:has-text('No picture within 0 bits that matches the filters.')")
     page.click("#blank button:has-text('Any distance')")
     one.status("^24 results")
     page.goto(f"{one.url}/?id=99999999")
@@ -964,7 +964,7 @@ def test_export(tab: Open, tmp_path: Path) -> None:
     assert len(json.loads(saved.value.path().read_text())["hits"]) == 6
     page.click("#export summary")
     page.click("#export-curl")
-    page.wait_for_selector("#notice:has-text('The command is on the clipboard')")
+    page.wait_for_selector("#notice:has-text('The command was copied')")
     command = page.evaluate("navigator.clipboard.readText()")
     if shutil.which("curl"):
         done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=20)
@@ -979,15 +979,15 @@ def test_add_and_remove(tab: Open) -> None:
     page.click("#keep")
     page.fill("#add-label", "yellow")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#notice:has-text('new.png is in the index now')")
+    page.wait_for_selector("#notice:has-text('new.png was added to the index')")
     assert f"{3 * EACH + 1} pictures" in page.inner_text("#about")
-    page.click("#notice button:has-text('Show what is like it')")
+    page.click("#notice button:has-text('Show similar pictures')")
     one.until("document.querySelector('.card .name')?.textContent === 'yellow'")
     page.focus(".card:first-child .hit")
     page.keyboard.press("Space")
     page.click("#details-delete")
     page.click("#details-delete:has-text('Yes, remove it')")
-    page.wait_for_selector("#notice:has-text('no longer in the index')")
+    page.wait_for_selector("#notice:has-text('removed from the index')")
     assert f"{3 * EACH} pictures" in page.inner_text("#about")
     assert page.is_visible("#ask")
 
