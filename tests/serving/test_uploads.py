@@ -239,7 +239,7 @@ def test_acknowledged_uploads_survive_kill_9(tmp_path: Path, after: int) -> None
     assert len(acknowledged) >= after
     with Index.open(path) as index:
         assert index.verify() == []
-        stored = dict(index._store.all_items())
+        stored = dict(zip(index.ids().tolist(), index.items(), strict=True))
     for item in stored.values():  # no half item: its file is there and whole
         assert hashlib.sha256(Path(item.path).read_bytes()).digest() == item.content
     with process(path) as (_, client):

@@ -1,88 +1,113 @@
-// The details of one picture: large, with its columns, both codes, what the model saw, and its removal.
+// The dialog with the details of one picture: large, with its columns, both codes, what the model
+// saw,
+// and its removal.
 
-import { request, showPicture } from "./api.js";
+import { jsonBody, request, token } from "./api.js";
 import { bitTable } from "./bits.js";
-import { make, named, plural } from "./words.js";
+import { $, make, setName } from "./elements.js";
+import { Overlay } from "./overlay.js";
+import { showPicture } from "./pictures.js";
+import { state } from "./state.js";
+import { plural } from "./words.js";
 
-const $ = (id) => document.getElementById(id);
+/** @typedef {import("./grid.js").Entry} Entry */
+/** @typedef {import("./state.js").Ranking} Ranking */
 
+const REMOVE = "Remove from the index";
+const CONFIRM = "Yes, remove it";
+
+/** The dialog. */
 export class Details {
-  /** `on.like(entry)`, `on.step(±1, entry)` -> the entry beside it or null, `on.href(entry)`, `on.removed(entry)`. */
+  /**
+   * @param {object} on  what the page does for it
+   * @param {(entry: Entry) => string} on.href   URL of the search for similar pictures
+   * @param {(entry: Entry) => void} on.like     search for similar pictures
+   * @param {(step: number, entry: Entry) => Entry | null} on.beside  the entry before it (step -1)
+   *   or after it (1)
+   * @param {(entry: Entry) => void} on.removed  it is no longer in the index
+   */
   constructor(on) {
     this.on = on;
     this.dialog = $("details");
-    this.look = new Look($("details-look-button"), $("details-look"), $("details-note"));
+    this.overlay = new Overlay($("details-look-button"), $("details-look"), $("details-note"));
+    /** @type {Entry | null} */
     this.entry = null;
-    this.dialog.addEventListener("keydown", (event) => this.#key(event));
-    this.dialog.addEventListener("close", () => this.look.clear());
-    $("details-like").addEventListener("click", (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-      event.preventDefault();
-      this.dialog.close();
-      this.on.like(this.entry);
-    });
+    this.dialog.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) =>
+      this.#key(event),
+    );
+    this.dialog.addEventListener("close", () => this.overlay.clear());
+    $("details-like").addEventListener("click", (/** @type {MouseEvent} */ event) =>
+      this.#like(event),
+    );
+    $("details-open").addEventListener("click", openWithToken);
     $("details-delete").addEventListener("click", () => this.#remove());
   }
 
-  /** `hint` has bits, code (of the query, or null), score (its name); `info` is that of the index. */
-  async show(entry, hint, info) {
+  /** Show the details of an entry. @param {Entry} entry */
+  async show(entry) {
     this.entry = entry;
-    this.hint = hint;
-    this.info = info;
-    const label = entry.label ?? entry.name;
-    named($("details-title"), label);
-    named($("details-name"), entry.label === null ? "" : entry.name);
-    $("details-name").hidden = entry.label === null || entry.label === entry.name;
-    const image = $("details-image");
-    image.alt = `${label}, ${entry.name}`;
-    image.hidden = entry.available === false;
-    if (entry.available !== false) showPicture(image, entry.image);
-    $("details-open").hidden = entry.available === false;
-    $("details-open").href = entry.image;
-    $("details-like").href = this.on.href(entry);
-    $("details-note").textContent = entry.available === false ? "The file is no longer where it was indexed. Its code is still found." : "";
-    const facts = entry.distance === undefined ? [] : [["Rank", entry.rank], ["Distance", `${entry.distance} of ${plural(hint.bits, "bit")} differ`]];
-    if (entry.score !== null && entry.score !== undefined) facts.push([hint.scoreName[0].toUpperCase() + hint.scoreName.slice(1), entry.score.toFixed(4)]);
-    facts.push(["Id", entry.id], ...Object.entries(entry.columns ?? {}));
-    $("details-facts").replaceChildren(...facts.map(([name, value]) => fact(name, String(value))));
-    $("details-bits").replaceChildren();
-    if (hint.code && entry.code) {
-      const legend = entry.distance === 0 ? "The codes of the query and of this picture are the same." : "The query's code above, this picture's below; bits that differ are marked.";
-      $("details-bits").append(make("p", { className: "quiet" }, legend), bitTable(hint.code, entry.code));
-    }
-    this.look.offer(info.explains && entry.available !== false, () => ["/api/explain", { method: "POST", type: "application/json", body: JSON.stringify({ id: entry.id }) }]);
-    const remove = $("details-delete");
-    remove.hidden = !info.writable;
-    remove.textContent = "Remove from the index";
-    remove.disabled = false;
+    const { available } = entry;
+    drawNames(entry);
+    drawLinks(entry, this.on.href(entry));
+    $("details-note").textContent = available
+      ? ""
+      : "The file is no longer where it was indexed. Searches can still find it.";
+    const ranking = state.results?.ranking ?? null;
+    $("details-facts").replaceChildren(...factsOf(entry, ranking).map(makeFact));
+    drawBits(entry, ranking);
+    this.overlay.offer(state.info.explains && available, () => [
+      "/api/explain",
+      jsonBody({ id: entry.id }),
+    ]);
+    drawRemoveButton();
     if (!this.dialog.open) this.dialog.showModal();
-    if (entry.available === false) return;
-    await image.decode().catch(() => {});
-    if (this.entry === entry && image.naturalWidth) $("details-facts").append(fact("Size", `${image.naturalWidth} × ${image.naturalHeight}`));
+    if (available) await this.#drawImage(entry);
   }
 
+  /** @param {Entry} entry */
+  async #drawImage(entry) {
+    const image = $("details-image");
+    showPicture(image, entry.image);
+    await image.decode().catch(() => {});
+    if (this.entry !== entry || !image.naturalWidth) return;
+    const size = `${image.naturalWidth} × ${image.naturalHeight}`;
+    $("details-facts").append(makeFact(["Size", size]));
+  }
+
+  /** Go to the picture beside it. @param {KeyboardEvent} event */
   #key(event) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const next = step && !event.altKey && !event.ctrlKey && this.on.step(step, this.entry);
+    if (!step || event.altKey || event.ctrlKey) return;
+    const next = this.on.beside(step, this.entry);
     if (!next) return;
     event.preventDefault();
-    this.look.clear();
-    this.show(next, this.hint, this.info);
+    this.overlay.clear();
+    this.show(next);
   }
 
+  /** @param {MouseEvent} event */
+  #like(event) {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // opens as a link
+    event.preventDefault();
+    this.dialog.close();
+    this.on.like(this.entry);
+  }
+
+  /** Remove the picture at the second click. */
   async #remove() {
     const button = $("details-delete");
-    if (button.textContent !== "Yes, remove it") {
-      button.textContent = "Yes, remove it";
-      $("details-note").textContent = "A file that was uploaded here is deleted too; other files stay where they are.";
+    const note = $("details-note");
+    if (button.textContent !== CONFIRM) {
+      button.textContent = CONFIRM;
+      note.textContent = "If the file was uploaded here, it is deleted too. Other files are kept.";
       return;
     }
     button.disabled = true;
     try {
       await request(`/api/items/${this.entry.id}`, { method: "DELETE" });
-    } catch (problem) {
+    } catch (/** @type {any} */ problem) {
       button.disabled = false;
-      $("details-note").textContent = problem.message;
+      note.textContent = problem.message;
       return;
     }
     this.dialog.close();
@@ -90,48 +115,66 @@ export class Details {
   }
 }
 
-const fact = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
+/** @param {Entry} entry */
+function drawNames({ label, name }) {
+  setName($("details-title"), label ?? name);
+  setName($("details-name"), label === null ? "" : name);
+  $("details-name").hidden = label === null || label === name;
+  $("details-image").alt = `${label ?? name}, ${name}`;
+}
 
-/** A button that lays over a picture what the model looked at. */
-export class Look {
-  constructor(button, overlay, note) {
-    this.button = button;
-    this.overlay = overlay;
-    this.note = note;
-    this.ask = null;
-    button.addEventListener("click", () => this.#toggle());
-  }
+/** @param {Entry} entry @param {string} href */
+function drawLinks({ available, image }, href) {
+  $("details-image").hidden = $("details-open").hidden = !available;
+  $("details-open").href = image;
+  $("details-like").href = href;
+}
 
-  /** `ask()` gives the arguments of the request for the overlay, `place()` the part of the picture that it lies on, in percent. */
-  offer(possible, ask, place = () => ({ left: "0", top: "0", width: "100%", height: "100%" })) {
-    this.clear();
-    this.button.hidden = !possible;
-    this.ask = ask;
-    this.place = place;
-  }
+function drawRemoveButton() {
+  const button = $("details-delete");
+  button.hidden = !state.info.writable;
+  button.textContent = REMOVE;
+  button.disabled = false;
+}
 
-  clear() {
-    this.overlay.hidden = true;
-    if (this.overlay.src) URL.revokeObjectURL(this.overlay.src);
-    this.overlay.removeAttribute("src");
-    this.button.setAttribute("aria-pressed", "false");
-  }
+/** Both codes, where there is a query. @param {Entry} entry @param {Ranking | null} ranking */
+function drawBits({ distance, code }, ranking) {
+  $("details-bits").replaceChildren();
+  if (!ranking?.code || !code) return;
+  const legend =
+    distance === 0
+      ? "The query and this picture have the same code."
+      : "The query's code above, this picture's below; differing bits are marked.";
+  const table = bitTable(ranking.code, code);
+  $("details-bits").append(make("p", { className: "quiet" }, legend), table);
+}
 
-  async #toggle() {
-    if (!this.overlay.hidden) return this.clear();
-    const ask = this.ask;
-    this.button.disabled = true;
-    try {
-      const blob = await (await request(...ask())).blob();
-      if (ask !== this.ask) return;
-      this.overlay.src = URL.createObjectURL(blob);
-      Object.assign(this.overlay.style, this.place());
-      this.overlay.hidden = false;
-      this.button.setAttribute("aria-pressed", "true");
-    } catch (problem) {
-      this.note.textContent = problem.message;
-    } finally {
-      this.button.disabled = false;
-    }
+/**
+ * Names and values.
+ * @param {Entry} entry
+ * @param {Ranking | null} ranking
+ * @returns {[name: string, value: string][]}
+ */
+function factsOf({ id, columns, rank, distance, score }, ranking) {
+  /** @type {[string, string][]} */
+  const facts = [];
+  if (ranking) {
+    facts.push(["Rank", String(rank)]);
+    facts.push(["Distance", `${distance} of ${plural(ranking.bits, "bit")} differ`]);
+    const { scoreName } = ranking;
+    const title = scoreName[0].toUpperCase() + scoreName.slice(1);
+    if (score !== null) facts.push([title, score.toFixed(4)]);
   }
+  return [...facts, ["Id", String(id)], ...Object.entries(columns ?? {})];
+}
+
+/** @param {[name: string, value: string]} fact */
+const makeFact = ([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
+
+/** Open the picture in a tab; a link cannot send the token. @param {MouseEvent} event */
+async function openWithToken(event) {
+  if (!token.get()) return;
+  event.preventDefault();
+  const blob = await (await request($("details-open").getAttribute("href"))).blob();
+  open(URL.createObjectURL(blob), "_blank", "noopener");
 }

@@ -1,89 +1,145 @@
-// Filters: chips of labels and of the columns' values, a field for other conditions, and the chips of what is in use.
+// Filters: chips of labels and of the columns' values, a field for other conditions, and the chips
+// of
+// what is in use.
 
-import { count, make, named } from "./words.js";
+import { make, makeButton, setName } from "./elements.js";
+import { count } from "./words.js";
 
-const FIRST = 12; // chips of a group before "all"
+/**
+ * The values of the labels or of one column, with their counts where they are known.
+ * @typedef {{ field: string, title: string, values: [value: string, n: number | null][] }} Group
+ */
+
+const FIRST = 12; // chips of a group before "All"
+const MOST = 200; // chips of a group at once
 const CONDITION = /^\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*$/s;
 
+/** The filters of an index, and which of them are in use. */
 export class Filters {
-  /** `on.change(where)` with the conditions in use, as the API takes them: "label=monarch". */
-  constructor(panel, chosen, on) {
+  /**
+   * @param {HTMLElement} panel
+   * @param {HTMLElement} chosen  list of the filters in use
+   * @param {(where: string[]) => void} onChange  takes them as the API does: "label=monarch"
+   */
+  constructor(panel, chosen, onChange) {
     this.panel = panel;
     this.chosen = chosen;
-    this.on = on;
+    this.onChange = onChange;
+    /** @type {string[]} */
     this.where = [];
-    this.open = new Set(); // groups that show all their chips
-    this.groups = [];
+    /** Fields of the groups that show all their chips. @type {Set<string>} */
+    this.open = new Set();
   }
 
-  /** The groups of an index: its labels with their counts, its columns with their values. */
-  offer({ label_counts: labels, labels: distinct, columns }) {
-    const entries = Object.entries(labels ?? {}).sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
-    this.groups = [{ field: "label", title: "Label", values: entries, distinct }];
-    for (const [field, values] of Object.entries(columns ?? {}))
-      this.groups.push({ field, title: field, values: values.map((value) => [String(value), null]), distinct: values.length });
-    this.groups = this.groups.filter((group) => group.values.length);
-    this.#drawPanel();
-  }
-
-  show(where) {
-    this.where = where;
-    this.#drawChosen();
-    for (const button of this.panel.querySelectorAll("[data-condition]"))
-      button.setAttribute("aria-pressed", String(where.includes(button.dataset.condition)));
-  }
-
-  #toggle(condition) {
-    const where = this.where.includes(condition) ? this.where.filter((w) => w !== condition) : [...this.where, condition];
-    this.on.change(where);
-  }
-
-  #drawPanel() {
-    this.panel.replaceChildren(...this.groups.map((group) => this.#group(group)), this.#other());
+  /** Offer the labels and columns of an index. @param {import("./api.js").Info} info */
+  offer({ label_counts, columns }) {
+    const labels = Object.entries(label_counts ?? {});
+    labels.sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
+    /** @type {Group[]} */
+    const groups = [{ field: "label", title: "Label", values: labels }];
+    for (const [field, column] of Object.entries(columns ?? {})) {
+      const values = column.map((value) => /** @type {[string, null]} */ ([value, null]));
+      groups.push({ field, title: field, values });
+    }
+    const parts = groups.filter(({ values }) => values.length).map((group) => this.#group(group));
+    this.panel.replaceChildren(...parts, this.#otherFilter());
     this.show(this.where);
   }
 
-  #group(group) {
-    const chips = make("div", { className: "chips" });
-    const box = make("fieldset", { className: "group" }, make("legend", {}, group.title), make("div", { className: "flow" }, chips));
-    const draw = (word = "") => {
-      const all = this.open.has(group.field);
-      const fits = group.values.filter(([value]) => value.toLowerCase().includes(word.toLowerCase()));
-      const first = word || all ? fits.slice(0, 200) : fits.slice(0, FIRST);
-      chips.replaceChildren(...first.map(([value, n]) => this.#chip(group.field, value, n)));
-      if (word && !fits.length) chips.append(make("span", { className: "quiet" }, "None of that name"));
-      if (!word && group.values.length > FIRST) {
-        const more = make("button", { type: "button", className: "plain", "aria-expanded": String(all) }, all ? "Fewer" : `All ${count(group.values.length)}`);
-        more.addEventListener("click", () => {
-          if (all) this.open.delete(group.field);
-          else this.open.add(group.field);
-          draw();
-          chips.lastElementChild.focus();
-        });
-        chips.append(more);
-      }
-    };
-    if (group.values.length > FIRST) {
-      const find = make("input", { type: "search", placeholder: `Find among ${count(group.values.length)}`, "aria-label": `Find a ${group.title}`, spellcheck: false });
-      find.addEventListener("input", () => draw(find.value.trim()));
-      chips.before(find);
+  /** Show which filters are in use. @param {string[]} where */
+  show(where) {
+    this.where = where;
+    this.#drawChosen();
+    for (const button of this.panel.querySelectorAll("[data-condition]")) {
+      const { condition } = /** @type {HTMLElement} */ (button).dataset;
+      button.setAttribute("aria-pressed", String(where.includes(condition)));
     }
-    draw();
-    return box;
   }
 
+  /** @param {string} condition */
+  #toggle(condition) {
+    const { where } = this;
+    const without = where.filter((each) => each !== condition);
+    this.onChange(without.length < where.length ? without : [...where, condition]);
+  }
+
+  /** @param {Group} group */
+  #group(group) {
+    const chips = make("div", { className: "chips" });
+    const flow = make("div", { className: "flow" }, chips);
+    if (group.values.length > FIRST) chips.before(this.#searchField(group, chips));
+    this.#drawChips(group, chips);
+    return make("fieldset", { className: "group" }, make("legend", {}, group.title), flow);
+  }
+
+  /**
+   * A field that shows the chips of a group that contain what is typed.
+   * @param {Group} group
+   * @param {HTMLElement} chips
+   */
+  #searchField(group, chips) {
+    const input = make("input", {
+      type: "search",
+      placeholder: `Search ${count(group.values.length)} values`,
+      "aria-label": `Search the values of ${group.title}`,
+      spellcheck: false,
+    });
+    input.addEventListener("input", () => this.#drawChips(group, chips, input.value.trim()));
+    return input;
+  }
+
+  /**
+   * @param {Group} group
+   * @param {HTMLElement} chips
+   * @param {string} [word]  that the values must contain
+   */
+  #drawChips(group, chips, word = "") {
+    const lower = word.toLowerCase();
+    const matching = group.values.filter(([value]) => value.toLowerCase().includes(lower));
+    const shown = matching.slice(0, word || this.open.has(group.field) ? MOST : FIRST);
+    chips.replaceChildren(...shown.map(([value, n]) => this.#chip(group.field, value, n)));
+    if (word && !matching.length) chips.append(make("span", { className: "quiet" }, "No match"));
+    if (!word && group.values.length > FIRST) chips.append(this.#moreButton(group, chips));
+  }
+
+  /** "All 200" or "Fewer". @param {Group} group @param {HTMLElement} chips */
+  #moreButton({ field, ...group }, chips) {
+    const open = this.open.has(field);
+    const text = open ? "Fewer" : `All ${count(group.values.length)}`;
+    const toggle = () => {
+      if (open) this.open.delete(field);
+      else this.open.add(field);
+      this.#drawChips({ field, ...group }, chips);
+      /** @type {HTMLElement} */ (chips.lastElementChild).focus();
+    };
+    return makeButton(text, toggle, { className: "plain", "aria-expanded": String(open) });
+  }
+
+  /** @param {string} field @param {string} value @param {number | null} n */
   #chip(field, value, n) {
     const condition = `${field}=${value}`;
+    const chip = makeButton("", () => this.#toggle(condition), {
+      className: "chip",
+      "aria-pressed": String(this.where.includes(condition)),
+      "data-condition": condition,
+    });
     const text = make("span");
-    named(text, value);
-    const chip = make("button", { type: "button", className: "chip", "aria-pressed": String(this.where.includes(condition)), "data-condition": condition }, text);
+    setName(text, value);
+    chip.append(text);
     if (n !== null) chip.append(make("span", { className: "n" }, count(n)));
-    chip.addEventListener("click", () => this.#toggle(condition));
     return chip;
   }
 
-  #other() {
-    const input = make("input", { type: "text", id: "condition", placeholder: "price<20   path=blue/*", spellcheck: false, autocomplete: "off", "aria-describedby": "condition-note" });
+  /** A form for one condition of any kind. */
+  #otherFilter() {
+    const input = make("input", {
+      type: "text",
+      id: "condition",
+      placeholder: "price<20   path=blue/*",
+      spellcheck: false,
+      autocomplete: "off",
+      "aria-describedby": "condition-note",
+    });
     const note = make("p", { id: "condition-note", className: "quiet", hidden: true });
     const form = make(
       "form",
@@ -92,32 +148,43 @@ export class Filters {
       make("div", { className: "row" }, input, make("button", { type: "submit" }, "Add")),
       note,
     );
-    form.addEventListener("submit", (event) => {
+    form.addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
-      const parts = CONDITION.exec(input.value);
-      note.hidden = Boolean(parts);
-      if (!parts) note.textContent = "Write a field, one of = != < > <= >= and a value, such as price<20.";
-      else this.on.change([...new Set([...this.where, parts.slice(1).join("")])]);
-      if (parts) input.value = "";
+      this.#addCondition(input, note);
     });
     return form;
   }
 
-  #drawChosen() {
-    this.chosen.hidden = !this.where.length;
-    this.chosen.replaceChildren(
-      ...this.where.map((condition) => {
-        const [, field, sign, value] = CONDITION.exec(condition) ?? [null, condition, "", ""];
-        const text = sign === "=" ? `${field}: ${value}` : condition;
-        const chip = make("button", { type: "button", className: "chip on", "aria-label": `Remove the filter ${text}` }, text, make("span", { className: "x", "aria-hidden": "true" }, "×"));
-        chip.addEventListener("click", () => this.#toggle(condition));
-        return make("li", {}, chip);
-      }),
-    );
-    if (this.where.length > 1) {
-      const none = make("button", { type: "button", className: "plain" }, "Remove all");
-      none.addEventListener("click", () => this.on.change([]));
-      this.chosen.append(make("li", {}, none));
+  /** @param {HTMLInputElement} input @param {HTMLElement} note */
+  #addCondition(input, note) {
+    const parts = CONDITION.exec(input.value);
+    note.hidden = Boolean(parts);
+    if (!parts) {
+      note.textContent = "Enter a field, one of = != < > <= >=, and a value, such as price<20.";
+      return;
     }
+    this.onChange([...new Set([...this.where, parts.slice(1).join("")])]);
+    input.value = "";
+  }
+
+  #drawChosen() {
+    const { where, chosen } = this;
+    chosen.hidden = !where.length;
+    chosen.replaceChildren(...where.map((each) => make("li", {}, this.#chosenChip(each))));
+    if (where.length < 2) return;
+    const none = makeButton("Remove all", () => this.onChange([]), { className: "plain" });
+    chosen.append(make("li", {}, none));
+  }
+
+  /** @param {string} condition */
+  #chosenChip(condition) {
+    const [, field, sign, value] = CONDITION.exec(condition) ?? [];
+    const text = sign === "=" ? `${field}: ${value}` : condition;
+    const chip = makeButton(text, () => this.#toggle(condition), {
+      className: "chip on",
+      "aria-label": `Remove the filter ${text}`,
+    });
+    chip.append(make("span", { className: "x", "aria-hidden": "true" }, "×"));
+    return chip;
   }
 }

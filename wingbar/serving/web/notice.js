@@ -1,29 +1,34 @@
 // One message at a time above the page: what happened, and buttons for what to do now.
 
-import { make } from "./words.js";
+import { $, make, makeButton } from "./elements.js";
 
-const element = document.getElementById("notice");
+/**
+ * A button of a message: its text, and what a click on it does.
+ * @typedef {[string, () => void]} Action
+ */
 
-/** Show `text` with buttons [[name, action]]. `kind`: "wrong" stays until it is put away, "wait" and "good" are milder. */
-export function notice(text, actions = [], kind = "wrong") {
-  const buttons = actions.map(([name, action]) => {
-    const button = make("button", { type: "button" }, name);
-    button.addEventListener("click", () => {
-      putAway();
+/**
+ * Show a message in place of the one before.
+ * @param {string} text
+ * @param {Action[]} [actions]  a click on one of their buttons also dismisses the message
+ * @param {"wrong" | "wait" | "good"} [kind]  the colour: something is wrong, goes on, or went well
+ */
+export function showNotice(text, actions = [], kind = "wrong") {
+  const buttons = actions.map(([name, action]) =>
+    makeButton(name, () => {
+      dismissNotice();
       action();
-    });
-    return button;
-  });
-  const close = make("button", { type: "button", className: "plain", "aria-label": "Put this message away" }, "×");
-  close.addEventListener("click", putAway);
+    }),
+  );
+  const close = makeButton("×", dismissNotice, { className: "plain", "aria-label": "Dismiss" });
+  const element = $("notice");
   element.dataset.kind = kind;
   element.replaceChildren(make("p", {}, text), ...buttons, close);
   element.hidden = false;
 }
 
-export function putAway() {
-  const shown = !element.hidden;
-  element.hidden = true;
-  element.replaceChildren();
-  return shown;
+/** Take the message away, if there is one. */
+export function dismissNotice() {
+  $("notice").hidden = true;
+  $("notice").replaceChildren();
 }

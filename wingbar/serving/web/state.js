@@ -1,73 +1,137 @@
-// What is asked for, as a record and as the URL of the page. What is at its default is left out of the URL.
+// What the page knows: the one object `state`, and the record of what is searched for.
 
-export const FINE = ["none", "ties", "pool", "asymmetric"];
+import { Uploads } from "./uploads.js";
+
+/** @typedef {import("./api.js").Item} Item */
+/** @typedef {import("./api.js").Hit} Hit */
+
+/**
+ * What re-ranks the results of the codes: nothing, the features' cosine among ties, the features'
+ * cosine in a shortlist, or the agreement of bits with the query's logits in a shortlist.
+ * @typedef {"none" | "ties" | "pool" | "asymmetric"} Fine
+ */
+
+/**
+ * What is searched for. Without a picture (`id` and `upload` are null) it is the start page.
+ * @typedef {object} Search
+ * @property {number | null} id      the query, an indexed picture, or
+ * @property {string | null} upload  the query, a picture of this tab by its key, in no URL
+ * @property {number} k              number of results, 1 or more
+ * @property {number | null} radius  largest distance in bits; null: any distance
+ * @property {Fine | null} fine      null: the model's own choice
+ * @property {number} shortlist      number of items that the fine stage orders, 1 or more
+ * @property {string[]} where        filters, such as "label=monarch"
+ * @property {number[] | null} box   part of the query: x, y, width, height in pixels, the picture
+ *   being upright
+ */
+
+/**
+ * An answer of the server to a search.
+ * @typedef {object} Answer
+ * @property {import("./api.js").Found} response
+ * @property {number} ms  from the request to the answer
+ * @property {number} at  when it came, on the clock of performance.now()
+ */
+
+/**
+ * What a card has to know about the ranking that it is in.
+ * @typedef {object} Ranking
+ * @property {number} bits       length of the codes
+ * @property {string} code       the query's code, as 0s and 1s
+ * @property {string} score      short name of the score: "cos" or "agr"
+ * @property {string} scoreName  its whole name
+ * @property {"coarse" | "fine"} other  the order that this one is compared with
+ */
+
+/**
+ * The results on the screen.
+ * @typedef {object} Results
+ * @property {import("./api.js").Found} response
+ * @property {number} ms
+ * @property {import("./grid.js").Entry[]} hits
+ * @property {Ranking} ranking
+ */
+
+/**
+ * The pictures on the start page.
+ * @typedef {object} Browsing
+ * @property {number} total     pictures that match the filters
+ * @property {number} loaded    how many of them are on the page
+ * @property {boolean} loading  whether the next are on their way
+ * @property {AbortSignal} signal
+ */
+
+/** @type {Readonly<Pick<Search, "k" | "shortlist">>} */
 export const DEFAULTS = { k: 24, shortlist: 200 };
 
 /**
- * @typedef {object} Ask
- * @property {number|null} id       an indexed picture, or
- * @property {string|null} upload   the key of a picture in this tab, which no URL can hold
- * @property {number} k
- * @property {number|null} radius   null: any distance
- * @property {string|null} fine     null: the model's own choice
- * @property {number} shortlist
- * @property {string[]} where
- * @property {number[]|null} box    x, y, width, height in pixels of the upright picture
+ * All that the page remembers while it is open. The URL and the history hold `search` too; what is
+ * kept by one widget alone (the crop box, the focused card) is a field of that widget.
  */
-
-/** The record of a URL's query string. Nonsense in it counts as absent. @returns {Ask} */
-export function read(search) {
-  const params = new URLSearchParams(search);
-  const box = (params.get("box") ?? "").split(",").map(Number);
-  const fine = params.get("fine");
-  return {
-    id: whole(params.get("id"), 0),
+export const state = {
+  /**
+   * What the index is; null until the server has answered.
+   * @type {import("./api.js").Info | null}
+   */
+  info: null,
+  /** What is searched for. @type {Search} */
+  search: {
+    id: null,
     upload: null,
-    k: whole(params.get("k"), 1) ?? DEFAULTS.k,
-    radius: whole(params.get("radius"), 0),
-    fine: FINE.includes(fine) ? fine : null,
-    shortlist: whole(params.get("shortlist"), 1) ?? DEFAULTS.shortlist,
-    where: params.getAll("where").filter(Boolean),
-    box: box.length === 4 && box.every(Number.isFinite) && box[2] > 0 && box[3] > 0 ? box : null,
-  };
-}
+    k: DEFAULTS.k,
+    radius: null,
+    fine: null,
+    shortlist: DEFAULTS.shortlist,
+    where: [],
+    box: null,
+  },
+  /** The fine stage that the Coarse / Fine switch goes to. @type {Exclude<Fine, "none">} */
+  stage: "ties",
+  /** The results on the screen; null on the start page. @type {Results | null} */
+  results: null,
+  /** The pictures on the start page; null while there are results. @type {Browsing | null} */
+  browsing: null,
+  /** Ends the requests of the present view. @type {AbortController | null} */
+  running: null,
+  /** Answers by what was asked (search.js), oldest first. @type {Map<string, Answer>} */
+  answers: new Map(),
+  /** The newest record of each picture, by its id. @type {Map<number, Item | Hit>} */
+  known: new Map(),
+  /** The person's pictures. */
+  uploads: new Uploads(),
+  /**
+   * The open question for a token, which several requests may wait for.
+   * @type {Promise<string | null> | null}
+   */
+  tokenQuestion: null,
+  /**
+   * Timers: until the page looks busy, until a slider counts, and of the look after a lost server.
+   */
+  timers: { busy: 0, slider: 0, reconnect: 0 },
+};
 
-/** The URL of a record, from the slash on. @param {Ask} ask */
-export function write(ask) {
-  const params = new URLSearchParams();
-  if (ask.id !== null) params.set("id", ask.id);
-  for (const [name, value] of parameters(ask)) {
-    if (name in DEFAULTS && DEFAULTS[name] === value) continue;
-    params.append(name, value);
-  }
-  const text = params.toString().replaceAll("%2C", ",").replaceAll("%3D", "=");
-  return text ? `/?${text}` : "/";
-}
+/** Whether there is a picture to search with. @param {Search} [search] @returns {boolean} */
+export const hasQuery = (search = state.search) => search.id !== null || search.upload !== null;
 
-/** What the API takes beside the picture, as [name, value] pairs. @param {Ask} ask */
-export function parameters(ask) {
-  const pairs = [["k", ask.k]];
-  if (ask.radius !== null) pairs.push(["radius", ask.radius]);
-  if (ask.fine !== null) pairs.push(["fine", ask.fine]);
-  if (ask.fine !== "none") pairs.push(["shortlist", ask.shortlist]);
-  for (const condition of ask.where) pairs.push(["where", condition]);
-  if (ask.box) pairs.push(["box", ask.box.join(",")]);
-  return pairs;
-}
+/** The fine stage of a search, or "none". @param {Search} [search] @returns {Fine} */
+export const fineOf = (search = state.search) => search.fine ?? state.info.fine;
 
-/** The same as a JSON body, for a picture of the index. @param {Ask} ask */
-export function body(ask) {
-  const record = { id: ask.id, k: ask.k };
-  if (ask.radius !== null) record.radius = ask.radius;
-  if (ask.fine !== null) record.fine = ask.fine;
-  if (ask.fine !== "none") record.shortlist = ask.shortlist;
-  if (ask.where.length) record.where = ask.where;
-  if (ask.box) record.box = ask.box;
-  return record;
-}
+/**
+ * The present search by another fine stage.
+ * @param {Fine} fine
+ * @param {Search} [search]
+ * @returns {Search}
+ */
+export const withFine = (fine, search = state.search) => ({
+  ...search,
+  fine: fine === state.info.fine ? null : fine,
+});
 
-function whole(text, least) {
-  if (text === null || !/^\d{1,15}$/.test(text)) return null;
-  const number = Number(text);
-  return number >= least ? number : null;
+/** The present search for pictures similar to an item. @param {number} id @returns {Search} */
+export const likeItem = (id) => ({ ...state.search, id, upload: null, box: null });
+
+/** The file of the query; null if the query is an indexed picture. @returns {File | null} */
+export function queryFile() {
+  const { upload } = state.search;
+  return upload === null ? null : (state.uploads.get(upload)?.file ?? null);
 }

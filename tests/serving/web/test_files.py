@@ -1,0 +1,50 @@
+"""The files of the page."""
+
+from __future__ import annotations
+
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import wingbar
+
+pytestmark = pytest.mark.browser
+
+WEB = Path(wingbar.__file__).parent / "serving" / "web"
+MODULES = {file.name: file.read_text() for file in WEB.glob("*.js")}
+
+
+def test_nothing_comes_from_elsewhere() -> None:
+    """No inline script or style, which a strict policy forbids, and no address of another host."""
+    page = (WEB / "index.html").read_text()
+    assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", page) == []
+    for file in WEB.iterdir():
+        assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", file.read_text()) == [], file.name
+        assert not re.search(
+            r"innerHTML|insertAdjacentHTML|document\.write|\beval\(", file.read_text()
+        ), file.name
+
+
+def test_all_ids_exist() -> None:
+    """Every element that the modules name is in the page."""
+    ids = set(re.findall(r'\bid="([\w-]+)"', (WEB / "index.html").read_text()))
+    for name, text in MODULES.items():
+        assert set(re.findall(r'\$\("([\w-]+)"\)', text)) <= ids, name
+
+
+def test_modules_import_without_circles() -> None:
+    imports = {
+        name: re.findall(r' from "\./([\w-]+\.js)";', text) for name, text in MODULES.items()
+    }
+    order = list(TopologicalSorter(imports).static_order())  # raises CycleError
+    assert set(order) == set(MODULES)
+    assert order[-1] == "main.js"
+
+
+def test_modules_are_preloaded() -> None:
+    """All at once, instead of one after the other as their imports are read."""
+    page = (WEB / "index.html").read_text()
+    preloaded = re.findall(r'<link rel="modulepreload" href="/static/([\w-]+\.js)">', page)
+    assert sorted(preloaded) == sorted(set(MODULES) - {"main.js"})

@@ -1,0 +1,50 @@
+// Short ways to find, make and fill elements of the page.
+
+/**
+ * The element with this id. Every id used is in index.html (a test checks it), and the caller knows
+ * what kind of element it is.
+ * @type {(id: string) => any}
+ */
+export const $ = (id) => document.getElementById(id);
+
+/**
+ * An element with properties, attributes (names with a dash) and children:
+ * make("button", { type: "button", "aria-label": "Close" }, "×").
+ * @param {string} tag
+ * @param {Record<string, any>} [properties]
+ * @param {...(Node | string)} children
+ * @returns {any}
+ */
+export function make(tag, properties = {}, ...children) {
+  /** @type {any} */
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-")) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+/**
+ * A button that calls `action` when it is clicked.
+ * @param {string} text
+ * @param {() => void} action
+ * @param {Record<string, any>} [properties]
+ * @returns {HTMLButtonElement}
+ */
+export function makeButton(text, action, properties = {}) {
+  const button = make("button", { type: "button", ...properties }, text);
+  button.addEventListener("click", action);
+  return button;
+}
+
+/**
+ * Fill `element` with a name that may break into lines after underscores, dashes, slashes and dots.
+ * @param {Element} element
+ * @param {string} name
+ */
+export function setName(element, name) {
+  const parts = name.split(/(?<=[_\-./])/);
+  element.replaceChildren(...parts.flatMap((part, i) => (i ? [make("wbr"), part] : [part])));
+}

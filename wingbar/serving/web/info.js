@@ -1,0 +1,22 @@
+// What the index is: asked for at the start, and whenever it may have changed.
+
+import { json } from "./api.js";
+import { $ } from "./elements.js";
+import { offerFilters } from "./panel.js";
+import { state } from "./state.js";
+import { count, plural } from "./words.js";
+
+/** Ask the server what the index is, and show it. */
+export async function refreshInfo() {
+  const before = labelsAndSize();
+  state.info = await json("/api/info");
+  if (labelsAndSize() !== before) offerFilters();
+  const { name, items, labels, bits } = state.info;
+  const parts = [name, plural(items, "picture")];
+  if (labels) parts.push(plural(labels, "label"));
+  if (bits) parts.push(`${count(bits)}-bit codes`);
+  $("about").textContent = parts.join(" · ");
+}
+
+/** What the filters on offer depend on. */
+const labelsAndSize = () => JSON.stringify([state.info?.label_counts, state.info?.items]);

@@ -1,0 +1,70 @@
+// The page for one search: the query, the panel, and its results or the start page.
+
+import { $ } from "./elements.js";
+import { grid } from "./grid.js";
+import { goHome } from "./navigation.js";
+import { drawPanel } from "./panel.js";
+import { report } from "./problems.js";
+import { drawQuery } from "./query.js";
+import { showResults } from "./results.js";
+import { showStart } from "./start.js";
+import { fineOf, hasQuery, state } from "./state.js";
+import { setBusy } from "./status.js";
+
+/** Listen to the skip link and to the link to the start page. */
+export function listenToLinks() {
+  $("skip").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+    event.preventDefault(); // an address with # would be a step in the history
+    $("results").focus();
+  });
+  $("home").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || !state.info) return;
+    event.preventDefault();
+    goHome();
+    scrollTo(0, 0);
+  });
+}
+
+/**
+ * Bring the page to a search; what was under way ends.
+ * @param {import("./state.js").Search} next
+ * @param {import("./navigation.js").How} how
+ */
+export async function show(next, how) {
+  state.running?.abort();
+  state.running = new AbortController();
+  const { signal } = state.running;
+  drawFrame(next);
+  try {
+    if (hasQuery()) await showResults(next, signal, how);
+    else await showStart(signal);
+    if (how.focus && !signal.aborted) focusFirst();
+  } catch (error) {
+    if (!signal.aborted) report(error, () => show(next, { ...how, back: false }));
+  } finally {
+    if (!signal.aborted) setBusy(false);
+  }
+}
+
+/** Show all that needs no answer of the server. @param {import("./state.js").Search} next */
+function drawFrame(next) {
+  const before = state.search;
+  const sameQuery =
+    next.id === before.id &&
+    next.upload === before.upload &&
+    document.body.dataset.view === "results";
+  const sameBox = sameQuery && String(next.box) === String(before.box);
+  state.search = next;
+  const fine = fineOf();
+  if (fine !== "none") state.stage = fine;
+  document.body.dataset.view = hasQuery() ? "results" : "start";
+  $("title").ariaLevel = hasQuery() ? "1" : "2"; // without the start's own heading it is the first
+  drawQuery(sameQuery, sameBox);
+  drawPanel();
+}
+
+/** Put the focus on the first result that is not the query. */
+function focusFirst() {
+  grid.focus(state.results?.hits.find((hit) => !hit.self)?.id);
+  scrollTo(0, 0);
+}
