@@ -150,7 +150,6 @@ class _Metric(NamedTuple):
     name: str
     value: str
     meaning: str
-    bounds: str = ""
 
 
 class _Chart(NamedTuple):
@@ -199,7 +198,11 @@ def _protocol_in_words(result: Evaluation) -> str:
 
 def _facts(result: Evaluation) -> list[Fact]:
     facts = [
-        Fact("MAP of codes", f"{result.map:.3f}", f"{result.map_low:.3f} to {result.map_high:.3f}"),
+        Fact(
+            "MAP of codes",
+            f"{result.map:.3f}",
+            f"ties: {result.map_low:.3f} to {result.map_high:.3f}",
+        ),
         Fact(f"MAP, fine mode {result.fine}", f"{result.rerank_map:.3f}"),
     ]
     if result.feature_map is not None:
@@ -217,7 +220,7 @@ def _metrics(result: Evaluation) -> list[_Metric]:
         _Metric(
             "MAP of codes",
             f"{result.map:.4f}",
-            "average precision over the whole gallery by Hamming distance",
+            "average precision over the whole gallery by Hamming distance; ties allow "
             f"{result.map_low:.4f} to {result.map_high:.4f}",
         ),
         _Metric(

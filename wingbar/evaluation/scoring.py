@@ -248,32 +248,22 @@ def _encoded(index: Index, batch: Sequence[_Read], failed: list[Failure]) -> Blo
             pixels.append(one.pixels)
     embeddings = index.model.encode_pixels(pixels)
     outputs = np.hstack([embeddings.features, embeddings.logits])
-    finite: list[bool] = np.isfinite(outputs).all(axis=1).tolist()
+    kept = np.flatnonzero(np.isfinite(outputs).all(1)).tolist()
     failed += [
         Failure(
             str(one.query.entry.path),
             "the network's outputs for it are not finite: check the model, or train again",
         )
-        for one, is_finite in zip(readable, finite, strict=True)
-        if not is_finite
+        for i, one in enumerate(readable)
+        if i not in kept
     ]
-    kept = np.flatnonzero(finite)
-    return Block(
-        [readable[i].query for i in kept],
-        _rows(embeddings, kept),
-        [readable[i].content for i in kept],
-    )
-
-
-def _rows(embeddings: Embeddings, rows: Sequence[int] | Int64) -> Embeddings:
-    """The embeddings of some queries."""
-    chosen = np.asarray(rows, np.int64)
-    return replace(
+    finite = replace(
         embeddings,
-        codes=embeddings.codes[chosen],
-        features=embeddings.features[chosen],
-        logits=embeddings.logits[chosen],
+        codes=embeddings.codes[kept],
+        features=embeddings.features[kept],
+        logits=embeddings.logits[kept],
     )
+    return Block([readable[i].query for i in kept], finite, [readable[i].content for i in kept])
 
 
 # -- scores
