@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ def test_the_digits_are_found(shown: demo.Demo) -> None:
 
 def test_the_page_stands_alone(shown: demo.Demo) -> None:
     page = shown.page.read_text(encoding="utf-8")
-    assert page.count("<section>") == demo.SHOWN
-    assert page.count(">trained codes<") == page.count(">label-free codes<") == demo.SHOWN
-    assert page.count("data:image/jpeg;base64,") == demo.SHOWN * (1 + 3 * demo.NEIGHBOURS)
+    assert page.count("<section>") == demo.QUERIES_SHOWN
+    assert page.count(">trained codes<") == page.count(">label-free codes<") == demo.QUERIES_SHOWN
+    assert page.count("data:image/jpeg;base64,") == demo.QUERIES_SHOWN * (1 + 3 * demo.NEIGHBOURS)
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "http" not in page
     assert all(f'alt="query: {digit}"' in page for digit in range(10))
@@ -43,7 +44,9 @@ def test_the_page_stands_alone(shown: demo.Demo) -> None:
 def test_without_pytorch_nothing_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        demo, "find_spec", lambda name: None if name == "torch" else find_spec(name)
+    )
     shown = demo.run(tmp_path, None, bits=16)
     assert list(shown.evaluations) == ["label-free"]
     assert "pip install 'wingbar[demo]'" in demo.text(shown)
@@ -118,6 +121,15 @@ def test_without_scikit_learn_it_says_what_to_do(
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(WingbarError, match=r"pip install 'wingbar\[demo\]'"):
         demo.run(tmp_path, None, bits=8)
+
+
+def test_without_jinja_it_says_what_to_do(
+    shared_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    with pytest.raises(WingbarError, match=r"needs Jinja2: pip install 'wingbar\[demo\]'"):
+        demo.run(tmp_path / "out", shared_photos, bits=8)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_usable(tmp_path: Path) -> None:

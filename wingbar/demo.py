@@ -1,4 +1,4 @@
-"""The demo: from images to ranked neighbours on a page, in one call."""
+"""Run the demo: from a folder of images to a page of ranked neighbours, in one call."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from wingbar.data.readers import read_dataset, read_images
 from wingbar.data.records import Dataset, Entry, Images
 from wingbar.data.toy import write_digits
 from wingbar.errors import DataError, ImageError, WingbarError
-from wingbar.evaluation import report
 from wingbar.evaluation.labelled import Evaluation, evaluate
+from wingbar.evaluation.report import Fact, RankedQuery, Ranking, neighbours_page
 from wingbar.index.index import Index, IndexInfo
 from wingbar.index.ranking import SHORTLIST, Fine, Hits
 from wingbar.index.store import remove_index
@@ -28,50 +28,51 @@ from wingbar.model.model import Model
 from wingbar.parallel import Progress
 
 LABEL_FREE, TRAINED = "label-free", "trained"
-SHOWN = 12  # queries on the page
-NEIGHBOURS = 10
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A query and its neighbours in several rankings, each with a title."""
-
-    query: Entry
-    rankings: Sequence[tuple[str, Hits]]
+QUERIES_SHOWN = 12
+NEIGHBOURS = 10  # of each query and ranking
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo did and where it left it. `evaluations` by kind of code; empty when the images
-    have no labels."""
+    """What a demo did and where its results are.
+
+    index: the index of the label-free model.
+    page: the HTML page.
+    report: what was added to that index.
+    evaluations: by kind of code, LABEL_FREE and TRAINED; empty when the images have no labels.
+    queries: the queries on the page and their rankings.
+    seconds: wall-clock time of everything.
+    """
 
     index: Path
     page: Path
     report: AddReport
     evaluations: Mapping[str, Evaluation]
-    answers: Sequence[Answer]
+    queries: Sequence[RankedQuery]
     seconds: float
 
 
 def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | None = None) -> Demo:
-    """Index the images of `folder` (default: scikit-learn's digits), evaluate, search, and write a
-    page into `output`.
+    """Index the images of `folder`, evaluate the index, search it, and write a page into `output`.
 
-    Where PyTorch is installed, DLBHC is first trained on the digits, and both kinds of codes are
-    shown. Raises WingbarError when scikit-learn is missing or the folder has no images.
+    `folder` None means scikit-learn's digits. Where PyTorch is installed, DLBHC is then trained on
+    them first, and the page shows both kinds of codes. Raises WingbarError when Jinja2 or
+    scikit-learn is missing or the folder has no images.
     """
+    if find_spec("jinja2") is None:
+        raise WingbarError("the demo's page needs Jinja2: pip install 'wingbar[demo]'")
     start = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     page = output / "index.html"
     if page.exists() and not (output / "demo.wb").exists():
-        raise WingbarError(f"{page} is there and not from a demo: name another folder with -o")
+        raise WingbarError(f"{page} exists and is not a demo's: name another folder with -o")
     source = folder or write_digits(output / "digits")
     gallery, queries, data = _parts(source)
     models = {LABEL_FREE: Model.load()}
     if folder is None and data is not None and find_spec("torch") is not None:
         models = {TRAINED: _train(data, output / "model", bits, progress), **models}
     evaluations: dict[str, Evaluation] = {}
-    rankings: list[tuple[str, list[Hits]]] = []
+    rankings: list[tuple[str, list[Hits]]] = []  # a title, and the hits of each query
     for kind, model in models.items():
         path = output / ("demo.wb" if kind == LABEL_FREE else "trained.wb")
         remove_index(path)
@@ -81,7 +82,7 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | No
                 reasons = "; ".join(f"{f.path}: {f.reason}" for f in added.failed[:3])
                 raise DataError(f"none of the images in {source} could be used ({reasons})")
             if data is not None:
-                with suppress(DataError):  # nothing to score, such as one image a class
+                with suppress(DataError):  # nothing to score, as with one image per class
                     evaluations[kind] = _evaluated(index, data, progress)
             queries = [entry for entry in queries if _can_be_read(entry)]
             rankings.append((f"{kind} codes", _neighbours(index, queries, "none")))
@@ -90,18 +91,18 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress | No
                     ("label-free codes, then features", _neighbours(index, queries, "pool"))
                 )
             info = index.info()
-    answers = [
-        Answer(entry, [(title, found[i]) for title, found in rankings])
+    ranked = [
+        RankedQuery(entry, [Ranking(title, hits[i]) for title, hits in rankings])
         for i, entry in enumerate(queries)
     ]
     page.write_text(
-        _page(source, info, evaluations, answers), encoding="utf-8", errors="backslashreplace"
+        _page(source, info, evaluations, ranked), encoding="utf-8", errors="backslashreplace"
     )
-    return Demo(output / "demo.wb", page, added, evaluations, answers, time.monotonic() - start)
+    return Demo(output / "demo.wb", page, added, evaluations, ranked, time.monotonic() - start)
 
 
 def _evaluated(index: Index, data: Dataset, progress: Progress | None) -> Evaluation:
-    """Codes of ten digits need not use all of their bits."""
+    """Evaluate with constant bits: codes of ten digits need not use all of their bits."""
     return evaluate(
         index, data.query, protocol=data.protocol, keep_constant_bits=True, progress=progress
     )
@@ -145,10 +146,11 @@ def text(shown: Demo) -> str:
                 f"  {'MAP of label-free features':36} {e.feature_map:.3f}   (nearest right: "
                 f"{e.feature_top1:.1%})"
             )
-    for answer in shown.answers[:3]:
-        title, hits = answer.rankings[0]
-        names = " ".join(hit.label or Path(hit.path).name for hit in hits)
-        lines.append(f"{answer.query.label or answer.query.path.name}  ->  {names}   ({title})")
+    for ranked in shown.queries[:3]:
+        first = ranked.rankings[0]
+        names = " ".join(hit.label or Path(hit.path).name for hit in first.hits)
+        name = ranked.query.label or ranked.query.path.name
+        lines.append(f"{name}  ->  {names}   ({first.title})")
     if shown.evaluations and TRAINED not in shown.evaluations and find_spec("torch") is None:
         lines.append(
             "PyTorch is not installed, so nothing was trained: pip install 'wingbar[demo]' adds it."
@@ -169,7 +171,7 @@ def record(shown: Demo) -> dict[str, Any]:
 
 
 def _parts(source: Path) -> tuple[Images, Sequence[Entry], Dataset | None]:
-    """What to index, what to ask, and the data set when it can be evaluated."""
+    """The images to index, the queries to show, and the data set when it can be evaluated."""
     everything = read_images(source)
     if not len(everything):
         raise DataError(f"{source} has no images")
@@ -181,15 +183,15 @@ def _parts(source: Path) -> tuple[Images, Sequence[Entry], Dataset | None]:
 
 
 def _drawn(source: Images, rng: np.random.Generator) -> list[Entry]:
-    """SHOWN images, of different labels first."""
+    """QUERIES_SHOWN random images, of different labels first, sorted by path."""
     order = [source[i] for i in rng.permutation(len(source))]
-    seen: set[str | None] = set()
+    labels: set[str | None] = set()
     first: list[Entry] = []
     later: list[Entry] = []
     for entry in order:
-        (later if entry.label in seen else first).append(entry)
-        seen.add(entry.label)
-    return sorted((first + later)[:SHOWN], key=lambda entry: str(entry.path))
+        (later if entry.label in labels else first).append(entry)
+        labels.add(entry.label)
+    return sorted((first + later)[:QUERIES_SHOWN], key=lambda entry: str(entry.path))
 
 
 def _can_be_read(entry: Entry) -> bool:
@@ -201,7 +203,7 @@ def _can_be_read(entry: Entry) -> bool:
 
 
 def _neighbours(index: Index, queries: Sequence[Entry], fine: Fine) -> list[Hits]:
-    """The hits of each query; one that is itself in the index is not shown as its own neighbour."""
+    """The hits of each query; a query that is itself in the index is not its own neighbour."""
     found = []
     for entry in queries:
         hits = index.search(entry.path, NEIGHBOURS + 1, fine=fine)
@@ -211,28 +213,30 @@ def _neighbours(index: Index, queries: Sequence[Entry], fine: Fine) -> list[Hits
 
 
 def _page(
-    source: Path, info: IndexInfo, evaluations: Mapping[str, Evaluation], answers: Sequence[Answer]
+    source: Path,
+    info: IndexInfo,
+    evaluations: Mapping[str, Evaluation],
+    queries: Sequence[RankedQuery],
 ) -> str:
-    facts = [("images in the index", f"{info.items:,}"), ("bits of a code", str(info.bits))]
-    for kind, e in evaluations.items():
-        facts.append(
-            (f"MAP, {kind} codes", f"{e.map:.3f} (ties: {e.map_low:.3f} to {e.map_high:.3f})")
-        )
-        facts.append((f"distinct {kind} codes", f"{e.unique_codes:,}"))
-        if kind == LABEL_FREE:
-            facts.append((f"MAP after re-ranking {e.shortlist}", f"{e.rerank_map:.3f}"))
-            facts.append(("MAP of the features", f"{e.feature_map:.3f}"))
-            facts.append(("nearest neighbour right", f"{e.feature_top1:.1%}"))
-    rows = [
-        report.Gallery(answer.query, answer.rankings, marked=bool(evaluations))
-        for answer in answers
+    facts = [
+        Fact("images in the index", f"{info.items:,}"),
+        Fact("bits per code", str(info.bits)),
     ]
-    both = "by codes trained on labels (DLBHC), and " if TRAINED in evaluations else ""
+    for kind, e in evaluations.items():
+        ties = f"ties: {e.map_low:.3f} to {e.map_high:.3f}"
+        facts.append(Fact(f"MAP, {kind} codes", f"{e.map:.3f}", ties))
+        facts.append(Fact(f"distinct {kind} codes", f"{e.unique_codes:,}"))
+        if kind == LABEL_FREE:
+            facts.append(Fact(f"MAP after re-ranking {e.shortlist}", f"{e.rerank_map:.3f}"))
+            facts.append(Fact("MAP of the features", f"{e.feature_map:.3f}"))
+            facts.append(Fact("nearest neighbour right", f"{e.feature_top1:.1%}"))
+    trained = "codes trained on labels (DLBHC), then by " if TRAINED in evaluations else ""
     intro = (
-        f"The neighbours of {len(rows)} images of {source.name}, found by Hamming distance of "
-        f"{info.bits}-bit codes: {both}"
-        f"by codes that needed no labels; below those, the nearest {SHORTLIST:,} in the order of "
-        "their features."
+        f"The neighbours of {len(queries)} images of {source.name}, found by the Hamming distance "
+        f"of {info.bits}-bit codes: by {trained}codes that need no labels. In the last row, the "
+        f"nearest {SHORTLIST:,} codes are re-ranked by their features."
     )
     note = next(iter(evaluations.values())).protocol if evaluations else ""
-    return report.page(f"wingbar: {source.name}", intro, facts, rows, note)
+    return neighbours_page(
+        source.name, intro, facts, queries, note, kind="wingbar demo", marked=bool(evaluations)
+    )

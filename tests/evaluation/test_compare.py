@@ -37,7 +37,7 @@ def test_differences_are_of_the_same_queries() -> None:
     first = found.differences[0]
     assert (first.first, first.second, first.difference) == pytest.approx((0.4, 0.5, 0.1))
     assert first.low <= first.difference <= first.high
-    assert found.notes == ("1 queries were scored by one of them only and are left out",)
+    assert found.notes == ("1 queries were scored in only one of them and are left out",)
 
 
 def test_the_interval_is_that_of_the_paired_mean() -> None:
@@ -69,12 +69,12 @@ def test_what_makes_figures_hard_to_compare_is_said() -> None:
         "items in the gallery: 9 and 10",
         "gallery codes: network and labels",
         "bits: 8 and 12",
-        "the protocols are not the same: read both before the figures",
+        "the protocols differ: read both before the figures",
     )
 
 
 def test_what_cannot_be_compared() -> None:
-    with pytest.raises(DataError, match="is no evaluation"):
+    with pytest.raises(DataError, match="is not an evaluation"):
         compare({"a": 1}, record([1]))
     with pytest.raises(DataError, match="share no query"):
         compare(record([]), record([1.0]))

@@ -211,9 +211,9 @@ def test_curves_health_and_argmax_by_brute_force(index: Index, queries: Images) 
         found.append([expected_recall_at(distance, relevant, k) for k in result.curves.ranks])
         near += np.bincount(distance[relevant], minlength=25)
         far += np.bincount(distance[~relevant], minlength=25)
-        believed = int((means @ query.features[0]).argmax())
-        argmax.append(expected_ap((stored @ means.T).argmax(1) != believed, relevant))
-        right.append(names[believed] == entry.label)
+        predicted_class = int((means @ query.features[0]).argmax())
+        argmax.append(expected_ap((stored @ means.T).argmax(1) != predicted_class, relevant))
+        right.append(names[predicted_class] == entry.label)
     curves = result.curves
     np.testing.assert_allclose(curves.precision, np.mean(precision, 0), atol=1e-12)
     np.testing.assert_allclose(curves.recall, np.mean(recall, 0), atol=1e-12)
@@ -269,7 +269,7 @@ def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
         "1 queries have no match in the gallery: counted, not averaged",
         "1 labels of queries have no item in the gallery: owl",
         "2 labels of the gallery have no query: blue, green",
-        "1 queries are named more than once: each was scored once",
+        "1 queries are listed more than once: each was scored once",
         "2 queries are in the gallery too: searched without their copies",
         "1 folders of the queries are empty: empty",
         "1 items have no label: they count as wrong",

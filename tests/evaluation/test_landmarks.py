@@ -105,7 +105,7 @@ def test_distractors_and_what_is_missing(buildings: Dataset, tmp_path: Path) -> 
         )
     assert result.notes == (
         "4 of 24 gallery images are not in the index: never found",
-        "1 items of the index are no part of the gallery: distractors",
+        "1 items of the index are not in the gallery: distractors",
     )
     assert [Path(failure.path).name for failure in result.failed] == ["bad.jpg"]
     assert result.features["medium"].queries == 4  # the unreadable one counts 0
@@ -151,7 +151,7 @@ def test_landmark_solutions(buildings: Dataset, tmp_path: Path) -> None:
     assert (retrieval.queries, retrieval.gap) == (3, None)
     assert "1 queries without an answer count 0" in retrieval.protocol
     answers = [
-        metrics.Recognised(name, str(some[0].label), some[0].score or 0.0)
+        metrics.Prediction(name, str(some[0].label), some[0].score or 0.0)
         for name, some in hits.items()
     ]
     assert recognition.gap == pytest.approx(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wingbar.data.records import Truth
 from wingbar.evaluation import metrics
-from wingbar.evaluation.metrics import Recognised, ap_bounds, expected_ap, expected_ap_at
+from wingbar.evaluation.metrics import Prediction, ap_bounds, expected_ap, expected_ap_at
 
 
 def ap(relevant: list[bool], k: int | None = None) -> float:
@@ -278,9 +278,9 @@ def test_landmark_gap_by_hand() -> None:
     """By score: q2 wrong, q3 (no landmark), q1 right at rank 3: 1/3; equal scores by query: q0
     before q1. Two have truth."""
     truth = {"q0": {"A"}, "q1": {"B"}, "q2": {"C"}, "q3": ()}
-    answers = [Recognised("q1", "B", 0.5), Recognised("q2", "A", 0.9), Recognised("q3", "Z", 0.7)]
+    answers = [Prediction("q1", "B", 0.5), Prediction("q2", "A", 0.9), Prediction("q3", "Z", 0.7)]
     assert metrics.landmark_gap(answers, truth) == pytest.approx((1 / 3) / 3)
-    tied = [Recognised("q1", "B", 0.5), Recognised("q0", "B", 0.5)]
+    tied = [Prediction("q1", "B", 0.5), Prediction("q0", "B", 0.5)]
     assert metrics.landmark_gap(tied, truth) == pytest.approx((1 / 2) / 3)
     assert metrics.landmark_gap([], {}) == 0
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ from tests.conftest import write_classes
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import WingbarError
-from wingbar.evaluation import charts, report
+from wingbar.evaluation import report
 from wingbar.evaluation.labelled import evaluate
 from wingbar.index.index import Index
 from wingbar.index.ranking import Hit
@@ -23,12 +24,15 @@ def test_right_and_wrong_are_marked_and_lost_files_explained(shared_photos: Path
         Hit(2, 2, str(shared_photos / "blue" / "000.jpg"), "blue", 5, None, {}),
         Hit(3, 3, "/gone/away.jpg", "red", 9, 0.25, {}),
     ]
-    page = report.page(
+    ranked = [report.RankedQuery(Entry(red, "red"), [report.Ranking("by code", hits)])]
+    page = report.neighbours_page(
         "a <title>",
         "words",
-        [("images", "3")],
-        [report.Gallery(Entry(red, "red"), [("by code", hits)], True)],
+        [report.Fact("images", "3", "of 4")],
+        ranked,
         "note",
+        kind="a kind",
+        marked=True,
     )
     assert page.startswith("<!doctype html>")
     assert "a &lt;title&gt;" in page
@@ -38,9 +42,7 @@ def test_right_and_wrong_are_marked_and_lost_files_explained(shared_photos: Path
     assert "9 bits<br>cosine 0.25" in page
     assert "5 bits<" in page
     assert "<footer>note</footer>" in page
-    unmarked = report.page(
-        "t", "i", [], [report.Gallery(Entry(red, "red"), [("by code", hits)], False)], ""
-    )
+    unmarked = report.neighbours_page("t", "i", [], ranked, "", kind="k", marked=False)
     assert "✓" not in unmarked
     assert "<footer" not in unmarked
 
@@ -70,11 +72,12 @@ def test_the_report_of_an_evaluation(
         assert f"<td>{value:.4f}</td>" in page
     assert f"{result.map_low:.4f} to {result.map_high:.4f}" in page
     assert "the mean over all orders that the ties allow" in page
+    assert "<script" not in page
     assert "1 labels of queries have no item in the gallery: owl." in page
     assert "bad&lt;b&gt;.jpg" in page
     assert "<b>" not in page
     assert page.count("<circle") == 60
-    assert page.count("<section>") == 9  # three best, three middling, three worst
+    assert page.count("<section>") == 9  # three best, three median, three worst
     for label in ("red", "green", "blue"):
         assert f"<tr><td>{label}</td><td>5</td>" in page
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
@@ -99,7 +102,10 @@ def test_a_report_without_features(shared_index_path: Path, queries: Images) -> 
     assert "no fine stage" in page
 
 
-def test_without_the_libraries_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib", "sklearn"])
+def test_without_the_libraries_it_says_what_to_install(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(WingbarError, match=r"pip install 'wingbar\[report\]'"):
-        charts.check_installed()
+        report.check_installed()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import write_classes
 from wingbar.data.readers import read_images
@@ -12,9 +14,11 @@ from wingbar.data.records import Images
 from wingbar.errors import DataError
 from wingbar.evaluation.labelled import evaluate
 from wingbar.evaluation.metrics import expected_ap
+from wingbar.evaluation.scoring import fine_buckets
 from wingbar.hamming import codes
 from wingbar.images import Pixels
 from wingbar.index.index import Index
+from wingbar.index.ranking import FINE, Fine, fine_places
 from wingbar.model.model import Embeddings
 
 
@@ -46,12 +50,14 @@ def test_argmax_of_a_query_in_the_gallery(index: Index, shared_photos: Path) -> 
     result = evaluate(index, read_images(shared_photos))
     labels, stored = np.array(index.labels()), index.features().astype(np.float32)
     means = np.stack([stored[labels == name].mean(0) for name in sorted(set(labels.tolist()))])
-    believed = (stored @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1)
+    predicted_class = (stored @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1)
     aps = []
     for row in range(60):
         others = np.arange(60) != row
         aps.append(
-            expected_ap((believed != believed[row])[others], (labels == labels[row])[others])
+            expected_ap(
+                (predicted_class != predicted_class[row])[others], (labels == labels[row])[others]
+            )
         )
     assert result.argmax_map == pytest.approx(np.mean(aps), abs=1e-9)
 
@@ -89,3 +95,23 @@ def test_a_query_whose_numbers_are_not_finite(
     assert [failure.path for failure in result.failed] == [str(queries[0].path)]
     assert "not finite" in result.failed[0].reason
     assert result.notes == ("1 queries could not be used: the list of failures says why",)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), mode=st.sampled_from(FINE))
+def test_groups_are_the_places_of_all_items(data: st.DataObject, mode: Fine) -> None:
+    n = data.draw(st.integers(1, 30))
+    distance = np.array(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)), np.int64)
+    relevant = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    scores = np.array(
+        data.draw(st.lists(st.sampled_from([-1, -0.5, 0, 0.25, 1]), min_size=n, max_size=n)),
+        np.float32,
+    )
+    reach = data.draw(st.integers(0, 6))
+    pool = np.flatnonzero(distance <= reach)
+    place = distance.astype(np.float64)
+    place[pool] = fine_places(mode, distance[pool], scores[pool])
+    items, hits = (np.bincount(some, minlength=7) for some in (distance, distance[relevant]))
+    groups = fine_buckets(mode, items, hits, distance[pool], scores[pool], relevant[pool])
+    assert groups.size.sum() == n
+    assert groups.expected_ap() == pytest.approx(expected_ap(place, relevant), abs=1e-12)

@@ -37,9 +37,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.solution:
         return _evaluate_landmarks(args)
     if args.report:
-        from wingbar.evaluation import charts, report
+        from wingbar.evaluation import report
 
-        charts.check_installed()
+        report.check_installed()
     with Index.open(args.index) as found, _progress() as progress:
         if args.split:
             queries = read_images(args.data, args.split, protocol=args.protocol, seed=args.seed)

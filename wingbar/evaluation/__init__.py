@@ -1,2 +1,1 @@
-"""Measure an index: metrics, the scores of every query, protocols' results, comparisons and
-reports."""
+"""Measure an index: metrics, scores of queries, protocols, comparisons and reports."""

@@ -1,5 +1,4 @@
-"""Charts as SVG text for an HTML page: drawn by matplotlib, in the page's own colours of text,
-light or dark."""
+"""Draw charts as SVG text for an HTML page, in the page's own text colour, light or dark."""
 
 from __future__ import annotations
 
@@ -12,43 +11,29 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.errors import WingbarError
-
-COLOURS = (
-    "#2a7fc9",
-    "#d9791a",
-    "#2f9e6e",
-    "#b65fb0",
-)  # told apart by the colour-blind, legible on light and dark
-_TEXT = "#010203"  # stands for the page's colour of text until the SVG is written
+# distinguishable for the colour-blind, legible on light and dark
+COLOURS = ("#2a7fc9", "#d9791a", "#2f9e6e", "#b65fb0")
+_TEXT = "#010203"  # a placeholder for the page's text colour until the SVG is written
 _SIZE = (5.6, 3.4)  # inches
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named curve: x and y [m]."""
+    """A curve.
+
+    name: its entry in the legend.
+    x, y: its points, [m] each.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
 
 
-def check_installed() -> None:
-    """Raise WingbarError, which says what to install, when charts cannot be drawn."""
-    try:
-        import matplotlib
-        import sklearn  # noqa: F401
-    except ImportError:
-        raise WingbarError(
-            "a report needs matplotlib and scikit-learn: pip install 'wingbar[report]'"
-        ) from None
-    del matplotlib
-
-
 def lines(
     title: str, x_label: str, y_label: str, curves: Sequence[Line], *, log_x: bool = False
 ) -> str:
-    """Curves over one pair of axes; y goes from 0 to 1."""
+    """Curves over one pair of axes; y in [0, 1]. `title` is for screen readers."""
     figure, axes = _figure(x_label, y_label)
     for curve, colour, style in zip(curves, COLOURS, ("-", "--", ":", "-."), strict=False):
         axes.plot(curve.x, curve.y, style, color=colour, label=curve.name, linewidth=2)
@@ -61,8 +46,8 @@ def lines(
 
 
 def distances(title: str, matching: Sequence[float], others: Sequence[float]) -> str:
-    """How far apart pairs are in bits: `matching` and `others` [b + 1] are shares of all such
-    pairs."""
+    """Histograms of the Hamming distance of pairs: `matching` with equal and `others` with
+    different labels, both [b + 1], the share of such pairs at each distance, in [0, 1]."""
     figure, axes = _figure("Hamming distance", "share of the pairs")
     places = np.arange(len(matching))
     axes.bar(places, others, width=1, color=COLOURS[1], alpha=0.65, label="other label")
@@ -81,9 +66,9 @@ def distances(title: str, matching: Sequence[float], others: Sequence[float]) ->
 
 
 def scatter(title: str, points: NDArray[np.floating], labels: Sequence[str | None]) -> str:
-    """Points [n, 2], a colour for each label, which also comes up under the pointer."""
+    """Points [n, 2] coloured by label; the label shows under the pointer."""
     names = sorted({label for label in labels if label is not None})
-    hue = {name: _hue(i, len(names)) for i, name in enumerate(names)}
+    hue = {name: _hue(i) for i, name in enumerate(names)}
     low, high = points.min(0), points.max(0)
     placed = (points - low) / np.maximum(high - low, 1e-9) * [620, 420] + 10
     dots = "".join(
@@ -98,8 +83,8 @@ def scatter(title: str, points: NDArray[np.floating], labels: Sequence[str | Non
 
 
 def project(features: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
-    """Features [n, d] in the plane, neighbours kept near each other (t-SNE, van der Maaten & Hinton
-    2008): [n, 2]."""
+    """Features [n, d] projected to the plane by t-SNE (van der Maaten & Hinton, JMLR 2008):
+    [n, 2]."""
     from sklearn.manifold import TSNE
 
     if len(features) < 4:
@@ -111,8 +96,8 @@ def project(features: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
     )
 
 
-def _hue(i: int, count: int) -> str:
-    """Colours far from each other for neighbours in the alphabet, in two shades."""
+def _hue(i: int) -> str:
+    """A colour as #rrggbb, far from that of the next `i`; two shades alternate."""
     red, green, blue = colorsys.hls_to_rgb(i * 0.61803 % 1, 0.42 if i % 2 else 0.58, 0.65)
     return f"#{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
 
@@ -140,7 +125,7 @@ def _legend(axes) -> None:  # type: ignore[no-untyped-def]
 
 
 def _svg(figure, title: str) -> str:  # type: ignore[no-untyped-def]
-    """The figure as an SVG element whose text is the page's."""
+    """The figure as an SVG element in the page's text colour."""
     from matplotlib import rc_context
 
     out = io.StringIO()

@@ -1,5 +1,4 @@
-"""Two evaluations side by side: differences on the queries that both scored, each with an interval
-by paired bootstrap."""
+"""Compare two evaluations on the queries that both scored, with intervals by paired bootstrap."""
 
 from __future__ import annotations
 
@@ -12,14 +11,19 @@ from numpy.typing import NDArray
 
 from wingbar.errors import DataError
 
-MEASURES = ("map", "rerank_map", "feature_map")  # what is known of every query
-_AT_ONCE = 1_000_000  # draws in memory together
+METRICS = ("map", "rerank_map", "feature_map")  # those known of every query
+_DRAWS_AT_ONCE = 1_000_000  # that are in memory together
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of both evaluations over the shared queries; `low` and `high` bound `difference`,
-    second minus first."""
+    """One metric of both evaluations, as means over the shared queries.
+
+    measure: the metric's name, one of METRICS.
+    first, second: its means, each in [0, 1].
+    difference: second minus first, in [-1, 1].
+    low, high: the confidence interval of `difference`, each in [-1, 1].
+    """
 
     measure: str
     first: float
@@ -31,8 +35,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two evaluations share and how they differ. `notes` say what makes them hard to
-    compare."""
+    """What two evaluations share and how they differ.
+
+    protocols: the protocol lines of both.
+    queries: number of shared queries, at least 1.
+    level: confidence level of the intervals, in (0, 1).
+    differences: one per metric that both have.
+    notes: what makes the two hard to compare, each in a sentence.
+    """
 
     protocols: tuple[str, str]
     queries: int
@@ -51,10 +61,10 @@ def compare(
 ) -> Comparison:
     """Compare two records of `wingbar evaluate --json`.
 
-    Queries are paired by file and label. The interval is the percentile one of the mean difference
-    over `samples` draws of the shared queries with replacement (Efron & Tibshirani 1993, chapter
-    13): it says what other queries of the same kind might have shown, not what another training
-    would. Raises DataError for anything but two such records, or when they share no query.
+    Queries are paired by file and label. Each interval is the percentile bootstrap interval of the
+    mean difference, over `samples` resamples of the shared queries (Efron & Tibshirani 1993,
+    chapter 13); `level` in (0, 1). It covers the choice of queries, not that of a training seed.
+    Raises DataError for anything but two such records, or when they share no query.
     """
     sides = [_by_query(record) for record in (first, second)]
     shared = sorted(sides[0].keys() & sides[1].keys())
@@ -62,16 +72,16 @@ def compare(
         raise DataError(
             "the two evaluations share no query: run both on the same data, from the same folder"
         )
-    draws = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     differences = []
-    for measure in MEASURES:
-        values = [[side[query].get(measure) for query in shared] for side in sides]
+    for metric in METRICS:
+        values = [[side[query].get(metric) for query in shared] for side in sides]
         if any(value is None for side in values for value in side):
-            continue  # the exhaustive ranking was left out
+            continue  # one of them was made with --no-exhaustive
         a, b = (np.array(side, float) for side in values)
-        low, high = _interval(b - a, samples, level, draws)
+        low, high = _interval(b - a, samples, level, rng)
         differences.append(
-            Difference(measure, float(a.mean()), float(b.mean()), float((b - a).mean()), low, high)
+            Difference(metric, float(a.mean()), float(b.mean()), float((b - a).mean()), low, high)
         )
     return Comparison(
         (first["protocol"], second["protocol"]),
@@ -87,17 +97,18 @@ def _by_query(record: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, A
         return {(query["path"], query["label"]): query for query in record["per_query"]}
     except (KeyError, TypeError):
         raise DataError(
-            "that is no evaluation: write one with wingbar evaluate INDEX DATA --json > FILE"
+            "this is not an evaluation: write one with wingbar evaluate INDEX DATA --json > FILE"
         ) from None
 
 
 def _interval(
-    values: NDArray[np.float64], samples: int, level: float, draws: np.random.Generator
+    values: NDArray[np.float64], samples: int, level: float, rng: np.random.Generator
 ) -> tuple[float, float]:
-    rows = max(1, _AT_ONCE // len(values))
+    """The percentile bootstrap interval of the mean of values [Q]."""
+    at_once = max(1, _DRAWS_AT_ONCE // len(values))
     means = [
-        values[draws.integers(0, len(values), (min(rows, samples - done), len(values)))].mean(1)
-        for done in range(0, samples, rows)
+        values[rng.integers(0, len(values), (min(at_once, samples - done), len(values)))].mean(1)
+        for done in range(0, samples, at_once)
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -110,7 +121,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if alone := len(sides[0].keys() ^ sides[1].keys()):
-        notes.append(f"{alone:,} queries were scored by one of them only and are left out")
+        notes.append(f"{alone:,} queries were scored in only one of them and are left out")
     for name, words in (
         ("gallery", "items in the gallery"),
         ("gallery_codes", "gallery codes"),
@@ -119,5 +130,5 @@ def _notes(
         if first.get(name) != second.get(name):
             notes.append(f"{words}: {first.get(name)} and {second.get(name)}")
     if first["protocol"] != second["protocol"]:
-        notes.append("the protocols are not the same: read both before the figures")
+        notes.append("the protocols differ: read both before the figures")
     return tuple(notes)

@@ -1,10 +1,9 @@
-"""How good an index is: average precision with its bounds over tie orders, Hamming radius 2,
-features, coarse-to-fine.
+"""Evaluate an index on labelled queries: MAP with its bounds over the orders of ties, and more.
 
 Hash codes tie, and the order of ties can move MAP by more than methods differ. Here every AP is the
-mean over all orders of the ties, with the least and the greatest that any order could give. N
-gallery items, Q queries, b bits, d dim, y labels. A query whose label no gallery item has cannot be
-scored: it is counted, not averaged.
+mean over all orders of the ties, with the lowest and the highest value of any order. N gallery
+items, Q queries, b bits, y labels. A query whose label no gallery item has cannot be scored: it is
+counted, not averaged.
 """
 
 from __future__ import annotations
@@ -16,24 +15,38 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbar.data.records import Entry, Images
+from wingbar.data.records import Images
 from wingbar.errors import DataError
-from wingbar.evaluation.metrics import expected_hits_at, health
-from wingbar.evaluation.scoring import GalleryCodes, Score, encoded, read_gallery, score_block
+from wingbar.evaluation.metrics import Health, health
+from wingbar.evaluation.scoring import (
+    Gallery,
+    GalleryCodes,
+    LabelledQuery,
+    QueryScore,
+    encoded_blocks,
+    read_gallery,
+    score_block,
+)
 from wingbar.hamming import codes
 from wingbar.images import Failure
 from wingbar.index.index import Index
 from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
 from wingbar.parallel import Progress
 
-RANKS = 60  # points of a curve by rank
-REFUSED_FROM = 100  # items from which a bit that never changes is no accident
+CURVE_RANKS = 60  # points of a curve by rank, at most
+REFUSED_FROM = 100  # items from which a constant bit is no accident
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One query: its file, its label and its average precisions, as `map`, `rerank_map` and
-    `feature_map` of Evaluation."""
+class QueryResult:
+    """The average precisions of one query.
+
+    path: its file.
+    label: its label.
+    map: AP of the codes, in [0, 1].
+    rerank_map: AP with the fine mode, in [0, 1].
+    feature_map: AP of the features, in [0, 1]; None where it was left out.
+    """
 
     path: str
     label: str
@@ -44,13 +57,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class Curves:
-    """Means over the queries, as plain lists.
+    """Means over the queries, each value in [0, 1] but for `ranks`.
 
-    By Hamming threshold r = 0 .. b, where no order of ties plays a part: `precision` and `recall`
-    [b + 1] of the items at most r bits away; where there are none the precision counts 0. By rank:
-    `precision_at` and `recall_at` [m] of the top k, for k in `ranks` [m], expected over ties.
-    `matching` and `others` [b + 1]: of all pairs of a query and an item with its label, and with
-    another, the share that is r bits apart.
+    precision: precision of the items at most r bits away for r = 0 .. b, [b + 1]; 0 where there
+        are none.
+    recall: recall of the items at most r bits away, [b + 1].
+    ranks: the k of the next two, ascending from 1 to N, [m] with m at most 60.
+    precision_at: precision of the top k, the mean over all orders of the ties, [m].
+    recall_at: recall of the top k, the mean over all orders of the ties, [m].
+    matching: of all pairs of a query and an item with its label, the share that is r bits apart,
+        [b + 1].
+    others: the same of the pairs with different labels, [b + 1].
     """
 
     precision: tuple[float, ...]
@@ -64,20 +81,58 @@ class Curves:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured; every number is over the queries that have a match in the gallery.
+    """What `evaluate` measured; means are over the queries that have a match in the gallery.
 
-    map, map_low, map_high: MAP@all of the codes, expected over ties, and its bounds. map_at_1000:
-    expected too, the hits inside the top 1000 as denominator (DLBHC's protocol). map_at_r: MAP@R,
-    expected. precision_radius_2: an empty ball counts 0; empty_radius_2 is the share of such
-    queries. argmax_map: MAP of the code that only names a class, by the nearest mean of the
-    gallery's features of a class (Sablayrolles et al., ICASSP 2017, on why every hash code is to be
-    shown beside one); argmax_accuracy: how often it names the right one for a query. Needs
-    argmax_bits bits. unique_codes, largest_bucket, bit_balance (the least and the greatest share of
-    ones of a bit), bit_correlation and constant_bits are as in measures.Health, of the gallery's
-    network codes. feature_map, feature_top1: exhaustive ranking by cosine, None when it was left
-    out. rerank_map: the `shortlist` nearest codes ordered by the index's `fine` mode, the rest by
-    Hamming distance, and features_read: the share of the gallery's features that this reads. What
-    could not be scored is counted, and `notes` says it in words.
+    protocol: what the numbers mean, in one line.
+    queries: number of queries that were scored.
+    gallery: number of items searched, N.
+    gallery_codes: where the gallery's codes come from, "network" or "labels".
+    bits: length of a code, b.
+
+    map: MAP of the codes over the whole gallery, the mean over all orders of ties, in [0, 1].
+    map_low: the same with relevant items last among ties: no order gives less.
+    map_high: the same with relevant items first among ties: no order gives more.
+    map_at_1000: MAP cut at 1000, divided by the relevant items inside the cut (DLBHC), in [0, 1].
+    map_at_r: MAP@R, cut at the number of relevant items R and divided by it, in [0, 1].
+    precision_radius_2: share of relevant items among those at most 2 bits away, in [0, 1]; a query
+        without such items counts 0.
+    empty_radius_2: share of queries without such items, in [0, 1].
+
+    argmax_map: MAP of a code that only names the predicted class, the one with the nearest mean
+        feature, in [0, 1]. A hash code should do better (Sablayrolles et al., ICASSP 2017).
+    argmax_accuracy: share of queries whose predicted class is their label, in [0, 1].
+    argmax_bits: bits that such a code takes, at least 1.
+
+    unique_codes: number of distinct network codes in the gallery, 1 to N.
+    largest_bucket: number of items that share the most frequent one, 1 to N.
+    bit_balance: lowest and highest share of ones of a bit, each in [0, 1].
+    bit_correlation: mean absolute correlation over all pairs of bits, in [0, 1].
+    constant_bits: bits that are the same in every network code, each from 0 to b - 1.
+
+    feature_map: MAP of the whole gallery by cosine of the features, in [0, 1]; None without
+        `exhaustive`.
+    feature_top1: share of queries whose nearest feature has their label, in [0, 1]; None without
+        `exhaustive`.
+    rerank_map: MAP with the shortlist in the order of the fine mode and the rest by Hamming
+        distance, in [0, 1].
+    features_read: share of the gallery's features that the fine mode reads for a query, in [0, 1].
+    fine: the fine mode, one of "none", "ties", "pool", "asymmetric".
+    shortlist: number of nearest codes that it re-ranks, at least 1; ties with the last one come on
+        top.
+
+    queries_without_match: queries whose label no item has (but for their own copies).
+    queries_in_gallery: scored queries whose file is in the gallery; searched without its copies.
+    queries_repeated: queries that were listed again; each was scored once.
+    classes_empty: folders without files among the queries.
+    labels_without_items: labels of queries that no item has.
+    labels_without_queries: labels of items that no query has.
+    items_without_label: items without a label; they count as wrong.
+    items_not_finite: items whose feature is not finite; ranked last by feature.
+    notes: the counts above that are not 0, each in a sentence.
+    failed: queries that could not be read or encoded, with the reason.
+
+    curves: precision and recall by radius and by rank, and the distances of pairs.
+    per_query: the average precisions of each scored query, in the order of the queries.
     """
 
     protocol: str
@@ -104,7 +159,7 @@ class Evaluation:
     feature_top1: float | None
     rerank_map: float
     features_read: float
-    fine: str
+    fine: Fine
     shortlist: int
     queries_without_match: int
     queries_in_gallery: int
@@ -117,10 +172,7 @@ class Evaluation:
     notes: tuple[str, ...]
     failed: tuple[Failure, ...]
     curves: Curves
-    per_query: tuple[Scored, ...]
-
-
-# -- an index
+    per_query: tuple[QueryResult, ...]
 
 
 def evaluate(
@@ -139,221 +191,239 @@ def evaluate(
     when its label is equal.
 
     The rankings come from the index's own search. A query that is itself in the gallery (same file
-    content) is searched without its copies; a query that is named twice is scored once.
-    `exhaustive` compares all features too, which need to be in memory for that, 2 d bytes an item;
+    content) is searched without its copies; a query that is listed twice is scored once.
+    `exhaustive` also ranks the whole gallery by features, which takes 2 d bytes of memory per item;
     otherwise memory grows neither with the queries nor with the features. Raises DataError when
-    either side has no labels, or when bits are the same in all of at least 100 items: such a code
-    is shorter than it says (`keep_constant_bits` scores it all the same).
+    either side has no labels, or when bits are constant over 100 items or more: the code is then
+    shorter than its nominal length (`keep_constant_bits` scores it all the same).
     """
     options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist)
     with index.snapshot():
-        mode = index.fine_of(options)
+        fine_mode = index.fine_of(options)
         gallery = read_gallery(index, gallery_codes, exhaustive)
-        queries = _Queries.read(query)
-        healthy = health(codes.unpack(gallery.network, index.model.bits))
-        if healthy.constant and len(gallery.ids) >= REFUSED_FROM and not keep_constant_bits:
-            raise DataError(_constant(index, healthy.constant))
-        scores: list[Score] = []
-        unmatched: list[str] = []
-        failed: list[Failure] = []
-        copies = 0
-        for block in encoded(index, queries.entries, failed, progress):
-            found, missed = score_block(index, gallery, block, options)
-            scores += found
-            unmatched += missed
-            copies += sum(score.copies for score in found)
+        queries = _labelled_queries(query)
+        bit_usage = health(codes.unpack(gallery.network_codes, index.model.bits))
+        if not keep_constant_bits:
+            _refuse_constant_bits(index, bit_usage, len(gallery.ids))
+        scores, unmatched, failed = _score(index, gallery, queries.once, options, progress)
         if not scores:
             raise DataError(
-                f"none of the {len(queries.entries):,} labelled queries has a match in "
+                f"none of the {len(queries.once):,} labelled queries has a match in "
                 f"{index.path}: are these the same classes?"
             )
+        bits, gallery_size = index.model.bits, len(gallery.ids)
+    copies = sum(score.has_copies for score in scores)
+    excluded = _Excluded(
+        queries_without_match=unmatched,
+        labels_without_items=sorted({q.label for q in queries.once} - set(gallery.label_names)),
+        labels_without_queries=sorted(set(gallery.label_names) - {q.label for q in queries.once}),
+        queries_repeated=queries.repeated,
+        queries_in_gallery=copies,
+        empty_folders=queries.empty_folders,
+        items_without_label=int((gallery.label_ids < 0).sum()),
+        items_not_finite=gallery.not_finite,
+        failed=len(failed),
+    )
 
-        def mean(name: str) -> float:
-            return float(np.mean([getattr(score, name) for score in scores]))
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(score, name) for score in scores]))
 
-        with_items = set(gallery.names)
-        asked = {label for _, label in queries.entries}
-        counted = {
-            "queries_without_match": len(unmatched),
-            "queries_in_gallery": copies,
-            "queries_repeated": queries.repeated,
-            "classes_empty": len(queries.empty),
-            "labels_without_items": len(asked - with_items),
-            "labels_without_queries": len(with_items - asked),
-            "items_without_label": int((gallery.label_ids < 0).sum()),
-            "items_not_finite": gallery.not_finite,
-        }
-        return Evaluation(
-            protocol=_protocol(protocol or query.protocol, gallery_codes, mode, shortlist, copies),
-            queries=len(scores),
-            gallery=len(gallery.ids),
-            gallery_codes=gallery_codes,
-            bits=index.model.bits,
-            map=mean("map"),
-            map_low=mean("low"),
-            map_high=mean("high"),
-            map_at_1000=mean("at_1000"),
-            map_at_r=mean("at_r"),
-            precision_radius_2=mean("precision"),
-            empty_radius_2=mean("empty"),
-            argmax_map=mean("argmax"),
-            argmax_accuracy=mean("named"),
-            argmax_bits=max(1, (len(gallery.names) - 1).bit_length()),
-            unique_codes=healthy.unique,
-            largest_bucket=healthy.largest_bucket,
-            bit_balance=(min(healthy.bit_balance), max(healthy.bit_balance)),
-            bit_correlation=healthy.bit_correlation,
-            constant_bits=healthy.constant,
-            feature_map=mean("feature_map") if exhaustive else None,
-            feature_top1=mean("feature_top1") if exhaustive else None,
-            rerank_map=mean("rerank"),
-            features_read=mean("read"),
-            fine=mode,
-            shortlist=shortlist,
-            **counted,
-            notes=tuple(
-                _notes(
-                    counted,
-                    sorted(asked - with_items),
-                    sorted(with_items - asked),
-                    queries.empty,
-                    len(failed),
-                )
-            ),
-            failed=tuple(failed),
-            curves=_curves(scores, index.model.bits, len(gallery.ids)),
-            per_query=tuple(
-                Scored(s.path, s.label, s.map, s.rerank, s.feature_map if exhaustive else None)
-                for s in scores
-            ),
-        )
+    return Evaluation(
+        protocol=_protocol(protocol or query.protocol, gallery_codes, fine_mode, shortlist, copies),
+        queries=len(scores),
+        gallery=gallery_size,
+        gallery_codes=gallery_codes,
+        bits=bits,
+        map=mean("ap"),
+        map_low=mean("ap_low"),
+        map_high=mean("ap_high"),
+        map_at_1000=mean("ap_at_1000"),
+        map_at_r=mean("ap_at_r"),
+        precision_radius_2=mean("precision_radius_2"),
+        empty_radius_2=mean("empty_radius_2"),
+        argmax_map=mean("argmax_ap"),
+        argmax_accuracy=mean("argmax_correct"),
+        argmax_bits=max(1, (len(gallery.label_names) - 1).bit_length()),
+        unique_codes=bit_usage.unique,
+        largest_bucket=bit_usage.largest_bucket,
+        bit_balance=(min(bit_usage.bit_balance), max(bit_usage.bit_balance)),
+        bit_correlation=bit_usage.bit_correlation,
+        constant_bits=bit_usage.constant,
+        feature_map=mean("feature_ap") if exhaustive else None,
+        feature_top1=mean("feature_top1") if exhaustive else None,
+        rerank_map=mean("rerank_ap"),
+        features_read=mean("features_read"),
+        fine=fine_mode,
+        shortlist=shortlist,
+        queries_without_match=excluded.queries_without_match,
+        queries_in_gallery=excluded.queries_in_gallery,
+        queries_repeated=excluded.queries_repeated,
+        classes_empty=len(excluded.empty_folders),
+        labels_without_items=len(excluded.labels_without_items),
+        labels_without_queries=len(excluded.labels_without_queries),
+        items_without_label=excluded.items_without_label,
+        items_not_finite=excluded.items_not_finite,
+        notes=tuple(_notes(excluded)),
+        failed=tuple(failed),
+        curves=_curves(scores, bits, gallery_size),
+        per_query=tuple(
+            QueryResult(
+                score.path,
+                score.label,
+                score.ap,
+                score.rerank_ap,
+                score.feature_ap if exhaustive else None,
+            )
+            for score in scores
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """Queries with a label, each once; how many were named again, and the folders beside theirs
-    that hold nothing."""
+    """The labelled queries, each once; how many were listed again; and the names of empty folders
+    beside them."""
 
-    entries: Sequence[tuple[Entry, str]]
+    once: list[LabelledQuery]
     repeated: int
-    empty: Sequence[str]
+    empty_folders: list[str]
 
-    @classmethod
-    def read(cls, query: Images) -> _Queries:
-        labelled = [(entry, entry.label) for entry in query if entry.label is not None]
-        if not labelled:
-            raise DataError(
-                "the queries have no labels, so nothing says what is right: use class folders or "
-                "a CSV with a label column"
-            )
-        once = {
-            (entry.path, entry.box, label): (entry, label) for entry, label in reversed(labelled)
-        }
-        below = (
-            []
-            if query.root is None
-            else [Path(folder) for folder, *inside in os.walk(query.root) if not any(inside)]
+
+def _labelled_queries(query: Images) -> _Queries:
+    labelled = [LabelledQuery(entry, entry.label) for entry in query if entry.label is not None]
+    if not labelled:
+        raise DataError(
+            "the queries have no labels, so nothing says what is right: use class folders or "
+            "a CSV with a label column"
         )
-        return cls(
-            list(once.values())[::-1],
-            len(labelled) - len(once),
-            sorted(folder.name for folder in below),
-        )
+    once: dict[object, LabelledQuery] = {}
+    for one in labelled:
+        once.setdefault((one.entry.path, one.entry.box, one.label), one)
+    empty = (
+        []
+        if query.root is None
+        else [Path(folder).name for folder, *inside in os.walk(query.root) if not any(inside)]
+    )
+    return _Queries(list(once.values()), len(labelled) - len(once), sorted(empty))
 
 
-def _curves(scores: Sequence[Score], bits: int, gallery: int) -> Curves:
-    ranks = np.unique(np.geomspace(1, max(gallery, 1), RANKS).astype(np.int64))
+def _refuse_constant_bits(index: Index, bit_usage: Health, items: int) -> None:
+    """Raise DataError when bits are the same in all of at least REFUSED_FROM items."""
+    constant = bit_usage.constant
+    if not constant or items < REFUSED_FROM:
+        return
+    listed = ", ".join(map(str, constant[:8])) + (" and more" if len(constant) > 8 else "")
+    which = f"bit {listed} is" if len(constant) == 1 else f"bits {listed} are"
+    bits = index.model.bits
+    raise DataError(
+        f"{which} the same for every item of {index.path}: this is a code of "
+        f"{bits - len(constant)} bits, not of {bits}; train or refit with fewer, or add "
+        "--keep-constant-bits to score it as it is"
+    )
+
+
+def _score(
+    index: Index,
+    gallery: Gallery,
+    queries: Sequence[LabelledQuery],
+    options: SearchOptions,
+    progress: Progress | None,
+) -> tuple[list[QueryScore], int, list[Failure]]:
+    """The scores of the queries that have a match, the number of those that have none, and the
+    queries that could not be used."""
+    scores: list[QueryScore] = []
+    failed: list[Failure] = []
+    unmatched = 0
+    for block in encoded_blocks(index, queries, failed, progress):
+        block_scores, block_unmatched = score_block(index, gallery, block, options)
+        scores += block_scores
+        unmatched += len(block_unmatched)
+    return scores, unmatched, failed
+
+
+def _curves(scores: Sequence[QueryScore], bits: int, gallery: int) -> Curves:
+    ranks = np.unique(np.geomspace(1, max(gallery, 1), CURVE_RANKS).astype(np.int64))
     precision, recall = np.zeros(bits + 1), np.zeros(bits + 1)
     precision_at, recall_at = np.zeros(len(ranks)), np.zeros(len(ranks))
     matching, others = np.zeros(bits + 1), np.zeros(bits + 1)
     for score in scores:
-        inside, hits = np.cumsum(score.items), np.cumsum(score.hits)
-        precision += hits / np.maximum(inside, 1)
+        items, hits = np.cumsum(score.items_at), np.cumsum(score.relevant_at)
+        precision += hits / np.maximum(items, 1)
         recall += hits / hits[-1]
-        top = expected_hits_at(score.ranking, ranks)
-        precision_at += top / ranks
-        recall_at += top / hits[-1]
-        matching += score.hits
-        others += score.items - score.hits
+        hits_at = score.by_code.expected_hits_at(ranks)
+        precision_at += hits_at / ranks
+        recall_at += hits_at / hits[-1]
+        matching += score.relevant_at
+        others += score.items_at - score.relevant_at
     n = len(scores)
     return Curves(
-        *(
-            tuple(curve.tolist())
-            for curve in (precision / n, recall / n, ranks, precision_at / n, recall_at / n)
-        ),
-        *(tuple((pairs / max(pairs.sum(), 1)).tolist()) for pairs in (matching, others)),
+        precision=tuple((precision / n).tolist()),
+        recall=tuple((recall / n).tolist()),
+        ranks=tuple(ranks.tolist()),
+        precision_at=tuple((precision_at / n).tolist()),
+        recall_at=tuple((recall_at / n).tolist()),
+        matching=tuple((matching / max(matching.sum(), 1)).tolist()),
+        others=tuple((others / max(others.sum(), 1)).tolist()),
     )
 
 
 # -- in words
 
 
+@dataclass(frozen=True)
+class _Excluded:
+    """What the means leave out, as in Evaluation."""
+
+    queries_without_match: int
+    labels_without_items: list[str]
+    labels_without_queries: list[str]
+    queries_repeated: int
+    queries_in_gallery: int
+    empty_folders: list[str]
+    items_without_label: int
+    items_not_finite: int
+    failed: int
+
+
 def _protocol(
     data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, copies: int
 ) -> str:
     """One line that says what the numbers mean."""
-    without = f"; {copies} queries searched without their own copies" if copies else ""
-    whose = {
+    source = {
         "network": "network codes on both sides",
-        "labels": "codes of the gallery from its labels, as no search of new pictures has them",
+        "labels": "codes of the gallery from its labels, which new pictures cannot have",
     }[gallery_codes]
+    without = f"; {copies} queries searched without their own copies" if copies else ""
     return (
-        f"{data}; {whose}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} "
+        f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} "
         f"of {shortlist}{without}"
     )
 
 
-def _constant(index: Index, constant: Sequence[int]) -> str:
-    named = ", ".join(map(str, constant[:8])) + (" and more" if len(constant) > 8 else "")
-    are = "bit {} is" if len(constant) == 1 else "bits {} are"
-    left = index.model.bits - len(constant)
-    return (
-        f"{are.format(named)} the same for every item of {index.path}: this is a code of {left} "
-        "bits, not of "
-        f"{index.model.bits}; train or refit with fewer, or add --keep-constant-bits to score it "
-        "as it is"
-    )
+def _notes(excluded: _Excluded) -> Iterator[str]:
+    """What the means leave out, one sentence each."""
+    if count := excluded.queries_without_match:
+        yield f"{count:,} queries have no match in the gallery: counted, not averaged"
+    if labels := excluded.labels_without_items:
+        yield f"{len(labels):,} labels of queries have no item in the gallery: {_first(labels)}"
+    if labels := excluded.labels_without_queries:
+        yield f"{len(labels):,} labels of the gallery have no query: {_first(labels)}"
+    if count := excluded.queries_repeated:
+        yield f"{count:,} queries are listed more than once: each was scored once"
+    if count := excluded.queries_in_gallery:
+        yield f"{count:,} queries are in the gallery too: searched without their copies"
+    if folders := excluded.empty_folders:
+        yield f"{len(folders):,} folders of the queries are empty: {_first(folders)}"
+    if count := excluded.items_without_label:
+        yield f"{count:,} items have no label: they count as wrong"
+    if count := excluded.items_not_finite:
+        yield (
+            f"{count:,} items have features that are not finite: ranked last; run wingbar verify"
+        )
+    if count := excluded.failed:
+        yield f"{count:,} queries could not be used: the list of failures says why"
 
 
-def _notes(
-    counted: dict[str, int],
-    no_items: Sequence[str],
-    no_queries: Sequence[str],
-    empty: Sequence[str],
-    failed: int,
-) -> Iterator[str]:
-    """What the numbers leave out, a sentence each."""
-
-    def some(labels: Sequence[str]) -> str:
-        return ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
-
-    if counted["queries_without_match"]:
-        yield (
-            f"{counted['queries_without_match']:,} queries have no match in the gallery: "
-            "counted, not averaged"
-        )
-    if no_items:
-        yield f"{len(no_items):,} labels of queries have no item in the gallery: {some(no_items)}"
-    if no_queries:
-        yield f"{len(no_queries):,} labels of the gallery have no query: {some(no_queries)}"
-    if counted["queries_repeated"]:
-        yield (
-            f"{counted['queries_repeated']:,} queries are named more than once: each was scored "
-            "once"
-        )
-    if counted["queries_in_gallery"]:
-        yield (
-            f"{counted['queries_in_gallery']:,} queries are in the gallery too: searched "
-            "without their copies"
-        )
-    if empty:
-        yield f"{len(empty):,} folders of the queries are empty: {some(empty)}"
-    if counted["items_without_label"]:
-        yield f"{counted['items_without_label']:,} items have no label: they count as wrong"
-    if counted["items_not_finite"]:
-        yield (
-            f"{counted['items_not_finite']:,} items have features that are not finite: ranked "
-            "last; run wingbar verify"
-        )
-    if failed:
-        yield f"{failed:,} queries could not be used: the list of failures says why"
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

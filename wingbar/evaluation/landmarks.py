@@ -1,7 +1,4 @@
-"""The landmark protocols through an index: revisited Oxford and Paris, and Google Landmarks v2.
-
-Their formulas are in measures.py; here are the rankings that they are fed with.
-"""
+"""Evaluate an index by the landmark protocols: revisited Oxford and Paris, Google Landmarks v2."""
 
 from __future__ import annotations
 
@@ -12,31 +9,41 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.data.records import Dataset, Truth
+from wingbar.data.records import Dataset, Entry, Truth
 from wingbar.errors import DataError, ImageError
 from wingbar.evaluation.metrics import (
-    Recognised,
+    Int64,
+    Prediction,
     Setup,
     landmark_gap,
     landmark_map,
     revisited_ap,
     revisited_precision_at,
 )
+from wingbar.hamming.codes import Codes
 from wingbar.images import Failure
 from wingbar.index.index import Index
 from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions, coarse, rank
+from wingbar.model.model import Embeddings
 from wingbar.parallel import Progress
 
-RANKS = (1, 5, 10)
-_EVERYTHING = 2**31  # a k that nothing reaches
+CUTS = (1, 5, 10)  # of mP@k
+_ALL = 2**31  # a k beyond any index
+
+# -- revisited Oxford and Paris
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One ranking under one setup: mean AP and mP@1, 5 and 10 over the `queries` that have
-    something to find."""
+    """One ranking under one setup: means over the queries for which the setup has relevant items.
+
+    map: mean average precision, in [0, 1].
+    mp_at_1, mp_at_5, mp_at_10: mean precision at 1, 5 and 10, each in [0, 1].
+    queries: number of those queries.
+    """
 
     map: float
     mp_at_1: float
@@ -47,14 +54,24 @@ class Scores:
 
 @dataclass(frozen=True)
 class Revisited:
-    """Revisited Oxford or Paris. `features`: the whole gallery by cosine; `search`: as the index
-    searches, the `shortlist` in the order of its fine mode and the rest by Hamming distance. Each
-    by setup: "easy", "medium", "hard"."""
+    """Revisited Oxford or Paris.
+
+    protocol: what the numbers mean, in one line.
+    queries: number of queries.
+    gallery: number of items searched, distractors included.
+    fine: the fine mode, one of "none", "ties", "pool", "asymmetric".
+    shortlist: number of nearest codes that it re-ranks, at least 1.
+    features: scores of the whole gallery ranked by cosine, by setup: "easy", "medium", "hard".
+    search: scores of the index's own search, the shortlist in the order of its fine mode and the
+        rest by Hamming distance, by setup.
+    notes: what the index lacks or has beyond the gallery, each in a sentence.
+    failed: queries that could not be read, with the reason.
+    """
 
     protocol: str
     queries: int
     gallery: int
-    fine: str
+    fine: Fine
     shortlist: int
     features: Mapping[str, Scores]
     search: Mapping[str, Scores]
@@ -74,10 +91,10 @@ def evaluate_revisited(
     """Score `index`, which holds the gallery of `data`, by the protocol of Radenovic et al. (CVPR
     2018).
 
-    Queries are cut to their boxes unless `whole_queries`. Items of the index that are no part of
-    the gallery are distractors: they push others down. A query that cannot be read finds nothing
-    and counts 0. Raises DataError when `data` has no such ground truth or the index holds nothing
-    of its gallery.
+    Queries are cut to their boxes unless `whole_queries`. Items of the index that are not in the
+    gallery are distractors: they push others down. A query that cannot be read finds nothing and
+    counts 0. Raises DataError when `data` has no such ground truth or the index holds nothing of
+    its gallery.
     """
     if not data.truth:
         raise DataError(
@@ -86,94 +103,100 @@ def evaluate_revisited(
         )
     options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist)
     with index.snapshot():
-        mode = index.fine_of(options)
+        fine_mode = index.fine_of(options)
         searchable, features = index.searchable(), index.features().astype(np.float32)
-        rows, here = _rows_of_gallery(index, data)
+        gallery_rows = _gallery_rows(index, data)
         failed: list[Failure] = []
         by_feature: list[Sequence[int]] = []
         by_search: list[Sequence[int]] = []
-        for i, entry in enumerate(data.query):
-            source: images.Source = (
-                entry.path
-                if entry.box is None or whole_queries
-                else images.Part(entry.path, entry.box)
-            )
+        for done, entry in enumerate(data.query, start=1):
             try:
-                query = index.model.encode([source])
+                query = index.model.encode([_source(entry, whole_queries)])
             except ImageError as error:
                 failed.append(Failure(str(entry.path), str(error)))
                 by_feature.append(())
                 by_search.append(())
                 continue
-            by_feature.append(
-                rows[np.argsort(-(features @ query.features[0]), kind="stable")].tolist()
-            )
-            [near] = coarse(searchable, query.codes, options, mode)
-            first = rank(near, mode, index.scores(searchable, query, near, mode)).ids
-            rest = searchable.nearest(query.codes, _EVERYTHING)[0].ids
-            order = np.concatenate([first, rest[~np.isin(rest, first, assume_unique=True)]])
-            by_search.append(rows[np.searchsorted(searchable.ids, order)].tolist())
+            by_feature.append(gallery_rows[_order_by_feature(features, query)].tolist())
+            order = _order_of_search(index, searchable, query, options)
+            by_search.append(gallery_rows[order].tolist())
             if progress:
-                progress("evaluating", i + 1, len(data.query))
+                progress("evaluating", done, len(data.query))
     cut = "whole queries" if whole_queries else "queries cut to their boxes"
-    notes = []
-    if here < len(data.gallery):
-        notes.append(
-            f"{len(data.gallery) - here:,} of {len(data.gallery):,} gallery images are not in the "
-            "index: never found"
-        )
-    if len(features) > here:
-        notes.append(
-            f"{len(features) - here:,} items of the index are no part of the gallery: distractors"
-        )
+    found = int((gallery_rows >= 0).sum())
     return Revisited(
         protocol=(
-            f"{data.protocol}; revisited, junk taken out, AP by trapezoids; {cut}; "
-            f"search={mode} of {shortlist}"
+            f"{data.protocol}; revisited, junk removed, AP by trapezoids; {cut}; "
+            f"search={fine_mode} of {shortlist}"
         ),
         queries=len(data.query),
         gallery=len(features),
-        fine=mode,
+        fine=fine_mode,
         shortlist=shortlist,
         features={setup: _scores(by_feature, data.truth, setup) for setup in get_args(Setup)},
         search={setup: _scores(by_search, data.truth, setup) for setup in get_args(Setup)},
-        notes=tuple(notes),
+        notes=tuple(_notes(found, len(data.gallery), len(features))),
         failed=tuple(failed),
     )
 
 
-def _rows_of_gallery(
-    index: Index, data: Dataset
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], int]:
-    """For every item by ascending id its row in the gallery, or a negative number of its own; and
-    how many are there."""
+def _gallery_rows(index: Index, data: Dataset) -> Int64:
+    """For every item, by ascending id, its row in the gallery, [N]; for a distractor a negative
+    number of its own. Raises DataError where all are distractors."""
     row_of = {str(path): row for row, path in enumerate(data.gallery.paths)}
-    found = np.array([row_of.get(path, -1 - i) for i, path in enumerate(index.paths())], np.int64)
-    here = int((found >= 0).sum())
-    if not here:
+    rows = np.array([row_of.get(path, -1 - i) for i, path in enumerate(index.paths())], np.int64)
+    if not (rows >= 0).any():
         raise DataError(
             f"{index.path} holds no image of this gallery: add it with wingbar index INDEX DATA "
             "--split gallery"
         )
-    return found, here
+    return rows
+
+
+def _source(entry: Entry, whole: bool) -> images.Source:
+    return entry.path if entry.box is None or whole else images.Part(entry.path, entry.box)
+
+
+def _order_by_feature(features: NDArray[np.float32], query: Embeddings) -> Int64:
+    """The order of all items by the cosine of their features [N, d]: [N]."""
+    return np.argsort(-(features @ query.features[0]), kind="stable")
+
+
+def _order_of_search(
+    index: Index, searchable: Codes, query: Embeddings, options: SearchOptions
+) -> Int64:
+    """The order of all items as the index searches: the shortlist in the order of the fine mode,
+    then the rest by Hamming distance, [N]."""
+    fine = index.fine_of(options)
+    [shortlist] = coarse(searchable, query.codes, options, fine)
+    first = rank(shortlist, fine, index.scores(searchable, query, shortlist, fine)).ids
+    everything = searchable.nearest(query.codes, _ALL)[0].ids
+    rest = everything[~np.isin(everything, first, assume_unique=True)]
+    return np.searchsorted(searchable.ids, np.concatenate([first, rest]))
+
+
+def _notes(found: int, gallery: int, items: int) -> Iterator[str]:
+    if found < gallery:
+        yield (
+            f"{gallery - found:,} of {gallery:,} gallery images are not in the index: never found"
+        )
+    if items > found:
+        yield f"{items - found:,} items of the index are not in the gallery: distractors"
 
 
 def _scores(orders: Sequence[Sequence[int]], truths: Sequence[Truth], setup: Setup) -> Scores:
-    aps = [revisited_ap(order, truth, setup) for order, truth in zip(orders, truths, strict=True)]
-    at = {
-        k: [
-            revisited_precision_at(order, truth, setup, k)
-            for order, truth in zip(orders, truths, strict=True)
-        ]
-        for k in RANKS
-    }
+    ranked = list(zip(orders, truths, strict=True))
+    aps = [revisited_ap(order, truth, setup) for order, truth in ranked]
+    mp_at_1, mp_at_5, mp_at_10 = (
+        _mean([revisited_precision_at(order, truth, setup, k) for order, truth in ranked])
+        for k in CUTS
+    )
+    return Scores(_mean(aps), mp_at_1, mp_at_5, mp_at_10, sum(ap is not None for ap in aps))
 
-    def mean(values: Sequence[float | None]) -> float:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else 0.0
 
-    found = sum(ap is not None for ap in aps)
-    return Scores(mean(aps), mean(at[1]), mean(at[5]), mean(at[10]), found)
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else 0.0
 
 
 # -- Google Landmarks v2
@@ -181,8 +204,15 @@ def _scores(orders: Sequence[Sequence[int]], truths: Sequence[Truth], setup: Set
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Google Landmarks v2. `map_at_100` when the solution is of the retrieval task, `gap` when it
-    is of recognition."""
+    """Google Landmarks v2.
+
+    protocol: what the numbers mean, in one line.
+    queries: number of queries in the solution.
+    gallery: number of items searched.
+    map_at_100: mAP@100 of the retrieval task, in [0, 1]; None for the recognition task.
+    gap: GAP of the recognition task, in [0, 1]; None for the retrieval task.
+    failed: queries that could not be read, with the reason.
+    """
 
     protocol: str
     queries: int
@@ -204,73 +234,75 @@ def evaluate_landmarks(
 ) -> Landmarks:
     """Score `index` by a solution file of Google Landmarks v2 (Weyand et al., CVPR 2020).
 
-    Images are known by their file names without the ending. `solution` has the columns id, Usage
-    and either images (retrieval: mAP@100 of the first 100 hits) or landmarks (recognition: GAP,
-    where the answer is the label of the first hit and its score says how sure it is). Rows of
+    Images are identified by their file names without the suffix. `solution` has the columns id,
+    Usage and either images (retrieval: mAP@100 of the first 100 hits) or landmarks (recognition:
+    GAP, where the prediction is the label of the first hit and the score is the hit's). Rows of
     another `usage` are left out. Raises DataError when the file has no such columns, or when none
     of its queries is among `queries`.
     """
-    column, truth = _read_solution(solution, usage)
-    wanted = [path for path in queries if path.stem in truth]
-    if not wanted:
+    task, truth = _read_solution(solution, usage)
+    asked = [path for path in queries if path.stem in truth]
+    if not asked:
         raise DataError(
             f"none of the {len(truth):,} queries of {solution} is among the {len(queries):,} "
-            "images named"
+            "images given"
         )
     options = SearchOptions(k=100, fine=fine, shortlist=shortlist)
-    mode = index.fine_of(options)
+    fine_mode = index.fine_of(options)
     found: dict[str, list[str]] = {}
-    answers: list[Recognised] = []
+    predictions: list[Prediction] = []
     failed: list[Failure] = []
-    for i, path in enumerate(wanted):
+    for done, path in enumerate(asked, start=1):
         try:
             [hits] = index.find([path], options)
         except ImageError as error:
             failed.append(Failure(str(path), str(error)))
             continue
         found[path.stem] = [Path(hit.path).stem for hit in hits]
-        sure = hits[0].score if hits[0].score is not None else -float(hits[0].distance)
-        answers.append(Recognised(path.stem, hits[0].label or "", sure))
+        first = hits[0]
+        confidence = first.score if first.score is not None else -float(first.distance)
+        predictions.append(Prediction(path.stem, first.label or "", confidence))
         if progress:
-            progress("evaluating", i + 1, len(wanted))
-    retrieval = column == "images"
-    missing = len(truth) - len(found)
+            progress("evaluating", done, len(asked))
+    is_retrieval = task == "images"
     return Landmarks(
-        protocol=f"{solution.name}, {' and '.join(usage)}: "
-        f"{'mAP@100' if retrieval else 'GAP of the first hit'}; "
-        f"search={mode} of {shortlist}; {missing:,} queries without an answer count 0",
+        protocol=(
+            f"{solution.name}, {' and '.join(usage)}: "
+            f"{'mAP@100' if is_retrieval else 'GAP of the first hit'}; search={fine_mode} of "
+            f"{shortlist}; {len(truth) - len(found):,} queries without an answer count 0"
+        ),
         queries=len(truth),
         gallery=len(index),
-        map_at_100=landmark_map(found, truth) if retrieval else None,
-        gap=None if retrieval else landmark_gap(answers, truth),
+        map_at_100=landmark_map(found, truth) if is_retrieval else None,
+        gap=None if is_retrieval else landmark_gap(predictions, truth),
         failed=tuple(failed),
     )
 
 
 def _read_solution(path: Path, usage: Collection[str]) -> tuple[str, dict[str, frozenset[str]]]:
-    """What the solution is about, "images" or "landmarks", and the right ones of each query."""
+    """The task of a solution file, "images" or "landmarks", and the right answers of each query."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            column = next((name for name in ("images", "landmarks") if name in columns), None)
-            if column is None or "id" not in columns:
+            rows = csv.DictReader(file)
+            columns = set(rows.fieldnames or ())
+            task = next((name for name in ("images", "landmarks") if name in columns), None)
+            if task is None or "id" not in columns:
                 raise DataError(
                     f"{path} needs the columns id and images, or id and landmarks; it has "
                     f"{', '.join(sorted(columns))}"
                 )
-            return column, dict(_solved(reader, column, usage))
+            return task, dict(_solved(rows, task, usage))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
 
 
 def _solved(
-    rows: Iterator[dict[str, str]] | csv.DictReader[str], column: str, usage: Collection[str]
+    rows: csv.DictReader[str], task: str, usage: Collection[str]
 ) -> Iterator[tuple[str, frozenset[str]]]:
-    wanted = {name.lower() for name in usage}
+    """The queries of a solution and their right answers. A query without any belongs to the
+    recognition task only."""
+    usages = {"", *(name.lower() for name in usage)}
     for row in rows:
-        right = frozenset(() if row[column] in (None, "None") else row[column].split())
-        if row.get("Usage", "").lower() not in ({"", *wanted}):
-            continue
-        if right or column == "landmarks":  # a picture of no landmark is a query of recognition too
-            yield row["id"], right
+        answers = frozenset(() if row[task] in (None, "None") else row[task].split())
+        if row.get("Usage", "").lower() in usages and (answers or task == "landmarks"):
+            yield row["id"], answers

@@ -1,7 +1,6 @@
-"""Queries scored against a gallery, through the index's own search: the numbers of each query, from
-which evaluation.py makes means, curves and words.
+"""Score labelled queries against the gallery of an index, through the index's own search.
 
-N gallery items, Q queries, b bits, w words a code, d dim, y labels.
+N gallery items, Q queries, P items of a shortlist, b bits, w words per code, d dim, y labels.
 """
 
 from __future__ import annotations
@@ -17,17 +16,7 @@ from numpy.typing import NDArray
 from wingbar import images
 from wingbar.data.records import Entry
 from wingbar.errors import DataError, ImageError
-from wingbar.evaluation.metrics import (
-    Buckets,
-    Int64,
-    expected,
-    expected_at,
-    expected_at_r,
-    greatest,
-    in_buckets,
-    least,
-    merged_buckets,
-)
+from wingbar.evaluation.metrics import Bool, Buckets, Int64, merge_buckets, to_buckets
 from wingbar.hamming import codes
 from wingbar.images import Failure
 from wingbar.index.index import Index
@@ -37,12 +26,12 @@ from wingbar.model.model import Embeddings
 from wingbar.parallel import Progress, batched, cores, in_order
 
 GalleryCodes = Literal["network", "labels"]
-"""Whose codes the gallery has: those that the network gave, or for every class one, the bits that
-most of its items have. Much of the literature takes codes from labels, which no system that
-searches new pictures can."""
+"""Where the gallery's codes come from: the network, or the labels. The code of a label has the bits
+that most of its items have. Much of the literature derives codes from labels, which no system that
+searches new pictures can do."""
 
-AT = 1000  # DLBHC's cut
-RADIUS = 2
+CUT = 1000  # of MAP@1000, as DLBHC has it
+RADIUS = 2  # bits
 _BLOCK_QUERIES = 64  # queries that are scored together
 _BLOCK_ITEMS = 65_536  # gallery features that are float32 at a time
 
@@ -52,365 +41,446 @@ _BLOCK_ITEMS = 65_536  # gallery features that are float32 at a time
 
 @dataclass(frozen=True)
 class Gallery:
-    """The items by ascending id: `ids` [N]; `network` and `packed` [N, w], their codes by the
-    network and those that are searched, as `searched`; `label_ids` [N], a place in `names` or -1;
-    `rows` and `starts`, the rows of each label.
+    """What scoring reads of an index, items by ascending id.
 
-    `by_content` are the rows in the order of their files' sha256, `contents`. `features` [N, d]
-    float16, None unless all are compared. `means` [y, d] float32 are the mean features of the
-    labels, `believed` [N] whose is nearest to an item, and `table` [y, y + 1] counts items by that
-    and by their label, the last column those without one.
+    ids: [N].
+    searchable: the codes that are searched.
+    network_codes: codes by the network, [N, w].
+    searched_codes: codes that are searched, [N, w]: the network's or, for GalleryCodes "labels",
+        those of the labels.
+    label_names: distinct labels, sorted, [y].
+    label_ids: place of each item's label in `label_names`, [N]; -1 without a label.
+    rows_by_label: rows sorted by label id, [N].
+    label_starts: where each label starts in `rows_by_label`, [y + 1].
+    sorted_contents: sha256 of the items' files, sorted, [N].
+    rows_by_content: the row of each of these, [N].
+    features: [N, d] float16; None unless all features are compared.
+    class_means: unit mean feature of each label, [y, d] float32.
+    predicted_classes: the label whose mean is nearest to each item, [N].
+    confusion: number of items by predicted class and by label, [y, y + 1]; the last column counts
+        those without a label.
+    not_finite: number of items with a feature that is not finite.
     """
 
     ids: Int64
-    searched: codes.Codes
-    network: codes.Packed
-    packed: codes.Packed
-    names: list[str]
+    searchable: codes.Codes
+    network_codes: codes.Packed
+    searched_codes: codes.Packed
+    label_names: list[str]
     label_ids: Int64
-    rows: Int64
-    starts: Int64
-    by_content: Int64
-    contents: NDArray[np.bytes_]
+    rows_by_label: Int64
+    label_starts: Int64
+    sorted_contents: NDArray[np.bytes_]
+    rows_by_content: Int64
     features: NDArray[np.float16] | None
-    means: NDArray[np.float32]
-    believed: Int64
-    table: Int64
+    class_means: NDArray[np.float32]
+    predicted_classes: Int64
+    confusion: Int64
     not_finite: int
 
-    def of_label(self, label: int) -> Int64:
-        """The rows of a label, ascending."""
-        return self.rows[self.starts[label] : self.starts[label + 1]]
+    def of_label(self, label_id: int) -> Int64:
+        """The rows of the items with a label, ascending; empty for -1."""
+        if label_id < 0:
+            return np.empty(0, np.int64)
+        return self.rows_by_label[self.label_starts[label_id] : self.label_starts[label_id + 1]]
 
     def of_content(self, content: bytes) -> Int64:
-        """The rows whose files have this sha256."""
+        """The rows of the items whose files have this sha256, ascending."""
         first, last = (
-            np.searchsorted(self.contents, np.bytes_(content), side) for side in ("left", "right")
+            np.searchsorted(self.sorted_contents, np.bytes_(content), side)
+            for side in ("left", "right")
         )
-        return np.sort(self.by_content[first:last])
+        return np.sort(self.rows_by_content[first:last])
 
 
 def read_gallery(index: Index, gallery_codes: GalleryCodes, exhaustive: bool) -> Gallery:
-    """All of an index that scoring needs; with `exhaustive` its features too. Raises DataError
-    where no item has a label."""
+    """Read what scoring needs of `index`; with `exhaustive` also all features, 2 d bytes per item.
+
+    Raises DataError where no item has a label, or for unknown `gallery_codes`.
+    """
     labels = index.labels()
     if all(label is None for label in labels):
         raise DataError(
             f"no item of {index.path} has a label: index class folders, or a CSV with a label "
             "column"
         )
-    names = sorted({label for label in labels if label is not None})
-    id_of_label = {label: i for i, label in enumerate(names)}
-    label_ids = np.array(
-        [-1 if label is None else id_of_label[label] for label in labels], np.int64
-    )
-    by_label = np.argsort(label_ids, kind="stable")
+    label_names = sorted({label for label in labels if label is not None})
+    id_of = {label: i for i, label in enumerate(label_names)}
+    label_ids = np.array([-1 if label is None else id_of[label] for label in labels], np.int64)
+    rows_by_label = np.argsort(label_ids, kind="stable")
     contents = np.array(index.contents(), "S32")
-    by_content = np.argsort(contents, kind="stable")
-    searched = index.searchable()
-    network = packed = searched.of(searched.ids)
+    rows_by_content = np.argsort(contents, kind="stable")
+    searchable = index.searchable()
+    network_codes = searched_codes = searchable.of(searchable.ids)
     if gallery_codes == "labels":
-        packed = _codes_of_labels(network, label_ids, index.model.bits)
-        searched = codes.Codes(packed, index.model.bits, searched.ids)
+        searched_codes = _codes_of_labels(network_codes, label_ids, index.model.bits)
+        searchable = codes.Codes(searched_codes, index.model.bits, searchable.ids)
     elif gallery_codes != "network":
-        raise DataError(f"gallery codes are of the network or of the labels, not {gallery_codes!r}")
-    means, believed, not_finite = _class_means(index, label_ids, len(names))
-    table = np.zeros((len(names), len(names) + 1), np.int64)
-    np.add.at(table, (believed, label_ids), 1)  # without a label: -1, the last column
+        raise DataError(f"gallery codes are network or labels, not {gallery_codes!r}")
+    class_means, not_finite = _class_means(index, label_ids, len(label_names))
+    predicted_classes = np.concatenate(
+        [
+            _nearest_mean(np.nan_to_num(block.astype(np.float32)), class_means)
+            for block in index.feature_blocks()
+        ]
+    )
+    confusion = np.zeros((len(label_names), len(label_names) + 1), np.int64)
+    np.add.at(confusion, (predicted_classes, label_ids), 1)  # without a label: -1, the last column
     return Gallery(
-        ids=searched.ids,
-        searched=searched,
-        network=network,
-        packed=packed,
-        names=names,
+        ids=searchable.ids,
+        searchable=searchable,
+        network_codes=network_codes,
+        searched_codes=searched_codes,
+        label_names=label_names,
         label_ids=label_ids,
-        rows=by_label,
-        starts=np.searchsorted(label_ids[by_label], np.arange(len(names) + 1)),
-        by_content=by_content,
-        contents=contents[by_content],
+        rows_by_label=rows_by_label,
+        label_starts=np.searchsorted(label_ids[rows_by_label], np.arange(len(label_names) + 1)),
+        sorted_contents=contents[rows_by_content],
+        rows_by_content=rows_by_content,
         features=np.concatenate(list(index.feature_blocks())) if exhaustive else None,
-        means=means,
-        believed=believed,
-        table=table,
+        class_means=class_means,
+        predicted_classes=predicted_classes,
+        confusion=confusion,
         not_finite=not_finite,
     )
 
 
-def _codes_of_labels(network: codes.Packed, label_ids: Int64, bits: int) -> codes.Packed:
-    """For every labelled item the code of its class: the bits that most of its items have, 1 where
-    it is half of them."""
-    ones = np.zeros((label_ids.max() + 1, bits))
+def _codes_of_labels(network_codes: codes.Packed, label_ids: Int64, bits: int) -> codes.Packed:
+    """The code of each item's label [N, w]: the bits that most items of the label have, 1 where
+    half of them do. Items without a label keep their own code."""
+    labelled = label_ids >= 0
+    counts = np.bincount(label_ids[labelled])
+    ones = np.zeros((len(counts), bits))
     for bit in range(bits):
-        column = (network[:, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)
-        ones[:, bit] = np.bincount(label_ids[label_ids >= 0], column[label_ids >= 0], len(ones))
-    counts = np.bincount(label_ids[label_ids >= 0], minlength=len(ones))
-    of_class = codes.pack(2 * ones >= counts[:, None])
-    return np.where((label_ids >= 0)[:, None], of_class[label_ids], network)
+        column = (network_codes[:, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)
+        ones[:, bit] = np.bincount(label_ids[labelled], column[labelled], len(counts))
+    of_label = codes.pack(2 * ones >= counts[:, None])
+    return np.where(labelled[:, None], of_label[label_ids], network_codes)
 
 
-def _class_means(
-    index: Index, label_ids: Int64, count: int
-) -> tuple[NDArray[np.float32], Int64, int]:
-    """Unit means [y, d] of the labels' features, which of them is nearest to each item [N], and how
-    many items have a feature that is not finite."""
-    sums = np.zeros((count, index.model.dim), np.float64)
+def _class_means(index: Index, label_ids: Int64, labels: int) -> tuple[NDArray[np.float32], int]:
+    """Unit mean features of the labels [y, d], and how many items have a feature that is not
+    finite."""
+    sums = np.zeros((labels, index.model.dim), np.float64)
     start = not_finite = 0
     for block in index.feature_blocks():
-        labels = label_ids[start : start + len(block)]
+        block_labels = label_ids[start : start + len(block)]
         finite = np.isfinite(block).all(1)
-        np.add.at(
-            sums, labels[finite & (labels >= 0)], block[finite & (labels >= 0)].astype(np.float64)
-        )
+        used = finite & (block_labels >= 0)
+        np.add.at(sums, block_labels[used], block[used].astype(np.float64))
         not_finite += int((~finite).sum())
         start += len(block)
-    means = unit(sums.astype(np.float32))
-    believed = [
-        _nearest_mean(np.nan_to_num(block.astype(np.float32)), means)
-        for block in index.feature_blocks()
-    ]
-    return means, np.concatenate(believed), not_finite
+    return unit(sums.astype(np.float32)), not_finite
 
 
-def _nearest_mean(features: NDArray[np.float32], means: NDArray[np.float32]) -> Int64:
-    return np.asarray((features @ means.T).argmax(1), np.int64)
-
-
-def _cosines(queries: NDArray[np.float32], features: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Cosines [Q, N] of unit features; -2, behind all others, for an item whose feature is not
-    finite."""
-    found = [
-        queries @ features[i : i + _BLOCK_ITEMS].astype(np.float32).T
-        for i in range(0, len(features), _BLOCK_ITEMS)
-    ]
-    return np.nan_to_num(np.concatenate(found, axis=1), nan=-2.0, posinf=-2.0, neginf=-2.0)
+def _nearest_mean(features: NDArray[np.float32], class_means: NDArray[np.float32]) -> Int64:
+    """The label whose mean has the highest cosine with each of the features [n, d]: [n]."""
+    return np.asarray((features @ class_means.T).argmax(1), np.int64)
 
 
 # -- the queries
 
 
-class Block(NamedTuple):
-    """Queries that could be read, with their files' sha256."""
+class LabelledQuery(NamedTuple):
+    """A query and its label."""
 
+    entry: Entry
+    label: str
+
+
+class Block(NamedTuple):
+    """Queries that could be read.
+
+    queries: [Q].
+    embeddings: what the model made of them, [Q].
+    contents: sha256 of their files, [Q].
+    """
+
+    queries: list[LabelledQuery]
     embeddings: Embeddings
-    entries: list[tuple[Entry, str]]
     contents: list[bytes]
 
 
-def encoded(
+class _Read(NamedTuple):
+    """A query whose file was read; `pixels` is the error where that failed."""
+
+    query: LabelledQuery
+    content: bytes
+    pixels: images.Pixels | ImageError
+
+
+def encoded_blocks(
     index: Index,
-    labelled: Sequence[tuple[Entry, str]],
+    queries: Sequence[LabelledQuery],
     failed: list[Failure],
     progress: Progress | None,
 ) -> Iterator[Block]:
-    """Readable queries, encoded in blocks; bad ones go to `failed`."""
+    """Read and encode queries in blocks; those that cannot be used are appended to `failed`."""
 
-    def read(
-        query: tuple[Entry, str],
-    ) -> tuple[tuple[Entry, str], bytes, images.Pixels | ImageError]:
-        entry, _ = query
+    def read(query: LabelledQuery) -> _Read:
         try:
-            data = images.read(entry.path)
-            source = data if entry.box is None else images.Part(data, entry.box)
-            return (
-                query,
-                hashlib.sha256(data).digest(),
-                images.load(source, index.model.preprocessing),
-            )
+            data = images.read(query.entry.path)
+            box = query.entry.box
+            source = data if box is None else images.Part(data, box)
+            pixels = images.load(source, index.model.preprocessing)
         except ImageError as error:
-            return query, b"", error
+            return _Read(query, b"", error)
+        return _Read(query, hashlib.sha256(data).digest(), pixels)
 
     done = 0
-    for batch in batched(in_order(labelled, read, cores()), _BLOCK_QUERIES):
-        failed += [
-            Failure(str(query[0].path), str(pixels))
-            for query, _, pixels in batch
-            if isinstance(pixels, ImageError)
-        ]
-        good = [
-            (query, content, pixels)
-            for query, content, pixels in batch
-            if not isinstance(pixels, ImageError)
-        ]
-        embeddings = index.model.encode_pixels([pixels for _, _, pixels in good])
-        finite = np.isfinite(embeddings.features).all(1) & np.isfinite(embeddings.logits).all(1)
-        failed += [
-            Failure(
-                str(good[i][0][0].path),
-                "the network gives numbers for it that are not finite: train again, or check it",
-            )
-            for i in np.flatnonzero(~finite)
-        ]
-        kept = np.flatnonzero(finite)
-        if len(kept):
-            some = replace(
-                embeddings,
-                codes=embeddings.codes[kept],
-                features=embeddings.features[kept],
-                logits=embeddings.logits[kept],
-            )
-            yield Block(some, [good[i][0] for i in kept], [good[i][1] for i in kept])
+    for batch in batched(in_order(queries, read, cores()), _BLOCK_QUERIES):
+        block = _encoded(index, batch, failed)
+        if block.queries:
+            yield block
         done += len(batch)
         if progress:
-            progress("evaluating", done, len(labelled))
+            progress("evaluating", done, len(queries))
 
 
-class Score(NamedTuple):
-    """The numbers of one query; items and hits [b + 1] at each distance, and its ranking by
-    code."""
+def _encoded(index: Index, batch: Sequence[_Read], failed: list[Failure]) -> Block:
+    readable: list[_Read] = []
+    pixels: list[images.Pixels] = []
+    for one in batch:
+        if isinstance(one.pixels, ImageError):
+            failed.append(Failure(str(one.query.entry.path), str(one.pixels)))
+        else:
+            readable.append(one)
+            pixels.append(one.pixels)
+    embeddings = index.model.encode_pixels(pixels)
+    outputs = np.hstack([embeddings.features, embeddings.logits])
+    kept = np.flatnonzero(np.isfinite(outputs).all(1)).tolist()
+    failed += [
+        Failure(
+            str(one.query.entry.path),
+            "the network's outputs for it are not finite: check the model, or train again",
+        )
+        for i, one in enumerate(readable)
+        if i not in kept
+    ]
+    finite = replace(
+        embeddings,
+        codes=embeddings.codes[kept],
+        features=embeddings.features[kept],
+        logits=embeddings.logits[kept],
+    )
+    return Block([readable[i].query for i in kept], finite, [readable[i].content for i in kept])
+
+
+# -- scores
+
+
+class QueryScore(NamedTuple):
+    """The metrics of one query; those without a comment are in [0, 1]."""
 
     path: str
     label: str
-    items: Int64
-    hits: Int64
-    ranking: Buckets
-    map: float
-    low: float
-    high: float
-    at_1000: float
-    at_r: float
-    precision: float
-    empty: float
-    argmax: float
-    named: float
-    feature_map: float
-    feature_top1: float
-    rerank: float
-    read: float
-    copies: bool
+    items_at: Int64  # gallery items at each Hamming distance, [b + 1]
+    relevant_at: Int64  # relevant ones among them, [b + 1]
+    by_code: Buckets  # the ranking by Hamming distance
+    ap: float
+    ap_low: float
+    ap_high: float
+    ap_at_1000: float
+    ap_at_r: float
+    precision_radius_2: float
+    empty_radius_2: float  # 1 where no item is at most 2 bits away, else 0
+    argmax_ap: float
+    argmax_correct: float  # 1 where the predicted class is the query's label, else 0
+    feature_ap: float  # 0 without exhaustive features
+    feature_top1: float  # as feature_ap
+    rerank_ap: float
+    features_read: float
+    has_copies: bool  # whether the query's file is in the gallery
+
+
+class _Matched(NamedTuple):
+    """One query with relevant items. `copies` and `relevant` are rows of the gallery; relevant ones
+    have the query's label and are not copies of it."""
+
+    path: str
+    label: str
+    label_id: int
+    embedding: Embeddings
+    copies: Int64
+    relevant: Int64
+    items_at: Int64
+    relevant_at: Int64
 
 
 def score_block(
     index: Index, gallery: Gallery, block: Block, options: SearchOptions
-) -> tuple[list[Score], list[str]]:
-    """Scores of the queries that have a match, and the labels of those that have none."""
-    names = {name: i for i, name in enumerate(gallery.names)}
-    labels = [names.get(label, -1) for _, label in block.entries]
-    copies = [gallery.of_content(content) for content in block.contents]
-    relevant = [
-        np.setdiff1d(gallery.of_label(label), own, assume_unique=True) if label >= 0 else own[:0]
-        for label, own in zip(labels, copies, strict=True)
-    ]
-    kept = [i for i, rows in enumerate(relevant) if len(rows)]
-    missed = [block.entries[i][1] for i in range(len(labels)) if not len(relevant[i])]
-    items = gallery.searched.counts(block.embeddings.codes)
+) -> tuple[list[QueryScore], list[LabelledQuery]]:
+    """The scores of the queries that have a match in the gallery, and the queries that have none.
+
+    Copies of a query (the same file content) are left out of its ranking.
+    """
     fine = index.fine_of(options)
-    near = _coarse(gallery, block.embeddings, copies, kept, fine, options)
-    cosines = (
-        None if gallery.features is None else _cosines(block.embeddings.features, gallery.features)
-    )
-    believed = _nearest_mean(block.embeddings.features, gallery.means)
+    matched, unmatched = _match(gallery, block)
+    if not matched:
+        return [], unmatched
+    shortlists = _shortlists(gallery, matched, fine, options)
+    features = np.concatenate([query.embedding.features for query in matched])
+    predicted = _nearest_mean(features, gallery.class_means)
+    cosines = None if gallery.features is None else _cosines(features, gallery.features)
     scores = []
-    for i in kept:
-        query, own = block.embeddings[i], copies[i]
-        bins = index.model.bits + 1
-        at = items[i] - np.bincount(
-            codes.hamming(query.codes[0], gallery.packed[own]), minlength=bins
-        )
-        hits = np.bincount(
-            codes.hamming(query.codes[0], gallery.packed[relevant[i]]), minlength=bins
-        )
-        ranking = merged_buckets(np.arange(bins), at, hits)
-        inside = int(at[: RADIUS + 1].sum())
-        is_label = gallery.label_ids == labels[i] if cosines is not None else None
-        feature_map = feature_top1 = 0.0
-        if cosines is not None and is_label is not None:
-            by_feature = in_buckets(np.delete(-cosines[i], own), np.delete(is_label, own))
-            feature_map, feature_top1 = (
-                expected(by_feature),
-                float(by_feature.hits[0] / by_feature.size[0]),
-            )
-        rerank, read = expected(ranking), 0.0
+    for i, query in enumerate(matched):
+        by_code = merge_buckets(np.arange(len(query.items_at)), query.items_at, query.relevant_at)
+        by_class = _by_predicted_class(gallery, query, int(predicted[i]))
+        by_feature = None if cosines is None else _by_feature(gallery, query, cosines[i])
+        reranked, read = by_code, 0.0
         if fine != "none":
-            found = rank(near[i], fine, index.scores(gallery.searched, query, near[i], fine))
-            pool = np.searchsorted(gallery.ids, found.ids)
-            right = gallery.label_ids[pool] == labels[i]
-            assert found.scores is not None
-            rerank = expected(fine_buckets(fine, at, hits, found.distances, found.scores, right))
-            read = 0.0 if fine == "asymmetric" else len(pool) / len(gallery.ids)
+            reranked, read = _reranked(index, gallery, query, shortlists[i], fine)
+        near, near_relevant = (
+            int(counts[: RADIUS + 1].sum()) for counts in (query.items_at, query.relevant_at)
+        )
         scores.append(
-            Score(
-                path=str(block.entries[i][0].path),
-                label=block.entries[i][1],
-                items=at,
-                hits=hits,
-                ranking=ranking,
-                map=expected(ranking),
-                low=least(ranking),
-                high=greatest(ranking),
-                at_1000=expected_at(ranking, AT),
-                at_r=expected_at_r(ranking),
-                precision=float(hits[: RADIUS + 1].sum() / inside) if inside else 0.0,
-                empty=float(not inside),
-                argmax=expected(_by_class(gallery, int(believed[i]), labels[i], own)),
-                named=float(believed[i] == labels[i]),
-                feature_map=feature_map,
-                feature_top1=feature_top1,
-                rerank=rerank,
-                read=read,
-                copies=bool(len(own)),
+            QueryScore(
+                path=query.path,
+                label=query.label,
+                items_at=query.items_at,
+                relevant_at=query.relevant_at,
+                by_code=by_code,
+                ap=by_code.expected_ap(),
+                ap_low=by_code.lowest_ap(),
+                ap_high=by_code.highest_ap(),
+                ap_at_1000=by_code.expected_ap_at(CUT),
+                ap_at_r=by_code.expected_ap_at_r(),
+                precision_radius_2=near_relevant / near if near else 0.0,
+                empty_radius_2=float(not near),
+                argmax_ap=by_class.expected_ap(),
+                argmax_correct=float(predicted[i] == query.label_id),
+                feature_ap=by_feature.expected_ap() if by_feature else 0.0,
+                feature_top1=float(by_feature.hits[0] / by_feature.size[0]) if by_feature else 0.0,
+                rerank_ap=reranked.expected_ap(),
+                features_read=read,
+                has_copies=bool(len(query.copies)),
             )
         )
-    return scores, missed
+    return scores, unmatched
 
 
-def _coarse(
-    gallery: Gallery,
-    queries: Embeddings,
-    copies: Sequence[Int64],
-    kept: Sequence[int],
-    fine: Fine,
-    options: SearchOptions,
+def _match(gallery: Gallery, block: Block) -> tuple[list[_Matched], list[LabelledQuery]]:
+    """Split the queries of a block into those with relevant items in the gallery and the others."""
+    id_of = {name: i for i, name in enumerate(gallery.label_names)}
+    all_items_at = gallery.searchable.counts(block.embeddings.codes)
+    matched: list[_Matched] = []
+    unmatched: list[LabelledQuery] = []
+    for i, query in enumerate(block.queries):
+        embedding = block.embeddings[i]
+        label_id = id_of.get(query.label, -1)
+        copies = gallery.of_content(block.contents[i])
+        relevant = np.setdiff1d(gallery.of_label(label_id), copies, assume_unique=True)
+        if not len(relevant):
+            unmatched.append(query)
+            continue
+        copies_at, relevant_at = (
+            np.bincount(
+                codes.hamming(embedding.codes[0], gallery.searched_codes[rows]),
+                minlength=all_items_at.shape[1],
+            )
+            for rows in (copies, relevant)
+        )
+        items_at = all_items_at[i] - copies_at
+        matched.append(
+            _Matched(
+                str(query.entry.path),
+                query.label,
+                label_id,
+                embedding,
+                copies,
+                relevant,
+                items_at,
+                relevant_at,
+            )
+        )
+    return matched, unmatched
+
+
+def _shortlists(
+    gallery: Gallery, queries: Sequence[_Matched], fine: Fine, options: SearchOptions
 ) -> dict[int, codes.Nearest]:
-    """The shortlist of each of the `kept` queries, found without its copies; none where there is no
-    fine stage."""
+    """The shortlist of each query without its copies, by the query's place; empty for "none"."""
     if fine == "none":
         return {}
-    plain = [i for i in kept if not len(copies[i])]
-    some = replace(
-        queries,
-        codes=queries.codes[plain],
-        features=queries.features[plain],
-        logits=queries.logits[plain],
-    )
-    found = (
-        dict(zip(plain, coarse(gallery.searched, some.codes, options, fine), strict=True))
-        if plain
-        else {}
-    )
-    for i in kept:
-        if i not in found:
-            allowed = gallery.searched.only(np.delete(gallery.ids, copies[i]))
-            [found[i]] = coarse(gallery.searched, queries.codes[i : i + 1], options, fine, allowed)
+    found: dict[int, codes.Nearest] = {}
+    plain = [i for i, query in enumerate(queries) if not len(query.copies)]
+    if plain:  # in one call
+        packed = np.concatenate([queries[i].embedding.codes for i in plain])
+        found.update(zip(plain, coarse(gallery.searchable, packed, options, fine), strict=True))
+    for i, query in enumerate(queries):
+        if len(query.copies):
+            allowed = gallery.searchable.only(np.delete(gallery.ids, query.copies))
+            [found[i]] = coarse(gallery.searchable, query.embedding.codes, options, fine, allowed)
     return found
 
 
-def _by_class(gallery: Gallery, believed: int, label: int, own: Int64) -> Buckets:
-    """The ranking by a code that only names the believed class: its items first, in any order, then
-    all others."""
-    same = gallery.table[believed]
-    without = gallery.believed[own] == believed
-    of_label = gallery.label_ids[own] == label
-    first = [int(same.sum() - without.sum()), int(same[label] - (without & of_label).sum())]
-    every = [len(gallery.ids) - len(own), int(gallery.table[:, label].sum() - of_label.sum())]
-    return merged_buckets([0, 1], [first[0], every[0] - first[0]], [first[1], every[1] - first[1]])
+def _cosines(queries: NDArray[np.float32], features: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Cosines [Q, N] of unit features; -2, below all others, for an item whose feature is not
+    finite."""
+    blocks = [
+        queries @ features[i : i + _BLOCK_ITEMS].astype(np.float32).T
+        for i in range(0, len(features), _BLOCK_ITEMS)
+    ]
+    return np.nan_to_num(np.concatenate(blocks, axis=1), nan=-2.0, posinf=-2.0, neginf=-2.0)
+
+
+def _by_feature(gallery: Gallery, query: _Matched, cosines: NDArray[np.float32]) -> Buckets:
+    """The ranking of the whole gallery by cosines [N]."""
+    is_relevant = gallery.label_ids == query.label_id
+    return to_buckets(np.delete(-cosines, query.copies), np.delete(is_relevant, query.copies))
+
+
+def _by_predicted_class(gallery: Gallery, query: _Matched, predicted_class: int) -> Buckets:
+    """The ranking by a code that only names the predicted class: items of the query's class are at
+    distance 0, all others at 1."""
+    copies_in_class = gallery.predicted_classes[query.copies] == predicted_class
+    copies_of_label = gallery.label_ids[query.copies] == query.label_id
+    in_class = int(gallery.confusion[predicted_class].sum() - copies_in_class.sum())
+    hits_in_class = int(
+        gallery.confusion[predicted_class, query.label_id]
+        - (copies_in_class & copies_of_label).sum()
+    )
+    others = len(gallery.ids) - len(query.copies) - in_class
+    other_hits = len(query.relevant) - hits_in_class
+    return merge_buckets([0, 1], [in_class, others], [hits_in_class, other_hits])
+
+
+def _reranked(
+    index: Index, gallery: Gallery, query: _Matched, shortlist: codes.Nearest, fine: Fine
+) -> tuple[Buckets, float]:
+    """The ranking with the shortlist in the order of a fine mode, and the share of the gallery's
+    features that this reads."""
+    scores = index.scores(gallery.searchable, query.embedding, shortlist, fine)
+    ranked = rank(shortlist, fine, scores)
+    assert ranked.scores is not None
+    rows = np.searchsorted(gallery.ids, ranked.ids)
+    is_relevant = gallery.label_ids[rows] == query.label_id
+    buckets = fine_buckets(
+        fine, query.items_at, query.relevant_at, ranked.distances, ranked.scores, is_relevant
+    )
+    return buckets, 0.0 if fine == "asymmetric" else len(rows) / len(gallery.ids)
 
 
 def fine_buckets(
     fine: Fine,
-    items: Int64,
-    hits: Int64,
+    items_at: Int64,
+    relevant_at: Int64,
     distances: Int64,
     scores: NDArray[np.float32],
-    right: NDArray[np.bool_],
+    is_relevant: Bool,
 ) -> Buckets:
-    """The ranking when a shortlist, of `distances`, `scores` and `right` [P], is ordered by a fine
-    mode and the rest of the `items` and `hits` [b + 1] at each distance stays where it is."""
-    place = fine_places(fine, distances, scores)
-    bins = len(items)
-    rest = items - np.bincount(distances, minlength=bins)
-    rest_hits = hits - np.bincount(distances[right], minlength=bins)
-    return merged_buckets(
-        np.concatenate([place, np.arange(bins)]),
-        np.concatenate([np.ones(len(place), np.int64), rest]),
-        np.concatenate([right.astype(np.int64), rest_hits]),
+    """The ranking of a gallery whose shortlist is ordered by a fine mode, the rest by Hamming
+    distance.
+
+    items_at, relevant_at: items and relevant items of the whole gallery at each Hamming distance,
+    [b + 1]. distances, scores, is_relevant: the shortlist's, [P].
+    """
+    places = fine_places(fine, distances, scores)
+    bins = len(items_at)
+    rest = items_at - np.bincount(distances, minlength=bins)
+    rest_relevant = relevant_at - np.bincount(distances[is_relevant], minlength=bins)
+    return merge_buckets(
+        np.concatenate([places, np.arange(bins)]),
+        np.concatenate([np.ones(len(places), np.int64), rest]),
+        np.concatenate([is_relevant.astype(np.int64), rest_relevant]),
     )

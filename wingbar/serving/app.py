@@ -388,7 +388,7 @@ def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) 
             metrics.text(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
         )
 
-    files = _Static(directory=WEB, check_dir=False)
+    files = _Static(directory=WEB, packages=[("wingbar", "look")], check_dir=False)
     app.mount("/static", files)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
