@@ -52,5 +52,5 @@ def in_order(values: Iterable[S], work: Callable[[S], T], threads: int) -> Itera
                 future.cancel()
 
 
-def _no_progress(stage: str, done: int, total: int) -> None:
-    pass
+def no_progress(stage: str, done: int, total: int) -> None:
+    """A Progress that reports nothing."""

@@ -103,7 +103,7 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
     import torch
 
     from wingbar.networks import backbones
-    from wingbar.training import loop
+    from wingbar.training import export
 
     if model.method == "itq":
         try:
@@ -112,7 +112,7 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
             return None
     else:
         try:
-            net = loop.load_net(Path(path)).eval()
+            net = export.load_net(Path(path)).eval()
         except (ModelError, OSError):
             return None
 

@@ -26,7 +26,7 @@ from wingbar.images import Failure, printable
 from wingbar.index import sync
 from wingbar.index.store import Item, Store
 from wingbar.model.model import SAMPLE, Model
-from wingbar.parallel import BATCH, Progress, batched, cores, in_order
+from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
 
 def batch_of(source: object) -> sync.Batch:
@@ -184,9 +184,7 @@ def add(
     nothing to bring in.
     """
     start = time.monotonic()
-    job = _Job(
-        store, model, bits, seed, threads or cores(), progress or (lambda stage, done, total: None)
-    )
+    job = _Job(store, model, bits, seed, threads or cores(), progress or no_progress)
     gone = job.gone_from(batch)
     todo = job.plan(batch)
     try:
@@ -237,7 +235,7 @@ def refit(
     ids = sorted(before, key=lambda id_: before[id_].path)
     if not ids:
         raise StoreError(f"{store.path} holds no images: there is nothing to fit on")
-    report = progress or (lambda stage, done, total: None)
+    report = progress or no_progress
     sample = _sample(len(ids), seed)
     raw = list(_raw_again(model, [before[ids[i]] for i in sample], threads, "fitting", report))
     fitted = model.fitted(np.concatenate(raw), bits, seed)
