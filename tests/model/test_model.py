@@ -23,7 +23,7 @@ from wingbar.model.model import (
     preprocessing_record,
     with_record,
 )
-from wingbar.parallel import BATCH, batched, in_order
+from wingbar.parallel import BATCH, batched
 
 
 def trained_model(seed: int = 0, bits: int = 20) -> Model:
@@ -86,10 +86,10 @@ def test_the_general_model_is_small_and_whole() -> None:
     np.testing.assert_allclose(np.linalg.norm(raw), 1, atol=1e-5)
 
 
-def test_torch_stays_out_of_it() -> None:
+def test_the_core_imports_neither_torch_nor_scipy() -> None:
     script = (
-        "import sys, wingbar as wb; wb.Model.load().encode; wb.Index; wb.evaluate; assert "
-        "'torch' not in sys.modules"
+        "import sys, wingbar as wb; wb.Model.load().encode; wb.Index; wb.evaluate; "
+        "assert not {'torch', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -212,27 +212,6 @@ def test_another_models_embedding_is_refused_with_both_names(fitted: Model) -> N
     )
     with pytest.raises(QueryError, match=r"other \(abababababab\).*general \(itq, 32 bits"):
         check_same(stranger, fitted, "photos.wb")
-
-
-def test_work_in_order_is_ordered_bounded_and_stops_at_an_error() -> None:
-    taken = []
-
-    def values() -> object:
-        for i in range(1000):
-            taken.append(i)
-            yield i
-
-    def work(i: int) -> int:
-        if i == 200:
-            raise ValueError("two hundred")
-        return i * i
-
-    results = in_order(values(), work, 3)  # type: ignore[arg-type]
-    assert [next(results) for _ in range(10)] == [i * i for i in range(10)]
-    assert len(taken) < 100
-    with pytest.raises(ValueError, match="two hundred"):
-        list(results)
-    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
 
 
 def test_scales_are_averaged_and_shapes_kept_apart() -> None:

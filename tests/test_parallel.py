@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from wingbar.parallel import batched, in_order
+
+
+def test_work_in_order_is_ordered_bounded_and_stops_at_an_error() -> None:
+    taken = []
+
+    def values() -> Iterator[int]:
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    def work(i: int) -> int:
+        if i == 200:
+            raise ValueError("two hundred")
+        return i * i
+
+    results = in_order(values(), work, 3)
+    assert [next(results) for _ in range(10)] == [i * i for i in range(10)]
+    assert len(taken) < 100
+    with pytest.raises(ValueError, match="two hundred"):
+        list(results)
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
