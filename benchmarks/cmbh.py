@@ -5,7 +5,7 @@ each fine mode.
     python benchmarks/cmbh.py --birds WORK       # CMBH and DLBHC on the eight drawn species
 
 Each line is a MAP over the whole gallery, expected over ties. "argmax" is the code that only says
-which class the network believes a picture to be of: items of the same believed class are at
+which class the network believes a picture to be of: items of the same predicted class are at
 distance 0, all others at 1.
 """
 
@@ -27,9 +27,10 @@ from wingbar.evaluation.metrics import expected_ap
 from wingbar.hamming import codes
 from wingbar.index.index import Index
 from wingbar.methods import cmbh, dlbhc
+from wingbar.model.itq import unit
 from wingbar.model.model import Model
 from wingbar.parallel import batched
-from wingbar.training import loop
+from wingbar.training import export, loop
 from wingbar.training.held_out import Side, fine_scores
 from wingbar.training.run import Run
 
@@ -60,26 +61,22 @@ def mean_ap(distance: Array, query: Images, gallery: Images) -> float:
     )
 
 
-def unit(x: Array) -> Array:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
 def report(model: Path, data: Dataset) -> None:
     """Print every line of the table."""
-    net = loop.load_net(model).eval()
+    net = export.load_net(model).eval()
     assert isinstance(net, cmbh.Net)
     preprocessing = Model.load(model).preprocessing
     q, g = (outputs(net, preprocessing, part) for part in (data.query, data.gallery))
     packed = [codes.pack(side["code"] >= 0) for side in (q, g)]
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
-    believed = [side["logits"].argmax(1) for side in (q, g)]
+    predicted = [side["logits"].argmax(1) for side in (q, g)]
     names = class_names(data)
     right = np.mean(
-        [names[c] == label for c, label in zip(believed[0], data.query.labels, strict=True)]
+        [names[c] == label for c, label in zip(predicted[0], data.query.labels, strict=True)]
     )
     lines = {
         "code": hamming,
-        f"argmax (accuracy {right:.3f})": (believed[0][:, None] != believed[1][None]).astype(
+        f"argmax (accuracy {right:.3f})": (predicted[0][:, None] != predicted[1][None]).astype(
             np.float32
         ),
         "feature f^l, exhaustive": -unit(q["feature"]) @ unit(g["feature"]).T,

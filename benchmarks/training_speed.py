@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from wingbar.data.readers import read_images
 from wingbar.methods import dlbhc
 from wingbar.networks import backbones
+from wingbar.parallel import no_progress
 from wingbar.training import loop, pictures
-from wingbar.training.run import Run, describe
+from wingbar.training.run import Recorded, Run
 
 ROUNDS = 7
 
@@ -39,13 +40,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "m"
         (output / "train").mkdir(parents=True)
-        parts = pictures.split(data, run, lambda stage, done, total: None)
-        described = describe(dlbhc, config, run, data, None)
-        job = loop._Job(
-            dlbhc, config, run, parts, output, described, 0, 1, lambda stage, done, total: None
-        )
-        job.net.train()
-        job.epoch = 1  # past the warm-up
+        parts = pictures.split(data, run, no_progress)
+        training = loop.Training(Recorded(dlbhc, config, run, data, None), parts, output)
+        training.net.train()
+        training.epoch = 1  # past the warm-up
         loader = DataLoader(
             pictures.Pictures(parts, run),
             batch_sampler=pictures.batches(run, len(parts.paths), 0, 0, 0, 1),
@@ -62,7 +60,7 @@ def main() -> None:
             loss(net, pixels, labels, rows)["total"].backward()
             optimizer.step()
 
-        contestants = {"plain float32": plain, "wingbar": job._train_step}
+        contestants = {"plain float32": plain, "wingbar": training.train_step}
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for i in range(ROUNDS + 1):
             for name, step in contestants.items():

@@ -75,7 +75,7 @@ def test_stored_items_find_what_they_found(index: Index, name: str, fine: Any) -
 
 
 def test_a_picture_finds_what_it_found(index: Index, name: str) -> None:
-    hits = index.search(toy.draw(3, 12345, 48), 3, fine="none")
+    hits = index.search(toy.draw_bird(3, 12345, 48), 3, fine="none")
     if name == "trained":  # float32: alike on every CPU
         found = [(hit.id, hit.path, hit.label, hit.distance) for hit in hits]
         expected = [
@@ -92,7 +92,7 @@ def test_a_trained_model_computes_the_same(tmp_path: Path) -> None:
     model, expected = Model.load(tmp_path / "model"), ANSWERS["model"]
     assert (model.fingerprint, model.method) == (expected["fingerprint"], expected["method"])
     assert set(ANSWERS["model_json_keys"]) == set(model.record)
-    embedded = model.encode([toy.draw(species, 777 + species, 48) for species in range(4)])
+    embedded = model.encode([toy.draw_bird(species, 777 + species, 48) for species in range(4)])
     np.testing.assert_allclose(embedded.logits, expected["logits"], atol=2e-3)
     np.testing.assert_allclose(embedded.features[:, :4], expected["feature_head"], atol=1e-3)
 
@@ -101,7 +101,7 @@ def test_more_is_added_to_it(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.wb"
     copy.write_bytes(path.read_bytes())
     with Index.open(copy) as index:
-        report = index.add([toy.draw(0, 999, 48)])
+        report = index.add([toy.draw_bird(0, 999, 48)])
         assert (report.added, len(index)) == (1, 97)
     assert verify(copy) == []
 
@@ -109,8 +109,8 @@ def test_more_is_added_to_it(path: Path, tmp_path: Path) -> None:
 def test_what_is_printed_has_the_same_keys(
     path: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    birds, query = toy.write(tmp_path / "birds", train=1, test=1, size=48), tmp_path / "q.png"
-    Image.fromarray(toy.draw(3, 12345, 48)).save(query)
+    birds, query = toy.write_birds(tmp_path / "birds", train=1, test=1, size=48), tmp_path / "q.png"
+    Image.fromarray(toy.draw_bird(3, 12345, 48)).save(query)
     for key, command in {
         "info_keys": ["info", path, "--json"],
         "search_keys": ["search", path, query, "-k", "1", "--json"],

@@ -22,7 +22,7 @@ from wingbar.evaluation.labelled import evaluate
 from wingbar.images import Preprocessing
 from wingbar.index.index import Index
 from wingbar.methods import cmbh
-from wingbar.model.saliency import find_regions, in_image
+from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks import backbones
 from wingbar.training import export, loop
 from wingbar.training.run import Run
@@ -348,7 +348,7 @@ def test_region_loss_takes_the_greatest_score_and_sums_over_regions() -> None:
     total = 0.0
     for i in range(2):
         for box in find_regions(strength[i], 3):
-            cut = cmbh.crop(x[i : i + 1], torch.tensor([[in_image(box, (8, 8), (32, 32))]]), 16)
+            cut = cmbh.crop(x[i : i + 1], torch.tensor([[to_pixels(box, (8, 8), (32, 32))]]), 16)
             inside = net.backbone.stages(cut, 2)
             inside.append(loss.last(inside[1]))
             f1, fl, f3 = loss.subs[0](inside[0]), net.sub(inside[1]), loss.subs[1](inside[2])
@@ -445,8 +445,8 @@ def test_a_network_that_cannot_be_taken_apart_is_refused() -> None:
 
 _TWO = """
 import sys, torch
-from wingbar import backbones
 from wingbar.methods import cmbh
+from wingbar.networks import backbones
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 torch.manual_seed(0)

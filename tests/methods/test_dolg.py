@@ -195,7 +195,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     np.testing.assert_allclose(np.linalg.norm(embedded.features, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(codes.unpack(embedded.codes, 16), embedded.logits >= 0)
     assert 0.3 < codes.unpack(embedded.codes, 16).mean() < 0.7  # centred, so that bits are balanced
-    net = export.Exported(loop.load_net(tmp_path / "m").eval())
+    net = export.Exported(export.load_net(tmp_path / "m").eval())
     assert (again.preprocessing.whole, again.preprocessing.scales) == (
         True,
         (0.3535, 0.5, 0.7071, 1.0, 1.4142),

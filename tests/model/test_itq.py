@@ -33,16 +33,16 @@ def test_the_rotation_loses_less_than_chance_and_less_every_step() -> None:
     _, _, vt = np.linalg.svd(centred, full_matrices=False)
     projected = centred @ vt[:12].T
 
-    def loss(turn: np.ndarray) -> float:
-        turned = projected @ turn
-        scale = np.abs(turned).mean()
-        return float(((np.sign(turned) * scale - turned) ** 2).sum())
+    def loss(rotation: np.ndarray) -> float:
+        rotated = projected @ rotation
+        scale = np.abs(rotated).mean()
+        return float(((np.sign(rotated) * scale - rotated) ** 2).sum())
 
     random = [
         loss(np.linalg.qr(np.random.default_rng(i).standard_normal((12, 12)))[0]) for i in range(20)
     ]
-    learnt = vt[:12] @ fit(x.astype(np.float32), 12).code.astype(np.float64)
-    assert loss(learnt) < min(random)
+    learned = vt[:12] @ fit(x.astype(np.float32), 12).code.astype(np.float64)
+    assert loss(learned) < min(random)
 
 
 def test_logits_and_features_by_the_formula() -> None:
@@ -81,9 +81,8 @@ def test_few_images_are_enough(n: int) -> None:
     np.testing.assert_allclose(code.T @ code, np.eye(24), atol=1e-5)
     others = rotation.apply(sample(100, seed=9))[0] >= 0
     balance = others.mean(0)
-    assert (
-        (balance > 0) & (balance < 1)
-    ).sum() > 12  # bits that no sample decided still tell other images apart
+    # bits that no sample decided still tell other images apart
+    assert ((balance > 0) & (balance < 1)).sum() > 12
 
 
 def test_equal_images_only() -> None:

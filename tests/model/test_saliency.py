@@ -17,7 +17,7 @@ from wingbar.images import Part
 from wingbar.index.index import Index, explain
 from wingbar.methods import cmbh, dolg
 from wingbar.model.model import Model
-from wingbar.model.saliency import find_regions, look
+from wingbar.model.saliency import find_regions, look, to_pixels
 from wingbar.training import loop
 from wingbar.training.run import Run
 
@@ -114,10 +114,8 @@ def test_dolg_shows_its_attention_in_the_picture_s_shape(of_dolg: Path, photos: 
     assert (seen.size, seen.area) == ((256, 64), (0, 0, 256, 64))
     assert seen.heat is not None
     assert square.heat is not None
-    assert (seen.heat.shape, square.heat.shape) == (
-        (16, 64),
-        (32, 32),
-    )  # 128 x 32 and 64 x 64 pixels, at half of that
+    # 128 x 32 and 64 x 64 pixels, at half of that
+    assert (seen.heat.shape, square.heat.shape) == ((16, 64), (32, 32))
     assert (seen.heat > 0).all()
     assert not seen.regions
     assert square.size == (32, 32)
@@ -143,23 +141,8 @@ def test_the_command_writes_overlays(
 ) -> None:
     index, query = request.getfixturevalue(name), read_images(photos).paths[0]
     out = tmp_path / "seen"
-    assert (
-        main.main(
-            [
-                "explain",
-                str(index),
-                str(query),
-                "-k",
-                "2",
-                "-o",
-                str(out),
-                "--json",
-                "--box",
-                "0,0,40,30",
-            ]
-        )
-        == 0
-    )
+    arguments = ["explain", str(index), str(query), "-k", "2", "-o", str(out), "--json"]
+    assert main.main([*arguments, "--box", "0,0,40,30"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert sorted(path.name for path in out.iterdir()) == [
         "hit1.npy",
@@ -190,3 +173,51 @@ def test_the_brightest_place_of_an_overlay_is_the_greatest_of_the_map() -> None:
     assert (values[0, :10] == 255).all()
     flat = np.asarray(Image.open(io.BytesIO(images.overlay(grey, np.ones((3, 3)), (0, 0, 80, 40)))))
     assert (flat == 90).all()
+
+
+# -- CMBH's Algorithm 1
+
+
+def test_algorithm_1_on_a_map_worked_by_hand() -> None:
+    """Greatest value 10: m = 1 takes what is above 8.5, which has two parts; the larger is the L of
+    three nines and a ten. All five cells are replaced (10 -> 0, 9 -> 1). The greatest is then 8;
+    above 6.4 is the pair at the right edge. It becomes 0 and 1; then the greatest is 4, above 3 is
+    one cell at the bottom left."""
+    a = np.zeros((7, 7))
+    a[1, 1], a[2, 1], a[3, 1], a[3, 2] = 10, 9, 9, 9
+    a[5, 5] = 9  # alone
+    a[0, 6], a[1, 6] = 8, 7
+    a[6, 0] = 4
+    before = a.copy()
+    assert find_regions(a, 3) == [(1, 1, 2, 3), (6, 0, 6, 1), (0, 6, 0, 6)]
+    np.testing.assert_array_equal(a, before)
+
+
+def test_algorithm_1_replaces_every_value_above_the_threshold() -> None:
+    """5 at one cell; 4.5 diagonally to it is above 4.25 but no neighbour: both are suppressed, the
+    first part wins. With a - A = 0.5 left there, m = 2 takes the 4 cells of 3 (above 2.4); m = 3
+    has a = 0.5 (above 0.375)."""
+    a = np.full((7, 7), 0.1)
+    a[2, 2], a[3, 3] = 5, 4.5
+    a[5:7, 0:2] = 3
+    assert find_regions(a, 3) == [(2, 2, 2, 2), (0, 5, 1, 6), (3, 3, 3, 3)]
+
+
+def test_algorithm_1_thresholds_fall_with_m() -> None:
+    """0.85, 0.80, 0.75, 0.70 of the greatest value, each strictly: a row of cells of 100, 86, 85
+    and so on."""
+    a = np.zeros((7, 7))
+    a[0, :4] = [100, 86, 85, 80]
+    assert find_regions(a, 1) == [(0, 0, 1, 0)]  # 85 is not above 85
+    assert find_regions(a, 2)[1] == (2, 0, 3, 0)  # of 85, 0.8 is 68
+
+
+def test_a_flat_or_negative_map_gives_the_whole_picture() -> None:
+    assert find_regions(np.zeros((7, 7)), 2) == [(0, 0, 6, 6)] * 2
+    assert find_regions(np.full((4, 5), -1.0), 1) == [(0, 0, 4, 3)]
+    assert find_regions(np.full((4, 5), 2.0), 1) == [(0, 0, 4, 3)]
+
+
+def test_boxes_in_image_coordinates() -> None:
+    assert to_pixels((1, 0, 2, 6), (7, 7), (224, 224)) == (32, 0, 96, 224)
+    assert to_pixels((0, 1, 0, 1), (2, 4), (100, 80)) == (0, 50, 20, 100)

@@ -160,10 +160,10 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     torch.save(backbones.create("resnet20").state_dict(), tmp_path / "small.pth")
     with pytest.raises(ModelError, match=r"is not for this ResNet: \d+ weights missing"):
         backbones.create("resnet18", str(tmp_path / "small.pth"))
-    with pytest.raises(ModelError, match="no file of weights at"):
+    with pytest.raises(ModelError, match="no weights file at"):
         backbones.create("resnet18", str(tmp_path / "nowhere.pth"))
     (tmp_path / "words.pth").write_text("not weights")
-    with pytest.raises(ModelError, match="is no file of weights"):
+    with pytest.raises(ModelError, match="is not a weights file"):
         backbones.create("resnet18", str(tmp_path / "words.pth"))
 
 

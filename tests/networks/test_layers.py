@@ -29,20 +29,20 @@ def test_gem_is_the_mean_at_1_and_nears_the_greatest() -> None:
 )
 def test_the_fused_part_is_orthogonal(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    local, globally = (
+    local, global_vector = (
         torch.randn(4, 16, 5, 6, generator=generator),
         torch.randn(4, 16, generator=generator),
     )
     if kind == "zero global":
-        globally = torch.zeros(4, 16)
+        global_vector = torch.zeros(4, 16)
     if kind == "constant maps":
         local = torch.ones(4, 16, 5, 6)
     if kind == "parallel":
-        local = globally[:, :, None, None].expand(-1, -1, 5, 6) * 2
+        local = global_vector[:, :, None, None].expand(-1, -1, 5, 6) * 2
     if kind in ("tiny", "huge"):
-        globally = globally * (1e-10 if kind == "tiny" else 1e10)
-    found = layers.orthogonal_part(local, globally)
-    unit = torch.nn.functional.normalize(globally, dim=1)
+        global_vector = global_vector * (1e-10 if kind == "tiny" else 1e10)
+    found = layers.orthogonal_part(local, global_vector)
+    unit = torch.nn.functional.normalize(global_vector, dim=1)
     assert float(torch.einsum("bchw,bc->bhw", found, unit).abs().max()) < 1e-5
     if kind == "zero global":
         torch.testing.assert_close(found, local)
@@ -50,7 +50,7 @@ def test_the_fused_part_is_orthogonal(kind: str) -> None:
         assert float(found.abs().max()) < 1e-5
     if kind == "random":  # the seed's formula, place by place
         for b, y, x in np.ndindex(4, 5, 6):
-            f, g = local[b, :, y, x].double(), globally[b].double()
+            f, g = local[b, :, y, x].double(), global_vector[b].double()
             torch.testing.assert_close(
                 found[b, :, y, x].double(), f - (f @ g) / (g @ g) * g, atol=1e-5, rtol=1e-4
             )

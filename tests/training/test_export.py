@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
+from wingbar.data.readers import read_images
 from wingbar.errors import ModelError
 from wingbar.images import Preprocessing, load
 from wingbar.methods import Output, dlbhc
@@ -56,8 +58,8 @@ def test_any_size_where_the_network_allows_it() -> None:
 
 
 class Same(backbones.Backbone):
-    """A few layers padded as those of EfficientNet-Lite0, of which all would take a minute to
-    export."""
+    """A few layers padded as those of EfficientNet-Lite0, the whole of which takes a minute
+    to export."""
 
     widths, width, step = (4, 6, 8), 8, 32
 
@@ -200,3 +202,21 @@ def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
     assert (small.name, small.bits) == ("m-int8", 20)
     with pytest.raises(ModelError, match="calibration needs at least 4"):
         export.int8_model(model, given[:2])
+
+
+def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) -> None:
+    net = export.load_net(trained).eval()
+    model = Model.load(trained)
+    pixels = np.stack([load(path, model.preprocessing) for path in read_images(data).paths])
+    with torch.no_grad():
+        feature, logits = export.Exported(net)(torch.from_numpy(pixels))
+    embedded = model.encode_pixels(pixels)
+    np.testing.assert_allclose(embedded.features, feature, atol=1e-4)
+    np.testing.assert_allclose(embedded.logits, logits, atol=1e-3)
+
+
+def test_weights_that_were_exchanged_are_noticed(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ModelError, match="is not the file that"):
+        export.load_net(tmp_path / "m")

@@ -3,86 +3,23 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import write_classes
-from wingbar import parallel
+from tests.runs import CONFIG, SMALL, command, losses, weights
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, ModelError, TrainingError
-from wingbar.images import load
 from wingbar.methods import dlbhc
 from wingbar.model.model import Model
-from wingbar.training import export, loop, pictures, run
+from wingbar.training import export, loop, run
 from wingbar.training.run import Run
-
-CONFIG = dlbhc.Config(bits=12, latent_std=0.1, latent_bias=0.0)
-SMALL = Run(
-    backbone="resnet20",
-    weights="none",
-    size=32,
-    epochs=3,
-    batch=8,
-    lr=0.05,
-    workers=0,
-    precision="float32",
-    held_out=0.1,
-    seed=3,
-)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classes(tmp_path_factory.mktemp("train") / "photos", 12)
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    loop.train(dlbhc, read_images(data), output, CONFIG, SMALL)
-    return output
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
-
-
-def losses(folder: Path) -> list[float]:
-    lines = (folder / "train" / "log.jsonl").read_text().splitlines()
-    return [record["total"] for record in map(json.loads, lines) if "total" in record]
-
-
-def command(data: Path, output: Path, *more: str, run: Run = SMALL) -> list[str]:
-    """`wingbar train dlbhc` with the flags of `run` and CONFIG."""
-    flags: list[str] = []
-    for name, value in {**asdict(CONFIG), **asdict(run)}.items():
-        flag = name.replace("_", "-")
-        flags += (
-            [f"--{'' if value else 'no-'}{flag}"]
-            if isinstance(value, bool)
-            else [f"--{flag}", str(value)]
-        )
-    return ["train", "dlbhc", str(data), "-o", str(output), *flags, *more]
-
-
-def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "wingbar", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_model_directory_is_left(trained: Path, data: Path) -> None:
@@ -112,17 +49,6 @@ def test_it_learns(trained: Path) -> None:
     assert np.mean(found[-4:]) < np.mean(found[:4])
 
 
-def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) -> None:
-    net = loop.load_net(trained).eval()
-    model = Model.load(trained)
-    pixels = np.stack([load(path, model.preprocessing) for path in read_images(data).paths])
-    with torch.no_grad():
-        feature, logits = export.Exported(net)(torch.from_numpy(pixels))
-    embedded = model.encode_pixels(pixels)
-    np.testing.assert_allclose(embedded.features, feature, atol=1e-4)
-    np.testing.assert_allclose(embedded.logits, logits, atol=1e-3)
-
-
 def test_the_same_run_again_is_the_same_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     found = run.recorded(trained)
     loop.train(found.method, found.data, tmp_path / "again", found.config, found.run)
@@ -135,57 +61,6 @@ def test_the_same_run_again_is_the_same_bit_for_bit(trained: Path, tmp_path: Pat
 def test_workers_do_not_change_the_run(trained: Path, data: Path, tmp_path: Path) -> None:
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, workers=2))
     assert weights(tmp_path / "m") == weights(trained)
-
-
-def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(
-    trained: Path, data: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "m"
-    often = replace(SMALL, checkpoint_minutes=0.0)
-    arguments = command(data, output, run=often)
-    rng = np.random.default_rng(5)
-    for attempt in range(2):
-        process = start([*arguments, *(["--resume"] if attempt else [])])
-        log = output / "train" / "log.jsonl"
-        goal = (len(losses(output)) if log.exists() else 0) + int(rng.integers(1, 4))
-        deadline = time.monotonic() + 120
-        while (
-            process.poll() is None
-            and time.monotonic() < deadline
-            and not (log.exists() and len(losses(output)) >= goal)
-        ):
-            time.sleep(0.005)
-        process.kill()
-        process.communicate()
-    assert not (output / "model.json").exists(), "it finished before it was killed"
-    finished = start([*arguments, "--resume"])
-    _, error = finished.communicate(timeout=300)
-    assert finished.returncode == 0, error
-    assert weights(output) == weights(trained)
-    assert losses(output) == losses(trained)
-
-
-def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
-    trained: Path, data: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "m"
-    arguments = command(data, output)
-    process = start(arguments)
-    deadline = time.monotonic() + 120
-    while not (output / "train" / "log.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error
-    assert (output / "train" / "checkpoint.safetensors").exists()
-    exported = start(["export", str(output), "--json"])
-    text, error = exported.communicate(timeout=300)
-    assert exported.returncode == 0, error
-    assert json.loads(text)["bits"] == 12
-    resumed = start([*arguments, "--resume"])
-    _, error = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, error
-    assert weights(output) == weights(trained)
 
 
 def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> None:
@@ -272,34 +147,6 @@ def test_the_rate_by_hand() -> None:
     ]
 
 
-def test_batches_cover_an_epoch_once_and_are_shared_out() -> None:
-    run = Run(batch=6, seed=1)
-    whole = pictures.batches(run, 20, 2, 0, 0, 1)
-    rows = [row for batch in whole for _, row in batch]
-    assert [len(batch) for batch in whole] == [6, 6, 6]
-    assert len(set(rows)) == 18
-    assert {epoch for batch in whole for epoch, _ in batch} == {2}
-    shares = [pictures.batches(run, 20, 2, 0, rank, 2) for rank in (0, 1)]
-    for i, batch in enumerate(whole):
-        assert sorted(shares[0][i] + shares[1][i]) == sorted(batch)
-    assert pictures.batches(run, 20, 2, 2, 0, 1) == whole[2:]
-    assert pictures.batches(run, 20, 3, 0, 0, 1) != whole
-    assert [len(batch) for batch in pictures.batches(run, 4, 0, 0, 0, 1)] == [
-        4
-    ]  # fewer images than a batch
-
-
-def test_what_is_held_out_is_seeded_by_class_and_never_trained_on(data: Path) -> None:
-    parts = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel.no_progress)
-    assert np.bincount(parts.held_labels).tolist() == [3, 3, 3]
-    assert not set(parts.held_paths) & set(parts.paths)
-    assert len(parts.paths) + len(parts.held_paths) == 36
-    again = pictures.split(read_images(data), replace(SMALL, held_out=0.25), parallel.no_progress)
-    assert again.held_paths == parts.held_paths
-    none = pictures.split(read_images(data), replace(SMALL, held_out=0.0), parallel.no_progress)
-    assert not none.held_paths
-
-
 def test_a_model_may_see_larger_pictures_than_its_training_did(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -344,63 +191,26 @@ def test_bad_images_are_left_out_and_listed(data: Path, tmp_path: Path) -> None:
 def test_fine_tuning_begins_from_the_model(trained: Path, data: Path, tmp_path: Path) -> None:
     frozen = replace(SMALL, epochs=1, lr=1e-12, freeze_bn=True, warmup=0.0)
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, frozen, start=trained)
-    before, after = loop.load_net(trained).state_dict(), loop.load_net(tmp_path / "m").state_dict()
+    before, after = (
+        export.load_net(trained).state_dict(),
+        export.load_net(tmp_path / "m").state_dict(),
+    )
     for name in before:
         torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=1e-6)
     assert Model.load(tmp_path / "m").record["start"] == str(trained)
-    with pytest.raises(TrainingError, match="no weights to begin from"):
+    with pytest.raises(TrainingError, match="no weights to start from"):
         loop.train(dlbhc, read_images(data), tmp_path / "x", CONFIG, SMALL, start=tmp_path)
     large = replace(SMALL, backbone="resnet18")
-    with pytest.raises(TrainingError, match="is of the backbone resnet20, not resnet18"):
+    with pytest.raises(TrainingError, match="has the backbone resnet20, not resnet18"):
         loop.train(dlbhc, read_images(data), tmp_path / "y", CONFIG, large, start=trained)
 
 
-def test_runs_that_cannot_start(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -> None:
     found = read_images(data)
-    with pytest.raises(TrainingError, match="is not empty: add --resume"):
-        loop.train(dlbhc, found, trained, CONFIG, SMALL)
-    with pytest.raises(TrainingError, match="holds no run to resume"):
-        loop.train(dlbhc, found, tmp_path / "nowhere", CONFIG, SMALL, resume=True)
-    with pytest.raises(TrainingError, match="was started with another run"):
-        loop.train(dlbhc, found, trained, CONFIG, replace(SMALL, lr=1.0), resume=True)
     with pytest.raises(DataError, match="at least two classes, these have 0"):
         loop.train(dlbhc, read_images(data / "red"), tmp_path / "m", CONFIG, SMALL)
     with pytest.raises(ModelError, match="no backbone named"):
         loop.train(dlbhc, found, tmp_path / "n", CONFIG, replace(SMALL, backbone="resnet19"))
-    with pytest.raises(TrainingError, match="holds no run"):
-        run.recorded(tmp_path)
-    (tmp_path / "new" / "train").mkdir(parents=True)
-    (tmp_path / "new" / "train" / "run.json").write_bytes(
-        (trained / "train" / "run.json").read_bytes()
-    )
-    with pytest.raises(TrainingError, match="no checkpoint yet"):
-        loop.export_checkpoint(tmp_path / "new")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"schedule": "line"}, {"precision": "half"}, {"batch": 0}, {"held_out": 1.0}, {"lr": 0.0}],
-)
-def test_options_that_cannot_be(wrong: dict[str, object]) -> None:
-    with pytest.raises(TrainingError):
-        replace(SMALL, **wrong)  # type: ignore[arg-type]
-
-
-def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "m"
-    loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, epochs=1))
-    (output / "train" / "checkpoint.safetensors").write_bytes(b"gone")
-    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors cannot be read"):
-        loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, epochs=1), resume=True)
-
-
-def test_weights_that_were_exchanged_are_noticed(trained: Path, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(trained, tmp_path / "m")
-    (tmp_path / "m" / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(ModelError, match="is not the file that"):
-        loop.load_net(tmp_path / "m")
 
 
 def test_the_command_says_what_came_out(

@@ -107,7 +107,7 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
     import torch
 
     from wingbar.networks import backbones
-    from wingbar.training import loop
+    from wingbar.training import export
 
     if model.method == "itq":
         try:
@@ -116,7 +116,7 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
             return None
     else:
         try:
-            net = loop.load_net(Path(path)).eval()
+            net = export.load_net(Path(path)).eval()
         except (ModelError, OSError):
             return None
 

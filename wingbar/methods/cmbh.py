@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from wingbar.errors import TrainingError
 from wingbar.methods import Output
-from wingbar.model.saliency import find_regions, in_image
+from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
@@ -384,7 +384,7 @@ class Loss(nn.Module):
         size = (pixels.shape[1], pixels.shape[2])
         boxes = [
             [
-                in_image(box, strength.shape[1:], size)
+                to_pixels(box, strength.shape[1:], size)
                 for box in find_regions(one, self.config.regions)
             ]
             for one in strength

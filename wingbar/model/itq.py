@@ -1,8 +1,8 @@
-"""Iterative quantisation: a label-free encoder from features to codes, in numpy.
+"""Iterative quantisation (ITQ): fit binary codes to features without labels, in NumPy.
 
 Gong & Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", CVPR
-2011. Fitted on a sample: centre it, keep the directions of largest variance (PCA), and turn them so
-that signs lose least.
+2011: centre a sample, keep the directions of largest variance (PCA), and rotate them so that taking
+signs loses least.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Float = TypeVar("Float", bound=np.floating)
 
-ITERATIONS = 50  # the paper's number
-# The reduced feature, chosen on training images alone (docs/label-free.md): taking the whole mean
-# away gives the best MAP and loses nearest neighbours, taking none away the reverse; half of it
-# keeps both.
+ITERATIONS = 50  # as in the paper
+# The reduced feature, chosen on training images alone (docs/label-free.md): subtracting the whole
+# mean gives the best MAP and loses nearest neighbours, subtracting none does the reverse; half of
+# it keeps both.
 DIM = 256
 CENTRING = 0.5
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What a sample taught: raw features x [B, r] become code logits and reduced features.
+    """The fitted map from raw features x [B, r] to code logits and reduced features:
 
-    logits = (x - mean) @ code, with mean [r] and code [r, b]; feature = unit((x - feature_mean) @
-    feature), with feature_mean [r] and feature [r, d]. All float32.
+        logits = (x - mean) @ code
+        features = unit((x - feature_mean) @ feature)
+
+    mean: [r] float32.
+    code: [r, b] float32, orthonormal columns.
+    feature_mean: [r] float32.
+    feature: [r, d] float32, orthonormal columns.
     """
 
     mean: Float32
@@ -65,9 +70,8 @@ class Rotation:
     def to_bytes(self) -> bytes:
         """The content of rotation.npz; equal rotations give equal bytes."""
         out = io.BytesIO()
-        with zipfile.ZipFile(
-            out, "w"
-        ) as archive:  # np.savez writes the time of day, which would change the fingerprint
+        # np.savez writes the time of day, which would change the fingerprint
+        with zipfile.ZipFile(out, "w") as archive:
             for name, array in vars(self).items():
                 member = io.BytesIO()
                 np.save(member, np.ascontiguousarray(array, "<f4"), allow_pickle=False)
@@ -76,7 +80,7 @@ class Rotation:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Rotation:
-        """Read what `to_bytes` wrote. Raises ModelError when it is something else."""
+        """Read what `to_bytes` wrote. Raises ModelError for anything else."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
@@ -85,10 +89,10 @@ class Rotation:
 
 
 def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) -> Rotation:
-    """Fit a Rotation to raw features [n, r] of a sample: codes of `bits` bits, features of max(dim,
-    bits) numbers at most r.
+    """Fit a Rotation to raw features [n, r] of a sample: codes of `bits` bits, reduced features of
+    length min(r, max(dim, bits)).
 
-    Works from one image up: directions in which the sample does not vary are drawn at random, which
+    One image is enough: directions in which the sample does not vary are drawn at random, which
     makes their bits random-hyperplane hashes. Raises ValueError when bits is not in 1..r or the
     sample is empty.
     """
@@ -96,26 +100,23 @@ def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) ->
     if not 1 <= bits <= r:
         raise ValueError(f"bits must be from 1 to {r}, the length of the raw feature, not {bits}")
     if n == 0:
-        raise ValueError("ITQ needs at least one image to be fitted on")
+        raise ValueError("ITQ needs at least one image to be fitted to")
     x = sample.astype(np.float64)
     mean = x.mean(0) if n > 1 else np.zeros(r)  # one image centred on itself would leave nothing
     directions = _principal_directions(x - mean, min(r, max(dim, bits)), rng)
     projected = (x - mean) @ directions[:, :bits]
-    turn = _itq_rotation(projected, rng)
+    rotation = _itq_rotation(projected, rng)
     return Rotation(
         mean=mean.astype(np.float32),
-        code=(directions[:, :bits] @ turn).astype(np.float32),
+        code=(directions[:, :bits] @ rotation).astype(np.float32),
         feature_mean=(CENTRING * mean).astype(np.float32),
         feature=directions.astype(np.float32),
     )
 
 
 def fit_codes(features: Float32, bits: int, rng: np.random.Generator) -> Rotation:
-    """Fit codes of `bits` bits to unit features [n, d], which stay as they are: a Rotation whose
-    reduced feature is the feature.
-
-    Raises ValueError as `fit` does.
-    """
+    """Fit codes of `bits` bits to unit features [n, d] and leave the features as they are: the
+    `feature` of this Rotation is the identity. Raises ValueError as `fit` does."""
     fitted = fit(features, bits, rng, dim=bits)
     d = features.shape[1]
     return replace(
@@ -124,17 +125,16 @@ def fit_codes(features: Float32, bits: int, rng: np.random.Generator) -> Rotatio
 
 
 def unit(x: NDArray[Float]) -> NDArray[Float]:
-    """Rows of x [B, d] at length one; a zero row stays zero."""
+    """Rows of x [B, d] scaled to unit length; a zero row stays zero."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def _principal_directions(centred: Float64, count: int, rng: np.random.Generator) -> Float64:
-    """Orthonormal directions [r, count] of falling variance of centred [n, r], made up at random
-    past its rank."""
+    """The first `count` orthonormal directions [r, count] of centred [n, r], by decreasing
+    variance; random ones beyond its rank."""
     n, r = centred.shape
-    random = rng.standard_normal(
-        (r, count)
-    )  # drawn always, so that the generator's state does not depend on the rank
+    # drawn in any case, so that the generator's state does not depend on the rank
+    random = rng.standard_normal((r, count))
     if n < r:
         _, spread, rows = np.linalg.svd(centred, full_matrices=False)
         variance, vectors = spread**2 / n, rows.T
@@ -150,20 +150,20 @@ def _principal_directions(centred: Float64, count: int, rng: np.random.Generator
 
 
 def _signed(vectors: Float64) -> Float64:
-    """Columns turned so that their largest entry is positive: LAPACK leaves the sign open."""
+    """Columns with signs such that the entry of largest magnitude is positive: LAPACK leaves the
+    sign open."""
     largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
     return vectors * np.where(largest < 0, -1.0, 1.0)
 
 
 def _itq_rotation(projected: Float64, rng: np.random.Generator) -> Float64:
-    """The orthogonal matrix R [b, b] that makes ||sign(V R) - V R|| small for V = projected [n, b]
-    (the paper's Eq. 2)."""
+    """An orthogonal matrix R [b, b] that makes ||sign(V R) - V R|| small, V being projected [n, b]
+    (Eq. 2)."""
     b = projected.shape[1]
-    turn = np.linalg.qr(rng.standard_normal((b, b)))[0]
+    rotation = np.linalg.qr(rng.standard_normal((b, b)))[0]
     for _ in range(ITERATIONS):
-        signs = np.where(projected @ turn >= 0, 1.0, -1.0)  # fix R, update B
-        left, _, right = np.linalg.svd(
-            projected.T @ signs
-        )  # fix B, update R: the Procrustes problem
-        turn = left @ right
-    return turn
+        signs = np.where(projected @ rotation >= 0, 1.0, -1.0)  # fix R, update B
+        # fix B, update R: the orthogonal Procrustes problem
+        left, _, right = np.linalg.svd(projected.T @ signs)
+        rotation = left @ right
+    return rotation

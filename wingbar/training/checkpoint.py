@@ -1,97 +1,165 @@
-"""Checkpoints and the files of a run's folder."""
+"""Read and write the files of a run's folder: the checkpoint, run.json and the log.
+
+A checkpoint holds everything that the next step depends on, so that a resumed run continues bit for
+bit. It is one safetensors file whose tensors are named
+
+- `both.NAME`: parameters and buffers of the net and the loss,
+- `optimizer.I.NAME`: the optimizer's state of its parameter number I,
+- `generator`: the state of PyTorch's random generator on the CPU;
+
+the next step stands in its metadata.
+"""
 
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
 
 from wingbar.errors import TrainingError
 from wingbar.files import write_whole
-from wingbar.training.pictures import Parts
+from wingbar.training.pictures import Split
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+class Position(NamedTuple):
+    """The next step of a run.
+
+    epoch: passes over the training images that are complete, from 0.
+    step: steps of the current epoch that are complete, from 0.
+    """
+
+    epoch: int
+    step: int
 
 
-def _claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
-    """Refuse a folder that holds something else than the run to go on with."""
-    there = output / "train" / "run.json"
+def checkpoint_path(output: Path) -> Path:
+    """Where the run in the folder `output` keeps its checkpoint."""
+    return output / "train" / "checkpoint.safetensors"
+
+
+def save(
+    output: Path, joint: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
+    """Replace the checkpoint of the run in `output`. `joint` holds the net and the loss.
+
+    Raises OSError and leaves the old checkpoint whole when it cannot be written.
+    """
+    tensors = {f"both.{name}": value for name, value in joint.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer.{i}.{name}": value
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
+    tensors["generator"] = torch.get_rng_state()
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    place = {"place": f"{position.epoch} {position.step}"}
+    write_whole(checkpoint_path(output), to_safetensors(contiguous, place))
+
+
+def load(output: Path, joint: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
+    """Restore net, loss, optimizer and random generator from the checkpoint in `output`, and return
+    the next step; None, and nothing is changed, when there is no checkpoint yet.
+
+    Raises TrainingError when the checkpoint is damaged.
+    """
+    path = checkpoint_path(output)
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            position = Position(*map(int, file.metadata()["place"].split()))
+    except SafetensorError as error:
+        raise TrainingError(f"{path} cannot be read ({error}): delete it to start again") from None
+    joint.load_state_dict(
+        {
+            name.removeprefix("both."): value
+            for name, value in tensors.items()
+            if name.startswith("both.")
+        }
+    )
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, i, key = name.split(".", 2)
+            state.setdefault(int(i), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    torch.set_rng_state(tensors["generator"])
+    return position
+
+
+def claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
+    """Make the folder `output` ready for the run that `described` describes (`run.describe`).
+
+    Raises TrainingError when the folder is not empty, or, with `resume`, when it does not hold the
+    same run.
+    """
+    record = _record_path(output)
     if resume:
-        if not there.is_file():
+        if not record.is_file():
             raise TrainingError(f"{output} holds no run to resume")
-        before = json.loads(there.read_text())
+        before = json.loads(record.read_text())
         changed = [key for key in described if described[key] != before.get(key)]
         if changed:
             raise TrainingError(
-                f"{output} was started with another {', '.join(changed)}: resume with the same "
-                "flags"
+                f"{output} was started with a different {', '.join(changed)}: resume it with the "
+                "flags that it was started with"
             )
     elif output.exists() and any(output.iterdir()):
         raise TrainingError(
-            f"{output} is not empty: add --resume to go on with it, or name another folder"
+            f"{output} is not empty: add --resume to continue the run in it, or name another folder"
         )
-    (output / "train").mkdir(parents=True, exist_ok=True)
+    record.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _write_run(output: Path, described: Mapping[str, Any], parts: Parts) -> None:
+def write_run(output: Path, described: Mapping[str, Any], split: Split) -> None:
+    """Record the run in run.json: its description and the images it trains on. Raises OSError."""
     record = {
         **described,
-        "protocol": parts.protocol,
-        "classes": list(parts.classes),
-        "held_out": list(parts.held_paths),
-        "failed": [asdict(failure) for failure in parts.failed],
+        "protocol": split.protocol,
+        "classes": list(split.classes),
+        "held_out": list(split.held_paths),
+        "failed": [asdict(failure) for failure in split.failed],
     }
-    write_whole(output / "train" / "run.json", json.dumps(record, indent=1).encode())
+    write_whole(_record_path(output), json.dumps(record, indent=1).encode())
 
 
-def _forget_log_after(path: Path, epoch: int, step: int) -> None:
-    """Drop what was logged after the checkpoint, which will be logged again."""
+def append_log(output: Path, record: Mapping[str, Any]) -> None:
+    """Append `record` and the time, in seconds since 1970, to log.jsonl. Raises OSError."""
+    with _log_path(output).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**record, "time": round(time.time(), 2)}) + "\n")
+
+
+def truncate_log(output: Path, position: Position) -> None:
+    """Drop what was logged after the checkpoint at `position`: a resumed run logs it again."""
+    path = _log_path(output)
     if path.is_file():
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in lines if _place(json.loads(line)) < (epoch, step)]
+        kept = [line for line in lines if _logged_at(json.loads(line)) < position]
         write_whole(path, "".join(line + "\n" for line in kept).encode())
 
 
-def _place(record: Mapping[str, Any]) -> tuple[int, float]:
-    return (
-        (record["epoch"], record["step"])
-        if "step" in record
-        else (record["epoch"] - 1, float("inf"))
-    )
+def _logged_at(record: Mapping[str, Any]) -> tuple[int, float]:
+    """Epoch and step of a log record; a record without a step ends its epoch."""
+    if "step" in record:
+        return record["epoch"], record["step"]
+    return record["epoch"] - 1, float("inf")
 
 
-@contextmanager
-def _interruptible() -> Iterator[list[bool]]:
-    """A list that is empty until Ctrl-C is pressed; pressed twice, it interrupts at once."""
-    pressed: list[bool] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(True)
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread, where no signal arrives
-        yield pressed
-        return
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _record_path(output: Path) -> Path:
+    return output / "train" / "run.json"
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches worker processes too; they end with their loader."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+def _log_path(output: Path) -> Path:
+    return output / "train" / "log.jsonl"

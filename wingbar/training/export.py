@@ -1,9 +1,11 @@
-"""From a trained Net to a model directory that runs without PyTorch, checked against PyTorch."""
+"""Write a trained Net as a model directory that runs without PyTorch, checked against PyTorch; and
+read the Net of such a directory back."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import subprocess
 import tempfile
 import warnings
@@ -16,50 +18,53 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar import images
-from wingbar.errors import ModelError
+from wingbar import images, methods
+from wingbar.errors import ModelError, TrainingError
 from wingbar.images import Preprocessing
 from wingbar.model.itq import Rotation
 from wingbar.model.model import Model, over_scales, preprocessing_record, with_record
+from wingbar.networks import backbones
 from wingbar.networks.backbones import SameConv
 from wingbar.parallel import BATCH
 
-PARITY_IMAGES = 16
-_WHOLE = (160, 224)  # height and width of the pictures by which a graph for whole ones is traced
-# a bit must agree where its logit is further from zero than this share of the typical logit
+PARITY_IMAGES = 16  # training images on which ONNX Runtime and PyTorch are compared
+# a bit must agree where its logit is further from zero than this share of the mean absolute logit
 CLEAR = 1e-3
+_TRACED = (160, 224)  # height and width of the pixels with which a graph for whole images is traced
 
 
 class Exported(nn.Module):
-    """What the graph computes: pixels [B, H, W, 3] uint8 -> unit feature [B, d], code logits [B,
-    bits], what explains them."""
+    """What the graph computes: pixels [B, H, W, 3] uint8 -> unit feature [B, d], code logits [B, b]
+    unless the codes are fitted to the features, and the Net's auxiliary outputs."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """See the class; without logits where the codes are fitted to the features."""
+        """See the class."""
         return tuple(self.named(pixels).values())
 
     def named(self, pixels: Tensor) -> dict[str, Tensor]:
         """The outputs by their names in the graph."""
-        found = self.net(pixels)
-        code = {} if found.code is None else {"logits": found.code.float()}
-        auxiliary = {name: value.float() for name, value in found.auxiliary.items()}
-        return {"feature": F.normalize(found.feature.float(), dim=1), **code, **auxiliary}
+        output = self.net(pixels)
+        logits = {} if output.code is None else {"logits": output.code.float()}
+        auxiliary = {name: value.float() for name, value in output.auxiliary.items()}
+        return {"feature": F.normalize(output.feature.float(), dim=1), **logits, **auxiliary}
 
     def arrays(
         self, pixels: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Features and code logits, if any, as `model.over_scales` wants them."""
+        """Pixels [B, H, W, 3] -> features [B, d] and code logits [B, b], if any, as
+        `model.over_scales` takes them."""
         with torch.no_grad():
-            found = self.named(torch.from_numpy(pixels))
-        return found["feature"].numpy(), found["logits"].numpy() if "logits" in found else None
+            output = self.named(torch.from_numpy(pixels))
+        return output["feature"].numpy(), output["logits"].numpy() if "logits" in output else None
 
 
 def write(
@@ -73,10 +78,12 @@ def write(
     """Write model.safetensors, model.onnx and, last, model.json into `output`, and return the
     Model.
 
-    `rotation` makes the codes where the net gives none. `record` has name, method, config, run and
-    so on; `preprocessing` is how the model sees pictures, and `paths` are images for the parity
-    check. Raises ModelError when ONNX Runtime and PyTorch do not agree: features to 1e-4, every bit
-    whose logit is clear of zero.
+    `record` has name, method, config, run and whatever else model.json should say; `preprocessing`
+    is how the model prepares images; `paths` are images for the parity check; `rotation` makes the
+    codes where the net gives none.
+
+    Raises ModelError when ONNX Runtime and PyTorch do not agree on features to 1e-4 and on every
+    bit whose logit is clear of zero.
     """
     net = net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     pixels = [images.load(path, preprocessing) for path in paths]
@@ -106,17 +113,31 @@ def write(
     return model
 
 
+def _git_commit() -> str | None:
+    """The current commit where the working directory is in a git repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
 def to_onnx(net: nn.Module, preprocessing: Preprocessing) -> bytes:
-    """The graph of a Net for pictures of `preprocessing`: any size where its backbone allows that
-    at once, else the one size, or any multiple of its step for whole pictures. Raises ModelError
-    where the backbone allows one size only."""
+    """The ONNX graph of a Net for images that `preprocessing` prepares.
+
+    Batch, height and width are dynamic where the backbone takes any size (`step` 1). Otherwise
+    height and width are fixed, or, for whole images, any multiples of the backbone's step. Raises
+    ModelError for whole images and a backbone that takes one size only (`step` 0).
+    """
     step = getattr(getattr(net, "backbone", None), "step", 0)
     if preprocessing.whole and not step:
         raise ModelError(
-            "this backbone sees squares of one size only: train without --whole, or with another "
-            "--backbone"
+            "this backbone takes squares of one size only: train without --whole, or with a "
+            "different --backbone"
         )
-    height, width = _WHOLE if preprocessing.whole else (preprocessing.size, preprocessing.size)
+    height, width = _TRACED if preprocessing.whole else (preprocessing.size, preprocessing.size)
     pixels = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if step == 1:
@@ -153,8 +174,8 @@ def to_onnx(net: nn.Module, preprocessing: Preprocessing) -> bytes:
 
 @contextmanager
 def _even_sides(net: nn.Module, even: bool) -> Iterator[None]:
-    """The padding of SameConv is a constant inside: with a formula of the sides in each, an export
-    takes a minute."""
+    """With `even`, the padding of every SameConv is a constant while the context lasts: an export
+    with a formula of height and width in each takes a minute."""
     layers = [module for module in net.modules() if isinstance(module, SameConv)]
     for layer in layers:
         layer.even = even
@@ -167,7 +188,7 @@ def _even_sides(net: nn.Module, even: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's remarks on its own dependencies."""
+    """Suppress the exporter's messages about its own dependencies."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -180,18 +201,18 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def quantise(network: bytes, pixels: images.Pixels) -> bytes:
-    """An int8 version of a graph: static, uint8 activations and int8 weights with a scale per
-    channel, ONNX Runtime's default list of operators; the ranges come from pixels [n, H, W, 3] of
-    ordinary pictures."""
+    """An int8 version of an ONNX graph: static quantisation of ONNX Runtime's default operators,
+    with uint8 activations, and int8 weights that have a scale per channel. The ranges of the
+    activations come from pixels [n, H, W, 3] uint8 of typical images."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
+    class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
         def __init__(self) -> None:
-            self.left = iter([pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)])
+            self.remaining = iter([pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)])
 
         def get_next(self) -> dict[str, images.Pixels] | None:
-            batch = next(self.left, None)
+            batch = next(self.remaining, None)
             return None if batch is None else {"pixels": batch}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -201,7 +222,7 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
         quantization.quantize_static(
             str(ready),
             str(int8),
-            Pictures(),
+            Batches(),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
@@ -211,44 +232,43 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
 
 
 def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, float]]:
-    """`model` with an int8 network, and how far it agrees on pixels [n, H, W, 3]: the first half
-    sets the ranges, the second half is compared. Raises ModelError when fewer than three quarters
-    keep their nearest neighbour."""
+    """`model` with an int8 network, and its `agreement` with the exact one.
+
+    Of pixels [n, H, W, 3] uint8 the first half calibrates the network and the second half is
+    compared. Raises ModelError for a model of whole images, for fewer than 4 images, and when fewer
+    than three quarters keep their nearest neighbour.
+    """
     if model.preprocessing.whole:
         raise ModelError(
-            f"{model.name} sees whole pictures, for which there is no int8 version: train without "
+            f"{model.name} takes whole images, for which there is no int8 version: train without "
             "--whole"
         )
     half = len(pixels) // 2
     if half < 2:
         raise ModelError(
-            f"calibration needs at least 4 pictures, better 400; there are {len(pixels)}"
+            f"calibration needs at least 4 images, better 400; there are {len(pixels)}"
         )
     network = quantise(model.files["model.onnx"], pixels[:half])
-    rest = {
-        name: data for name, data in model.files.items() if name not in ("model.json", "model.onnx")
-    }
+    files = {name: data for name, data in model.files.items() if name != "model.json"}
+    files["model.onnx"] = network
     record = {**model.record, "name": f"{model.name}-int8"}
-    small = Model(with_record(rest | {"model.onnx": network}, record))
-    agreed = agreement(
-        *(
-            _in_batches(m, list(pixels[half:]))[:, : int(model.record["dim"])]
-            for m in (model, small)
-        )
-    )
+    small = Model(with_record(files, record))
+    dim, compared = int(model.record["dim"]), list(pixels[half:])
+    exact, quantised = (_in_batches(m, compared)[:, :dim] for m in (model, small))
+    agreed = agreement(exact, quantised)
     if agreed["same_neighbour"] < 0.75:
         raise ModelError(
-            f"the int8 model does not agree with the exact one ({agreed}): use more typical "
-            "pictures"
+            f"the int8 model does not agree with the exact one ({agreed}): use more typical images"
         )
-    return Model(
-        with_record(rest | {"model.onnx": network}, {**record, "int8_agreement": agreed})
-    ), agreed
+    return Model(with_record(files, {**record, "int8_agreement": agreed})), agreed
 
 
 def agreement(exact: NDArray[np.float32], quantised: NDArray[np.float32]) -> dict[str, float]:
-    """How alike unit features [n, d] are: mean and least cosine, and the share of pictures with the
-    same nearest neighbour."""
+    """How alike two unit features [n, d] of the same n images are.
+
+    cosine_mean, cosine_min: of each image's two features, in [-1, 1].
+    same_neighbour: share of the images with the same nearest neighbour, in [0, 1].
+    """
     cosine = (exact * quantised).sum(1)
     nearest = [(x @ x.T - 2 * np.eye(len(x), dtype=x.dtype)).argmax(1) for x in (exact, quantised)]
     return {
@@ -268,19 +288,21 @@ def check_parity(
     feature: NDArray[np.float32],
     logits: NDArray[np.float32] | None = None,
 ) -> None:
-    """Compare ONNX Runtime with PyTorch's outputs for B pictures' pixels. Raises ModelError where
-    they differ."""
+    """Compare what `model` gives for the pixels of B images with PyTorch's feature [B, d] and code
+    logits [B, b]. Raises ModelError when a feature differs by more than 1e-4, or a bit whose logit
+    is clear of zero (CLEAR)."""
     raw = _in_batches(model, pixels)
-    found_feature, found_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
-    off = float(np.abs(found_feature - feature).max())
-    if not off <= 1e-4:
+    onnx_feature, onnx_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
+    difference = float(np.abs(onnx_feature - feature).max())
+    if not difference <= 1e-4:
         raise ModelError(
-            f"the exported model's features differ from PyTorch's by {off:.2g}: nothing was written"
+            f"the exported model's features differ from PyTorch's by {difference:.2g}: nothing was "
+            "written"
         )
     if logits is None or not logits.size:
         return
     clear = np.abs(logits) > CLEAR * np.abs(logits).mean()
-    wrong = int(((found_logits >= 0) != (logits >= 0))[clear].sum())
+    wrong = int(((onnx_logits >= 0) != (logits >= 0))[clear].sum())
     if wrong:
         raise ModelError(
             f"{wrong} bits of the exported model differ from PyTorch's: nothing was written"
@@ -288,26 +310,27 @@ def check_parity(
 
 
 def cost(net: nn.Module, size: int) -> dict[str, int]:
-    """`parameters` of a Net and `macs`, multiply-accumulates, for one picture of `size` x `size`;
-    `parameters_total`.
+    """The size of a Net and its work for one image of `size` x `size` pixels.
 
-    The first two are counted as in the tables of the hashing literature: convolutions and linear
-    layers, and 4 for each element that batch normalisation gives out. Parameters that are none of
-    these (CMBH's C-vectors) are in the total only.
+    parameters: of convolutions, linear layers and batch normalisation.
+    macs: multiply-accumulates of these, as the tables of the hashing literature count them, with 4
+        for each element that batch normalisation outputs.
+    parameters_total: all parameters, CMBH's C-vectors among them.
     """
-    counted: list[int] = []
     layers = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
+    counted = [module for module in net.modules() if isinstance(module, layers)]
+    macs: list[int] = []
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
             kernel = layer.kernel_size[0] * layer.kernel_size[1]
-            counted.append(out.numel() * layer.in_channels // layer.groups * kernel)
+            macs.append(out.numel() * layer.in_channels // layer.groups * kernel)
         elif isinstance(layer, nn.Linear):
-            counted.append(out.numel() * layer.in_features)
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            counted.append(4 * out.numel())
+            macs.append(out.numel() * layer.in_features)
+        else:
+            macs.append(4 * out.numel())
 
-    hooks = [module.register_forward_hook(count) for module in net.modules()]
+    hooks = [layer.register_forward_hook(count) for layer in counted]
     training = net.training
     try:
         with torch.no_grad():
@@ -316,25 +339,44 @@ def cost(net: nn.Module, size: int) -> dict[str, int]:
         net.train(training)
         for hook in hooks:
             hook.remove()
-    of_layers = sum(
-        p.numel()
-        for m in net.modules()
-        if isinstance(m, layers)
-        for p in m.parameters(recurse=False)
-    )
     return {
-        "parameters": of_layers,
-        "macs": sum(counted),
+        "parameters": sum(p.numel() for layer in counted for p in layer.parameters(recurse=False)),
+        "macs": sum(macs),
         "parameters_total": sum(p.numel() for p in net.parameters()),
     }
 
 
-def _git_commit() -> str | None:
-    """The commit of the folder that training was started in, if it is a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+def load_net(folder: str | os.PathLike[str]) -> nn.Module:
+    """The Net of a trained model directory, with its weights. Raises ModelError or OSError when the
+    directory is not complete."""
+    model = Model.load(folder)
+    weights = Path(folder) / "model.safetensors"
+    expected = model.record["weights"]["model.safetensors"]
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
+        raise ModelError(
+            f"{weights} is not the file that model.json describes: copy the model again"
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+    method = methods.get(model.method)
+    backbone = backbones.create(model.record["backbone"])
+    config = method.Config(**model.record["config"])
+    net: nn.Module = method.Net(backbone, config, len(model.record["classes"]))
+    net.load_state_dict(load_file(weights))
+    return net
+
+
+def start_from(net: nn.Module, folder: Path, backbone: str) -> None:
+    """Copy the weights of the trained model in `folder` into `net`, where the shapes fit. Raises
+    TrainingError when they cannot be read or the model has a different backbone than `backbone`."""
+    try:
+        its_backbone = Model.load(folder).record["backbone"]
+        state = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError, ModelError) as error:
+        raise TrainingError(f"{folder} has no weights to start from ({error})") from None
+    if its_backbone != backbone:
+        raise TrainingError(
+            f"{folder} has the backbone {its_backbone}, not {backbone}: start from a model with "
+            "the same one"
+        )
+    own = net.state_dict()
+    fitting = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
+    net.load_state_dict(fitting, strict=False)

@@ -1,35 +1,106 @@
-"""Which fine mode suits a trained model, measured on images that were held out of its training
-data."""
+"""Measure each fine mode on images that were held out of training, so that a model records which
+one suits it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbar import images
 from wingbar.evaluation.metrics import Int64, expected_ap
 from wingbar.hamming import codes
 from wingbar.index.ranking import FINE, SHORTLIST, TIE_CAP, fine_places
-from wingbar.model.itq import unit
+from wingbar.model import itq
+from wingbar.model.itq import Rotation, unit
+from wingbar.model.model import over_scales
+from wingbar.parallel import Progress, batched, cores, in_order
+from wingbar.training.pictures import Split
+from wingbar.training.run import Run
+
+GALLERY_SAMPLE = 5000  # training images that the held-out ones are searched in, at most
+_BATCH = 32
+
+Float32 = NDArray[np.float32]
+# the network alone: pixels [B, H, W, 3] -> unit features [B, d] and code logits [B, b], if any
+Network = Callable[[NDArray[np.uint8]], tuple[Float32, Float32 | None]]
 
 
 @dataclass(frozen=True)
 class Side:
-    """Network outputs of images in memory: code logits [n, b], features [n, d] of any length,
-    labels [n]."""
+    """Network outputs of n images.
 
-    logits: NDArray[np.float32]
-    features: NDArray[np.float32]
+    logits: code logits, [n, b] float32; a bit is 1 where its logit is >= 0.
+    features: [n, d] float32, of any length.
+    labels: class numbers, [n] int64.
+    """
+
+    logits: Float32
+    features: Float32
     labels: Int64
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the held-out images say about a net.
+
+    scores: MAP in [0, 1] by fine mode; {} when nothing was held out.
+    rotation: makes codes of the features of a net that has none of its own; None for other nets.
+    """
+
+    scores: Mapping[str, float]
+    rotation: Rotation | None
+
+
+def measure(network: Network, split: Split, run: Run, bits: int, progress: Progress) -> Measured:
+    """MAP of each fine mode for the held-out images as queries, searched in a seeded sample of at
+    most GALLERY_SAMPLE training images. For a network without codes, codes of `bits` bits are
+    fitted to the features of that sample (ITQ)."""
+    rng = np.random.default_rng(run.seed)
+    rows = np.sort(rng.permutation(len(split.paths))[:GALLERY_SAMPLE])
+    blank = np.zeros((1, run.size, run.size, 3), np.uint8)
+    has_codes = network(blank)[1] is not None
+    if has_codes and not split.held_paths:
+        return Measured({}, None)
+
+    raw = _raw_outputs(network, [split.paths[row] for row in rows], run, progress)
+    rotation = None if has_codes else itq.fit_codes(raw, bits, np.random.default_rng(run.seed))
+    if not split.held_paths:
+        return Measured({}, rotation)
+    gallery = _side(raw, split.labels[rows], bits, rotation)
+    held = _raw_outputs(network, split.held_paths, run, progress)
+    query = _side(held, split.held_labels, bits, rotation)
+    return Measured(fine_scores(query, gallery), rotation)
+
+
+def _raw_outputs(network: Network, paths: Sequence[str], run: Run, progress: Progress) -> Float32:
+    """Features of images, followed by their code logits where the network has them: [n, r]."""
+    preprocessing = run.preprocessing
+    pixels = in_order(paths, lambda path: images.load(path, preprocessing), cores())
+    raw = []
+    for batch in batched(pixels, _BATCH):
+        raw.append(over_scales(network, batch, preprocessing))
+        progress("measuring", len(raw) * _BATCH, len(paths))
+    return np.concatenate(raw)
+
+
+def _side(raw: Float32, labels: Int64, bits: int, rotation: Rotation | None) -> Side:
+    """Raw outputs [n, r] as a Side, with code logits by `rotation` where the network has none."""
+    if rotation is not None:
+        return Side(rotation.apply(raw)[0].astype(np.float32), raw, labels)
+    features, logits = np.split(raw, [raw.shape[1] - bits], axis=1)
+    return Side(logits, features, labels)
+
+
 def fine_scores(query: Side, gallery: Side, shortlist: int = SHORTLIST) -> dict[str, float]:
-    """MAP of the whole gallery in each fine mode, by which a trained model's own mode is chosen on
-    held-out images."""
+    """MAP in [0, 1] over the whole gallery by fine mode, expected over ties; queries without a
+    relevant item are left out, and the MAP of no query is 0."""
     packed = codes.pack(gallery.logits >= 0)
-    searchable = codes.Codes(packed, gallery.logits.shape[1])
-    units = [unit(side.features) for side in (query, gallery)]
+    bits = gallery.logits.shape[1]
+    searchable = codes.Codes(packed, bits)
+    query_units, gallery_units = unit(query.features), unit(gallery.features)
     aps: dict[str, list[float]] = {mode: [] for mode in FINE}
     for i in range(len(query.labels)):
         relevant = gallery.labels == query.labels[i]
@@ -40,8 +111,8 @@ def fine_scores(query: Side, gallery: Side, shortlist: int = SHORTLIST) -> dict[
         [near] = searchable.nearest(
             code[None], shortlist, ties="include", limit=TIE_CAP * shortlist
         )
-        agreement = codes.agreement(query.logits[i], packed, gallery.logits.shape[1])
-        cosine = units[1] @ units[0][i]
+        agreement = codes.agreement(query.logits[i], packed, bits)
+        cosine = gallery_units @ query_units[i]
         for mode in FINE:
             scores = agreement if mode == "asymmetric" else cosine
             place = hamming.copy()

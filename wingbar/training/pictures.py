@@ -1,4 +1,4 @@
-"""Training images: the split, decoding, augmentation, batches."""
+"""Training images: which are held out, how each is varied, and how they form batches."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ from wingbar.training.run import Run
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Training images of a run and those held out of them: paths, label numbers [n] int64, names of
-    the classes."""
+class Split:
+    """The images that a run learns from, and those held out of them.
+
+    paths: the n training images.
+    labels: their class numbers, [n] int64, from 0.
+    held_paths: the m held-out images.
+    held_labels: their class numbers, [m] int64.
+    classes: the names of the classes, by number.
+    protocol: how the data set was read and what was held out, in words.
+    failed: images that cannot be read, with the reason; they are in neither part.
+    """
 
     paths: Sequence[str]
     labels: NDArray[np.int64]
@@ -33,24 +41,18 @@ class Parts:
     failed: Sequence[Failure]
 
 
-def split(data: Images, run: Run, progress: Progress) -> Parts:
-    """The training images that can be read, numbered by class, a seeded share of each class held
-    out."""
-    labelled = [(str(entry.path), entry.label) for entry in data if entry.label is not None]
-    failed: list[Failure] = []
+def split(data: Images, run: Run, progress: Progress) -> Split:
+    """Leave out images that cannot be read, number the classes, and hold out a seeded share of each
+    class; a class keeps at least one training image.
+
+    Raises DataError when fewer than two classes are left.
+    """
     good: list[tuple[str, str]] = []
-    preprocessing = Preprocessing(size=run.size)
-
-    def readable(entry: tuple[str, str]) -> str | None:
-        try:
-            images.load(entry[0], preprocessing)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    for i, (entry, reason) in enumerate(
-        zip(labelled, in_order(labelled, readable, cores()), strict=True)
-    ):
+    failed: list[Failure] = []
+    labelled = [(str(entry.path), entry.label) for entry in data if entry.label is not None]
+    paths = [path for path, _ in labelled]
+    reasons = in_order(paths, lambda path: _reason_not_to_use(path, run.size), cores())
+    for i, (entry, reason) in enumerate(zip(labelled, reasons, strict=True)):
         progress("checking images", i + 1, len(labelled))
         if reason is None:
             good.append(entry)
@@ -63,54 +65,67 @@ def split(data: Images, run: Run, progress: Progress) -> Parts:
         )
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[label] for _, label in good])
+    held = _held_out(labels, run)
+    good_paths = np.array([path for path, _ in good], object)
+    return Split(
+        paths=good_paths[~held].tolist(),
+        labels=labels[~held],
+        held_paths=good_paths[held].tolist(),
+        held_labels=labels[held],
+        classes=classes,
+        protocol=f"{data.protocol}; {held.sum()} of {len(good)} training images held out "
+        f"(seed {run.seed})",
+        failed=failed,
+    )
+
+
+def _reason_not_to_use(path: str, size: int) -> str | None:
+    """Why the image at `path` cannot be trained on; None when it can be."""
+    try:
+        images.load(path, Preprocessing(size=size))
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _held_out(labels: NDArray[np.int64], run: Run) -> NDArray[np.bool_]:
+    """Which images of labels [n] are held out, [n] bool: `run.held_out` of each class, rounded, and
+    at least one unless that share is 0."""
     rng = np.random.default_rng(run.seed)
-    held: list[int] = []
-    for c in range(len(classes)):
+    least = 1 if run.held_out else 0
+    held = np.zeros(len(labels), bool)
+    for c in range(int(labels.max()) + 1):
         members = np.flatnonzero(labels == c)
-        count = min(
-            max(round(run.held_out * len(members)), 1 if run.held_out else 0), len(members) - 1
-        )
-        held += rng.permutation(members)[:count].tolist()
-    is_held = np.zeros(len(labels), bool)
-    is_held[held] = True
-    paths = np.array([path for path, _ in good], object)
-    protocol = (
-        f"{data.protocol}; {len(held)} of {len(good)} training images held out (seed {run.seed})"
-    )
-    return Parts(
-        paths[~is_held].tolist(),
-        labels[~is_held],
-        paths[is_held].tolist(),
-        labels[is_held],
-        classes,
-        protocol,
-        failed,
-    )
+        count = min(max(round(run.held_out * len(members)), least), len(members) - 1)
+        held[rng.permutation(members)[:count]] = True
+    return held
 
 
 class Pictures(Dataset[tuple[Tensor, int, int]]):
-    """Training pictures by (epoch, row): pixels [size, size, 3] uint8, label, row."""
+    """The training images of a split, varied at random: indexed by (epoch, row), each is pixels
+    [size, size, 3] uint8, class number, row."""
 
-    def __init__(self, parts: Parts, run: Run) -> None:
-        self.parts, self.seed = parts, run.seed
+    def __init__(self, split: Split, run: Run) -> None:
+        self.split, self.seed = split, run.seed
         self.preprocessing = Preprocessing(size=run.size)
         self.augmentation = Augmentation(area=run.area, mirror=run.mirror, lighting=run.lighting)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int, int]:
-        """The picture of `row`, varied as `epoch` wants it."""
+        """The image of a row; its variation depends on (seed, epoch, row) alone."""
         epoch, row = place
         rng = np.random.default_rng([self.seed, epoch, row])
-        pixels = images.augment(self.parts.paths[row], self.preprocessing, self.augmentation, rng)
-        return torch.from_numpy(pixels.copy()), int(self.parts.labels[row]), row
+        pixels = images.augment(self.split.paths[row], self.preprocessing, self.augmentation, rng)
+        return torch.from_numpy(pixels.copy()), int(self.split.labels[row]), row
 
 
 def batches(
     run: Run, items: int, epoch: int, first_step: int, rank: int, world: int
 ) -> list[list[tuple[int, int]]]:
-    """The batches of an epoch from `first_step` on, this process's share of each: (epoch, row)
-    pairs.
+    """The batches of an epoch over `items` images from `first_step` on, as (epoch, row) pairs: of
+    each batch the share of process `rank` of `world`.
 
-    The last, smaller batch is left out, unless it is the only one.
+    The order depends on (seed, epoch) alone. The last, smaller batch is left out, unless it is the
+    only one.
     """
     order = np.random.default_rng([run.seed, epoch]).permutation(items)
     count = max(items // run.batch, 1)

@@ -1,4 +1,4 @@
-"""The settings of a training run, and its record."""
+"""The settings of a training run, and how its folder records them."""
 
 from __future__ import annotations
 
@@ -17,43 +17,53 @@ from wingbar.images import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How to train, whatever the method. Its fields are the flags of `wingbar train`.
+    """How to train, whatever the method. Its fields are the flags of `wingbar train`, and the help
+    of each is its documentation.
 
-    `test_size`: random boxes enlarge what they cut out, so that a network trained on them does
-    better on pictures somewhat larger than its `size` (Touvron et al., NeurIPS 2019); by how much
-    is to be seen on the held-out images.
+    `test_size`: random crops enlarge what they show, so that a network trained on them does better
+    on images somewhat larger than its `size` (Touvron et al., NeurIPS 2019); the score on the
+    held-out images tells by how much.
+
+    Raises TrainingError for values out of range.
     """
 
     backbone: str = field(
         default="efficientnet_lite0",
-        metadata={"help": "the network; see wingbar train --help for names"},
+        metadata={"help": "the backbone network; wingbar train --help lists the names"},
     )
     weights: str = field(
         default="imagenet",
-        metadata={"help": "first weights of the backbone: imagenet, none, or a file"},
+        metadata={"help": "initial weights of the backbone: imagenet, none, or a file"},
     )
     size: int = field(
-        default=224, metadata={"help": "side of the square that the network sees, pixels"}
+        default=224, metadata={"help": "side of the square training images, in pixels"}
     )
     test_size: int = field(
-        default=0, metadata={"help": "side that the trained model sees; 0: the same"}
+        default=0,
+        metadata={"help": "side of the images that the trained model takes, in pixels; 0: --size"},
     )
     whole: bool = field(
-        default=False, metadata={"help": "the trained model sees whole pictures in their own shape"}
+        default=False,
+        metadata={"help": "the trained model takes whole images in their own aspect ratio"},
     )
     scales: str = field(
         default="1",
-        metadata={"help": "with --whole: sizes that the trained model averages over, as 0.7,1,1.4"},
+        metadata={
+            "help": "with --whole: scales over which the trained model averages, such as 0.7,1,1.4"
+        },
     )
     epochs: int = field(default=20, metadata={"help": "passes over the training images"})
-    batch: int = field(default=32, metadata={"help": "images a step, over all processes"})
+    batch: int = field(default=32, metadata={"help": "images per step, over all processes"})
     lr: float = field(default=0.01, metadata={"help": "learning rate"})
     momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
-    nesterov: bool = field(default=False, metadata={"help": "Nesterov's momentum"})
+    nesterov: bool = field(default=False, metadata={"help": "use Nesterov momentum"})
     weight_decay: float = field(default=5e-4, metadata={"help": "weight decay"})
     schedule: str = field(
         default="cosine",
-        metadata={"help": "cosine (to zero) or step (a tenth after each --step-epochs)"},
+        metadata={
+            "help": "learning-rate schedule: cosine (to zero), or step (divided by 10 every "
+            "--step-epochs)"
+        },
     )
     step_epochs: int = field(
         default=10, metadata={"help": "epochs between the steps of --schedule step"}
@@ -62,83 +72,84 @@ class Run:
         default=1.0, metadata={"help": "epochs over which the learning rate rises from zero"}
     )
     clip: float = field(
-        default=10.0, metadata={"help": "greatest norm of the gradient; 0 does not clip"}
+        default=10.0, metadata={"help": "maximum norm of the gradient; 0: no clipping"}
     )
     area: float = field(
-        default=0.35, metadata={"help": "least share of a picture that a random crop keeps"}
+        default=0.35,
+        metadata={"help": "smallest share of an image's area that a random crop keeps"},
     )
-    mirror: bool = field(default=True, metadata={"help": "mirror half of the pictures"})
+    mirror: bool = field(default=True, metadata={"help": "flip half of the images horizontally"})
     lighting: float = field(
-        default=0.0, metadata={"help": "deviation of random light (PCA of colours); papers use 0.1"}
+        default=0.0,
+        metadata={
+            "help": "standard deviation of random lighting (PCA of the colours); papers use 0.1"
+        },
     )
     precision: str = field(
-        default="auto", metadata={"help": "float32, bfloat16, or auto: bfloat16 where it is fast"}
+        default="auto",
+        metadata={"help": "float32, bfloat16, or auto: bfloat16 where the hardware is fast at it"},
     )
     freeze_bn: bool = field(
-        default=False, metadata={"help": "keep the statistics of batch normalisation as they are"}
+        default=False, metadata={"help": "freeze the statistics of batch normalisation"}
     )
     held_out: float = field(
-        default=0.05, metadata={"help": "share of each class kept from training, to measure on"}
+        default=0.05,
+        metadata={"help": "share of each class held out of training, to measure the model on"},
     )
     measure_epochs: int = field(
-        default=0, metadata={"help": "measure after each so many epochs; 0: only at the end"}
+        default=0,
+        metadata={"help": "epochs between measurements on the held-out images; 0: only at the end"},
     )
     checkpoint_minutes: float = field(default=5.0, metadata={"help": "minutes between checkpoints"})
-    workers: int = field(default=1, metadata={"help": "processes that decode pictures; 0: none"})
-    seed: int = field(default=0, metadata={"help": "determines the run"})
+    workers: int = field(
+        default=1, metadata={"help": "processes that decode images; 0: the training process does"}
+    )
+    seed: int = field(default=0, metadata={"help": "random seed; it determines the run"})
 
     def __post_init__(self) -> None:
-        wrong = [
-            (self.schedule in ("cosine", "step"), "schedule is cosine or step"),
+        rules = [
+            (self.schedule in ("cosine", "step"), "schedule must be cosine or step"),
             (
                 self.precision in ("auto", "float32", "bfloat16"),
-                "precision is auto, float32 or bfloat16",
+                "precision must be auto, float32 or bfloat16",
             ),
             (
                 min(self.size, self.epochs, self.batch, self.step_epochs) >= 1,
-                "size, epochs, batch, step_epochs are at least 1",
+                "size, epochs, batch and step_epochs must be at least 1",
             ),
-            (self.test_size >= 0, "test_size is not below 0"),
-            (0 <= self.held_out < 1, "held_out is a share below 1"),
-            (0 < self.area <= 1, "area is a share above 0"),
+            (self.test_size >= 0, "test_size must not be negative"),
+            (0 <= self.held_out < 1, "held_out must be at least 0 and below 1"),
+            (0 < self.area <= 1, "area must be above 0 and at most 1"),
             (
                 self.lr > 0 and self.warmup >= 0 and self.clip >= 0,
-                "lr is above 0, warmup and clip are not below it",
+                "lr must be above 0, warmup and clip not negative",
             ),
         ]
-        for fine, reason in wrong:
-            if not fine:
-                raise TrainingError(f"{reason}, not {self}")
+        for holds, rule in rules:
+            if not holds:
+                raise TrainingError(f"{rule}, not {self}")
         try:
-            self.preprocessing  # noqa: B018  # which checks them
+            self.preprocessing  # noqa: B018  # which checks the scales
         except ValueError as error:
             raise TrainingError(f"{error}: see --whole and --scales") from None
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the trained model sees pictures."""
+        """How the trained model prepares images."""
         scales = tuple(float(scale) for scale in self.scales.split(","))
         return Preprocessing(size=self.test_size or self.size, whole=self.whole, scales=scales)
 
 
-def describe(
-    method: ModuleType, config: Any, run: Run, data: Images, start: str | os.PathLike[str] | None
-) -> dict[str, Any]:
-    """Everything that a run needs to be done again, as JSON; `recorded` reads it."""
-    described = {
-        "method": method.__name__.rsplit(".", 1)[-1],
-        "config": asdict(config),
-        "run": asdict(run),
-        "start": None if start is None else os.path.abspath(start),
-        "data": data.protocol,
-        "images": [[str(entry.path), entry.label] for entry in data if entry.label is not None],
-    }
-    return json.loads(json.dumps(described))
-
-
 @dataclass(frozen=True)
 class Recorded:
-    """A run as it was written down in its folder."""
+    """Everything that determines a run, as its folder records it.
+
+    method: the method's module.
+    config: the method's Config.
+    run: how to train.
+    data: the labelled images, before any are held out.
+    start: the directory of the model whose weights training begins with; None without one.
+    """
 
     method: ModuleType
     config: Any
@@ -147,21 +158,39 @@ class Recorded:
     start: str | None
 
 
+def describe(settings: Recorded) -> dict[str, Any]:
+    """Everything needed to repeat a run, as JSON; `recorded` reads it back."""
+    described = {
+        "method": settings.method.__name__.rsplit(".", 1)[-1],
+        "config": asdict(settings.config),
+        "run": asdict(settings.run),
+        "start": None if settings.start is None else os.path.abspath(settings.start),
+        "data": settings.data.protocol,
+        "images": [
+            [str(entry.path), entry.label] for entry in settings.data if entry.label is not None
+        ],
+    }
+    return json.loads(json.dumps(described))  # as it is read back: tuples become lists
+
+
 def recorded(folder: str | os.PathLike[str]) -> Recorded:
-    """The run that `folder` holds. Raises TrainingError when it holds none, or one of another
+    """The run that `folder` holds. Raises TrainingError when it holds none, or one of a different
     version of wingbar."""
     path = Path(folder) / "train" / "run.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         method = methods.get(found["method"])
         entries = [Entry(Path(name), label) for name, label in found["images"]]
-        data = Images(entries, found["data"])
         return Recorded(
-            method, method.Config(**found["config"]), Run(**found["run"]), data, found["start"]
+            method=method,
+            config=method.Config(**found["config"]),
+            run=Run(**found["run"]),
+            data=Images(entries, found["data"]),
+            start=found["start"],
         )
     except FileNotFoundError:
         raise TrainingError(f"{folder} holds no run: there is no {path}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{path} cannot be read ({error}): was it written by another version?"
+            f"{path} cannot be read ({error}): was it written by another version of wingbar?"
         ) from None

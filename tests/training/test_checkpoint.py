@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.runs import CONFIG, SMALL, command, losses, start, weights
+from wingbar.data.readers import read_images
+from wingbar.errors import TrainingError
+from wingbar.methods import dlbhc
+from wingbar.training import checkpoint, loop
+from wingbar.training.checkpoint import Position
+
+
+def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "m"
+    often = replace(SMALL, checkpoint_minutes=0.0)
+    arguments = command(data, output, run=often)
+    rng = np.random.default_rng(5)
+    for attempt in range(2):
+        process = start([*arguments, *(["--resume"] if attempt else [])])
+        log = output / "train" / "log.jsonl"
+        goal = (len(losses(output)) if log.exists() else 0) + int(rng.integers(1, 4))
+        deadline = time.monotonic() + 120
+        while (
+            process.poll() is None
+            and time.monotonic() < deadline
+            and not (log.exists() and len(losses(output)) >= goal)
+        ):
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+    assert not (output / "model.json").exists(), "it finished before it was killed"
+    finished = start([*arguments, "--resume"])
+    _, error = finished.communicate(timeout=300)
+    assert finished.returncode == 0, error
+    assert weights(output) == weights(trained)
+    assert losses(output) == losses(trained)
+
+
+def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "m"
+    arguments = command(data, output)
+    process = start(arguments)
+    deadline = time.monotonic() + 120
+    while not (output / "train" / "log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert (output / "train" / "checkpoint.safetensors").exists()
+    exported = start(["export", str(output), "--json"])
+    text, error = exported.communicate(timeout=300)
+    assert exported.returncode == 0, error
+    assert json.loads(text)["bits"] == 12
+    resumed = start([*arguments, "--resume"])
+    _, error = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, error
+    assert weights(output) == weights(trained)
+
+
+def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "m"
+    loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, epochs=1))
+    (output / "train" / "checkpoint.safetensors").write_bytes(b"gone")
+    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors cannot be read"):
+        loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, epochs=1), resume=True)
+
+
+def test_a_folder_that_holds_something_else_is_refused(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    found = read_images(data)
+    with pytest.raises(TrainingError, match="is not empty: add --resume"):
+        loop.train(dlbhc, found, trained, CONFIG, SMALL)
+    with pytest.raises(TrainingError, match="holds no run to resume"):
+        loop.train(dlbhc, found, tmp_path / "nowhere", CONFIG, SMALL, resume=True)
+    with pytest.raises(TrainingError, match="was started with a different run"):
+        loop.train(dlbhc, found, trained, CONFIG, replace(SMALL, lr=1.0), resume=True)
+
+
+def test_a_run_without_a_checkpoint_cannot_be_exported(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "new" / "train").mkdir(parents=True)
+    (tmp_path / "new" / "train" / "run.json").write_bytes(
+        (trained / "train" / "run.json").read_bytes()
+    )
+    with pytest.raises(TrainingError, match="no checkpoint yet"):
+        loop.export_checkpoint(tmp_path / "new")
+
+
+def test_the_log_is_truncated_at_the_checkpoint(tmp_path: Path) -> None:
+    """What was logged after it, and a line that was not written whole, are dropped."""
+    (tmp_path / "train").mkdir()
+    places: list[dict[str, object]] = [
+        {"epoch": 0, "step": 0},
+        {"epoch": 0, "step": 1},
+        {"epoch": 1, "held_out_map": {}},  # measured at the end of epoch 0
+        {"epoch": 1, "step": 0},
+        {"epoch": 1, "step": 1},
+    ]
+    for place in places:
+        checkpoint.append_log(tmp_path, place)
+    log = tmp_path / "train" / "log.jsonl"
+    with log.open("a") as file:
+        file.write('{"epoch": 0, "st')
+    for position, kept in (((1, 1), 4), ((1, 0), 3), ((0, 1), 1)):
+        checkpoint.truncate_log(tmp_path, Position(*position))
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [{**line, "time": 0} for line in lines] == [{**p, "time": 0} for p in places[:kept]]

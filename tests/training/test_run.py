@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.runs import CONFIG, SMALL
+from wingbar.data.readers import read_images
+from wingbar.errors import TrainingError
+from wingbar.methods import dlbhc
+from wingbar.training import run
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"schedule": "line"}, {"precision": "half"}, {"batch": 0}, {"held_out": 1.0}, {"lr": 0.0}],
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(TrainingError):
+        replace(SMALL, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_run_is_read_back_as_it_was_recorded(trained: Path, data: Path, tmp_path: Path) -> None:
+    found = run.recorded(trained)
+    images = read_images(data)
+    assert (found.method, found.config, found.run, found.start) == (dlbhc, CONFIG, SMALL, None)
+    assert (found.data.paths, found.data.labels) == (images.paths, images.labels)
+    assert run.describe(found) == run.describe(run.Recorded(dlbhc, CONFIG, SMALL, images, None))
+    with pytest.raises(TrainingError, match="holds no run"):
+        run.recorded(tmp_path)
