@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wingbar import images
 from wingbar.errors import ModelError
@@ -21,8 +20,13 @@ def find_regions(activation: NDArray[np.floating], count: int) -> list[tuple[int
     For m = 1 .. M: what is above a (0.9 - 0.05 m), a being the greatest value, and of it the
     largest connected part (cells that share a side; the first of equal ones) gives the box. Then
     every value A above the threshold becomes a - A. Where nothing is above it, which only values
-    that are not positive can bring about, the box is the whole map.
+    that are not positive can bring about, the box is the whole map. Raises ModelError without
+    SciPy.
     """
+    try:
+        from scipy import ndimage
+    except ImportError:
+        raise ModelError("the regions of CMBH need SciPy: run pip install scipy") from None
     values = activation.astype(np.float64)
     height, width = values.shape
     boxes = []
@@ -103,10 +107,6 @@ def look(model: Model, source: images.Source) -> Look:
 
 
 def _regions(activation: NDArray[np.float32], area: images.Box) -> tuple[images.Box, ...]:
-    try:
-        from wingbar.model.saliency import find_regions, in_image
-    except ImportError:
-        raise ModelError("the regions of CMBH need SciPy: run pip install scipy") from None
     left, top, width, height = area
     found = []
     for cells in find_regions(activation, REGIONS):
