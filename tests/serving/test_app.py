@@ -33,7 +33,7 @@ from tests.servers import (
     small_index,
 )
 from wingbar import images
-from wingbar.cli import main, serve
+from wingbar.cli import main
 from wingbar.errors import StoreError
 from wingbar.index.index import Index
 from wingbar.index.store import remove_index
@@ -914,7 +914,7 @@ def test_the_demo_ends_in_the_server_on_a_terminal(
     monkeypatch.setattr("wingbar.demo.text", lambda shown: "done")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     serving = []
-    monkeypatch.setattr(serve, "_serve", lambda path, **named: serving.append(path))
+    monkeypatch.setattr(run, "run", lambda settings, started: serving.append(settings.index))
     assert main.main(["demo", *flags]) == 0
     assert serving == ([shared_index_path] if served else [])
 

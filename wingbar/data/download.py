@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TRIES = 5  # requests in a row that bring nothing new before it gives up
 WAIT = 1.0  # seconds before the second of them, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
+BYTE_STAGES = ("fetching", "checking", "unpacking")  # first words of stages that count bytes
 RATIO = 200  # an archive that grows to more times its size is a bomb; pictures hardly shrink
 _BLOCK = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be better in a while
