@@ -180,4 +180,4 @@ def test_every_command_in_the_documents_exists() -> None:
     assert len(commands) >= 6
     for command in commands:
         if "PATH" not in command:
-            main._parser(command).parse_args(command)
+            main.parser_for(command).parse_args(command)

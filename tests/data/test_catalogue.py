@@ -198,7 +198,7 @@ def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith("CIFAR-10: 60,000 images, 10 classes\n")
     assert "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce" in out
     assert main.main(["data", "info", "roxford5k"]) == 0
-    assert "no sum is known" in capsys.readouterr().out
+    assert "no known checksum" in capsys.readouterr().out
     assert main.main(["data", "info", "cifar-10", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"][0]["size"] == 170_498_071
     assert main.main(["data", "info", "cifar"]) == 2
@@ -218,7 +218,7 @@ def test_fetch_on_the_command_line(
     assert main.main(["data", "fetch", "roxford5k"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("roxford5k: 5 images (officially 5,063 images)\n")
-    assert "no published sum to compare it with: keep this one" in out
+    assert "no published checksum to compare with: keep this one" in out
     assert "Next: wingbar index roxford5k.wb roxford5k --split gallery" in out
     assert err == ""
     assert main.main(["data", "fetch", "roxford5k", "--json"]) == 0

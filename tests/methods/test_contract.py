@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from wingbar import methods
-from wingbar.cli import options
 from wingbar.errors import ModelError
 from wingbar.networks import backbones
 
@@ -39,7 +38,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return pixels, torch.arange(ITEMS) % CLASSES, torch.arange(ITEMS)
 
 
-@pytest.fixture(params=options.METHODS)
+@pytest.fixture(params=methods.NAMES)
 def method(request: pytest.FixtureRequest) -> ModuleType:
     return methods.get(request.param)
 

@@ -127,7 +127,7 @@ def test_a_method_without_places_says_so(
     query = sorted(shared_photos.rglob("*.jpg"))[0]
     assert main.main(["explain", str(shared_index_path), str(query)]) == 0
     printed = capsys.readouterr().out
-    assert "shows no places" in printed
+    assert "has no heat map" in printed
     assert "0 of 24 bits differ" in printed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.servers import LONG, TOKEN, problem, process
-from wingbar.cli import main, serve
+from wingbar.cli import main
 from wingbar.serving import run
 from wingbar.serving.settings import Settings
 
@@ -65,7 +65,7 @@ def test_the_demo_ends_in_the_server_on_a_terminal(
     monkeypatch.setattr("wingbar.demo.text", lambda shown: "done")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     serving = []
-    monkeypatch.setattr(serve, "_serve", lambda path, **named: serving.append(path))
+    monkeypatch.setattr(run, "run", lambda settings, started: serving.append(settings.index))
     assert main.main(["demo", *flags]) == 0
     assert serving == ([shared_index_path] if served else [])
 

@@ -1,4 +1,4 @@
-"""The verb `data`."""
+"""The verbs `data list`, `data info` and `data fetch`."""
 
 from __future__ import annotations
 
@@ -6,75 +6,157 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from wingbar.cli.options import Group, Verb
+from wingbar.cli.output import print_result, progress_bars
+
 if TYPE_CHECKING:
     from wingbar.data.catalogue import FetchReport, KnownDataSet
 
-from wingbar.cli.output import _print, _progress
+# -- data list
 
 
-def data(args: argparse.Namespace) -> int:
-    """List the data sets that wingbar knows, say what one is, or fetch it."""
+def list_flags(parser: argparse.ArgumentParser) -> None:
+    """`data list` has no flags of its own."""
+
+
+def list_data_sets(args: argparse.Namespace) -> int:
+    """Print one line per known data set."""
     from wingbar.data import catalogue
 
-    if args.what == "list":
-        known = list(catalogue.DATA_SETS.values())
-        return _print(
-            args, {"data_sets": [asdict(one) for one in known]}, "\n".join(map(_data_line, known))
-        )
-    if args.what == "info":
-        one = catalogue.get(args.name)
-        return _print(args, asdict(one), _data_text(one))
-    with _progress() as progress:
-        report = catalogue.fetch(args.name, args.output, url=args.url, progress=progress)
-    return _print(args, asdict(report), _data_report(report))
+    known = list(catalogue.DATA_SETS.values())
+    record = {"data_sets": [asdict(data) for data in known]}
+    print_result(args, record, "\n".join(map(_line, known)))
+    return 0
 
 
-def _data_line(one: KnownDataSet) -> str:
-    from wingbar.data.download import size_text
+LIST = Verb(
+    name="list",
+    summary="List the known data sets.",
+    examples="wingbar data list",
+    flags=list_flags,
+    run=list_data_sets,
+)
 
-    how = "by hand" if one.by_hand else size_text(one.size) if one.size else "fetch"
-    return (
-        f"{one.name:14}  {one.images:>9,} images  {one.classes or '':>6} "
-        f"{'classes' if one.classes else '':7}  {how}"
+
+# -- data info
+
+
+def info_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `data info`."""
+    parser.add_argument("name", metavar="NAME", help="a name from wingbar data list")
+
+
+def describe_data_set(args: argparse.Namespace) -> int:
+    """Print where a data set comes from, its licence, and its files with their checksums."""
+    from wingbar.data import catalogue
+
+    data = catalogue.get(args.name)
+    print_result(args, asdict(data), _description(data))
+    return 0
+
+
+INFO = Verb(
+    name="info",
+    summary="Show where a data set comes from, its licence, its files and their checksums.",
+    examples="wingbar data info cifar-10",
+    flags=info_flags,
+    run=describe_data_set,
+)
+
+
+# -- data fetch
+
+
+def fetch_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `data fetch`."""
+    parser.add_argument("name", metavar="NAME", help="a name from wingbar data list")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="the folder to create (default: NAME)"
+    )
+    parser.add_argument(
+        "--url",
+        default="",
+        help="a mirror: the address of the file, or of the folder with the files",
     )
 
 
-def _data_text(one: KnownDataSet) -> str:
+def fetch_data_set(args: argparse.Namespace) -> int:
+    """Fetch and unpack a data set, and print what is in it."""
+    from wingbar.data import catalogue
+
+    with progress_bars() as progress:
+        report = catalogue.fetch(args.name, args.output, url=args.url, progress=progress)
+    print_result(args, asdict(report), _report_text(report))
+    return 0
+
+
+FETCH = Verb(
+    name="fetch",
+    summary="Fetch and unpack a data set; continues where it was stopped.",
+    examples="wingbar data fetch cifar-10 -o data/cifar-10",
+    flags=fetch_flags,
+    run=fetch_data_set,
+)
+
+
+# -- all of them
+
+DATA = Group(
+    name="data",
+    summary="List, describe or fetch the data sets that wingbar knows.",
+    examples="wingbar data list\n"
+    "wingbar data info cifar-10\n"
+    "wingbar data fetch cifar-10 -o data/cifar-10",
+    verbs=(LIST, INFO, FETCH),
+)
+
+
+def _line(data: KnownDataSet) -> str:
+    from wingbar.data.download import size_text
+
+    how = "by hand" if data.by_hand else size_text(data.size) if data.size else "fetch"
+    return (
+        f"{data.name:14}  {data.images:>9,} images  {data.classes or '':>6} "
+        f"{'classes' if data.classes else '':7}  {how}"
+    )
+
+
+def _description(data: KnownDataSet) -> str:
     from wingbar.data.download import size_text
 
     lines = [
-        f"{one.title}: {one.images:,} images"
-        + (f", {one.classes:,} classes" if one.classes else "")
+        f"{data.title}: {_sizes(data.images, data.classes)}",
+        f"page      {data.page}",
+        f"licence   {data.licence}",
+        f"unpacked  about {size_text(data.disk)}",
     ]
-    lines += [
-        f"page      {one.page}",
-        f"licence   {one.licence}",
-        f"unpacked  about {size_text(one.disk)}",
-    ]
-    for file in one.files:
+    for file in data.files:
         lines.append(f"file      {file.url}" + (f", {file.size:,} bytes" if file.size else ""))
-        sums = (("sha256", file.sha256), ("md5", file.md5))
-        known = next((f"{kind} {value}" for kind, value in sums if value), "no sum is known")
+        checksums = (("sha256", file.sha256), ("md5", file.md5))
+        known = next((f"{kind} {value}" for kind, value in checksums if value), "no known checksum")
         lines.append(f"          {known}")
-    lines += [f"note      {text}" for text in (one.note, one.by_hand) if text]
+    lines += [f"note      {text}" for text in (data.note, data.by_hand) if text]
     return "\n".join(lines)
 
 
-def _data_report(report: FetchReport) -> str:
-    lines = [
-        f"{report.folder}: {report.images:,} images"
-        + (f", {report.classes:,} classes" if report.classes else "")
-    ]
+def _report_text(report: FetchReport) -> str:
+    first = f"{report.folder}: {_sizes(report.images, report.classes)}"
     if not report.fetched:
-        lines[0] += ", there already"
+        first += ", fetched before"
     if report.images != report.official_images:
-        lines[0] += f" (officially {report.official_images:,} images)"
+        first += f" (officially {report.official_images:,} images)"
+    lines = [first]
     for file in report.files:
         how = (
             f"{file.checked} as published"
             if file.checked
-            else "no published sum to compare it with: keep this one"
+            else "no published checksum to compare with: keep this one"
         )
         lines.append(f"{file.url}\n  sha256 {file.sha256} ({how})")
     lines.append(f"Next: wingbar index {report.name}.wb {report.folder} --split gallery")
     return "\n".join(lines)
+
+
+def _sizes(images: int, classes: int) -> str:
+    """Numbers of images and, where there are labels, of classes."""
+    return f"{images:,} images" + (f", {classes:,} classes" if classes else "")

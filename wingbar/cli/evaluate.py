@@ -8,25 +8,77 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wingbar.cli.options import Verb, add_protocol_flag, add_ranking_flags, whole_number
+from wingbar.cli.output import print_failures, print_result, progress_bars, table_text
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
     from wingbar.data.records import Dataset
+    from wingbar.evaluation.compare import Comparison
     from wingbar.evaluation.labelled import Evaluation
+    from wingbar.evaluation.landmarks import Revisited
     from wingbar.index.index import Index
     from wingbar.parallel import Progress
 
-from wingbar.cli.output import _list_failures, _number, _print, _progress
+
+def evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `evaluate`."""
+    parser.add_argument("index", metavar="INDEX", nargs="?", help="the index file")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="a folder or CSV file with labels; its query, test or val part holds the queries",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        help="write a page (HTML) with curves, pictures and a table of all labels",
+    )
+    parser.add_argument(
+        "--solution",
+        metavar="CSV",
+        help="score the images in the folder DATA by a solution file of Google Landmarks v2",
+    )
+    parser.add_argument(
+        "--whole-queries",
+        action="store_true",
+        help="revisited Oxford and Paris: do not crop the queries to their boxes",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar="JSON",
+        help="compare two evaluations instead, each a file with the output of --json",
+    )
+    parser.add_argument(
+        "--gallery-codes",
+        choices=("network", "labels"),
+        default="network",
+        help="codes of the gallery: from the network, or one per label as in much of the "
+        "literature (default network)",
+    )
+    parser.add_argument(
+        "--exhaustive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also rank the whole gallery by features, with all of them in memory (default yes)",
+    )
+    parser.add_argument(
+        "--keep-constant-bits",
+        action="store_true",
+        help="evaluate even if some bits are the same in all codes",
+    )
+    parser.add_argument("--split", help="use this part of DATA as queries instead")
+    add_protocol_flag(parser)
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, help="seed of a random split (default 0)"
+    )
+    add_ranking_flags(parser)
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Measure an index with the labelled queries of a data set, or compare two such
-    measurements."""
-    from wingbar.data.readers import read_dataset, read_images
-    from wingbar.evaluation.labelled import evaluate
-    from wingbar.files import write_whole
-    from wingbar.index.index import Index
-
+    """Print the metrics of an index on labelled queries, or compare two evaluations."""
     if args.compare:
         return _compare(args)
     if args.index is None or args.data is None:
@@ -36,11 +88,32 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     if args.solution:
         return _evaluate_landmarks(args)
+    return _evaluate_dataset(args)
+
+
+EVALUATE = Verb(
+    name="evaluate",
+    summary="Evaluate an index on labelled queries, or compare two evaluations.",
+    examples="wingbar evaluate birds.wb birds/ --json",
+    flags=evaluate_flags,
+    run=evaluate,
+)
+
+
+# -- labelled data sets
+
+
+def _evaluate_dataset(args: argparse.Namespace) -> int:
+    from wingbar.data.readers import read_dataset, read_images
+    from wingbar.evaluation import labelled
+    from wingbar.files import write_whole
+    from wingbar.index.index import Index
+
     if args.report:
         from wingbar.evaluation import report
 
         report.check_installed()
-    with Index.open(args.index) as found, _progress() as progress:
+    with Index.open(args.index) as index, progress_bars() as progress:
         if args.split:
             queries = read_images(args.data, args.split, protocol=args.protocol, seed=args.seed)
             protocol = f"{queries.protocol} as queries, the index as gallery"
@@ -48,9 +121,9 @@ def evaluate(args: argparse.Namespace) -> int:
             data = read_dataset(args.data, protocol=args.protocol, seed=args.seed)
             queries, protocol = data.query, data.protocol
             if data.truth:
-                return _evaluate_revisited(args, found, data, progress)
-        result = evaluate(
-            found,
+                return _evaluate_revisited(args, index, data, progress)
+        result = labelled.evaluate(
+            index,
             queries,
             protocol=protocol,
             fine=args.fine,
@@ -61,37 +134,50 @@ def evaluate(args: argparse.Namespace) -> int:
             progress=progress,
         )
         if args.report:
-            write_whole(Path(args.report), report.evaluation_page(found, queries, result))
-    _list_failures(result.failed)
-    return _print(args, asdict(result), _evaluation_text(result))
+            write_whole(Path(args.report), report.evaluation_page(index, queries, result))
+    print_failures(result.failed)
+    print_result(args, asdict(result), _evaluation_text(result))
+    return 0
+
+
+def _evaluation_text(result: Evaluation) -> str:
+    hidden = ("failed", "notes", "curves", "per_query")
+    names = [field.name for field in fields(result) if field.name not in hidden]
+    shown = {name: getattr(result, name) for name in names}
+    return "\n".join([table_text(shown), *(f"Note: {note}." for note in result.notes)])
+
+
+# -- landmarks
 
 
 def _evaluate_revisited(
-    args: argparse.Namespace, found: Index, data: Dataset, progress: Progress
+    args: argparse.Namespace, index: Index, data: Dataset, progress: Progress
 ) -> int:
     from wingbar.evaluation.landmarks import evaluate_revisited
 
     result = evaluate_revisited(
-        found,
+        index,
         data,
         fine=args.fine,
         shortlist=args.shortlist,
         whole_queries=args.whole_queries,
         progress=progress,
     )
-    _list_failures(result.failed)
+    print_failures(result.failed)
+    print_result(args, asdict(result), _revisited_text(result))
+    return 0
+
+
+def _revisited_text(result: Revisited) -> str:
     lines = [
         result.protocol,
         f"{'':8}  {'setup':6}  {'MAP':>6}  {'mP@1':>6}  {'mP@5':>6}  {'mP@10':>6}  queries",
     ]
     for name, setups in (("features", result.features), ("search", result.search)):
         for setup, s in setups.items():
-            values = "  ".join(
-                f"{value:6.4f}" for value in (s.map, s.mp_at_1, s.mp_at_5, s.mp_at_10)
-            )
+            values = "  ".join(f"{v:6.4f}" for v in (s.map, s.mp_at_1, s.mp_at_5, s.mp_at_10))
             lines.append(f"{name:8}  {setup:6}  {values}  {s.queries:7,}")
-    lines += [f"Note: {note}." for note in result.notes]
-    return _print(args, asdict(result), "\n".join(lines))
+    return "\n".join([*lines, *(f"Note: {note}." for note in result.notes)])
 
 
 def _evaluate_landmarks(args: argparse.Namespace) -> int:
@@ -99,61 +185,32 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
     from wingbar.images import find
     from wingbar.index.index import Index
 
-    with Index.open(args.index) as found, _progress() as progress:
-        paths = find(args.data).images
+    with Index.open(args.index) as index, progress_bars() as progress:
         result = evaluate_landmarks(
-            found,
-            paths,
+            index,
+            find(args.data).images,
             Path(args.solution),
             fine=args.fine,
             shortlist=args.shortlist,
             progress=progress,
         )
-    _list_failures(result.failed)
-    shown = {
-        key: value for key, value in asdict(result).items() if key != "failed" and value is not None
-    }
-    return _print(
-        args,
-        asdict(result),
-        "\n".join(f"{key:10}  {_number(value)}" for key, value in shown.items()),
-    )
+    print_failures(result.failed)
+    record = asdict(result)
+    shown = {key: value for key, value in record.items() if key != "failed" and value is not None}
+    print_result(args, record, table_text(shown))
+    return 0
 
 
-def _evaluation_text(result: Evaluation) -> str:
-    shown = {
-        field.name: getattr(result, field.name)
-        for field in fields(result)
-        if field.name not in ("failed", "notes", "curves", "per_query")
-    }
-    width = max(map(len, shown))
-    lines = [f"{key:{width}}  {_number(value)}" for key, value in shown.items()]
-    return "\n".join([*lines, *(f"Note: {note}." for note in result.notes)])
+# -- two evaluations
 
 
 def _compare(args: argparse.Namespace) -> int:
     from wingbar.evaluation.compare import compare
 
-    records = [_read_json(Path(name)) for name in args.compare]
-    found = compare(records[0], records[1], seed=args.seed)
-    lines = [
-        f"{name}: {protocol}" for name, protocol in zip(args.compare, found.protocols, strict=True)
-    ]
-    lines.append(
-        f"{found.queries:,} queries in both; the interval of the difference holds "
-        f"{found.level:.0%} (paired bootstrap)"
-    )
-    lines.append(f"{'':12}  {'first':>7}  {'second':>7}  {'difference':>10}")
-    lines += [
-        (
-            f"{d.measure:12}  {d.first:7.4f}  {d.second:7.4f}  {d.difference:+10.4f}  "
-            f"({d.low:+.4f} "
-            f"to {d.high:+.4f})"
-        )
-        for d in found.differences
-    ]
-    lines += [f"Note: {note}." for note in found.notes]
-    return _print(args, asdict(found), "\n".join(lines))
+    first, second = (_read_json(Path(name)) for name in args.compare)
+    result = compare(first, second, seed=args.seed)
+    print_result(args, asdict(result), _comparison_text(args.compare, result))
+    return 0
 
 
 def _read_json(path: Path) -> Any:
@@ -164,3 +221,18 @@ def _read_json(path: Path) -> Any:
             f"{path} is not JSON ({error}): write it with wingbar evaluate INDEX DATA --json > "
             f"{path}"
         ) from None
+
+
+def _comparison_text(names: list[str], result: Comparison) -> str:
+    lines = [f"{name}: {protocol}" for name, protocol in zip(names, result.protocols, strict=True)]
+    lines.append(
+        f"{result.queries:,} queries in both; {result.level:.0%} confidence intervals of the "
+        "difference (paired bootstrap)"
+    )
+    lines.append(f"{'':12}  {'first':>7}  {'second':>7}  {'difference':>10}")
+    for d in result.differences:
+        lines.append(
+            f"{d.measure:12}  {d.first:7.4f}  {d.second:7.4f}  {d.difference:+10.4f}  "
+            f"({d.low:+.4f} to {d.high:+.4f})"
+        )
+    return "\n".join([*lines, *(f"Note: {note}." for note in result.notes)])

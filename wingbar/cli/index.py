@@ -3,24 +3,79 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wingbar.cli.options import (
+    Verb,
+    add_protocol_flag,
+    code_length,
+    positive_number,
+    whole_number,
+)
+from wingbar.cli.output import (
+    counted,
+    model_record,
+    print_failures,
+    print_message,
+    print_result,
+    progress_bars,
+    table_text,
+)
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
+    from wingbar.data.records import Images
+    from wingbar.index.index import Index
     from wingbar.index.refit import RefitReport
     from wingbar.index.sync import AddReport
 
-from wingbar.cli.output import _list_failures, _model_record, _number, _print, _progress
+# -- index
 
-# -- verbs
+
+def index_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `index`."""
+    parser.add_argument(
+        "index", metavar="INDEX", help="the index file; created if it does not exist"
+    )
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="*",
+        help="a folder, a CSV file (path,label,split,...), or image files",
+    )
+    parser.add_argument(
+        "--model", help="a model directory, or general (the default): no labels, no training"
+    )
+    parser.add_argument(
+        "--bits", type=code_length, help="code length of a label-free index (default 64)"
+    )
+    parser.add_argument(
+        "--split",
+        default="all",
+        help="only this part of a data set: gallery, train, query, val, test (default all)",
+    )
+    add_protocol_flag(parser)
+    parser.add_argument(
+        "--seed",
+        type=whole_number,
+        default=0,
+        help="seed of the images that label-free codes are learned from, and of a random split "
+        "(default 0)",
+    )
+    parser.add_argument(
+        "--threads", type=positive_number, help="threads that decode images (default: one per core)"
+    )
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="learn label-free codes again, from everything in the index",
+    )
 
 
 def index(args: argparse.Namespace) -> int:
-    """Create an index from images, or bring it up to date with them."""
+    """Create an index from images, update it with them, or with --refit learn its codes again."""
     from wingbar.hamming import codes
     from wingbar.index.index import Index
 
@@ -35,19 +90,20 @@ def index(args: argparse.Namespace) -> int:
         if path.exists() or args.refit
         else Index.create(path, args.model or "general")
     )
-    with opened as found, _progress() as progress:
+    with opened as found, progress_bars() as progress:
         if args.model:
             _check_model(args.model, found)
         if args.refit:
             refitted = found.refit(
                 bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
             )
-            return _print(args, asdict(refitted), _refit_text(path, refitted))
+            print_result(args, asdict(refitted), _refit_text(path, refitted))
+            return 0
         report = found.add(
             sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
         )
-        _list_failures(report.failed)
-        _print(
+        print_failures(report.failed)
+        print_result(
             args,
             {"index": str(path), "items": len(found), **asdict(report)},
             _add_text(path, len(found), report),
@@ -61,121 +117,170 @@ def index(args: argparse.Namespace) -> int:
         return 0
 
 
-def _warm_up(bits: int) -> None:
-    """Compile the search loops now, once on a machine, so that no search has to wait for it."""
-    from wingbar.hamming import codes
+INDEX = Verb(
+    name="index",
+    summary="Create an index from images, or update it.",
+    examples="wingbar index photos.wb photos/\n"
+    "wingbar index photos.wb catalogue.csv --split gallery --bits 48",
+    flags=index_flags,
+    run=index,
+)
 
-    seconds = codes.warm_up(bits)
-    if seconds > 2:
-        print(
-            f"wingbar: the search of large indexes was compiled for this machine in {seconds:.0f} "
-            "s",
-            file=sys.stderr,
-        )
+
+# -- info
+
+
+def info_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `info`."""
+    from wingbar import methods
+
+    parser.add_argument(
+        "path", metavar="PATH", nargs="?", help="an index, a model directory, or general"
+    )
+    parser.add_argument(
+        "--method",
+        choices=methods.NAMES,
+        help="show the cost of this method's network instead: parameters and operations",
+    )
+    parser.add_argument(
+        "--backbone", default="resnet50", help="with --method: the backbone (default resnet50)"
+    )
+    parser.add_argument(
+        "--bits", type=code_length, default=48, help="with --method: code length (default 48)"
+    )
+    parser.add_argument(
+        "--classes",
+        type=positive_number,
+        default=100,
+        help="with --method: number of classes (default 100)",
+    )
+    parser.add_argument(
+        "--size",
+        type=positive_number,
+        default=224,
+        help="with --method: side of the input image in pixels (default 224)",
+    )
 
 
 def info(args: argparse.Namespace) -> int:
-    """Say what an index or a model is, or what a method would cost."""
+    """Print what an index or a model is, or the cost of a method's network."""
     from wingbar.index.index import Index
     from wingbar.model.model import Model
 
     if (args.path is None) == (args.method is None):
         raise WingbarError(
-            "name an index or a model, or a method to be costed: wingbar info --method cmbh "
+            "name an index or a model, or a method to show its cost: wingbar info --method cmbh "
             "--backbone resnet50"
         )
     if args.method is not None:
         record = _cost(args)
     elif args.path == "general" or Path(args.path).is_dir():
-        record = _model_record(Model.load(args.path))
+        record = model_record(Model.load(args.path))
     else:
         with Index.open(args.path) as found:
             record = asdict(found.info())
-    width = max(map(len, record))
-    return _print(
-        args, record, "\n".join(f"{key:{width}}  {_number(value)}" for key, value in record.items())
-    )
+    print_result(args, record, table_text(record))
+    return 0
 
 
-def _cost(args: argparse.Namespace) -> dict[str, Any]:
-    """Parameters and multiply-accumulates of a method's net, before there is a model."""
-    from wingbar import methods
-    from wingbar.networks import backbones
-    from wingbar.training import export
+INFO = Verb(
+    name="info",
+    summary="Describe an index or a model, or show what a method costs.",
+    examples="wingbar info photos.wb --json\n"
+    "wingbar info --method cmbh --backbone resnet50 --bits 48 --classes 200",
+    flags=info_flags,
+    run=info,
+)
 
-    method = methods.get(args.method)
-    backbone = backbones.create(args.backbone)
-    net = method.Net(backbone, method.Config(bits=args.bits), args.classes)
-    about = {
-        "method": args.method,
-        "backbone": args.backbone,
-        "bits": args.bits,
-        "classes": args.classes,
-        "size": args.size,
-    }
-    return {**about, **export.cost(net, args.size)}
+
+# -- verify
+
+
+def verify_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `verify`."""
+    parser.add_argument("index", metavar="INDEX", help="the index file")
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check an index, down to the checksums; exit code 1 when something is wrong."""
+    """Print what is wrong with an index; exit code 1 when anything is."""
     from wingbar.index.checks import verify
 
     problems = verify(args.index)
-    text = "\n".join(problems) if problems else f"{args.index} is whole"
     if problems:
-        text += (
-            f"\n{args.index}: {len(problems)} problems; make it anew with wingbar index, or "
-            "bring back a copy"
-        )
-    _print(args, {"index": args.index, "problems": problems}, text)
+        advice = "rebuild it with wingbar index, or restore a backup"
+        count = counted(len(problems), "problem")
+        text = "\n".join([*problems, f"{args.index}: {count}; {advice}"])
+    else:
+        text = f"{args.index} is intact"
+    print_result(args, {"index": args.index, "problems": problems}, text)
     return 1 if problems else 0
 
 
-def _images(args: argparse.Namespace, name: str) -> Any:
+VERIFY = Verb(
+    name="verify",
+    summary="Check an index and its checksums; exit code 1 if it is damaged.",
+    examples="wingbar verify photos.wb && echo intact",
+    flags=verify_flags,
+    run=verify,
+)
+
+
+# -- the steps of `index`
+
+
+def _images(args: argparse.Namespace, name: str) -> Images:
+    """The part of a source to index. Raises WingbarError where a new index would stay empty."""
     from wingbar.data.readers import read_images
 
     chosen = read_images(name, args.split, protocol=args.protocol, seed=args.seed)
     if not len(chosen) and not Path(args.index).exists():
-        others = f", only {len(chosen.others):,} other files" if chosen.others else ""
+        others = f", only {counted(len(chosen.others), 'other file')}" if chosen.others else ""
         raise WingbarError(f"{name} has no images{others}")
     return chosen
 
 
-def _check_model(name: str, found: Any) -> None:
-    """Refuse to add to an index with another model than its own, naming both."""
+def _check_model(name: str, found: Index) -> None:
+    """Raise WingbarError, naming both models, when `name` is not the model of the index."""
     from wingbar.model.model import Model
 
-    wanted = Model.load(name)
-    theirs = {
-        name: found.model.files.get(name) for name in ("model.onnx", "rotation.npz")
-    }  # fitted codes may come later
-    if wanted.files["model.onnx"] != theirs["model.onnx"] or wanted.files.get(
-        "rotation.npz"
-    ) not in (
-        None,
-        theirs["rotation.npz"],
+    wanted, own = Model.load(name), found.model
+    fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
+    if wanted.files["model.onnx"] != own.files["model.onnx"] or (
+        fitted is not None and fitted != own.files.get("rotation.npz")
     ):
         raise WingbarError(
-            f"{found.path} was made with {found.model}, not with {wanted}: leave --model out, or "
-            "name a new index"
+            f"{found.path} was made with {own}, not with {wanted}: leave --model out, or name a "
+            "new index"
         )
 
 
+def _warm_up(bits: int) -> None:
+    """Compile the search loops now, once per machine, so that no search has to wait for it."""
+    from wingbar.hamming import codes
+
+    seconds = codes.warm_up(bits)
+    if seconds > 2:
+        print_message(f"compiled the search of large indexes for this machine in {seconds:.0f} s")
+
+
 def _add_text(path: Path, items: int, report: AddReport) -> str:
-    counts = {
-        name: getattr(report, name)
-        for name in ("added", "updated", "unchanged", "moved", "removed")
+    counts: dict[str, int] = {
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "moved": report.moved,
+        "removed": report.removed,
+        "failed": len(report.failed),
     }
-    counts["failed"] = len(report.failed)
     parts = [f"{count:,} {name}" for name, count in counts.items() if count] or ["nothing to do"]
     lines = [
-        f"{path}: {items:,} images ({', '.join(parts)}) in {report.seconds:.1f} s, "
+        f"{path}: {counted(items, 'image')} ({', '.join(parts)}) in {report.seconds:.1f} s, "
         f"{report.images_per_second:.0f} images/s"
     ]
     if report.fitted_on:
-        lines.append(f"The codes were learnt from {report.fitted_on:,} of them.")
+        lines.append(f"Codes learned from {counted(report.fitted_on, 'image')}.")
     if report.ignored:
-        lines.append(f"{len(report.ignored):,} files that are no images by name were passed over.")
+        lines.append(f"Skipped {counted(len(report.ignored), 'non-image file')}.")
     if report.advice:
         lines.append(f"Note: {report.advice}.")
     return "\n".join(lines)
@@ -183,9 +288,25 @@ def _add_text(path: Path, items: int, report: AddReport) -> str:
 
 def _refit_text(path: Path, report: RefitReport) -> str:
     return (
-        f"{path}: codes of {report.bits} bits (before: {report.bits_before}) learnt anew from "
-        f"{report.sample:,} images; "
-        f"{report.codes_changed:,} of {report.items:,} codes changed.\n"
-        f"The model is now {report.fingerprint[:12]}, it was {report.fingerprint_before[:12]}: "
-        "embeddings made before do not fit any more."
+        f"{path}: {report.bits}-bit codes (before: {report.bits_before}) learned again from "
+        f"{counted(report.sample, 'image')}; {report.codes_changed:,} of "
+        f"{counted(report.items, 'code')} changed.\n"
+        f"The model is now {report.fingerprint[:12]} (before: {report.fingerprint_before[:12]}); "
+        "embeddings made before no longer match it."
     )
+
+
+# -- the costs that `info` shows
+
+
+def _cost(args: argparse.Namespace) -> dict[str, Any]:
+    """Parameters and multiply-accumulates of a method's network, before there is a model."""
+    from wingbar import methods
+    from wingbar.networks import backbones
+    from wingbar.training import export
+
+    method = methods.get(args.method)
+    backbone = backbones.create(args.backbone)
+    net = method.Net(backbone, method.Config(bits=args.bits), args.classes)
+    described = {name: getattr(args, name) for name in ("method", "backbone", "bits", "classes")}
+    return {**described, "size": args.size, **export.cost(net, args.size)}

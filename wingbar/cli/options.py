@@ -1,34 +1,87 @@
-"""Flags that several verbs share, and the kinds of values they take."""
+"""Verbs as records, the flags that several verbs share, and the kinds of values that flags take."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import fields
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-METHODS = ("cmbh", "dlbhc", "dolg")  # as in methods/__init__.py, which imports PyTorch
-PEERS = "flat,multihash,ivf,hnsw,usearch,numpy"  # as in bench.py
-PROTOCOLS = ("own", "10k-50k", "1k-5k-54k", "1k-5k-59k", "unseen")  # as in datasets.py
-FINE = ("none", "ties", "pool", "asymmetric")  # as in index.py, which is not imported for --help
+# -- verbs
 
 
-def _from_flags(kind: Any, args: argparse.Namespace) -> Any:
-    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb of the command line: `wingbar NAME ...`.
+
+    name: the word that is typed.
+    summary: one sentence for the help.
+    examples: command lines at the end of its help, one per line.
+    flags: gives a parser the flags of the verb. It is called only when the verb is asked for, so
+        it may import the constants that the flags show.
+    run: does the work with the parsed flags and returns the exit code.
+    method_flags: for a verb whose first argument is a METHOD: gives a parser the flags of that
+        method; an unknown name adds none.
+    """
+
+    name: str
+    summary: str
+    examples: str
+    flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    method_flags: Callable[[argparse.ArgumentParser, str], None] | None = None
 
 
-def _add_flags(
-    parser: argparse._ArgumentGroup, kind: Any, recipe: Mapping[str, Any] = MappingProxyType({})
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A word that verbs of its own follow: `wingbar NAME VERB ...`. Its fields are as in Verb."""
+
+    name: str
+    summary: str
+    examples: str
+    verbs: Sequence[Verb]
+
+
+# -- flags
+
+
+def add_protocol_flag(parser: argparse.ArgumentParser) -> None:
+    """--protocol, one of data.protocols.PROTOCOLS."""
+    from wingbar.data.protocols import PROTOCOLS
+
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="own",
+        help="how a data set is split into parts (default own: as published)",
+    )
+
+
+def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
+    """--fine and --shortlist, as in index.ranking.SearchOptions."""
+    from wingbar.index.ranking import FINE, SearchOptions
+
+    parser.add_argument(
+        "--fine", choices=FINE, help="fine mode of the second stage (default: the model's own)"
+    )
+    parser.add_argument(
+        "--shortlist",
+        type=int,
+        default=SearchOptions.shortlist,
+        help="number of nearest codes that the second stage re-ranks "
+        f"(default {SearchOptions.shortlist})",
+    )
+
+
+def add_field_flags(
+    parser: argparse._ArgumentGroup, record: Any, defaults: Mapping[str, Any]
 ) -> None:
-    """A flag for each field of a dataclass: its name, type, default (the recipe's, where it has
-    one) and help."""
-    for field in fields(kind):
-        default = recipe.get(field.name, field.default)
-        flag, text = (
-            "--" + field.name.replace("_", "-"),
-            f"{field.metadata['help']} (default {default})",
-        )
+    """One flag per field of a dataclass: its name, type, default and help. `defaults` override
+    those of the fields."""
+    for field in fields(record):
+        flag = "--" + field.name.replace("_", "-")
+        default = defaults.get(field.name, field.default)
+        text = f"{field.metadata['help']} (default {default})"
         if isinstance(field.default, bool):
             parser.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=default, help=text
@@ -37,77 +90,35 @@ def _add_flags(
             parser.add_argument(flag, type=type(field.default), default=default, help=text)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+def from_field_flags(record: Any, args: argparse.Namespace) -> Any:
+    """The dataclass `record` made of the flags that `add_field_flags` added for it."""
+    return record(**{field.name: getattr(args, field.name) for field in fields(record)})
+
+
+# -- kinds of values; argparse puts the flag before their messages
+
+
+def whole_number(text: str) -> int:
+    """A number from 0 up."""
+    return _number(text, 0, None, "a whole number of at least 0")
+
+
+def positive_number(text: str) -> int:
+    """A number from 1 up."""
+    return _number(text, 1, None, "a whole number of at least 1")
+
+
+def port_number(text: str) -> int:
+    """A TCP port; 0 stands for any free one."""
+    return _number(text, 0, 65_535, "a port from 0 to 65535")
+
+
+def code_length(text: str) -> int:
+    """Bits of a code."""
+    return _number(text, 1, 1024, "a number of bits from 1 to 1024")
+
+
+def _number(text: str, low: int, high: int | None, kind: str) -> int:
+    if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
     return int(text)
-
-
-def _positive(text: str) -> int:
-    if _count(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if _count(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
-
-
-def _bits(text: str) -> int:
-    if not 1 <= _count(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bits from 1 to 1024")
-    return int(text)
-
-
-def _verb(verbs: Any, run: Any, example: str) -> argparse.ArgumentParser:
-    """A subcommand named after its function, described by its docstring, its help ending in an
-    example."""
-    text = run.__doc__.splitlines()[0]
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        run.__name__,
-        help=text,
-        description=text,
-        epilog="example:\n  " + example.replace("\n", "\n  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--debug", action="store_true", help="print a traceback when something goes wrong"
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _sub(whats: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """One thing that a verb does, with the flags that every verb has."""
-    parser: argparse.ArgumentParser = whats.add_parser(name, help=text, description=text)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--debug", action="store_true", help="print a traceback when something goes wrong"
-    )
-    return parser
-
-
-def _protocol_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="own",
-        help="how the parts of a data set are made (default own)",
-    )
-
-
-def _ranking_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fine",
-        choices=FINE,
-        help="second stage: none, ties, pool or asymmetric (default: what the model says)",
-    )
-    parser.add_argument(
-        "--shortlist",
-        type=int,
-        default=200,
-        help="items that --fine pool orders anew (default 200)",
-    )

@@ -1,11 +1,11 @@
-"""What the command line prints: tables, JSON, progress and lists of failures."""
+"""What the command line prints: results as text or JSON, tables, messages and progress."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,77 +14,43 @@ if TYPE_CHECKING:
     from wingbar.model.model import Model
     from wingbar.parallel import Progress
 
-
-IN_BYTES = ("fetching", "checking", "unpacking")  # stages of download.py, which count bytes
-SHOWN = 20  # bad files named on the terminal; --json names all
+LISTED = 20  # failed images named on the terminal; --json lists all
 
 
-def _bit_text(bits: Iterable[bool]) -> str:
-    return "".join("1" if bit else "0" for bit in bits)
+def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:
+    """Print a result on standard output: `record` with --json, else `text`."""
+    print(json.dumps(record, ensure_ascii=False) if args.json else text)
 
 
-def _box_text(box: Sequence[float]) -> str:
-    return ",".join(f"{value:.0f}" for value in box)
+def print_message(text: str) -> None:
+    """Print one line on standard error."""
+    print(f"wingbar: {text}", file=sys.stderr)
 
 
-def _record_lines(record: dict[str, Any]) -> list[str]:
-    """One line for each value; a record inside a record in one line of its own."""
-    flat: dict[str, object] = {}
-    for key, value in record.items():
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                one = inner.items() if isinstance(inner, dict) else [("", inner)]
-                flat[f"{key} {name}"] = ", ".join(f"{k} {_number(v)}".strip() for k, v in one)
-        else:
-            flat[key] = value
-    width = max(map(len, flat))
-    return [f"{key:{width}}  {_number(value)}" for key, value in flat.items()]
-
-
-# -- what they share
-
-
-def _model_record(model: Model) -> dict[str, Any]:
-    """What `info` says of a model; `classes` is how many."""
-    keys = (
-        "method",
-        "backbone",
-        "dim",
-        "parameters",
-        "parameters_total",
-        "macs",
-        "preparation",
-        "fine",
-        "held_out_map",
-        "protocol",
-    )
-    known = {key: model.record[key] for key in keys if key in model.record}
-    bits = model.bits if model.gives_codes else None
-    classes = len(model.record.get("classes", []))
-    return {
-        "name": model.name,
-        **known,
-        "bits": bits,
-        "classes": classes,
-        "fingerprint": model.fingerprint,
-    }
+def print_failures(failed: Sequence[Failure]) -> None:
+    """Name the images that could not be used on standard error, at most LISTED of them."""
+    for failure in failed[:LISTED]:
+        print_message(f"skipped {failure.path}: {failure.reason}")
+    if len(failed) > LISTED:
+        print_message(f"skipped {len(failed) - LISTED:,} more; --json lists them all")
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar with images/s and the time left, on a terminal only."""
+def progress_bars() -> Iterator[Progress]:
+    """One bar per stage with its speed and the time left, on a terminal only."""
     from tqdm import tqdm
+
+    from wingbar.data.download import BYTE_STAGES
 
     bars: dict[str, tqdm[Any]] = {}
 
     def report(stage: str, done: int, total: int) -> None:
         if stage not in bars:
-            in_bytes = stage.split()[0] in IN_BYTES
-            unit = "B" if in_bytes else " images"
+            in_bytes = stage.split()[0] in BYTE_STAGES
             bars[stage] = tqdm(
                 desc=stage,
                 total=total,
-                unit=unit,
+                unit="B" if in_bytes else " images",
                 unit_scale=in_bytes,
                 leave=False,
                 disable=None,
@@ -100,22 +66,45 @@ def _progress() -> Iterator[Progress]:
             bar.close()
 
 
-def _print(args: argparse.Namespace, record: dict[str, Any], text: str) -> int:
-    print(json.dumps(record, ensure_ascii=False) if args.json else text)
-    return 0
+# -- texts
 
 
-def _list_failures(failed: Sequence[Failure]) -> None:
-    for failure in failed[:SHOWN]:
-        print(f"wingbar: left out {failure.path}: {failure.reason}", file=sys.stderr)
-    if len(failed) > SHOWN:
-        print(
-            f"wingbar: left out {len(failed) - SHOWN:,} more; --json lists them all",
-            file=sys.stderr,
-        )
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: "1 image", "3,068 images"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def _number(value: object) -> str:
+def table_text(record: Mapping[str, object]) -> str:
+    """One line per value of a record, values in one column."""
+    width = max(map(len, record))
+    return "\n".join(f"{key:{width}}  {value_text(value)}" for key, value in record.items())
+
+
+def value_text(value: object) -> str:
+    """A value for a table: 4 decimals for small floats, commas between thousands."""
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """A model as `wingbar info` shows it; `classes` is their number."""
+    keys = (
+        "method",
+        "backbone",
+        "dim",
+        "parameters",
+        "parameters_total",
+        "macs",
+        "preparation",
+        "fine",
+        "held_out_map",
+        "protocol",
+    )
+    return {
+        "name": model.name,
+        **{key: model.record[key] for key in keys if key in model.record},
+        "bits": model.bits if model.gives_codes else None,
+        "classes": len(model.record.get("classes", [])),
+        "fingerprint": model.fingerprint,
+    }

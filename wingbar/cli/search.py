@@ -5,41 +5,75 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wingbar.cli.options import Verb, add_ranking_flags
+from wingbar.cli.output import counted, print_message, print_result
 from wingbar.errors import ImageError
 
 if TYPE_CHECKING:
+    from wingbar.images import Source
     from wingbar.index.index import Explained
     from wingbar.index.ranking import Hits
     from wingbar.model.saliency import Look
 
-from wingbar.cli.output import _bit_text, _box_text, _print
+# -- search
+
+
+def search_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `search`."""
+    from wingbar.index.ranking import SearchOptions
+
+    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="one or more query images")
+    parser.add_argument(
+        "-k",
+        type=int,
+        default=SearchOptions.k,
+        help=f"number of hits per query (default {SearchOptions.k})",
+    )
+    parser.add_argument(
+        "--radius", type=int, help="largest Hamming distance of a hit in bits (default: any)"
+    )
+    parser.add_argument(
+        "--box",
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="search with this part of the query images only, in pixels",
+    )
+    add_ranking_flags(parser)
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help="only items that match, as label=monarch, path=blue/* or price<20; may be repeated",
+    )
 
 
 def search(args: argparse.Namespace) -> int:
-    """Find the images most like the given ones."""
+    """Print the hits of each query image; exit code 2 when one of them cannot be read."""
     from wingbar.images import parse_box
     from wingbar.index.index import Index
+    from wingbar.index.ranking import SearchOptions
 
+    options = SearchOptions(
+        k=args.k,
+        radius=args.radius,
+        fine=args.fine,
+        shortlist=args.shortlist,
+        where=args.where,
+        box=None if args.box is None else parse_box(args.box),
+    )
     code = 0
-    box = None if args.box is None else parse_box(args.box)
-    with Index.open(args.index) as found:
+    with Index.open(args.index) as index:
         for name in args.images:
             try:
-                hits = found.search(
-                    name,
-                    args.k,
-                    radius=args.radius,
-                    fine=args.fine,
-                    shortlist=args.shortlist,
-                    where=args.where,
-                    box=box,
-                )
+                hits = index.find([name], options)[0]
             except ImageError as error:  # the other queries still get their answers
-                print(f"wingbar: {error}", file=sys.stderr)
+                print_message(str(error))
                 code = 2
                 continue
             if args.json or not sys.stdout.isatty():
@@ -50,29 +84,90 @@ def search(args: argparse.Namespace) -> int:
     return code
 
 
+SEARCH = Verb(
+    name="search",
+    summary="Find the images most similar to the given ones.",
+    examples="wingbar search photos.wb query.jpg -k 5 --where label=monarch",
+    flags=search_flags,
+    run=search,
+)
+
+
+# -- explain
+
+
+def explain_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `explain`."""
+    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument("image", metavar="IMAGE", help="the query image")
+    parser.add_argument("-k", type=int, default=3, help="number of hits (default 3)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="write an overlay (PNG) and the heat map (.npy) of the query and of each hit here",
+    )
+    parser.add_argument(
+        "--box",
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="search with this part of the query image only, in pixels",
+    )
+    add_ranking_flags(parser)
+
+
 def explain(args: argparse.Namespace) -> int:
-    """Show what a search looked at: places and characteristics, and the bits that agree with each
-    hit."""
+    """Print where the model looked, and for each hit the bits that agree with the query's."""
     from wingbar.images import Part, parse_box
     from wingbar.index.index import Index, explain
+    from wingbar.index.ranking import SearchOptions
 
+    options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist)
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
-    with Index.open(args.index) as found:
-        hits = found.search(source, args.k, fine=args.fine, shortlist=args.shortlist)
-        explained = explain(found, source, hits)
+    with Index.open(args.index) as index:
+        explained = explain(index, source, index.find([source], options)[0])
     if args.output:
         _write_looks(Path(args.output), source, explained)
-    return _print(args, _explained_record(explained), _explained_text(args.image, explained))
+    print_result(args, _explained_record(explained), _explained_text(args.image, explained))
+    return 0
 
 
-def _write_looks(folder: Path, source: Any, explained: Explained) -> None:
-    """An overlay (PNG) of the query and of each hit, and the map of numbers on it (.npy)."""
+EXPLAIN = Verb(
+    name="explain",
+    summary="Show where the model looked, and which bits agree with those of each hit.",
+    examples="wingbar explain photos.wb query.jpg -o seen/",
+    flags=explain_flags,
+    run=explain,
+)
+
+
+# -- what they write and print
+
+
+def _hits_text(name: str, hits: Hits) -> str:
+    total = sum(hits.milliseconds.values())
+    stages = " + ".join(f"{stage} {ms:.1f}" for stage, ms in hits.milliseconds.items())
+    first = f"{name}: {counted(len(hits), 'hit')} in {total:.0f} ms ({stages})"
+    if hits.shortlist:
+        first += f"; shortlist of {hits.shortlist:,}" + (" (cut inside a tie)" if hits.cut else "")
+    label_width = max([len(hit.label or "") for hit in hits] + [5])
+    lines = [first, f"{'rank':>4}  {'bits':>4}  {'cosine':>6}  {'label':{label_width}}  path"]
+    for hit in hits:
+        score = "" if hit.score is None else f"{hit.score:.3f}"
+        lines.append(
+            f"{hit.rank:>4}  {hit.distance:>4}  {score:>6}  {hit.label or '':{label_width}}  "
+            f"{hit.path}"
+        )
+    return "\n".join(lines)
+
+
+def _write_looks(folder: Path, source: Source, explained: Explained) -> None:
+    """An overlay (PNG) of the query and of each hit, and its heat map (.npy) where there is one."""
     import numpy as np
 
     from wingbar import images
 
     folder.mkdir(parents=True, exist_ok=True)
-    looks = [("query", source, explained.query)]
+    looks: list[tuple[str, Source, Look]] = [("query", source, explained.query)]
     looks += [
         (f"hit{hit.rank}", hit.path, look)
         for hit, look in zip(explained.hits, explained.looks, strict=True)
@@ -87,34 +182,31 @@ def _write_looks(folder: Path, source: Any, explained: Explained) -> None:
 
 
 def _explained_record(explained: Explained) -> dict[str, Any]:
-    def look(one: Look | None) -> dict[str, Any] | None:
-        if one is None:
-            return None
-        heat = None if one.heat is None else one.heat.round(6).tolist()
-        return {**asdict(one), "heat": heat}
-
     hits = [
-        {**asdict(hit), "agree": _bit_text(agree), "look": look(there)}
-        for hit, agree, there in zip(explained.hits, explained.agree, explained.looks, strict=True)
+        {**asdict(hit), "agree": _bits_text(agree), "look": _look_record(look)}
+        for hit, agree, look in zip(explained.hits, explained.agree, explained.looks, strict=True)
     ]
-    return {"code": _bit_text(explained.code), "query": look(explained.query), "hits": hits}
+    return {
+        "code": _bits_text(explained.code),
+        "query": _look_record(explained.query),
+        "hits": hits,
+    }
+
+
+def _look_record(look: Look | None) -> dict[str, Any] | None:
+    if look is None:
+        return None
+    heat = None if look.heat is None else look.heat.round(6).tolist()
+    return {**asdict(look), "heat": heat}
 
 
 def _explained_text(name: str, explained: Explained) -> str:
     look = explained.query
-    lines = [f"{name}, {look.size[0]} x {look.size[1]}", f"code {_bit_text(explained.code)}"]
-    if look.heat is None:
-        lines.append(
-            "this method shows no places: DOLG has attention, CMBH characteristics and regions"
-        )
-    else:
-        row, column = divmod(int(look.heat.argmax()), look.heat.shape[1])
-        height, width = look.heat.shape
-        x, y = (
-            (column + 0.5) / width * look.area[2] + look.area[0],
-            (row + 0.5) / height * look.area[3] + look.area[1],
-        )
-        lines.append(f"looks most at {x:.0f},{y:.0f} (map of {width} x {height})")
+    lines = [
+        f"{name}, {look.size[0]} x {look.size[1]}",
+        f"code {_bits_text(explained.code)}",
+        _place_text(look),
+    ]
     lines += [f"region {i}: {_box_text(box)}" for i, box in enumerate(look.regions, start=1)]
     lines += [
         f"characteristic {c.number} of {c.label}: cosine {c.cosine:.3f}, class {c.probability:.1%}"
@@ -129,21 +221,20 @@ def _explained_text(name: str, explained: Explained) -> str:
     return "\n".join(lines)
 
 
-def _hits_text(name: str, hits: Hits) -> str:
-    total = sum(hits.milliseconds.values())
-    stages = " + ".join(f"{stage} {ms:.1f}" for stage, ms in hits.milliseconds.items())
-    looked = (
-        f"; {hits.shortlist:,} in the shortlist" + (" (cut inside a tie)" if hits.cut else "")
-        if hits.shortlist
-        else ""
-    )
-    lines = [f"{name}: {len(hits)} hits in {total:.0f} ms ({stages}){looked}"]
-    label_width = max([len(hit.label or "") for hit in hits] + [5])
-    lines.append(f"{'rank':>4}  {'bits':>4}  {'cosine':>6}  {'label':{label_width}}  path")
-    for hit in hits:
-        score = "" if hit.score is None else f"{hit.score:.3f}"
-        lines.append(
-            f"{hit.rank:>4}  {hit.distance:>4}  {score:>6}  {hit.label or '':{label_width}}  "
-            f"{hit.path}"
-        )
-    return "\n".join(lines)
+def _place_text(look: Look) -> str:
+    """Where the heat map is greatest, in pixels of the picture."""
+    if look.heat is None:
+        return "this method has no heat map: DOLG has attention, CMBH characteristics and regions"
+    height, width = look.heat.shape
+    row, column = divmod(int(look.heat.argmax()), width)
+    x = look.area[0] + (column + 0.5) / width * look.area[2]
+    y = look.area[1] + (row + 0.5) / height * look.area[3]
+    return f"looks most at {x:.0f},{y:.0f} (map of {width} x {height})"
+
+
+def _bits_text(bits: Iterable[bool]) -> str:
+    return "".join("1" if bit else "0" for bit in bits)
+
+
+def _box_text(box: Sequence[float]) -> str:
+    return ",".join(f"{value:.0f}" for value in box)

@@ -8,15 +8,68 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wingbar.cli.output import _list_failures, _print, _progress
+from wingbar.cli.options import Verb, code_length, port_number
+from wingbar.cli.output import print_failures, print_message, print_result, progress_bars
 from wingbar.errors import WingbarError
+
+if TYPE_CHECKING:
+    from wingbar.serving.settings import Settings
+
+# -- serve
+
+
+def serve_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `serve`."""
+    from wingbar.serving.settings import Settings
+
+    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument(
+        "--host",
+        default=Settings.host,
+        help=f"address to listen on (default {Settings.host}: this machine only)",
+    )
+    parser.add_argument(
+        "--port",
+        type=port_number,
+        default=Settings.port,
+        help=f"port to listen on; 0 chooses a free one (default {Settings.port})",
+    )
+    parser.add_argument(
+        "--token",
+        help="token with which clients may search and change the index (default: $WINGBAR_TOKEN)",
+    )
+    parser.add_argument(
+        "--read-token",
+        help="token with which clients may only search (default: $WINGBAR_READ_TOKEN)",
+    )
+    parser.add_argument(
+        "--public", action="store_true", help="anybody who can reach the server may search"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another host name of this server; may be repeated",
+    )
+    parser.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin of other web pages that may use the API; may be repeated",
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve an index: an HTTP API, and a page to search with."""
-    _serve(
-        Path(args.index),
+    """Serve an index until stopped."""
+    from wingbar.serving.settings import Settings
+
+    settings = Settings(
+        index=Path(args.index),
         host=args.host,
         port=args.port,
         token=args.token or os.environ.get("WINGBAR_TOKEN"),
@@ -24,76 +77,91 @@ def serve(args: argparse.Namespace) -> int:
         public=args.public,
         hosts=tuple(args.allow_host),
         cors=tuple(args.cors),
-        open_page=args.open,
-        as_json=args.json,
     )
+    _run_server(settings, as_json=args.json, open_page=args.open)
     return 0
 
 
-def _serve(
-    path: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    token: str | None = None,
-    read_token: str | None = None,
-    public: bool = False,
-    hosts: tuple[str, ...] = (),
-    cors: tuple[str, ...] = (),
-    open_page: bool = False,
-    as_json: bool = False,
-) -> None:
-    """Serve until stopped; says where on standard output."""
-    try:
-        from wingbar.serving import run
-        from wingbar.serving.settings import Settings
-    except ImportError as error:
-        raise WingbarError(
-            f"serving needs {error.name}: run pip install 'wingbar[serve]'"
-        ) from None
+SERVE = Verb(
+    name="serve",
+    summary="Serve an index: an HTTP API and a web page.",
+    examples="wingbar serve photos.wb --open\n"
+    "wingbar serve photos.wb --host 0.0.0.0 --token $(openssl rand -hex 16)",
+    flags=serve_flags,
+    run=serve,
+)
 
-    def started(url: str) -> None:
-        text = (
-            json.dumps({"url": url})
-            if as_json
-            else f"wingbar serves {path} at {url}   (Ctrl-C stops it)"
-        )
-        print(text, flush=True)
-        if open_page:
-            import webbrowser
 
-            webbrowser.open(url)
+# -- demo
 
-    settings = Settings(
-        index=path,
-        host=host,
-        port=port,
-        token=token,
-        read_token=read_token,
-        public=public,
-        hosts=hosts,
-        cors=cors,
+
+def demo_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `demo`."""
+    parser.add_argument(
+        "--no-serve",
+        action="store_true",
+        help="do not start a server at the end (on a terminal the demo does)",
     )
-    with suppress(KeyboardInterrupt):  # the way to stop it
-        run.run(settings, started)
+    parser.add_argument(
+        "--images", metavar="DIR", help="use your own folder of images instead of the digits"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="wingbar-demo",
+        metavar="DIR",
+        help="the folder to write to (default wingbar-demo)",
+    )
+    parser.add_argument("--bits", type=code_length, default=64, help="code length (default 64)")
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Index, search and evaluate real handwritten digits, or your own images, and serve them."""
+    """Run the demo; on a terminal, end by serving its index."""
     from wingbar import demo
+    from wingbar.serving.settings import Settings
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         shown = demo.run(
             Path(args.output),
             Path(args.images) if args.images else None,
             bits=args.bits,
             progress=progress,
         )
-    _list_failures(shown.report.failed)
-    code = _print(args, demo.record(shown), demo.text(shown))
+    print_failures(shown.report.failed)
+    print_result(args, demo.record(shown), demo.text(shown))
     if not args.no_serve and not args.json and sys.stdout.isatty():
         try:
-            _serve(shown.index, port=0)
-        except WingbarError as error:  # the demo is done; the server is its last page
-            print(f"wingbar: {error}", file=sys.stderr)
-    return code
+            _run_server(Settings(index=shown.index, port=0), as_json=False, open_page=False)
+        except WingbarError as error:  # the demo itself is done
+            print_message(str(error))
+    return 0
+
+
+DEMO = Verb(
+    name="demo",
+    summary="Index, search and evaluate handwritten digits or your own images, and serve them.",
+    examples="wingbar demo\nwingbar demo --images photos/",
+    flags=demo_flags,
+    run=demo,
+)
+
+
+def _run_server(settings: Settings, *, as_json: bool, open_page: bool) -> None:
+    """Serve until stopped; print the address once requests are answered."""
+    try:
+        from wingbar.serving import run
+    except ImportError as error:
+        raise WingbarError(
+            f"serving needs {error.name}: run pip install 'wingbar[serve]'"
+        ) from None
+
+    def started(url: str) -> None:
+        text = f"wingbar serves {settings.index} at {url}   (Ctrl-C stops it)"
+        print(json.dumps({"url": url}) if as_json else text, flush=True)
+        if open_page:
+            import webbrowser
+
+            webbrowser.open(url)
+
+    with suppress(KeyboardInterrupt):  # the way to stop it
+        run.run(settings, started)

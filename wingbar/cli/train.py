@@ -5,18 +5,86 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from wingbar.cli.options import (
+    Verb,
+    add_field_flags,
+    add_protocol_flag,
+    from_field_flags,
+    whole_number,
+)
+from wingbar.cli.output import model_record, print_result, progress_bars
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
     from wingbar.images import Preprocessing
     from wingbar.model.model import Model
 
-from wingbar.cli.options import METHODS, _from_flags
-from wingbar.cli.output import _model_record, _print, _progress
+CALIBRATION_IMAGES = 384  # of --calibrate, drawn with seed 0
+
+# -- train
+
+
+def train_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `train` that do not depend on the method."""
+    from wingbar import methods
+
+    parser.add_argument(
+        "method",
+        metavar="METHOD",
+        nargs="?",
+        help=f"{', '.join(methods.NAMES)}; wingbar train METHOD --help lists its flags",
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="labelled images; of a data set with parts only train is used",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="the model directory to create"
+    )
+    parser.add_argument("--split", help="learn from this part of DATA instead")
+    add_protocol_flag(parser)
+    parser.add_argument(
+        "--split-seed",
+        type=whole_number,
+        default=0,
+        help="seed of a random split, as --seed of index and evaluate (default 0)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="start from a trained model with the same backbone",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in the output directory",
+    )
+    parser.add_argument(
+        "--repeat",
+        metavar="RUN",
+        help="repeat the run recorded in this directory, with all its settings",
+    )
+
+
+def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
+    """The flags of the method `name` and of the run: the fields of its Config and of Run."""
+    from wingbar import methods
+
+    if name not in methods.NAMES:
+        return
+    from wingbar.training import run
+
+    method = methods.get(name)
+    parser.usage = f"wingbar train {name} DATA -o DIR [flags]"
+    add_field_flags(parser.add_argument_group(f"flags of {name}"), method.Config, {})
+    add_field_flags(parser.add_argument_group("flags of the run"), run.Run, method.RECIPE)
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train a method on labelled images; name a method to see its flags."""
+    """Train a method on labelled images, or repeat a recorded run."""
     from wingbar import methods
     from wingbar.data.readers import read_images
     from wingbar.training import loop, run
@@ -24,78 +92,137 @@ def train(args: argparse.Namespace) -> int:
     if args.repeat:
         if args.method or args.data or args.resume:
             raise WingbarError(
-                "--repeat takes everything from the run that it repeats: leave METHOD, DATA and "
+                "--repeat takes all settings from the recorded run: leave METHOD, DATA and "
                 "--resume out"
             )
-        found = run.recorded(args.repeat)
+        chosen = run.recorded(args.repeat)
     elif not args.method or not args.data:
         raise WingbarError(
-            f"name a method ({', '.join(METHODS)}) and labelled images, as in wingbar train dlbhc "
-            "photos/ -o m"
+            f"name a method ({', '.join(methods.NAMES)}) and labelled images, as in wingbar train "
+            "dlbhc photos/ -o m"
         )
     else:
         method = methods.get(args.method)
         part = _training_part(args.data, args.split, args.protocol)
         data = read_images(args.data, part, protocol=args.protocol, seed=args.split_seed)
-        found = run.Recorded(
-            method, _from_flags(method.Config, args), _from_flags(run.Run, args), data, args.start
+        chosen = run.Recorded(
+            method,
+            from_field_flags(method.Config, args),
+            from_field_flags(run.Run, args),
+            data,
+            args.start,
         )
-    with _progress() as progress:
+    with progress_bars() as progress:
         model = loop.train(
-            found.method,
-            found.data,
+            chosen.method,
+            chosen.data,
             args.output,
-            found.config,
-            found.run,
+            chosen.config,
+            chosen.run,
             resume=args.resume,
-            start=found.start,
+            start=chosen.start,
             progress=progress,
         )
-    return _print(args, _model_record(model), _trained_text(model, args.output))
+    print_result(args, model_record(model), _trained_text(model, args.output))
+    return 0
+
+
+TRAIN = Verb(
+    name="train",
+    summary="Train a method on labelled images.",
+    examples="wingbar train dlbhc photos/ -o models/photos48 --bits 48 --epochs 20\n"
+    "wingbar train dlbhc --help",
+    flags=train_flags,
+    run=train,
+    method_flags=method_flags,
+)
+
+
+# -- export
+
+
+def export_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `export`."""
+    parser.add_argument(
+        "path",
+        metavar="MODEL",
+        help="a training run with a checkpoint; for --int8 and --see a model directory",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="quantise the model to 8 bits: several times smaller and faster",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help="with --int8: a folder of typical images, from which value ranges are measured",
+    )
+    parser.add_argument(
+        "--see",
+        metavar="HOW",
+        help="change the preprocessing: 'square 224' for square crops, 'whole 224' for whole "
+        "images, 'whole 224 0.7,1,1.4' for whole images at several scales",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="with --int8 and --see: the model directory to create"
+    )
 
 
 def export(args: argparse.Namespace) -> int:
-    """Make a model of a run's last checkpoint, an int8 version of a model, or one that sees
-    pictures in another way."""
-    import numpy as np
-
-    from wingbar import images
-    from wingbar.model.model import Model
-    from wingbar.training import export, loop
-
+    """Make a model of a checkpoint, or a variant of a model: other preprocessing, or int8."""
     if args.see:
-        if not args.output:
-            raise WingbarError("--see needs -o NEW, where to write")
-        model = Model.load(args.path)
-        other = model.with_preprocessing(_seen(args.see, model.preprocessing))
-        other.save(args.output)
-        return _print(
-            args, _model_record(other), f"{args.output}: {other}, seeing {other.preprocessing}"
-        )
-    if not args.int8:
-        with _progress() as progress:
-            model = loop.export_checkpoint(args.path, progress)
-        return _print(args, _model_record(model), _trained_text(model, args.path))
-    if not args.calibrate or not args.output:
-        raise WingbarError(
-            "--int8 needs --calibrate DIR, a folder of typical pictures, and -o NEW, where to write"
-        )
+        return _export_preprocessing(args)
+    if args.int8:
+        return _export_int8(args)
+    return _export_checkpoint(args)
+
+
+EXPORT = Verb(
+    name="export",
+    summary="Export a checkpoint as a model, quantise a model, or change its preprocessing.",
+    examples="wingbar export models/photos48\n"
+    "wingbar export models/photos48 --int8 --calibrate photos/ -o models/small",
+    flags=export_flags,
+    run=export,
+)
+
+
+# -- what they do
+
+
+def _training_part(data: str, split: str | None, protocol: str) -> str:
+    """The part of a data set to learn from: the one asked for, else train if there is one, else
+    all."""
+    from wingbar.data.readers import has_part
+
+    return split or ("train" if protocol != "own" or has_part(data, "train") else "all")
+
+
+def _export_checkpoint(args: argparse.Namespace) -> int:
+    from wingbar.training import loop
+
+    with progress_bars() as progress:
+        model = loop.export_checkpoint(args.path, progress)
+    print_result(args, model_record(model), _trained_text(model, args.path))
+    return 0
+
+
+def _export_preprocessing(args: argparse.Namespace) -> int:
+    from wingbar.model.model import Model
+
+    if not args.output:
+        raise WingbarError("--see needs -o NEW, the model directory to create")
     model = Model.load(args.path)
-    paths = images.find(args.calibrate).images
-    chosen = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:384]]
-    small, agreed = export.int8_model(
-        model, np.stack([images.load(path, model.preprocessing) for path in chosen])
-    )
-    small.save(args.output)
-    return _print(
-        args,
-        _model_record(small),
-        f"{args.output}: {small}; agreement with the exact model: {agreed}",
-    )
+    changed = model.with_preprocessing(_parse_preprocessing(args.see, model.preprocessing))
+    changed.save(args.output)
+    text = f"{args.output}: {changed}, preprocessing {changed.preprocessing}"
+    print_result(args, model_record(changed), text)
+    return 0
 
 
-def _seen(text: str, before: Preprocessing) -> Preprocessing:
-    """A preprocessing from "square 224" or "whole 224 0.7,1,1.4"."""
+def _parse_preprocessing(text: str, before: Preprocessing) -> Preprocessing:
+    """A preprocessing from "square 224", "whole 224" or "whole 224 0.7,1,1.4"."""
     from wingbar.images import Preprocessing
 
     try:
@@ -109,26 +236,42 @@ def _seen(text: str, before: Preprocessing) -> Preprocessing:
                     size=int(size), whole=True, scales=tuple(map(float, scales.split(",")))
                 )
     except ValueError as error:
-        raise WingbarError(f"--see {text!r} cannot be ({error})") from None
-    raise WingbarError(f"--see is 'square 224', 'whole 224' or 'whole 224 0.7,1,1.4', not {text!r}")
+        raise WingbarError(f"--see {text!r} is not possible ({error})") from None
+    raise WingbarError(
+        f"--see must be 'square 224', 'whole 224' or 'whole 224 0.7,1,1.4', not {text!r}"
+    )
+
+
+def _export_int8(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from wingbar import images
+    from wingbar.model.model import Model
+    from wingbar.training.export import int8_model
+
+    if not args.calibrate or not args.output:
+        raise WingbarError(
+            "--int8 needs --calibrate DIR, a folder of typical images, and -o NEW, the model "
+            "directory to create"
+        )
+    model = Model.load(args.path)
+    paths = images.find(args.calibrate).images
+    drawn = np.random.default_rng(0).permutation(len(paths))[:CALIBRATION_IMAGES]
+    pixels = np.stack([images.load(paths[i], model.preprocessing) for i in drawn])
+    small, agreed = int8_model(model, pixels)
+    small.save(args.output)
+    text = f"{args.output}: {small}; agreement with the exact model: {agreed}"
+    print_result(args, model_record(small), text)
+    return 0
 
 
 def _trained_text(model: Model, path: str) -> str:
-    scores = ", ".join(
-        f"{mode} {value:.3f}" for mode, value in model.record.get("held_out_map", {}).items()
-    )
     lines = [f"{path}: {model}, {len(model.record['classes'])} classes"]
-    if scores:
+    held_out = model.record.get("held_out_map", {})
+    if held_out:
+        scores = ", ".join(f"{mode} {value:.3f}" for mode, value in held_out.items())
         lines.append(
             f"MAP of held-out training images by fine mode: {scores}; searches use {model.fine}."
         )
     lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
     return "\n".join(lines)
-
-
-def _training_part(data: str, split: str | None, protocol: str) -> str:
-    """The part of a data set to learn from: the one asked for, or train where there is one, or
-    all."""
-    from wingbar.data.readers import has_part
-
-    return split or ("train" if protocol != "own" or has_part(data, "train") else "all")

@@ -31,6 +31,7 @@ from wingbar.parallel import Progress, no_progress
 TRIES = 5  # requests in a row without new bytes before giving up
 WAIT = 1.0  # seconds before the second of them, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
+BYTE_STAGES = ("fetching", "checking", "unpacking")  # first words of stages that count bytes
 RATIO = 200  # an archive that unpacks to more times its size is a bomb; pictures hardly compress
 _BLOCK = 1 << 20  # bytes per read
 _BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses that are worth another try

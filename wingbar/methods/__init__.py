@@ -19,12 +19,16 @@ the defaults there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType, ModuleType
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from wingbar.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = ("cmbh", "dlbhc", "dolg")
 
 
 class Output(NamedTuple):
@@ -43,9 +47,6 @@ class Output(NamedTuple):
 
 def get(name: str) -> ModuleType:
     """The method's module. Raises ModelError for an unknown name."""
-    from wingbar.methods import cmbh, dlbhc, dolg
-
-    methods = {"cmbh": cmbh, "dlbhc": dlbhc, "dolg": dolg}
-    if name not in methods:
-        raise ModelError(f"no method named {name!r}: have {', '.join(methods)}")
-    return methods[name]
+    if name not in NAMES:
+        raise ModelError(f"no method named {name!r}: have {', '.join(NAMES)}")
+    return import_module(f"wingbar.methods.{name}")

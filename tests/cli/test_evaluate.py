@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+
+
+def test_evaluate_has_the_keys(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.wb"
+    run(capsys, "index", path, photos, "--split", "gallery", "--bits", 12)
+    assert run(capsys, "info", path)[0] == 0
+    code, out, _ = run(capsys, "evaluate", path, photos, "--json")
+    assert code == 0
+    record = json.loads(out)
+    wanted = (
+        "protocol queries gallery bits map map_low map_high map_at_1000 precision_radius_2 "
+        "empty_radius_2 unique_codes "
+        "feature_map feature_top1 rerank_map"
+    )
+    assert set(wanted.split()) <= set(record)
+    assert (record["queries"], record["gallery"]) == (6, 18)
+    code, out, _ = run(capsys, "evaluate", path, photos)
+    assert "map_low" in out
+    code, out, _ = run(capsys, "evaluate", path, photos, "--split", "all", "--json")
+    record = json.loads(out)
+    assert (record["queries"], record["queries_in_gallery"]) == (24, 18)
+
+
+def test_a_report_and_a_comparison(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, data = tmp_path / "a.wb", ("--split", "query")
+    run(capsys, "index", index, photos, "--bits", 16, "--split", "gallery")
+    records = []
+    for name, more in (("a", ()), ("b", ("--gallery-codes", "labels", "--no-exhaustive"))):
+        code, out, _ = run(
+            capsys,
+            "evaluate",
+            index,
+            photos,
+            *data,
+            *more,
+            "--report",
+            tmp_path / f"{name}.html",
+            "--json",
+        )
+        assert code == 0
+        records.append(tmp_path / f"{name}.json")
+        records[-1].write_text(out)
+        assert (tmp_path / f"{name}.html").read_text().startswith("<!doctype html>")
+    assert json.loads(records[1].read_text())["feature_map"] is None
+    code, out, _ = run(capsys, "evaluate", "--compare", *records)
+    assert code == 0
+    assert "gallery codes: network and labels" in out
+    code, out, _ = run(capsys, "evaluate", "--compare", *records, "--json")
+    assert [d["measure"] for d in json.loads(out)["differences"]] == ["map", "rerank_map"]
+    code, _, err = run(capsys, "evaluate", "--compare", records[0], tmp_path / "a.html")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is not JSON" in err
+    code, _, err = run(capsys, "evaluate", index)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "name an index and a data set" in err
+    code, out, _ = run(capsys, "evaluate", index, photos, *data)
+    assert "per_query" not in out
+    assert "argmax_map" in out
+
+
+def test_a_solution_of_landmarks(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "index", tmp_path / "a.wb", photos / "red", "--bits", 8)
+    (tmp_path / "s.csv").write_text("id,images,Usage\n003,001 003,Public\n")
+    code, out, _ = run(
+        capsys,
+        "evaluate",
+        tmp_path / "a.wb",
+        photos / "blue",
+        "--solution",
+        tmp_path / "s.csv",
+        "--json",
+    )
+    assert code == 0
+    assert 0 < json.loads(out)["map_at_100"] <= 1

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+from tests.conftest import picture
+from tests.model.test_model import trained_model
+from wingbar.index.index import Index
+
+
+def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.wb"
+    code, out, err = run(capsys, "index", path, photos, "--bits", 24)
+    assert (code, err) == (0, "")
+    assert f"{path}: 24 images (24 added)" in out
+    assert "Codes learned from 24 images." in out
+    code, out, _ = run(capsys, "index", path, photos, "--json")
+    record = json.loads(out)
+    assert (record["items"], record["unchanged"]) == (24, 24)
+    query = photos / "red" / "001.jpg"
+    code, out, _ = run(capsys, "search", path, query, photos / "blue" / "002.jpg", "-k", 3)
+    lines = [json.loads(line) for line in out.splitlines()]  # not a terminal: JSON lines
+    assert [line["rank"] for line in lines] == [1, 2, 3, 1, 2, 3]
+    assert lines[0]["query"] == str(query)
+    assert set(lines[0]) == {"query", "rank", "id", "path", "label", "distance", "score", "columns"}
+    code, out, _ = run(
+        capsys,
+        "search",
+        path,
+        query,
+        "--where",
+        "label=blue",
+        "--fine",
+        "none",
+        "--radius",
+        24,
+        "-k",
+        50,
+    )
+    assert {json.loads(line)["label"] for line in out.splitlines()} == {"blue"}
+    code, out, _ = run(capsys, "info", path, "--json")
+    assert {"items", "labels", "bits", "dim", "unique_codes", "bytes", "fingerprint"} <= set(
+        json.loads(out)
+    )
+    code, out, _ = run(capsys, "verify", path)
+    assert (code, out) == (0, f"{path} is intact\n")
+    code, out, _ = run(capsys, "index", path, "--refit", "--bits", 12)
+    assert code == 0
+    assert "12-bit codes (before: 24) learned again from 24 images; 24 of 24 codes changed" in out
+
+
+def test_bad_images_are_named_on_stderr(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(25):
+        (photos / "red" / f"bad{i:02}.jpg").write_text("no")
+    code, out, err = run(capsys, "index", tmp_path / "a.wb", photos, "--bits", 8)
+    assert code == 0
+    assert "24 added, 25 failed" in out
+    assert err.count("wingbar: skipped") == 21
+    assert "skipped 5 more; --json lists them all" in err
+    code, out, _ = run(capsys, "index", tmp_path / "a.wb", photos, "--json")
+    assert len(json.loads(out)["failed"]) == 25
+
+
+def test_nothing_but_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.jpg").write_text("no")
+    code, _, err = run(capsys, "index", tmp_path / "a.wb", tmp_path / "p")
+    assert code == 2
+    assert "none of the images could be used" in err
+
+
+def test_one_file_can_be_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(1).save(tmp_path / "one.png")
+    picture(2).save(tmp_path / "two.png")
+    code, out, _ = run(
+        capsys,
+        "index",
+        tmp_path / "a.wb",
+        tmp_path / "one.png",
+        tmp_path / "two.png",
+        "--bits",
+        8,
+        "--json",
+    )
+    assert code == 0
+    assert json.loads(out)["items"] == 2
+
+
+def test_a_large_index_is_warmed_up(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wingbar.hamming.codes.COMPILED_FROM", 5)
+    asked: list[int] = []
+
+    def warm_up(bits: int) -> float:
+        asked.append(bits)
+        return 9.0
+
+    monkeypatch.setattr("wingbar.hamming.codes.warm_up", warm_up)
+    code, _, err = run(capsys, "index", tmp_path / "a.wb", photos, "--bits", 24)
+    assert (code, asked) == (0, [24])
+    assert "compiled the search of large indexes for this machine in 9 s" in err
+
+
+def test_a_fitted_model_can_be_named_again(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rotation is compared as bytes, that of another fit is refused."""
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos / "red", bits=8)
+        index.model.save(tmp_path / "fitted")
+    assert run(capsys, "index", tmp_path / "a.wb", photos, "--model", tmp_path / "fitted")[0] == 0
+    assert run(capsys, "index", tmp_path / "b.wb", photos, "--bits", 8)[0] == 0
+    code, _, err = run(capsys, "index", tmp_path / "b.wb", photos, "--model", tmp_path / "fitted")
+    assert code == 2
+    assert "leave --model out" in err
+
+
+def test_info_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info", "general", "--json")
+    record = json.loads(out)
+    assert (code, record["name"], record["bits"], record["dim"]) == (0, "general", None, 1280)
+    trained_model().save(tmp_path / "m")
+    assert "bits" in run(capsys, "info", tmp_path / "m")[1]
+
+
+def test_a_damaged_index_is_exit_code_1(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sqlite3
+
+    path = tmp_path / "a.wb"
+    run(capsys, "index", path, photos, "--bits", 8)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE items SET label = 'x' WHERE id = 3")
+    connection.commit()
+    connection.close()
+    code, out, _ = run(capsys, "verify", path)
+    assert code == 1
+    assert "item 3" in out
+    assert f"{path}: 1 problem; rebuild it" in out
+    code, out, _ = run(capsys, "verify", path, "--json")
+    assert (code, len(json.loads(out)["problems"])) == (1, 1)

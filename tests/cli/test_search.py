@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+from wingbar.index.index import Index
+from wingbar.index.ranking import Hits, SearchOptions
+
+
+def test_a_search_of_a_small_index_wakes_no_compiler(
+    shared_index_path: Path, shared_photos: Path
+) -> None:
+    script = (
+        "import sys; from wingbar.cli import main as cli\n"
+        "cli.main(['search', *sys.argv[1:]])\n"
+        "assert not {'numba', 'torch', 'scipy', 'sklearn'} & set(sys.modules)"
+    )
+    query = shared_photos / "red" / "000.jpg"
+    subprocess.run(
+        [sys.executable, "-c", script, shared_index_path, query],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_one_bad_query_does_not_lose_the_others(
+    shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = shared_photos / "red" / "000.jpg"
+    code, out, err = run(capsys, "search", shared_index_path, good, "nowhere.jpg", good, "-k", 1)
+    assert (code, len(out.splitlines())) == (2, 2)
+    assert err == "wingbar: nowhere.jpg: No such file or directory\n"
+
+
+def test_on_a_terminal_there_is_a_table(
+    shared_index_path: Path,
+    shared_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, out, _ = run(capsys, "search", shared_index_path, shared_photos / "red" / "000.jpg", "-k", 2)
+    first, header, *rows = out.splitlines()
+    assert "2 hits in" in first
+    assert "decode" in first
+    assert header.split() == ["rank", "bits", "cosine", "label", "path"]
+    assert rows[0].split()[:2] == ["1", "0"]
+
+
+def test_a_search_asks_the_index_once_per_query_with_one_record_of_options(
+    shared_index_path: Path,
+    shared_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[list[str], SearchOptions]] = []
+    find = Index.find
+
+    def noted(index: Index, queries: list[str], options: SearchOptions) -> list[Hits]:
+        asked.append((queries, options))
+        return find(index, queries, options)
+
+    monkeypatch.setattr(Index, "find", noted)
+    first, second = (str(shared_photos / "red" / f"00{i}.jpg") for i in range(2))
+    flags = "-k 4 --radius 20 --fine ties --shortlist 9 --where label=red --box 0,0,40,30"
+    code, _, err = run(capsys, "search", shared_index_path, first, second, *flags.split())
+    assert (code, err) == (0, "")
+    options = SearchOptions(
+        k=4, radius=20, fine="ties", shortlist=9, where=["label=red"], box=(0.0, 0.0, 40.0, 30.0)
+    )
+    assert asked == [([first], options), ([second], options)]
+
+
+def test_explain_shows_the_hits_of_a_search(
+    shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, box = shared_photos / "red" / "000.jpg", ("--box", "0,0,40,30")
+    _, out, _ = run(capsys, "search", shared_index_path, query, "-k", 3, *box)
+    found = [json.loads(line) for line in out.splitlines()]
+    _, out, _ = run(capsys, "explain", shared_index_path, query, "-k", 3, *box, "--json")
+    explained = json.loads(out)
+    assert [hit["id"] for hit in explained["hits"]] == [hit["id"] for hit in found]
+    assert [hit["agree"].count("0") for hit in explained["hits"]] == [
+        hit["distance"] for hit in found
+    ]
+    assert len(explained["code"]) == 24

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+from tests.model.test_model import trained_model
+from wingbar import methods
+from wingbar.cli import main
+from wingbar.images import Preprocessing
+from wingbar.model.model import Model
+from wingbar.training.run import Run
+
+
+def test_a_model_is_made_to_see_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_model().save(tmp_path / "m")
+    assert (
+        main.main(
+            ["export", str(tmp_path / "m"), "--see", "whole 64 0.5,1", "-o", str(tmp_path / "n")]
+        )
+        == 0
+    )
+    assert Model.load(tmp_path / "n").preprocessing == Preprocessing(
+        size=64, whole=True, scales=(0.5, 1.0)
+    )
+    assert (
+        main.main(["export", str(tmp_path / "m"), "--see", "square 32", "-o", str(tmp_path / "o")])
+        == 0
+    )
+    assert Model.load(tmp_path / "o").preprocessing == Preprocessing(size=32)
+    for wrong in ("round 64", "whole", "whole x", "whole 64 0.5,9", "square 0"):
+        assert (
+            main.main(["export", str(tmp_path / "m"), "--see", wrong, "-o", str(tmp_path / "p")])
+            == 2
+        )
+        assert "--see" in capsys.readouterr().err
+    assert main.main(["export", str(tmp_path / "m"), "--see", "square 32"]) == 2
+    assert not (tmp_path / "p").exists()
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main.main([*arguments, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_a_method_has_flags_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of(capsys, "train", name)
+    assert shown.startswith(f"usage: wingbar train {name} DATA -o DIR")
+    for record in (methods.get(name).Config, Run):
+        for field in fields(record):
+            assert "--" + field.name.replace("_", "-") in shown
+    args = main.parser_for(["train", name]).parse_args(["train", name, "photos", "-o", "m"])
+    for key, value in methods.get(name).RECIPE.items():
+        assert getattr(args, key) == value
+
+
+def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of(capsys, "train")
+    assert ", ".join(methods.NAMES) in shown
+    assert "--epochs EPOCHS" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["train", "-o", "m"], "name a method (cmbh, dlbhc, dolg) and labelled images"),
+        (["train", "dlbch", "photos", "-o", "m"], "no method named 'dlbch'"),
+        (["train", "--repeat", "m", "dlbhc", "-o", "n"], "leave METHOD, DATA and --resume out"),
+        (["export", "m", "--int8", "-o", "n"], "--int8 needs --calibrate DIR"),
+        (["export", "m", "--see", "square 32"], "--see needs -o NEW"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert reason in err
