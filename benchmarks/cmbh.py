@@ -1,12 +1,11 @@
-"""What a trained CMBH model's outputs are worth, on one data set: codes, classes, features, and
-each fine mode.
+"""How well each output of a trained CMBH model retrieves, on one data set: codes, classes,
+features, and each fine mode.
 
-    python benchmarks/cmbh.py MODEL butterflies  # gallery and queries as `wingbar evaluate`
+    python benchmarks/cmbh.py MODEL butterflies  # gallery and queries as in `wingbar evaluate`
     python benchmarks/cmbh.py --birds WORK       # CMBH and DLBHC on the eight drawn species
 
-Each line is a MAP over the whole gallery, expected over ties. "argmax" is the code that only says
-which class the network believes a picture to be of: items of the same predicted class are at
-distance 0, all others at 1.
+Each line is a MAP over the whole gallery, expected over ties. "argmax" is the MAP if only the
+predicted class were stored: items of the same predicted class are at distance 0, all others at 1.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ Array = NDArray[np.float32]
 
 
 def outputs(net: cmbh.Net, preprocessing: images.Preprocessing, part: Images) -> dict[str, Array]:
-    """Feature f^l, matching scores, class logits and code logits of every picture."""
+    """Feature f^l, matching scores, class logits and code logits of every image."""
     found: dict[str, list[Array]] = {"feature": [], "scores": [], "logits": [], "code": []}
     with torch.no_grad():
         for batch in batched((images.load(path, preprocessing) for path in part.paths), 32):
-            seen = net.see(net.backbone.stages(torch.from_numpy(np.stack(batch)), 2)[1])
-            for name, values in seen._asdict().items():
+            matches = net.match(net.backbone.stages(torch.from_numpy(np.stack(batch)), 2)[1])
+            for name, values in matches._asdict().items():
                 found[name].append(values.flatten(1).numpy())
     return {name: np.concatenate(values) for name, values in found.items()}
 
@@ -67,16 +66,14 @@ def report(model: Path, data: Dataset) -> None:
     assert isinstance(net, cmbh.Net)
     preprocessing = Model.load(model).preprocessing
     q, g = (outputs(net, preprocessing, part) for part in (data.query, data.gallery))
+    q_labels, g_labels = numbered(data)
     packed = [codes.pack(side["code"] >= 0) for side in (q, g)]
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
     predicted = [side["logits"].argmax(1) for side in (q, g)]
-    names = class_names(data)
-    right = np.mean(
-        [names[c] == label for c, label in zip(predicted[0], data.query.labels, strict=True)]
-    )
+    accuracy = (predicted[0] == q_labels).mean()
     lines = {
         "code": hamming,
-        f"argmax (accuracy {right:.3f})": (predicted[0][:, None] != predicted[1][None]).astype(
+        f"argmax (accuracy {accuracy:.3f})": (predicted[0][:, None] != predicted[1][None]).astype(
             np.float32
         ),
         "feature f^l, exhaustive": -unit(q["feature"]) @ unit(g["feature"]).T,
@@ -89,34 +86,30 @@ def report(model: Path, data: Dataset) -> None:
     }
     for name, distance in lines.items():
         print(f"{name:42} {mean_ap(distance, data.query, data.gallery):.4f}", flush=True)
-    features = {
-        "f^l": [q["feature"], g["feature"]],
-        "tanh": [np.tanh(q["code"]), np.tanh(g["code"])],
-    }
-    for kind, of_both in features.items():
-        query, gallery = (
-            Side(side["code"], unit(feature), labels)
-            for side, feature, labels in zip((q, g), of_both, numbered(data), strict=True)
-        )
+    for kind, q_feature, g_feature in (
+        ("f^l", q["feature"], g["feature"]),
+        ("tanh", np.tanh(q["code"]), np.tanh(g["code"])),
+    ):
+        query = Side(q["code"], unit(q_feature), q_labels)
+        gallery = Side(g["code"], unit(g_feature), g_labels)
         for mode, value in fine_scores(query, gallery).items():
             print(f"{f'fine mode {mode}, shortlist 200, by {kind}':42} {value:.4f}")
     print(f"distinct codes {len(np.unique(packed[1], axis=0)):,} among {len(packed[1]):,}")
 
 
-def class_names(data: Dataset) -> list[str]:
-    return sorted({label for label in data.gallery.labels if label is not None})
-
-
-def numbered(data: Dataset) -> list[NDArray[np.int64]]:
-    rows: dict[str | None, int] = {name: i for i, name in enumerate(class_names(data))}
-    return [
-        np.array([rows.get(label, -1) for label in part.labels])
+def numbered(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Class numbers of the queries and of the gallery; -1 for a label that the gallery lacks."""
+    names = sorted({str(label) for label in data.gallery.labels})
+    number = {label: i for i, label in enumerate(names)}
+    query, gallery = (
+        np.array([number.get(str(label), -1) for label in part.labels])
         for part in (data.query, data.gallery)
-    ]
+    )
+    return query, gallery
 
 
 def on_birds(work: Path) -> None:
-    """CMBH beside DLBHC on the drawn species, with the same budget."""
+    """CMBH and DLBHC on the drawn species, with the same number of epochs."""
     data = read_dataset(toy.write_birds(work / "birds", train=40, test=20, size=96))
     run = Run(size=96, epochs=12, lr=0.02, area=0.8, held_out=0.1)
     methods = {

@@ -1,12 +1,13 @@
-"""Find the original of a changed picture: how well do models' features recognise copies?
+"""How well do models' features find the original of an altered image?
 
     python benchmarks/copies.py butterflies/val general MODEL ... --images 300
 
-Each image of the folder is its own class. Queries are its changed copies, all drawn with a seed:
-cropped to 30 % of the area, scaled to 0.4, rotated, seen in perspective, covered in part, blurred,
-and saved as JPEG of quality 20. The gallery is the unchanged folder. A line is a model and a
-change: the mean over queries of 1 / rank of the original by the cosine of features (which is MAP
-with one right answer), and how often it came first. Train models on other images than these.
+Each image of the folder is a class of its own. The queries are altered copies of it, drawn with a
+seed: cropped to 30 % of the area, scaled to 0.4, rotated, distorted in perspective, partly covered,
+blurred, and saved as JPEG of quality 20. The gallery is the folder as it is. Each line is a model
+and an alteration: the mean reciprocal rank of the original by the cosine of features (which is MAP
+with one relevant item), and in brackets how often the original came first. The models must not be
+trained on these images.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from wingbar import images
+from wingbar.model.itq import unit
 from wingbar.model.model import Model
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """30 % of the area, anywhere, with the picture's own shape."""
+    """30 % of the area, at a random place, with the image's aspect ratio."""
     share = np.sqrt(0.3)
     width, height = image.width * share, image.height * share
     left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
@@ -41,13 +43,13 @@ def scaled(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def rotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """By 10 to 40 degrees to either side, on grey."""
+    """By 10 to 40 degrees in either direction, on grey."""
     angle = rng.uniform(10, 40) * rng.choice([-1, 1])
     return image.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor=(128, 128, 128))
 
 
 def perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Each corner moved inwards by up to a fifth of its side."""
+    """Each corner moved inwards by up to a fifth of the width and height."""
     width, height = image.size
     corners = np.array([[0, 0], [0, height], [width, height], [width, 0]], float)
     inwards = (
@@ -60,7 +62,7 @@ def perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def covered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A quarter of the area under a rectangle of one colour."""
+    """A quarter of the area covered by a rectangle of one colour."""
     out = image.copy()
     width, height = image.width // 2, image.height // 2
     left, top = (
@@ -72,7 +74,7 @@ def covered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def blurred(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Gaussian, with a deviation of 2 % of the short side."""
+    """Gaussian, with a standard deviation of 2 % of the short side."""
     return image.filter(ImageFilter.GaussianBlur(0.02 * min(image.size)))
 
 
@@ -95,11 +97,11 @@ CHANGES: dict[str, Change] = {
 
 
 def features(model: Model, pictures: list[Image.Image]) -> np.ndarray:
-    """Unit features [n, d]; of a label-free model its raw ones, which no folder has shaped."""
+    """Unit features [n, d]; of a label-free model the raw ones, which are fitted to no folder."""
     if model.gives_codes:
         return model.encode(pictures).features
     raw = model.run([images.load(picture, model.preprocessing) for picture in pictures])
-    return raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
+    return unit(raw)
 
 
 def main() -> None:
@@ -123,8 +125,8 @@ def main() -> None:
         for name, change in CHANGES.items()
     }
     print(
-        f"{len(paths)} images of {Path(args.folder).name}, seed {args.seed}: mean of 1 / rank "
-        "(first)"
+        f"{len(paths)} images of {Path(args.folder).name}, seed {args.seed}: mean reciprocal rank "
+        "(share of first places)"
     )
     for name in args.models:
         model = Model.load(name)
@@ -133,9 +135,8 @@ def main() -> None:
         for change, queries in changed.items():
             cosine = features(model, queries) @ gallery.T
             own = np.diag(cosine)[:, None]
-            rank = (
-                (cosine > own).sum(1) + 1 + ((cosine == own).sum(1) - 1) / 2
-            )  # the mean place among equal ones
+            # the mean place among equal ones
+            rank = (cosine > own).sum(1) + 1 + ((cosine == own).sum(1) - 1) / 2
             means.append(float((1 / rank).mean()))
             print(
                 f"  {model.name:24} {change:14} {means[-1]:.3f} ({(rank == 1).mean():.3f})",

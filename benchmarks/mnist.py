@@ -3,8 +3,9 @@ queries.
 
     python benchmarks/mnist.py mnist.npz WORK --bits 48
 
-mnist.npz holds train_images [60000, 28, 28] uint8, train_labels, test_images, test_labels. Writes
-the images and the model into WORK, indexes, and prints precision and MAP over the first 1,000.
+mnist.npz holds train_images [60000, 28, 28] uint8, train_labels, test_images and test_labels. The
+images, the model and the index are written into WORK; precision and MAP of the first 1,000 hits are
+printed.
 """
 
 from __future__ import annotations
@@ -71,12 +72,13 @@ def main() -> None:
             index, data.query, protocol=data.protocol, keep_constant_bits=True
         )
         searchable, labels = index.searchable(), np.array(index.labels())
-        right = []
-        found = searchable.nearest(model.encode(data.query.paths).codes, 1000)
-        for top, label in zip(found, data.query.labels, strict=True):
-            right.append((labels[np.searchsorted(searchable.ids, top.ids)] == label).mean())
+        nearest = searchable.nearest(model.encode(data.query.paths).codes, 1000)
+        precisions = [
+            (labels[np.searchsorted(searchable.ids, top.ids)] == label).mean()
+            for top, label in zip(nearest, data.query.labels, strict=True)
+        ]
     print(
-        f"{args.bits} bits: precision@1000 {np.mean(right):.4f}, MAP@1000 "
+        f"{args.bits} bits: precision@1000 {np.mean(precisions):.4f}, MAP@1000 "
         f"{result.map_at_1000:.4f}, MAP {result.map:.4f}"
     )
     print(result)

@@ -1,9 +1,9 @@
-"""Images a second of wingbar's training step beside a plain float32 loop, in one run.
+"""Images per second of wingbar's training step and of a plain float32 loop, in one run.
 
     python benchmarks/training_speed.py FOLDER [--backbone resnet18] [--size 224]
 
-FOLDER holds labelled images. Both train the same net on the same batches, taking turns; decoding is
-left out of both.
+FOLDER holds labelled images. Both train the same net on the same batches, in turns; decoding is not
+timed.
 """
 
 from __future__ import annotations

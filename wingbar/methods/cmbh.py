@@ -1,16 +1,16 @@
 """CMBH: Chen, Zhao, Zhang, Luo & Xu, "Characteristics Matching Based Hash Codes Generation for
 Efficient Fine-grained Image Retrieval", CVPR 2024.
 
-A code need not describe a picture, only say which characteristics it shows. Every class has k
-learned vectors (C-vectors); a picture's feature is compared with all of them, and its code is a
-linear map of the matching scores. What makes the C-vectors good (other layers, their fusion,
-regions of the picture) is there in training only: inference is the backbone up to its last stage
-but one, one small network, and the comparison.
+A code need not describe an image; it is enough that it tells which characteristics the image shows.
+Every class has k learned vectors (C-vectors). An image's feature is compared with all of them, and
+its code is a linear map of the matching scores. What makes the C-vectors good (the other stages,
+their fusion, regions of the image) exists in training only: inference is the backbone up to its
+last stage but one, one small network, and the comparison.
 
-Letters: B batch, y classes, k C-vectors a class, d their length, b bits, n training images, M
-regions. L = 3 stages, and the code comes from stage l = 2. The authors' code is not public; what
-the paper leaves open is a field of `Config` that says which way was taken. N_sub is the block of
-PMG (Du et al., ECCV 2020), with which the paper's Table 5 is met to every digit.
+Letters: B batch, y classes, k C-vectors per class, d their length, b bits, n training images, M
+regions. There are L = 3 stages, and the code comes from stage l = 2. The authors' code is not
+public; each choice that the paper leaves open is a field of `Config`. N_sub is the block of PMG (Du
+et al., ECCV 2020), which reproduces the paper's Table 5 to every digit.
 """
 
 from __future__ import annotations
@@ -34,71 +34,83 @@ RECIPE: dict[str, Any] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What CMBH needs. Defaults are the paper's where it says something.
+    """The settings of CMBH. The defaults are the paper's; the help of each field is its
+    documentation.
 
-    Where it does not: `detach_teacher`, as in knowledge distillation, or the teacher would be
-    pulled to its pupil. `hash_warmup` 3, because Eq. 6 and 7 draw pictures to what the epoch before
-    made of their class: classes that the network cannot tell apart yet get one code, and stay with
-    it. With `levels` off there is nothing else to learn, and the hash losses start at once. Their
-    first banks hold codes that are far apart, one a class (`spread_codes`). `hash_per_bit` with
-    `hash_weight` 12, because the pair and proxy losses grow with b^2 while the others do not: at 12
-    bits they are as the paper writes them, and a bit of a longer code is pulled as strongly as one
-    of these. Losses are means over the batch, not the sums of Eq. 10 and 11, so that the learning
-    rate does not depend on the batch size. `crop` 0: regions are seen at the size of the whole
-    picture. `head_lr` 1: the paper names one learning rate. `feature`: the paper searches by codes
-    alone; for a second stage f^l orders equal codes well, and the tanh of the code logits, u of Eq.
-    6, orders whole galleries better (docs/cmbh.md has both) and is as short as the code.
+    The paper leaves these open:
+
+    detach_teacher: on, as in knowledge distillation; otherwise the teacher would be pulled towards
+        its pupil.
+    hash_warmup: 3, because Eq. 6 and 7 pull images towards what the previous epoch made of their
+        class: classes that the network cannot tell apart yet get the same code, and keep it.
+        Without `levels` nothing else is learned, and the hash losses start at once. The banks they
+        start with hold codes that are far apart, one per class (`spread_codes`).
+    hash_per_bit: on, with `hash_weight` 12, because the pair and proxy losses grow with b^2 and the
+        others do not: at 12 bits they are as in the paper, and each bit of a longer code is pulled
+        as strongly as one of these.
+    crop: 0, regions are enlarged to the size of the whole image.
+    head_lr: 1, as the paper gives one learning rate.
+    feature: the paper searches by codes alone. For a fine stage, f^l orders items of equal codes
+        well; the tanh of the code logits, u of Eq. 6, orders whole galleries better and is as short
+        as the code (docs/cmbh.md compares them).
+
+    Losses are means over the batch, not the sums of Eq. 10 and 11, so that the learning rate does
+    not depend on the batch size.
     """
 
-    bits: int = field(default=48, metadata={"help": "code length"})
-    characteristics: int = field(default=2, metadata={"help": "C-vectors a class (k)"})
+    bits: int = field(default=48, metadata={"help": "code length in bits"})
+    characteristics: int = field(default=2, metadata={"help": "C-vectors per class (k)"})
     dim: int = field(
         default=512, metadata={"help": "length of the feature and of the C-vectors (d)"}
     )
     width: int = field(
         default=0,
-        metadata={"help": "channels inside N_sub (C'); 0: half of the backbone's last stage"},
+        metadata={
+            "help": "channels inside N_sub (C'); 0: half of those of the backbone's last stage"
+        },
     )
     alpha: float = field(
         default=12.0, metadata={"help": "factor from matching scores to class logits"}
     )
     levels: bool = field(
-        default=True, metadata={"help": "learn from all stages and classes (L of Table 4)"}
+        default=True, metadata={"help": "learn to classify from all stages (L of Table 4)"}
     )
     transfer: bool = field(
-        default=True, metadata={"help": "let all stages together teach the one (T of Table 4)"}
+        default=True, metadata={"help": "let all stages together teach stage l (T of Table 4)"}
     )
     regions: int = field(
         default=4,
-        metadata={"help": "regions of each picture that are learned from (R of Table 4); 0: none"},
+        metadata={"help": "regions of each image to learn from (R of Table 4); 0: none"},
     )
     crop: int = field(
         default=0,
-        metadata={"help": "side at which regions are seen, pixels; 0: that of the picture"},
+        metadata={"help": "side that regions are resized to, in pixels; 0: that of the image"},
     )
     detach_teacher: bool = field(
-        default=True, metadata={"help": "no gradient into the teacher of the transfer loss"}
+        default=True, metadata={"help": "stop the gradient into the teacher of the transfer loss"}
     )
-    hash_warmup: int = field(default=3, metadata={"help": "epochs before the hash losses begin"})
+    hash_warmup: int = field(default=3, metadata={"help": "epochs before the hash losses start"})
     hash_per_bit: bool = field(
         default=True, metadata={"help": "divide the hash losses by the code length"}
     )
     hash_weight: float = field(default=12.0, metadata={"help": "factor of the hash losses"})
     head_lr: float = field(
         default=1.0,
-        metadata={"help": "learning rate of all but the backbone, times that of the run"},
+        metadata={"help": "factor of --lr for everything but the backbone"},
     )
     feature: str = field(
         default="stage",
-        metadata={"help": "for the second stage: stage (f^l), or code (tanh of code logits)"},
+        metadata={
+            "help": "feature for the fine stage: stage (f^l), or code (tanh of the code logits)"
+        },
     )
 
     def __post_init__(self) -> None:
         if self.feature not in ("stage", "code"):
-            raise TrainingError(f"feature is stage or code, not {self.feature!r}")
+            raise TrainingError(f"feature must be stage or code, not {self.feature!r}")
         if (self.transfer or self.regions) and not self.levels:
             raise TrainingError(
-                "transfer and regions build on levels: add --no-transfer --regions 0, or leave "
+                "transfer and regions need levels: add --no-transfer --regions 0, or leave "
                 "--no-levels out"
             )
         if (
@@ -107,8 +119,8 @@ class Config:
             or self.alpha <= 0
         ):
             raise TrainingError(
-                "bits, characteristics and dim are at least 1, regions at least 0, alpha above "
-                f"0, not {self}"
+                "bits, characteristics and dim must be at least 1, regions at least 0, alpha "
+                f"above 0, not {self}"
             )
 
 
@@ -116,27 +128,28 @@ class Config:
 
 
 def matching_scores(vectors: Tensor, feature: Tensor) -> Tensor:
-    """Eq. 3 and 9: cosines of C-vectors [y, k, d] and features [B, d] -> M [B, y, k]."""
+    """Eq. 3 and 9: the cosines of C-vectors [y, k, d] and features [B, d], M [B, y, k]."""
     return torch.einsum(
         "ykd,bd->byk", F.normalize(vectors.float(), dim=2), F.normalize(feature.float(), dim=1)
     )
 
 
 def weighted_scores(scores: Tensor, logits: Tensor) -> Tensor:
-    """Inside of Eq. 12: M [B, y, k], each class weighed by its probability, as a vector [B, y
-    k]."""
+    """The argument of W_h in Eq. 12: M [B, y, k] times the probability of each class, by class
+    logits [B, y], as vectors [B, y k]."""
     return (F.softmax(logits, dim=1)[:, :, None] * scores).flatten(1)
 
 
 def pair_loss(
     relaxed: Tensor, labels: Tensor, moment: Tensor, sums: Tensor, counts: Tensor
 ) -> Tensor:
-    """Eq. 6 for a batch: the mean over its pictures and all n of the bank of (u_i . b_j - b
-    S_ij)^2.
+    """Eq. 6 for a batch: the mean of (u_i . b_j - b S_ij)^2 over its B images i and the n images j
+    of the bank.
 
-    relaxed [B, b] are u, labels [B]; of the bank only what the square needs is used: moment [b, b],
-    the sum of b_j b_j^T, sums [y, b], those of the codes of each class, and counts [y]. S is 1
-    within a class and -sum(S) / sum(1 - S) between classes. O(B (b^2 + b)) in place of O(B n b).
+    relaxed [B, b] are u; labels [B] int64 class numbers. The bank enters by the sums to which the
+    square expands: moment [b, b], of b_j b_j^T; sums [y, b], of the codes of each class; counts
+    [y]. S is 1 within a class and -sum(S) / sum(1 - S) between classes. Takes O(B b^2) steps
+    instead of O(B n b).
     """
     bits, n = relaxed.shape[1], counts.sum().clamp_min(1)
     same = counts.square().sum()
@@ -148,10 +161,10 @@ def pair_loss(
 
 
 def proxy_loss(relaxed: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
-    """Eq. 7 for a batch: the mean of (u_i . c_j - b S_ij)^2 over its pictures and the classes;
-    proxies [y, b] are c.
+    """Eq. 7 for a batch: the mean of (u_i . c_j - b S_ij)^2 over its B images i and the y classes
+    j. relaxed [B, b] are u, proxies [y, b] are c.
 
-    S is 1 for a picture's class and -1 / (y - 1) for the others.
+    S is 1 for an image's own class and -1 / (y - 1) for the others.
     """
     classes, bits = proxies.shape
     similar = F.one_hot(labels, classes).float()
@@ -160,8 +173,8 @@ def proxy_loss(relaxed: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
 
 
 def spread_codes(classes: int, bits: int) -> Tensor:
-    """A code of +1 and -1 for each class, [y, b]: random ones, of which each is the farthest from
-    those before it."""
+    """A code of +1 and -1 for each class, [y, b] float32: of random candidates, each is the one
+    farthest from those chosen before."""
     candidates = torch.randint(0, 2, (max(4096, 4 * classes), bits)).float() * 2 - 1
     chosen, nearest = [candidates[0]], candidates @ candidates[0]
     while len(chosen) < classes:
@@ -171,8 +184,8 @@ def spread_codes(classes: int, bits: int) -> Tensor:
 
 
 def transfer_loss(levels: list[Tensor], logits: Tensor, detach: bool) -> Tensor:
-    """Eq. 11: cross-entropy of the classes by stage l, logits [B, y], against those by all `levels`
-    together."""
+    """Eq. 11: the cross-entropy of stage l's classes, by logits [B, y], against those of all levels
+    together, by the sum of their logits [B, y]."""
     teacher = F.softmax(torch.stack(levels).sum(0), dim=1)
     if detach:
         teacher = teacher.detach()
@@ -180,35 +193,35 @@ def transfer_loss(levels: list[Tensor], logits: Tensor, detach: bool) -> Tensor:
 
 
 def activation(maps: list[Tensor]) -> Tensor:
-    """A, the mean over all channels of all stages [B, c, h, w], brought to the size of the last:
-    [B, h, w]."""
+    """A [B, h, w], the mean over all channels of all stages' maps [B, c, h, w], each pooled to the
+    height and width of the last."""
     size = (maps[-1].shape[2], maps[-1].shape[3])
-    total = torch.stack([F.adaptive_avg_pool2d(stage.float(), size).sum(1) for stage in maps]).sum(
-        0
-    )
-    return total / sum(stage.shape[1] for stage in maps)
+    sums = [F.adaptive_avg_pool2d(stage.float(), size).sum(1) for stage in maps]
+    return torch.stack(sums).sum(0) / sum(stage.shape[1] for stage in maps)
 
 
 def crop(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut boxes [B, M, 4] (x1, y1, x2, y2 in pixels) out of pictures [B, H, W, 3] uint8: [B M,
-    size, size, 3] float32 of the same range, bilinear, in one go."""
+    """Cut boxes [B, M, 4] (x1, y1, x2, y2 in pixels) out of images [B, H, W, 3] uint8 and resize
+    them bilinearly: [B M, size, size, 3] float32, from 0 to 255."""
     batch, regions = boxes.shape[:2]
     height, width = pixels.shape[1:3]
     flat = boxes.reshape(-1, 4)
     scale = torch.tensor([width, height, width, height], device=boxes.device)
     x1, y1, x2, y2 = (2 * flat / scale - 1).unbind(1)
     zero = torch.zeros_like(x1)
-    turn = torch.stack(
+    affine = torch.stack(
         [
             torch.stack([(x2 - x1) / 2, zero, (x1 + x2) / 2], 1),
             torch.stack([zero, (y2 - y1) / 2, (y1 + y2) / 2], 1),
         ],
         1,
     )
-    grid = F.affine_grid(turn, [batch * regions, 3, size, size], align_corners=False)
-    pictures = pixels.permute(0, 3, 1, 2).float().repeat_interleave(regions, 0)
-    cut = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return cut.permute(0, 2, 3, 1)
+    grid = F.affine_grid(affine, [batch * regions, 3, size, size], align_corners=False)
+    repeated = pixels.permute(0, 3, 1, 2).float().repeat_interleave(regions, 0)
+    crops = F.grid_sample(
+        repeated, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return crops.permute(0, 2, 3, 1)
 
 
 # -- the network
@@ -224,9 +237,14 @@ def sub_network(channels: int, width: int, dim: int) -> nn.Sequential:
     )
 
 
-class Seen(NamedTuple):
-    """What stage l says of pictures: feature f^l [B, d], scores M [B, y, k], class logits [B, y]
-    and code logits [B, b]."""
+class Matches(NamedTuple):
+    """Stage l of B images compared with the C-vectors.
+
+    feature: f^l, [B, d].
+    scores: M, [B, y, k], in [-1, 1].
+    logits: of the classes, [B, y].
+    code: code logits, [B, b].
+    """
 
     feature: Tensor
     scores: Tensor
@@ -235,13 +253,14 @@ class Seen(NamedTuple):
 
 
 class Net(nn.Module):
-    """The backbone up to stage l, N_sub, the C-vectors and W_h."""
+    """The backbone up to stage l, N_sub, the C-vectors (`vectors`) and W_h (`hash`)."""
 
     def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
         super().__init__()
-        backbone.cut()  # the last stage is the training's
+        backbone.cut()  # only training needs the last stage
         self.backbone = backbone
-        self.alpha, self.weighs, self.feature = config.alpha, config.levels, config.feature
+        self.alpha, self.weights_scores = config.alpha, config.levels
+        self.code_as_feature = config.feature == "code"
         self.sub = sub_network(
             backbone.widths[1], config.width or backbone.widths[2] // 2, config.dim
         )
@@ -249,29 +268,31 @@ class Net(nn.Module):
         self.hash = nn.Linear(classes * config.characteristics, config.bits, bias=False)
 
     def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> code logits [B, b] and f^l [B, d], or their tanh; shows the
-        scores [B, y, k] and the mean over the channels of stage l's map, "activation" [B, h, w]."""
+        """Pixels [B, H, W, 3] uint8 -> code logits [B, b]; as feature f^l [B, d], or the tanh of
+        the code logits; as auxiliary outputs the matching "scores" [B, y, k] and the "activation"
+        [B, h, w], the mean over the channels of stage l's map."""
         stage = self.backbone.stages(pixels, 2)[1]
-        seen = self.see(stage)
-        feature = torch.tanh(seen.code) if self.feature == "code" else seen.feature
-        return Output(seen.code, feature, {"scores": seen.scores, "activation": stage.mean(1)})
+        found = self.match(stage)
+        feature = torch.tanh(found.code) if self.code_as_feature else found.feature
+        return Output(found.code, feature, {"scores": found.scores, "activation": stage.mean(1)})
 
-    def see(self, stage: Tensor) -> Seen:
-        """Stage l's map [B, c, h, w] compared with the C-vectors."""
+    def match(self, stage: Tensor) -> Matches:
+        """Compare stage l's map [B, c, h, w] with the C-vectors."""
         feature = self.sub(stage)
         with torch.autocast(stage.device.type, enabled=False):
             scores = matching_scores(self.vectors, feature)
             logits = self.alpha * scores.sum(2)
-            code = self.hash(
-                weighted_scores(scores, logits) if self.weighs else scores.flatten(1)
-            )  # Eq. 12, or Eq. 4
-        return Seen(feature, scores, logits, code)
+            if self.weights_scores:
+                code = self.hash(weighted_scores(scores, logits))  # Eq. 12
+            else:
+                code = self.hash(scores.flatten(1))  # Eq. 4
+        return Matches(feature, scores, logits, code)
 
 
 @contextmanager
-def keeping_statistics(*modules: nn.Module) -> Iterator[None]:
-    """Batch normalisation goes by each batch as ever, but its running statistics stay: inference
-    sees no regions."""
+def frozen_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch normalisation, which still normalises by each batch: at
+    inference there are no regions, so that they must not count."""
     norms = [
         part
         for module in modules
@@ -289,12 +310,17 @@ def keeping_statistics(*modules: nn.Module) -> Iterator[None]:
 
 
 class Loss(nn.Module):
-    """L_hash + L_cls + L_trans + L_region, with the stages, networks and classifiers that only they
-    need, and the banks.
+    """L_hash + L_cls + L_trans + L_region; the stages, networks and classifiers that only these
+    need; and the banks.
 
-    Banks, as buffers: `relaxed` [n, b] holds every picture's u from when it was last seen, `label`
-    [n] its class (-1 before that), `fresh` [n] whether that was in this epoch; `moment`, `sums`,
-    `counts` and `proxies` are what Eq. 6 and 7 need of the epoch before.
+    Banks, as buffers, that collect the codes of the current epoch:
+
+    relaxed: u of each training image when it was last seen, [n, b].
+    label: its class number, [n] int64; -1 before it is seen.
+    fresh: whether that was in the current epoch, [n] bool.
+
+    What Eq. 6 and 7 use, from the previous epoch: `moment` [b, b], `sums` [y, b], `counts` [y] and
+    `proxies` [y, b], as in `pair_loss` and `proxy_loss`. `epoch` counts complete epochs.
     """
 
     moment: Tensor
@@ -328,97 +354,88 @@ class Loss(nn.Module):
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
     def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Scalars "pair", "proxy", and with levels "classes", "transfer", "regions", and their
-        "total"."""
+        """The scalars "pair" and "proxy"; with levels "classes", and where they are on "transfer"
+        and "regions"; and their "total"."""
         maps = net.backbone.stages(pixels, 2)
-        seen = net.see(maps[1])
-        relaxed = torch.tanh(seen.code)
-        self._note(rows, labels, relaxed.detach())
-        scale = self.config.hash_weight / (self.config.bits if self.config.hash_per_bit else 1)
-        if self._warming():
-            scale = 0.0
+        found = net.match(maps[1])
+        relaxed = torch.tanh(found.code)
+        self._store(rows, labels, relaxed.detach())
+        scale = self._hash_scale()
         losses = {
             "pair": scale * pair_loss(relaxed, labels, self.moment, self.sums, self.counts),
             "proxy": scale * proxy_loss(relaxed, labels, self.proxies),
         }
         if self.config.levels:
             maps = [*maps, self.last(maps[1])]
-            of_image = self._of_levels(net, maps, seen, labels, whole=True)
-            losses |= of_image
+            losses |= self._level_losses(net, maps, found, labels, whole=True)
             if self.config.regions:
-                of_regions = self._of_regions(net, pixels, maps, labels)
-                losses["regions"] = (
-                    self.config.regions * torch.stack(list(of_regions.values())).sum()
-                )
+                losses["regions"] = self._region_loss(net, pixels, maps, labels)
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
-    def _of_levels(
-        self, net: Net, maps: list[Tensor], seen: Seen, labels: Tensor, whole: bool
+    def _store(self, rows: Tensor, labels: Tensor, relaxed: Tensor) -> None:
+        """Put a batch into the banks."""
+        self.relaxed[rows], self.label[rows], self.fresh[rows] = relaxed, labels, True
+
+    def _hash_scale(self) -> float:
+        """The factor of the pair and proxy losses."""
+        if self._is_warming_up():
+            return 0.0
+        return self.config.hash_weight / (self.config.bits if self.config.hash_per_bit else 1)
+
+    def _is_warming_up(self) -> bool:
+        """Whether the hash losses and their banks still wait."""
+        return self.config.levels and int(self.epoch) < self.config.hash_warmup
+
+    def _level_losses(
+        self, net: Net, maps: list[Tensor], found: Matches, labels: Tensor, whole: bool
     ) -> dict[str, Tensor]:
-        """L_cls (Eq. 10) and L_trans (Eq. 11) of pictures, or of regions, where a score's greatest
-        replaces its sum (Eq. 13)."""
+        """L_cls (Eq. 10) and L_trans (Eq. 11) of whole images, or of regions, where the maximum of
+        a class's scores replaces their sum (Eq. 13)."""
         first, third = (sub(maps[j]) for sub, j in zip(self.subs, (0, 2), strict=True))
-        fused = self.fuse(torch.cat([first, seen.feature, third], 1))  # Eq. 8
+        fused = self.fuse(torch.cat([first, found.feature, third], 1))  # Eq. 8
         with torch.autocast(fused.device.type, enabled=False):
-            both = [matching_scores(net.vectors, fused), seen.scores]  # Eq. 9 and 3
-            early, own = (
+            both = [matching_scores(net.vectors, fused), found.scores]  # Eq. 9 and 3
+            of_fused, of_stage = (
                 self.config.alpha * (scores.sum(2) if whole else scores.amax(2)) for scores in both
             )
-        others = [
-            classify(f).float()
-            for classify, f in zip(self.classifiers, (first, third), strict=True)
-        ]
-        levels = [early, others[0], own, others[1]]
+        of_first, of_third = (
+            classify(feature).float()
+            for classify, feature in zip(self.classifiers, (first, third), strict=True)
+        )
+        levels = [of_fused, of_first, of_stage, of_third]
         losses = {
             "classes": torch.stack([F.cross_entropy(logits, labels) for logits in levels]).sum()
         }
         if self.config.transfer:
-            losses["transfer"] = transfer_loss(levels, own, self.config.detach_teacher)
+            losses["transfer"] = transfer_loss(levels, of_stage, self.config.detach_teacher)
         return losses
 
-    def _of_regions(
-        self, net: Net, pixels: Tensor, maps: list[Tensor], labels: Tensor
-    ) -> dict[str, Tensor]:
-        """The mean over the regions of what Eq. 14 sums."""
+    def _region_loss(self, net: Net, pixels: Tensor, maps: list[Tensor], labels: Tensor) -> Tensor:
+        """L_region (Eq. 14): the losses of the regions, summed over the M regions of an image."""
+        count = self.config.regions
         strength = activation([stage.detach() for stage in maps]).cpu().numpy()
         size = (pixels.shape[1], pixels.shape[2])
         boxes = [
-            [
-                to_pixels(box, strength.shape[1:], size)
-                for box in find_regions(one, self.config.regions)
-            ]
+            [to_pixels(box, strength.shape[1:], size) for box in find_regions(one, count)]
             for one in strength
         ]
-        cut = crop(pixels, torch.tensor(boxes, device=pixels.device), self.config.crop or size[0])
-        with keeping_statistics(net, self):
-            inside = net.backbone.stages(cut, 2)
-            inside = [*inside, self.last(inside[1])]
-            return self._of_levels(
-                net,
-                inside,
-                net.see(inside[1]),
-                labels.repeat_interleave(self.config.regions),
-                whole=False,
-            )
-
-    def _warming(self) -> bool:
-        """Whether the hash losses wait, and their first banks with them."""
-        return self.config.levels and int(self.epoch) < self.config.hash_warmup
-
-    def _note(self, rows: Tensor, labels: Tensor, relaxed: Tensor) -> None:
-        """Put a batch into the banks."""
-        self.relaxed[rows], self.label[rows], self.fresh[rows] = relaxed, labels, True
+        crops = crop(pixels, torch.tensor(boxes, device=pixels.device), self.config.crop or size[0])
+        with frozen_statistics(net, self):
+            maps = net.backbone.stages(crops, 2)
+            maps = [*maps, self.last(maps[1])]
+            repeated = labels.repeat_interleave(count)
+            losses = self._level_losses(net, maps, net.match(maps[1]), repeated, whole=False)
+        return count * torch.stack(list(losses.values())).sum()  # the losses are means over regions
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Make the epoch's codes the bank of the next; under several processes, those of all of
-        them."""
+        """Make the codes of this epoch, from all processes, the bank of the next one."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             self._gather()
-        known, warming = self.label >= 0, self._warming()
+        known, warming_up = self.label >= 0, self._is_warming_up()
         self.fresh.zero_()
         self.epoch += 1
-        if warming or not known.any():
+        if warming_up or not known.any():
             return
         label, relaxed = self.label[known], self.relaxed[known].double()
         codes = torch.where(relaxed >= 0, 1.0, -1.0).double()
@@ -431,26 +448,28 @@ class Loss(nn.Module):
         self.proxies.copy_(torch.where(counts[:, None] > 0, means, self.proxies.double()))
 
     def _gather(self) -> None:
-        """Take over what the other processes saw; each picture was seen by one of them."""
-        seen = self.fresh.to(self.relaxed.dtype)
-        relaxed, label = self.relaxed * seen[:, None], self.label * self.fresh
-        for tensor in (seen, relaxed, label):
+        """Fill the banks with what the other processes saw of this epoch."""
+        times = self.fresh.to(self.relaxed.dtype)  # by how many processes an image was seen
+        relaxed, label = self.relaxed * times[:, None], self.label * self.fresh
+        for tensor in (times, relaxed, label):
             torch.distributed.all_reduce(tensor)
-        times = seen.clamp_min(1)
-        self.relaxed.copy_(torch.where(seen[:, None] > 0, relaxed / times[:, None], self.relaxed))
-        self.label.copy_(torch.where(seen > 0, label // times.long(), self.label))
+        divisor = times.clamp_min(1)
+        self.relaxed.copy_(
+            torch.where(times[:, None] > 0, relaxed / divisor[:, None], self.relaxed)
+        )
+        self.label.copy_(torch.where(times > 0, label // divisor.long(), self.label))
 
 
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
-    """The backbone at the run's learning rate, all that is new at `head_lr` times it; everything
-    decays, as in the paper."""
+    """The backbone at the run's learning rate, everything else at `head_lr` times that; all
+    parameters decay, as in the paper."""
     body = [*net.backbone.parameters(), *(loss.last.parameters() if config.levels else ())]
-    known = set(map(id, body))
+    listed = set(map(id, body))
     head = [
         parameter
         for module in (net, loss)
         for parameter in module.parameters()
-        if id(parameter) not in known
+        if id(parameter) not in listed
     ]
     return [
         {"params": body, "lr_scale": 1.0, "decay_scale": 1.0},

@@ -1,15 +1,15 @@
 """DLBHC: Lin, Yang, Hsiao & Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval",
 CVPR Workshops 2015.
 
-A latent layer H of sigmoid units stands between the feature layer F7 and the classifier F8 and is
-trained by the classification loss alone: if few units must carry all that tells the classes apart,
-they become attributes that are on or off. Bit j is 1 where H_j >= 0.5 (Section 2.2.1), which is
-where its logit is >= 0. Search is coarse to fine: Hamming distance of H, then Euclidean distance of
-F7, ascending. F7 is scaled to length one in the exported model, so that ascending Euclidean
-distance and descending cosine are the same order.
+A latent layer H of sigmoid units lies between the feature layer F7 and the classifier F8, and the
+classification loss alone trains it: when a few units must carry everything that distinguishes the
+classes, they become attributes that are on or off. Bit j is 1 where H_j >= 0.5 (Section 2.2.1),
+which is where its logit is >= 0. Search is coarse to fine: by Hamming distance of H, then by
+Euclidean distance of F7. The exported model scales F7 to unit length, so that ascending Euclidean
+distance and descending cosine give the same order.
 
-Initialisation and learning-rate multipliers are those of the authors' released configuration for
-CIFAR-10.
+Initialisation and learning-rate multipliers are those of the configuration that the authors
+released for CIFAR-10.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ RECIPE: dict[str, Any] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What DLBHC needs; the defaults are the released configuration's."""
+    """The settings of DLBHC. The defaults are those of the released configuration; the help of
+    each field is its documentation."""
 
-    bits: int = field(default=48, metadata={"help": "code length, units of the latent layer"})
+    bits: int = field(
+        default=48, metadata={"help": "code length in bits: units of the latent layer"}
+    )
     latent_std: float = field(
-        default=0.005, metadata={"help": "standard deviation of the latent layer's first weights"}
+        default=0.005, metadata={"help": "standard deviation of the latent layer's initial weights"}
     )
-    latent_bias: float = field(default=1.0, metadata={"help": "first bias of the latent layer"})
+    latent_bias: float = field(default=1.0, metadata={"help": "initial bias of the latent layer"})
     classifier_std: float = field(
-        default=0.01, metadata={"help": "standard deviation of the classifier's first weights"}
+        default=0.01, metadata={"help": "standard deviation of the classifier's initial weights"}
     )
-    latent_lr: float = field(
-        default=1.0, metadata={"help": "learning rate of the latent layer, times that of the run"}
-    )
+    latent_lr: float = field(default=1.0, metadata={"help": "factor of --lr for the latent layer"})
     classifier_lr: float = field(
-        default=10.0, metadata={"help": "learning rate of the classifier, times that of the run"}
+        default=10.0, metadata={"help": "factor of --lr for the classifier"}
     )
 
 
 class Net(nn.Module):
-    """Backbone and latent layer."""
+    """The backbone and the latent layer."""
 
     def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
-        """The number of classes is the Loss's alone here."""
+        """`classes` is not used: only the Loss has a classifier."""
         super().__init__()
         self.backbone = backbone
         self.latent = nn.Linear(backbone.width, config.bits)
@@ -74,18 +75,18 @@ class Loss(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Scalars "classification" and "total", which are the same here."""
+        """The scalars "classification" and "total", which are equal for this method."""
         latent = torch.sigmoid(net.latent(net.backbone(pixels)))
         classification = F.cross_entropy(self.classifier(latent), labels)
         return {"classification": classification, "total": classification}
 
     def end_epoch(self) -> None:
-        """Nothing is kept from one epoch to the next."""
+        """Does nothing: this loss keeps no state between epochs."""
 
 
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
-    """Weights decay, biases and batch normalisation do not; biases of layers learn twice as fast as
-    their weights."""
+    """Weights decay; biases and batch normalisation do not. The biases of layers have twice the
+    learning rate of their weights."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module, scale in (
         (net.backbone, 1.0),

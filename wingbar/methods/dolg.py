@@ -1,15 +1,14 @@
 """DOLG: Yang et al., "DOLG: Single-Stage Image Retrieval with Deep Orthogonal Fusion of Local and
 Global Features", ICCV 2021.
 
-One network gives one descriptor that holds both: a global vector of the last stage (GeM pooling),
-and of the local features of the stage before, weighed by attention, only what the global vector
-does not say already: the part orthogonal to it.
+One network gives one descriptor that combines a global vector of the last stage (GeM pooling) with
+the local features of the stage before it. The local features are weighted by attention, and only
+their part that is orthogonal to the global vector is used, as the rest repeats the global vector.
 
-Codes are not the paper's: ITQ turns the training descriptors into bits after the last epoch, so
-that DOLG can be searched coarse to fine as the other methods are. Where the authors' released code
-and their paper differ, the paper is the default and the other way a flag: the loss (`--loss
-curricular`) and ASPP (`--no-aspp`). Widths follow the backbone; ResNet-50 and -101 have the
-paper's.
+The codes are not in the paper: after the last epoch, ITQ is fitted to the training descriptors, so
+that DOLG can be searched coarse to fine like the other methods. Where the authors' released code
+differs from their paper, the paper is the default and a flag selects the code's way: `--loss
+curricular` and `--no-aspp`. Widths follow the backbone; ResNet-50 and -101 have the paper's.
 """
 
 from __future__ import annotations
@@ -30,56 +29,63 @@ RECIPE: dict[str, Any] = {
     **{"nesterov": True, "weight_decay": 1e-4, "lr": 0.0125, "warmup": 1.0, "lighting": 0.1},
     **{"whole": True, "scales": "0.3535,0.5,0.7071,1,1.4142"},
 }
-"""The paper's recipe where it differs from the defaults of Run; its learning rate of 0.05 is for a
-batch of 128."""
+"""The paper's recipe where it differs from the defaults of Run. Its learning rate is 0.05 for a
+batch of 128; this one is scaled to the default batch of 32."""
 
-DILATIONS = (6, 12, 18)
+DILATIONS = (6, 12, 18)  # of the 3 x 3 convolutions of ASPP
 _BRANCH = 512  # channels of each branch of ASPP
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What DOLG needs; the defaults are the paper's. `sub_centres` is ArcFace with several centres
-    a class (Deng et al., ECCV 2020), for noisy labels."""
+    """The settings of DOLG. The defaults are the paper's; the help of each field is its
+    documentation. More than one of `sub_centres` make it sub-center ArcFace (Deng et al., ECCV
+    2020), for noisy labels."""
 
     bits: int = field(
-        default=64, metadata={"help": "code length, fitted to the descriptors after the last epoch"}
+        default=64,
+        metadata={
+            "help": "code length in bits; codes are fitted to the descriptors after the last epoch"
+        },
     )
     dim: int = field(default=512, metadata={"help": "length of the descriptor"})
     hidden: int = field(
         default=1024,
-        metadata={"help": "length of the global vector and channels of the local features"},
+        metadata={"help": "length of the global vector, and channels of the local features"},
     )
-    p: float = field(default=3.0, metadata={"help": "first exponent of GeM"})
-    aspp: bool = field(default=True, metadata={"help": "dilated convolutions before the attention"})
+    p: float = field(default=3.0, metadata={"help": "initial exponent of GeM pooling"})
+    aspp: bool = field(
+        default=True, metadata={"help": "apply dilated convolutions (ASPP) before the attention"}
+    )
     local: bool = field(
         default=True,
-        metadata={"help": "the local branch; without it the global vector alone is used"},
+        metadata={"help": "use the local branch; without it, only the global vector"},
     )
     loss: str = field(
         default="arcface", metadata={"help": "arcface, or curricular as in the released code"}
     )
-    margin: float = field(
-        default=0.15, metadata={"help": "angle by which the own class has to be nearer, radians"}
+    margin: float = field(default=0.15, metadata={"help": "angular margin of the loss, in radians"})
+    scale: float = field(
+        default=30.0, metadata={"help": "factor from cosines to logits in the loss"}
     )
-    scale: float = field(default=30.0, metadata={"help": "factor from cosines to logits"})
-    sub_centres: int = field(default=1, metadata={"help": "centres a class"})
+    sub_centres: int = field(default=1, metadata={"help": "centres per class in the loss"})
     head_lr: float = field(
         default=1.0,
-        metadata={"help": "learning rate of all but the backbone, times that of the run"},
+        metadata={"help": "factor of --lr for everything but the backbone"},
     )
 
     def __post_init__(self) -> None:
         if self.loss not in ("arcface", "curricular"):
-            raise TrainingError(f"loss is arcface or curricular, not {self.loss!r}")
+            raise TrainingError(f"loss must be arcface or curricular, not {self.loss!r}")
         if not 1 <= self.bits <= self.dim:
-            raise TrainingError(f"bits are from 1 to dim, {self.dim}, not {self.bits}")
+            raise TrainingError(f"bits must be from 1 to dim, {self.dim}, not {self.bits}")
         if self.sub_centres < 1 or self.scale <= 0 or self.p <= 0:
-            raise TrainingError(f"sub_centres is at least 1, scale and p are above 0, not {self}")
+            raise TrainingError(f"sub_centres must be at least 1, scale and p above 0, not {self}")
 
 
 class Aspp(nn.Module):
-    """A map [B, channels, h, w] seen at several widths: [B, hidden, h, w]."""
+    """Atrous spatial pyramid pooling (DeepLab): a map [B, channels, h, w] filtered with several
+    dilations, [B, hidden, h, w]."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -101,8 +107,8 @@ class Aspp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Local features of unit length, each times how much it counts: [B, channels, h, w] -> [B,
-    hidden, h, w]."""
+    """The attention of the local branch: local features of unit length, each multiplied by its
+    score."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -110,17 +116,18 @@ class Attention(nn.Module):
         self.score = nn.Conv2d(hidden, 1, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighed features and the scores [B, h, w], above 0."""
+        """A map [B, channels, h, w] -> the weighted features [B, hidden, h, w] and the scores
+        [B, h, w], above 0."""
         x = self.norm(self.conv(x))
         score = F.softplus(self.score(F.relu(x)).float())
         return F.normalize(x.float(), dim=1) * score, score[:, 0]
 
 
 class Net(nn.Module):
-    """Backbone, both branches, and the layer that joins them."""
+    """The backbone, the two branches, and the layer that joins them."""
 
     def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
-        """The number of classes is the Loss's alone here."""
+        """`classes` is not used: only the Loss has class centres."""
         super().__init__()
         self.backbone = backbone
         self.gem = Gem(config.p)
@@ -133,30 +140,33 @@ class Net(nn.Module):
         self.join = nn.Linear((2 if config.local else 1) * config.hidden, config.dim)
 
     def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> no code, and the descriptor [B, dim], not yet of unit
-        length; shows the "attention" [B, h, w] of the local branch, where there is one."""
+        """Pixels [B, H, W, 3] uint8 -> no code, the descriptor [B, dim], not scaled to unit length,
+        and with the local branch its "attention" [B, h, w]."""
         maps = self.backbone.stages(pixels)
-        globally = self.globally(self.gem(maps[2]))
+        global_vector = self.globally(self.gem(maps[2]))
         if self.attention is None:
-            return Output(None, self.join(globally))
-        local, attention = self.look(maps[1])
-        # the global vector is the same at every place, so pooling after the concatenation is
-        # concatenating what is pooled
-        fused = torch.cat([globally.float(), orthogonal_part(local, globally).mean((2, 3))], 1)
+            return Output(None, self.join(global_vector))
+        local, attention = self.local_features(maps[1])
+        # The paper concatenates the global vector to every local feature and then averages; as it
+        # is the same everywhere, it can be concatenated to the average.
+        pooled = orthogonal_part(local, global_vector).mean((2, 3))
+        fused = torch.cat([global_vector.float(), pooled], 1)
         return Output(None, self.join(fused), {"attention": attention})
 
-    def look(self, stage: Tensor) -> tuple[Tensor, Tensor]:
-        """The local branch on the map of the last stage but one: features [B, hidden, h, w] and
+    def local_features(self, stage: Tensor) -> tuple[Tensor, Tensor]:
+        """The local branch: the map of the last stage but one -> features [B, hidden, h, w] and
         attention [B, h, w]."""
         assert self.attention is not None
-        found: tuple[Tensor, Tensor] = self.attention(
-            stage if self.aspp is None else self.aspp(stage)
-        )
-        return found
+        x = stage if self.aspp is None else self.aspp(stage)
+        features, attention = self.attention(x)
+        return features, attention
 
 
 class Loss(nn.Module):
-    """Class centres and the softmax loss on cosines with a margin."""
+    """The class centres, and the softmax loss of the cosines to them, with a margin.
+
+    progress: for CurricularFace, the moving average of the cosine to the own class; a scalar.
+    """
 
     progress: Tensor
 
@@ -164,36 +174,35 @@ class Loss(nn.Module):
         super().__init__()
         self.config = config
         self.centres = nn.Parameter(torch.empty(classes, config.sub_centres, config.dim))
-        nn.init.normal_(self.centres)  # directions count only: these are uniform on the sphere
+        nn.init.normal_(self.centres)  # only directions count, and these are uniform on the sphere
         self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Scalars "classification" and "total", which are the same here."""
+        """The scalars "classification" and "total", which are equal for this method."""
         feature = net(pixels).feature
         with torch.autocast(feature.device.type, enabled=False):
             cosine = self.cosines(feature)
             if self.config.loss == "arcface":
                 logits = arc_margin(cosine, labels, self.config.margin)
             else:
-                with torch.no_grad():  # as in CurricularFace: its moving mean, with momentum 0.01
-                    self.progress.lerp_(
-                        _over_processes(cosine.gather(1, labels[:, None]).mean()), 0.01
-                    )
+                with torch.no_grad():  # CurricularFace's moving average, with momentum 0.01
+                    own = cosine.gather(1, labels[:, None]).mean()
+                    self.progress.lerp_(_mean_over_processes(own), 0.01)
                 logits = curricular(cosine, labels, self.config.margin, self.progress)
             classification = F.cross_entropy(self.config.scale * logits, labels)
         return {"classification": classification, "total": classification}
 
     def cosines(self, feature: Tensor) -> Tensor:
-        """Descriptors [B, dim] -> cosine to the nearest centre of each class [B, y]."""
+        """Descriptors [B, dim] -> the cosine to the nearest centre of each class, [B, y]."""
         centres = F.normalize(self.centres.float(), dim=2)
         return torch.einsum("bd,ysd->bys", F.normalize(feature.float(), dim=1), centres).amax(2)
 
     def end_epoch(self) -> None:
-        """Nothing is kept from one epoch to the next."""
+        """Does nothing: this loss keeps no state per epoch."""
 
 
-def _over_processes(mean: Tensor) -> Tensor:
-    """The mean of a whole batch, of which each process has an equal share."""
+def _mean_over_processes(mean: Tensor) -> Tensor:
+    """The mean over a whole batch, from each process's mean over its equal share."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)
         mean = mean / torch.distributed.get_world_size()
@@ -201,15 +210,15 @@ def _over_processes(mean: Tensor) -> Tensor:
 
 
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
-    """The backbone at the run's learning rate, all else at `head_lr` times it; GeM's exponent does
-    not decay."""
+    """The backbone at the run's learning rate, everything else at `head_lr` times that; GeM's
+    exponent does not decay."""
     body = list(net.backbone.parameters())
-    known = {*map(id, body), id(net.gem.p)}
+    listed = {*map(id, body), id(net.gem.p)}
     head = [
         parameter
         for module in (net, loss)
         for parameter in module.parameters()
-        if id(parameter) not in known
+        if id(parameter) not in listed
     ]
     return [
         {"params": body, "lr_scale": 1.0, "decay_scale": 1.0},

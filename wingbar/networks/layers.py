@@ -1,4 +1,4 @@
-"""Formulas that networks and losses are made of: pure functions first, thin modules second."""
+"""Formulas of networks and losses, as pure functions, and thin modules around them."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ from torch.nn import functional as F
 
 
 def gem(x: Tensor, p: Tensor | float, eps: float = 1e-6) -> Tensor:
-    """Generalised mean over places (Radenovic, Tolias & Chum, TPAMI 2019): x [B, c, h, w] -> [B,
-    c].
+    """Generalised-mean pooling (Radenovic, Tolias & Chum, TPAMI 2019): x [B, c, h, w] -> [B, c],
 
-    p = 1 is the mean of what is above `eps`, and the greater p, the nearer is the greatest value.
+        (mean over h and w of max(x, eps)^p)^(1 / p).
+
+    p = 1 is average pooling; the greater p is, the closer it comes to max pooling.
     """
     return x.float().clamp_min(eps).pow(p).mean((2, 3)).pow(1 / p)
 
 
-def orthogonal_part(local: Tensor, globally: Tensor) -> Tensor:
-    """The part of local features [B, c, h, w] that is orthogonal to the global one [B, c] (DOLG,
-    Eq. 1 and 2).
+def orthogonal_part(local: Tensor, global_vector: Tensor) -> Tensor:
+    """The part of local features [B, c, h, w] that is orthogonal to a global vector [B, c] (DOLG,
+    Eq. 1 and 2):
 
-    Each place less its projection on the global vector; all of it where that vector is zero.
+        f - (f . g / |g|^2) g    for each local feature f; f itself where g is zero.
     """
-    along = F.normalize(
-        globally.float(), dim=1
-    )  # a zero vector stays zero, so that nothing is divided by zero
-    share = torch.einsum("bchw,bc->bhw", local.float(), along)
-    return local.float() - share[:, None] * along[:, :, None, None]
+    # a zero vector stays zero, so that nothing is divided by zero
+    direction = F.normalize(global_vector.float(), dim=1)
+    length = torch.einsum("bchw,bc->bhw", local.float(), direction)
+    return local.float() - length[:, None] * direction[:, :, None, None]
 
 
 def arc_margin(cosine: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """ArcFace (Deng et al., CVPR 2019): cosines [B, y] with the own class's angle widened by
-    `margin`, in radians.
+    """ArcFace's additive angular margin (Deng et al., CVPR 2019): cosines [B, y] to y classes, in
+    which the cosine to the image's own class, cos(t), becomes cos(t + margin); margin in radians.
 
-    Where the angle would pass a half turn, the cosine falls on linearly, so that it never rises
-    with the angle.
+    Where t + margin would exceed pi, it becomes cos(t) - margin sin(margin), so that it decreases
+    with t everywhere.
     """
     own = cosine.gather(1, labels[:, None])
     sine = (1 - own.square()).clamp_min(1e-7).sqrt()  # the square root's slope is infinite at 0
-    widened = own * math.cos(margin) - sine * math.sin(margin)
-    beyond = own - math.sin(margin) * margin
+    with_margin = own * math.cos(margin) - sine * math.sin(margin)
+    beyond_pi = own - math.sin(margin) * margin
     return cosine.scatter(
-        1, labels[:, None], torch.where(own > math.cos(math.pi - margin), widened, beyond)
+        1, labels[:, None], torch.where(own > math.cos(math.pi - margin), with_margin, beyond_pi)
     )
 
 
 def curricular(cosine: Tensor, labels: Tensor, margin: float, progress: Tensor) -> Tensor:
-    """CurricularFace (Huang et al., CVPR 2020): as `arc_margin`, and other classes that are nearer
-    than the widened own one count cos (t + cos), where t is the `progress` of training (the moving
-    mean of the own cosines, a scalar)."""
+    """CurricularFace (Huang et al., CVPR 2020): `arc_margin`, in which the cosine c to another
+    class that is greater than the own one with its margin becomes c (p + c).
+
+    p is the `progress` of training, a scalar: the moving average of the cosines to the own class.
+    """
     out = arc_margin(cosine, labels, margin)
     own = out.gather(1, labels[:, None])
     hard = (out > own) & ~F.one_hot(labels, cosine.shape[1]).bool()
