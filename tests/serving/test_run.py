@@ -104,7 +104,8 @@ def test_tokens_may_come_from_the_environment(
 def test_serving_without_its_extra_says_what_to_install(
     shared_index_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delattr("wingbar.serving.app")
-    monkeypatch.setitem(sys.modules, "wingbar.serving.app", None)
+    monkeypatch.delattr("wingbar.serving.run")
+    monkeypatch.delitem(sys.modules, "wingbar.serving.run")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)  # importing it raises ImportError
     assert main.main(["serve", str(shared_index_path)]) == 2
-    assert "pip install 'wingbar[serve]'" in capsys.readouterr().err
+    assert "serving needs uvicorn: run pip install 'wingbar[serve]'" in capsys.readouterr().err

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, assume, settings
 from schemathesis import checks
 
 from benchmarks import fuzz_server
@@ -20,11 +21,12 @@ from wingbar.serving.settings import Limits, Settings
 
 EXAMPLES = int(os.environ.get("WINGBAR_EXAMPLES", "8"))  # of each operation
 MALFORMED = int(os.environ.get("WINGBAR_FUZZ", "150"))  # requests
+LONGEST_QUERY = 60_000  # bytes; Uvicorn refuses URLs of 64 KiB before the app sees them
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fuzz_server.small_index(tmp_path_factory.mktemp("contract"), 0)
+    return fuzz_server.small_index(tmp_path_factory.mktemp("schemas"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,11 @@ schema = schemathesis.openapi.from_dict(create_app(Settings(index=Path("any.wb")
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_every_operation_keeps_to_the_document(
+def test_every_operation_conforms_to_the_document(
     case: schemathesis.Case[Any], client: httpx.Client
 ) -> None:
-    kept = [
+    assume(len(urlencode(case.query or {}, doseq=True)) <= LONGEST_QUERY)
+    promises = [
         checks.not_a_server_error,
         checks.status_code_conformance,
         checks.content_type_conformance,
@@ -55,7 +58,7 @@ def test_every_operation_keeps_to_the_document(
         checks.response_schema_conformance,
         checks.unsupported_method,
     ]
-    case.call_and_validate(base_url=str(client.base_url).rstrip("/"), checks=kept, timeout=LONG)
+    case.call_and_validate(base_url=str(client.base_url).rstrip("/"), checks=promises, timeout=LONG)
 
 
 def test_the_document_has_an_example_of_every_body(client: httpx.Client) -> None:
@@ -79,12 +82,12 @@ def test_the_document_has_an_example_of_every_body(client: httpx.Client) -> None
 def test_malformed_requests_are_answered_as_documented(client: httpx.Client, path: Path) -> None:
     document = client.get("/openapi.json").json()
     connection = HTTPConnection(client.base_url.host, client.base_url.port or 80, timeout=LONG)
-    wrong = []
+    faults = []
     for request in fuzz_server.requests(MALFORMED, seed=0):
         status, kind = fuzz_server.send(connection, request)
-        wrong.append(fuzz_server.wrong(request, status, kind, document))
+        faults.append(fuzz_server.wrong(request, status, kind, document))
     connection.close()
-    assert [said for said in wrong if said] == []
+    assert [fault for fault in faults if fault] == []
     assert client.get("/readyz").status_code == 200
     with Index.open(path) as index:
         assert index.verify() == []
