@@ -5,7 +5,8 @@ from wingbar.errors import WingbarError, one_line
 
 
 def test_the_docstring_shows_the_tree() -> None:
-    for kind in (WingbarError, *WingbarError.__subclasses__()):
+    kinds: list[type[WingbarError]] = [WingbarError, *WingbarError.__subclasses__()]
+    for kind in kinds:
         if kind.__module__ == errors.__name__:
             assert f"{kind.__name__} " in str(errors.__doc__)
 
