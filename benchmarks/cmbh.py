@@ -4,9 +4,9 @@ each fine mode.
     python benchmarks/cmbh.py MODEL butterflies  # gallery and queries as `wingbar evaluate`
     python benchmarks/cmbh.py --birds WORK       # CMBH and DLBHC on the eight drawn species
 
-Each line is a MAP over the whole gallery, expected over ties. "argmax" is the code that only says
-which class the network believes a picture to be of: items of the same believed class are at
-distance 0, all others at 1.
+Each line is a MAP over the whole gallery, expected over ties. "argmax" is the code that only names
+the class that the network predicts: items of the same predicted class are at distance 0, all others
+at 1.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def report(model: Path, data: Dataset) -> None:
     q, g = (outputs(net, preprocessing, part) for part in (data.query, data.gallery))
     packed = [codes.pack(side["code"] >= 0) for side in (q, g)]
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
-    believed = [side["logits"].argmax(1) for side in (q, g)]
+    predicted = [side["logits"].argmax(1) for side in (q, g)]
     names = sorted(set(data.gallery.labels))
     right = np.mean(
-        [names[c] == label for c, label in zip(believed[0], data.query.labels, strict=True)]
+        [names[c] == label for c, label in zip(predicted[0], data.query.labels, strict=True)]
     )
     lines = {
         "code": hamming,
-        f"argmax (accuracy {right:.3f})": (believed[0][:, None] != believed[1][None]).astype(
+        f"argmax (accuracy {right:.3f})": (predicted[0][:, None] != predicted[1][None]).astype(
             np.float32
         ),
         "feature f^l, exhaustive": -unit(q["feature"]) @ unit(g["feature"]).T,
