@@ -325,38 +325,60 @@ def score_block(
     scores = []
     for i, query in enumerate(matched):
         by_code = merge_buckets(np.arange(len(query.items_at)), query.items_at, query.relevant_at)
-        by_class = _by_predicted_class(gallery, query, int(predicted[i]))
-        by_feature = None if cosines is None else _by_feature(gallery, query, cosines[i])
         reranked, read = by_code, 0.0
         if fine != "none":
             reranked, read = _reranked(index, gallery, query, shortlists[i], fine)
-        near, near_relevant = (
-            int(counts[: RADIUS + 1].sum()) for counts in (query.items_at, query.relevant_at)
+        rankings = _Rankings(
+            by_code,
+            _by_predicted_class(gallery, query, int(predicted[i])),
+            None if cosines is None else _by_feature(gallery, query, cosines[i]),
+            reranked,
         )
-        scores.append(
-            QueryScore(
-                path=query.path,
-                label=query.label,
-                items_at=query.items_at,
-                relevant_at=query.relevant_at,
-                by_code=by_code,
-                ap=by_code.expected_ap(),
-                ap_low=by_code.lowest_ap(),
-                ap_high=by_code.highest_ap(),
-                ap_at_1000=by_code.expected_ap_at(CUT),
-                ap_at_r=by_code.expected_ap_at_r(),
-                precision_radius_2=near_relevant / near if near else 0.0,
-                empty_radius_2=float(not near),
-                argmax_ap=by_class.expected_ap(),
-                argmax_correct=float(predicted[i] == query.label_id),
-                feature_ap=by_feature.expected_ap() if by_feature else 0.0,
-                feature_top1=float(by_feature.hits[0] / by_feature.size[0]) if by_feature else 0.0,
-                rerank_ap=reranked.expected_ap(),
-                features_read=read,
-                has_copies=bool(len(query.copies)),
-            )
-        )
+        is_correct = bool(predicted[i] == query.label_id)
+        scores.append(_scored(query, rankings, is_correct, read))
     return scores, unmatched
+
+
+class _Rankings(NamedTuple):
+    """The rankings of one query; `by_feature` is None without exhaustive features."""
+
+    by_code: Buckets
+    by_class: Buckets
+    by_feature: Buckets | None
+    reranked: Buckets
+
+
+def _scored(
+    query: _Matched, rankings: _Rankings, is_correct: bool, features_read: float
+) -> QueryScore:
+    by_code, by_class, by_feature, reranked = rankings
+    near = int(query.items_at[: RADIUS + 1].sum())
+    near_relevant = int(query.relevant_at[: RADIUS + 1].sum())
+    feature_ap = feature_top1 = 0.0
+    if by_feature is not None:
+        feature_ap = by_feature.expected_ap()
+        feature_top1 = float(by_feature.hits[0] / by_feature.size[0])
+    return QueryScore(
+        path=query.path,
+        label=query.label,
+        items_at=query.items_at,
+        relevant_at=query.relevant_at,
+        by_code=by_code,
+        ap=by_code.expected_ap(),
+        ap_low=by_code.lowest_ap(),
+        ap_high=by_code.highest_ap(),
+        ap_at_1000=by_code.expected_ap_at(CUT),
+        ap_at_r=by_code.expected_ap_at_r(),
+        precision_radius_2=near_relevant / near if near else 0.0,
+        empty_radius_2=float(not near),
+        argmax_ap=by_class.expected_ap(),
+        argmax_correct=float(is_correct),
+        feature_ap=feature_ap,
+        feature_top1=feature_top1,
+        rerank_ap=reranked.expected_ap(),
+        features_read=features_read,
+        has_copies=bool(len(query.copies)),
+    )
 
 
 def _match(gallery: Gallery, block: Block) -> tuple[list[_Matched], list[LabelledQuery]]:
@@ -431,8 +453,8 @@ def _by_feature(gallery: Gallery, query: _Matched, cosines: NDArray[np.float32])
 
 
 def _by_predicted_class(gallery: Gallery, query: _Matched, predicted_class: int) -> Buckets:
-    """The ranking by a code that only names the predicted class: items of the query's class are at
-    distance 0, all others at 1."""
+    """The ranking by a code that only names the predicted class: items predicted to be of the
+    query's predicted class are at distance 0, all others at 1."""
     copies_in_class = gallery.predicted_classes[query.copies] == predicted_class
     copies_of_label = gallery.label_ids[query.copies] == query.label_id
     in_class = int(gallery.confusion[predicted_class].sum() - copies_in_class.sum())
