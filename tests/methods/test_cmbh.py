@@ -247,7 +247,7 @@ def test_banks_are_the_codes_of_the_epoch_before() -> None:
     for c in (0, 1, 2, 4):
         np.testing.assert_allclose(loss.proxies[c], u[labels == c].mean(0), atol=1e-6)
         np.testing.assert_allclose(loss.sums[c], b[labels == c].sum(0))
-    assert torch.equal(loss.proxies[3], before[3])  # nothing was seen of this class
+    assert torch.equal(loss.proxies[3], before[3])  # no image of this class was seen
     np.testing.assert_allclose(loss.moment, b.T @ b)
     assert loss.counts.tolist() == [2, 3, 2, 0, 3]
     assert not loss.fresh.any()
@@ -367,7 +367,7 @@ def test_region_loss_takes_the_greatest_score_and_sums_over_regions() -> None:
     assert found["regions"].item() == pytest.approx(total / 2, rel=1e-3)
 
 
-def test_regions_leave_no_trace_in_what_inference_normalises_with() -> None:
+def test_regions_do_not_change_the_running_statistics() -> None:
     found = []
     for regions in (0, 2):
         net, loss, _ = made(regions=regions)
@@ -389,7 +389,7 @@ def test_regions_leave_no_trace_in_what_inference_normalises_with() -> None:
 # -- as a whole
 
 
-def test_parts_that_build_on_others_are_refused_alone() -> None:
+def test_parts_without_those_they_need_are_refused() -> None:
     with pytest.raises(TrainingError, match="--no-transfer"):
         cmbh.Config(levels=False)
     with pytest.raises(TrainingError, match="at least 1"):
@@ -402,7 +402,7 @@ def test_parts_that_build_on_others_are_refused_alone() -> None:
 @pytest.mark.parametrize(
     "name", ["resnet20", "resnet18", "resnet50", "alexnet", "efficientnet_lite0"]
 )
-def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
+def test_every_backbone_is_cut_and_exported(name: str) -> None:
     size = 32 if name == "resnet20" else 96
     torch.manual_seed(0)
     as_code = name == "resnet20"
@@ -435,7 +435,7 @@ def test_every_backbone_is_taken_apart_and_exports(name: str) -> None:
             assert torch.equal(found.feature, torch.tanh(found.code))
 
 
-def test_a_network_that_cannot_be_taken_apart_is_refused() -> None:
+def test_a_network_that_cannot_be_cut_is_refused() -> None:
     class Whole(backbones.Backbone):
         widths, width = (3, 3, 3), 3
 
@@ -508,10 +508,10 @@ SMALL = Run(
 TINY = cmbh.Config(hash_warmup=1, bits=12, dim=16, width=8, regions=1, crop=16)
 
 
-def test_interrupted_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(
+def test_interrupted_in_the_middle_of_an_epoch_it_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The banks are half of one epoch and half of the one before when the checkpoint is written."""
+    """The checkpoint is written while half of the banks is of one epoch, half of the one before."""
     data = read_images(write_classes(tmp_path / "photos", 12))
     often = replace(SMALL, checkpoint_minutes=0.0)
     whole = loop.train(cmbh, data, tmp_path / "whole", TINY, often)
@@ -577,8 +577,8 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) ->
 
 
 def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
-    """tests/data/test_toy.py counts the pixels. Frozen features say little of the species: a
-    label-free index of them, below."""
+    """tests/data/test_toy.py counts the pixels. Frozen features tell little about the species: a
+    label-free index is below."""
     data = read_dataset(toy.write_birds(tmp_path / "birds", train=24, test=6))
     run = Run(size=96, epochs=10, lr=0.03, area=0.8, held_out=0.1)
     model = loop.train(

@@ -69,8 +69,8 @@ def test_shapes_and_parameters_as_worked_out_by_hand(name: str) -> None:
 
 
 def test_the_descriptor_by_hand() -> None:
-    """Concatenating the global vector to every place and pooling then, as the paper writes it,
-    place by place."""
+    """As the paper writes it, place by place: concatenate the global vector everywhere, then
+    average."""
     net, _, _ = made()
     net.eval()
     x = pictures(2)
@@ -79,13 +79,13 @@ def test_the_descriptor_by_hand() -> None:
         g = net.globally(net.gem(maps[2]))
         assert net.aspp is not None
         assert net.attention is not None
-        seen = net.attention.norm(net.attention.conv(net.aspp(maps[1])))
-        score = torch.nn.functional.softplus(net.attention.score(torch.relu(seen)))
+        mapped = net.attention.norm(net.attention.conv(net.aspp(maps[1])))
+        score = torch.nn.functional.softplus(net.attention.score(torch.relu(mapped)))
         expected = []
         for b in range(2):
             places = []
-            for i, j in np.ndindex(*seen.shape[2:]):
-                f = seen[b, :, i, j].double()
+            for i, j in np.ndindex(*mapped.shape[2:]):
+                f = mapped[b, :, i, j].double()
                 f = f / f.norm() * score[b, 0, i, j].double()
                 v = g[b].double()
                 places.append(torch.cat([v, f - (f @ v) / (v @ v) * v]))

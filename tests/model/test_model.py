@@ -94,7 +94,9 @@ def test_the_core_imports_neither_torch_nor_scipy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_an_image_has_one_code_however_it_comes(fitted: Model, tmp_path: Path) -> None:
+def test_an_image_has_the_same_code_from_every_kind_of_source(
+    fitted: Model, tmp_path: Path
+) -> None:
     paths = []
     for i in range(35):
         paths.append(tmp_path / f"{i}.png")
@@ -131,7 +133,7 @@ def test_codes_are_the_signs_of_the_rotated_feature(fitted: Model) -> None:
     np.testing.assert_array_equal(codes.unpack(fitted.embed(raw).codes, 32)[0], logits >= 0)
 
 
-def test_a_trained_model_brings_its_own_logits() -> None:
+def test_a_trained_model_has_its_own_logits() -> None:
     model = trained_model()
     image = picture(3, hue=(200, 40, 30))
     found = model.encode([image])
@@ -146,7 +148,7 @@ def test_a_trained_model_brings_its_own_logits() -> None:
         model.fitted(np.zeros((5, 23), np.float32), 8, 0)
 
 
-def test_saved_and_loaded_it_is_the_same(fitted: Model, tmp_path: Path) -> None:
+def test_a_model_is_the_same_after_saving_and_loading(fitted: Model, tmp_path: Path) -> None:
     fitted.save(tmp_path / "m")
     again = Model.load(tmp_path / "m")
     assert again.fingerprint == fitted.fingerprint
@@ -237,7 +239,7 @@ def test_scales_are_averaged_and_shapes_kept_apart() -> None:
     assert len({tuple(row) for row in raw.round(4).tolist()}) == 3
 
 
-def test_a_model_that_sees_otherwise_is_another_one() -> None:
+def test_another_preprocessing_makes_another_model() -> None:
     model = trained_model()  # of any size
     other = model.with_preprocessing(Preprocessing(size=64, whole=True, scales=(1.0, 2.0)))
     assert other.fingerprint != model.fingerprint

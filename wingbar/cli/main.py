@@ -84,9 +84,9 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def _add_verbs(
     parser: argparse.ArgumentParser, verbs: Sequence[Verb | Group], arguments: Sequence[str]
 ) -> None:
-    """Subcommands for `verbs`; the one that `arguments` name, behind flags such as --json, gets its
-    flags too."""
-    asked, *rest = [*dropwhile(lambda argument: argument.startswith("-"), arguments)] or [""]
+    """Subcommands for `verbs`; the one that `arguments` name first gets its flags too."""
+    words = list(dropwhile(lambda argument: argument.startswith("-"), arguments))  # as --json
+    asked, rest = (words[0], words[1:]) if words else ("", [])
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
     for verb in verbs:
         added = subparsers.add_parser(

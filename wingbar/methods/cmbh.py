@@ -313,7 +313,7 @@ class Loss(nn.Module):
     """L_hash + L_cls + L_trans + L_region; the stages, networks and classifiers that only these
     need; and the banks.
 
-    Banks, as buffers, that collect the codes of the current epoch:
+    Banks, as buffers, that collect the latest code of each image:
 
     relaxed: u of each training image when it was last seen, [n, b].
     label: its class number, [n] int64; -1 before it is seen.
@@ -429,7 +429,7 @@ class Loss(nn.Module):
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Make the codes of this epoch, from all processes, the bank of the next one."""
+        """Make each image's latest code, from all processes, the bank of the next epoch."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             self._gather()
         known, warming_up = self.label >= 0, self._is_warming_up()

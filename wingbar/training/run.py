@@ -13,6 +13,7 @@ from wingbar import methods
 from wingbar.data.records import Entry, Images
 from wingbar.errors import TrainingError
 from wingbar.images import Preprocessing
+from wingbar.networks import backbones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Run:
 
     backbone: str = field(
         default="efficientnet_lite0",
-        metadata={"help": "the backbone network; wingbar train --help lists the names"},
+        metadata={"help": f"backbone: {', '.join(backbones.NAMES)}, or timm:NAME"},
     )
     weights: str = field(
         default="imagenet",
