@@ -94,6 +94,7 @@ def warm_up(bits: int) -> float:
     )
     searchable = Codes(few, bits, compiled=True)
     searchable.nearest(few[:1], 1)
+    searchable.nearest(few[:2], 1)
     searchable.nearest(few[:1], 1, allowed=searchable.only(np.arange(3)))
     searchable.distances(few[0])
     return time.perf_counter() - start
@@ -277,10 +278,11 @@ class Codes:
         the same. Raises ValueError for k < 1 or queries of another length.
         """
         request = self._request(queries.shape[1:], k, radius, ties, limit, path)
-        rows = allowed.parts if allowed is not None else [None] * len(self._parts)
         by_part = [
-            part.nearest(queries, request, mine, self.threads)
-            for part, mine in zip(self._parts, rows, strict=True)
+            part.nearest(
+                queries, request, None if allowed is None else allowed.parts[i], self.threads
+            )
+            for i, part in enumerate(self._parts)
         ]
         if len(by_part) == 1:
             return by_part[0]
@@ -315,9 +317,10 @@ class Codes:
             )
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        most = k if ties == "cut" else UNLIMITED if limit is None else max(limit, k)
-        within = self.bits if radius is None else max(-1, min(radius, self.bits))
-        return Request(int(k), int(most), int(within), PATHS[path])
+        k = int(k)
+        most = k if ties == "cut" else UNLIMITED if limit is None else max(int(limit), k)
+        within = self.bits if radius is None else max(-1, min(int(radius), self.bits))
+        return Request(k, most, within, PATHS[path])
 
 
 def _sorted(parts: Sequence[Part], ids: Ids, codes: Packed) -> tuple[Ids, Packed]:

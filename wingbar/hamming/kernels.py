@@ -313,20 +313,12 @@ class Found(NamedTuple):
     scratch: np.ndarray
 
 
-@_compiled
-def _nothing_found(bits, request, scratch):
-    """The state of a query at its start: nothing noted, the threshold at the radius."""
-    room = FIRST_ROOM + 4 * min(request.k, 2048)
-    state = np.zeros(3, np.int64)
-    state[THRESHOLD] = request.radius
-    return Found(
-        request.k,
-        state,
-        np.zeros(bits + 1, np.int64),
-        np.empty(room, np.uint32),
-        np.empty(room, np.uint16),
-        scratch,
-    )
+class Progress(NamedTuple):
+    """Found.state as values, which a loop keeps in registers."""
+
+    entries: int
+    items: int
+    threshold: int
 
 
 @_inlined
@@ -352,21 +344,31 @@ def _allowed_items(table, allowed, place):
 
 
 @_inlined
-def _note(found, place, distance, items):
+def _note(found, progress, place, distance, items):
     """Note a distinct code within the threshold that stands for `items` items, if any, and lower
-    the threshold as soon as k items are nearer."""
+    the threshold as soon as k items are nearer. Returns the new Progress."""
     if items == 0:
-        return
-    state, histogram = found.state, found.histogram
-    found.places[state[ENTRIES]] = place
-    found.distances[state[ENTRIES]] = distance
-    state[ENTRIES] += 1
-    histogram[distance] += items
-    within, threshold = state[ITEMS] + items, state[THRESHOLD]
-    while threshold > 0 and within - histogram[threshold] >= found.k:
-        within -= histogram[threshold]
+        return progress
+    found.places[progress.entries] = place
+    found.distances[progress.entries] = distance
+    found.histogram[distance] += items
+    within, threshold = progress.items + items, progress.threshold
+    while threshold > 0 and within - found.histogram[threshold] >= found.k:
+        within -= found.histogram[threshold]
         threshold -= 1
-    state[ITEMS], state[THRESHOLD] = within, threshold
+    return Progress(progress.entries + 1, within, threshold)
+
+
+@_inlined
+def _progress(found):
+    return Progress(found.state[ENTRIES], found.state[ITEMS], found.state[THRESHOLD])
+
+
+@_inlined
+def _save(found, progress):
+    found.state[ENTRIES] = progress.entries
+    found.state[ITEMS] = progress.items
+    found.state[THRESHOLD] = progress.threshold
 
 
 @_compiled
@@ -381,38 +383,48 @@ def _drop_far(found):
 
 
 @_compiled
-def _with_room(found, more):
-    """The same with room for `more` entries, by dropping the far ones or in longer lists."""
-    _drop_far(found)
-    used = found.state[ENTRIES]
-    if used + more <= found.places.size:
-        return found
-    room = 2 * found.places.size
-    places, distances = np.empty(room, np.uint32), np.empty(room, np.uint16)
-    places[:used], distances[:used] = found.places[:used], found.distances[:used]
-    return Found(found.k, found.state, found.histogram, places, distances, found.scratch)
-
-
-@_compiled
 def _scan(table, allowed, query, found, low, high):
-    """Compare the query with the codes low <= u < high; returns `found` with those noted."""
-    unique, state = table.unique, found.state
+    """Compare the query with the codes low <= u < high and note the near ones.
+
+    Returns at least `high`, or the code that it stopped before because the lists were full.
+    """
+    unique, progress = table.unique, _progress(found)
     while True:
-        low = _next_near(unique, low, high, query, state[THRESHOLD], found.scratch)
+        low = _next_near(unique, low, high, query, progress.threshold, found.scratch)
         if low >= high:
-            return found
-        if state[ENTRIES] + BLOCK > found.places.size:
-            found = _with_room(found, BLOCK)
+            break
+        if progress.entries + BLOCK > found.places.size:
+            _save(found, progress)
+            _drop_far(found)
+            progress = _progress(found)
+            if progress.entries + BLOCK > found.places.size:
+                break
         end = min(low + BLOCK, high)
         for group in range(low, end, 64):
-            near = _near_mask(unique, group, end, query, state[THRESHOLD])
+            near = _near_mask(unique, group, end, query, progress.threshold)
             while near:
                 u = group + np.int64(_popcount((near & (~near + np.uint64(1))) - np.uint64(1)))
                 near &= near - np.uint64(1)
                 distance = _distance(unique, u, query)
-                if distance <= state[THRESHOLD]:
-                    _note(found, u, distance, _allowed_items(table, allowed, u))
+                if distance <= progress.threshold:
+                    items = _allowed_items(table, allowed, u)
+                    progress = _note(found, progress, u, distance, items)
         low = end
+    _save(found, progress)
+    return low
+
+
+@_compiled
+def _scan_all(table, allowed, query, found, low, high):
+    """`_scan` to its end; returns `found`, with longer lists if they were full."""
+    while True:
+        low = _scan(table, allowed, query, found, low, high)
+        if low >= high:
+            return found
+        used, room = found.state[ENTRIES], 2 * found.places.size
+        places, distances = np.empty(room, np.uint32), np.empty(room, np.uint16)
+        places[:used], distances[:used] = found.places[:used], found.distances[:used]
+        found = Found(found.k, found.state, found.histogram, places, distances, found.scratch)
 
 
 @_compiled
@@ -535,7 +547,8 @@ def _probe_words(table, allowed, query, request, found, ns_byte):
                             if (other < t and differ <= s) or (other > t and differ < s):
                                 new = False
                         if new:
-                            _note(found, u, distance, _allowed_items(table, allowed, u))
+                            items = _allowed_items(table, allowed, u)
+                            _save(found, _note(found, _progress(found), u, distance, items))
                 if s == 0:
                     break
                 mask = _next_mask(mask)
@@ -722,58 +735,117 @@ def _write(table, allowed, found, out_rows, out_distances):
 
 
 @_compiled
-def nearest(table, queries, request, allowed, low, high):
-    """The items nearest to each query [Q, w], as a Request asks, among the codes low <= u < high.
+def nearest(table, query, request, allowed, low, high):
+    """The items nearest to one query [w], as a Request asks; scans only the codes low <= u < high.
 
-    (The bounds hold for scans only.) Returns the rows [n] and distances [n] int64 of all results,
-    one query after the other, each ordered by (distance, row); where those of each query begin
-    [Q + 1]; and how many there would be without `limit` [Q], or -1 where TRY_PROBE gave up.
+    Returns their rows [n] and distances [n] int64 ordered by (distance, row), and how many there
+    would be without `limit`, or -1 if TRY_PROBE gave up.
     """
-    count = len(queries)
-    scratch = np.empty(BLOCK, np.uint64)
-    found = [_nothing_found(table.bits, request, scratch) for _ in range(count)]
-    scanned = np.ones(count, np.bool_)
+    room = FIRST_ROOM + 4 * min(request.k, 2048)
+    found = Found(
+        request.k,
+        np.zeros(3, np.int64),
+        np.zeros(table.bits + 1, np.int64),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint16),
+        np.empty(BLOCK, np.uint64),
+    )
+    state = found.state
+    state[THRESHOLD] = request.radius
+    done = False
     if request.path != SCAN and table.heads.shape[0] > 0:
-        ns_byte = NS_SCANNED_BYTE if count == 1 else NS_SHARED_BYTE
-        for q in range(count):
-            scanned[q] = not _probe(table, allowed, queries[q], request, found[q], ns_byte)
-            if scanned[q]:  # what was found bounds the distance of the nearest
-                _forget(found[q], found[q].state[THRESHOLD])
-    if request.path != TRY_PROBE:
-        _scan_shared(table, allowed, queries, found, np.flatnonzero(scanned), low, high)
-    begins, totals = np.zeros(count + 1, np.int64), np.empty(count, np.int64)
-    for q in range(count):
-        items = found[q].state[ITEMS]
-        totals[q] = -1 if scanned[q] and request.path == TRY_PROBE else items
-        begins[q + 1] = begins[q] + min(request.limit, items)
-    rows, distances = np.empty(begins[count], np.int64), np.empty(begins[count], np.int64)
-    for q in range(count):
-        own = slice(begins[q], begins[q + 1])
-        _write(table, allowed, found[q], rows[own], distances[own])
-    return rows, distances, begins, totals
+        done = _probe(table, allowed, query, request, found, NS_SCANNED_BYTE)
+        if not done:  # what was found bounds the distance of the nearest
+            _forget(found, state[THRESHOLD])
+    if not done and request.path != TRY_PROBE:
+        bound = state[THRESHOLD]
+        if _is_sampled(table, allowed, request, high - low):
+            state[THRESHOLD] = min(bound, _likely_bound(table, query, request.k))
+        found = _scan_all(table, allowed, query, found, low, high)
+        if state[ITEMS] < request.k and state[THRESHOLD] < bound:  # the sample was misleading
+            _forget(found, bound)
+            found = _scan_all(table, allowed, query, found, low, high)
+    rows = np.empty(min(request.limit, state[ITEMS]), np.int64)
+    distances = np.empty(rows.size, np.int64)
+    _write(table, allowed, found, rows, distances)
+    return rows, distances, np.int64(-1) if request.path == TRY_PROBE and not done else state[ITEMS]
 
 
 @_compiled
-def _scan_shared(table, allowed, queries, found, queue, low, high):
-    """Scan for the queries numbered in `queue`, which share every tile of codes while it is in the
-    cache; `found` [Q] is a list that is updated."""
-    size = high - low
-    whole = size == table.starts.size - 1
-    bounds = np.empty(len(queries), np.int64)
-    for q in queue:
-        state, k = found[q].state, found[q].k
-        bounds[q] = state[THRESHOLD]
-        if k >= SAMPLE_FROM_K and size >= 8 * SAMPLE_SIZE and whole and allowed.size == 0:
-            state[THRESHOLD] = min(bounds[q], _likely_bound(table, queries[q], k))
-    tile = TILE if len(queue) > 1 else max(1, size)
-    for begin in range(low, high, tile):
+def nearest_many(table, queries, request, allowed, room):
+    """`nearest` for queries [Q, w], which share every tile of codes while it is in the cache.
+
+    Returns the rows [n] and distances [n] of all results, one query after the other; where those
+    of each query begin [Q + 1]; and their numbers without `limit` [Q], or -1 for a query with more
+    than `room` candidates, which has to be searched for alone.
+    """
+    count, size = len(queries), table.starts.size - 1
+    found = Found(
+        request.k,
+        np.zeros((count, 3), np.int64),
+        np.zeros((count, table.bits + 1), np.int64),
+        np.empty((count, room), np.uint32),
+        np.empty((count, room), np.uint16),
+        np.empty(BLOCK, np.uint64),
+    )
+    state = found.state
+    state[:, THRESHOLD] = request.radius
+    scanned, alone = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+    if request.path != SCAN and table.heads.shape[0] > 0:
+        for q in range(count):
+            own = _of_query(found, q)
+            scanned[q] = not _probe(table, allowed, queries[q], request, own, NS_SHARED_BYTE)
+            if scanned[q]:
+                _forget(own, own.state[THRESHOLD])
+    queue = np.flatnonzero(scanned)
+    bounds = state[:, THRESHOLD].copy()
+    if _is_sampled(table, allowed, request, size):
         for q in queue:
-            end = min(begin + tile, high)
-            found[q] = _scan(table, allowed, queries[q], found[q], begin, end)
+            likely = _likely_bound(table, queries[q], request.k)
+            state[q, THRESHOLD] = min(bounds[q], likely)
+    for low in range(0, size, TILE):
+        high = min(low + TILE, size)
+        for q in queue:
+            if not alone[q]:
+                own = _of_query(found, q)
+                alone[q] = _scan(table, allowed, queries[q], own, low, high) < high
     for q in queue:
-        if found[q].state[ITEMS] < found[q].k and found[q].state[THRESHOLD] < bounds[q]:
-            _forget(found[q], bounds[q])  # the sample was misleading
-            found[q] = _scan(table, allowed, queries[q], found[q], low, high)
+        misled = state[q, ITEMS] < request.k and state[q, THRESHOLD] < bounds[q]
+        alone[q] = alone[q] or misled
+    begins, totals = np.zeros(count + 1, np.int64), np.empty(count, np.int64)
+    for q in range(count):
+        totals[q] = -1 if alone[q] else state[q, ITEMS]
+        begins[q + 1] = begins[q] + (0 if alone[q] else min(request.limit, state[q, ITEMS]))
+    rows, distances = np.empty(begins[count], np.int64), np.empty(begins[count], np.int64)
+    for q in range(count):
+        if not alone[q]:
+            part = slice(begins[q], begins[q + 1])
+            _write(table, allowed, _of_query(found, q), rows[part], distances[part])
+    return rows, distances, begins, totals
+
+
+@_inlined
+def _of_query(found, q):
+    """The state of query q, from that of a batch, whose arrays have a row for each query."""
+    return Found(
+        found.k,
+        found.state[q],
+        found.histogram[q],
+        found.places[q],
+        found.distances[q],
+        found.scratch,
+    )
+
+
+@_inlined
+def _is_sampled(table, allowed, request, size):
+    """Whether a sample bounds the distance of the k-th item before a scan of `size` codes."""
+    return (
+        request.k >= SAMPLE_FROM_K
+        and size >= 8 * SAMPLE_SIZE
+        and size == table.starts.size - 1
+        and allowed.size == 0
+    )
 
 
 @_compiled

@@ -33,7 +33,6 @@ PROBED_FROM = 1 << 20  # bytes of distinct codes; fewer are scanned faster than 
 THREADED_FROM = 5_000_000  # distinct codes from which one query uses several threads
 BATCH_THREADED_FROM = 5_000_000  # comparisons from which a batch does
 BATCH_CANDIDATES = 8_000_000  # candidates of a batch in memory at a time, 6 bytes each
-ROOM = 1024  # candidates that a query has room for beside those for its k
 BATCH_QUERIES = 1024  # most queries that are compared with the same codes at a time
 
 S = TypeVar("S")
@@ -87,12 +86,12 @@ class Part:
 
     # -- contents
 
-    @property
+    @cached_property
     def size(self) -> int:
         """U, the number of distinct codes."""
         return len(self.table.starts) - 1
 
-    @property
+    @cached_property
     def total(self) -> int:
         """N, the number of rows, including the removed ones."""
         return len(self.table.rows)
@@ -193,28 +192,21 @@ class Part:
             return [self._nearest_by_numpy(query, request, allowed) for query in queries]
         from wingbar.hamming import kernels
 
-        queries = self._comparable(queries)
-        alone = len(queries) == 1
-        if alone and allowed and request.path == AUTO and self._is_listed(len(allowed.rows)):
-            rows, distances, total = kernels.nearest_listed(
-                self.table, queries[0], request, allowed.rows
-            )
-            return [Nearest(self.ids_of(rows), distances, len(rows) < total)]
-        bitmap = allowed.bitmap if allowed else ALL_ROWS
-        if alone and request.path != PROBE and threads > 1 and self.size >= THREADED_FROM:
-            return [self._nearest_by_threads(queries, request, bitmap, threads)]
-        shares = self._shares(queries, request, threads)
-        found = _map(
-            lambda share: kernels.nearest(self.table, share, request, bitmap, 0, self.size),
-            shares,
-            threads,
-        )
-        return [one for share in found for one in self._nearest_of(*share)]
+        if len(queries) > 1:
+            return self._nearest_many(queries, request, allowed, threads)
+        table, bitmap = self.table, ALL_ROWS if allowed is None else allowed.bitmap
+        query = self._comparable(queries)[0]
+        if allowed and request.path == AUTO and self._is_listed(len(allowed.rows)):
+            found = kernels.nearest_listed(table, query, request, allowed.rows)
+        elif threads > 1 and self.size >= THREADED_FROM and request.path != PROBE:
+            return [self._nearest_by_threads(query, request, bitmap, threads)]
+        else:
+            found = kernels.nearest(table, query, request, bitmap, 0, self.size)
+        return [self._result(*found)]
 
     def _comparable(self, queries: Packed) -> NDArray[Any]:
-        """Queries [Q, w] in the one layout and type that the loops are compiled for."""
-        queries = np.ascontiguousarray(queries, self.table.unique.dtype)
-        return queries if queries.flags.writeable else queries.copy()
+        """Queries copied into the one type and layout that the loops are compiled for."""
+        return np.array(queries, self.table.unique.dtype, order="C")
 
     def _is_listed(self, count: int) -> bool:
         """Whether comparing `count` rows one by one costs less than a scan."""
@@ -223,51 +215,58 @@ class Part:
         ns_scan = self.table.unique.nbytes * kernels.NS_SCANNED_BYTE
         return count * kernels.NS_LISTED_ROW < ns_scan
 
-    def _shares(self, queries: Packed, request: Request, threads: int) -> list[Packed]:
-        """Divide queries [Q, w] between threads, and further so that the candidates of all that
-        share a scan fit into memory."""
-        candidates = min(self.size, 4 * request.k) + ROOM
-        together = max(1, min(BATCH_QUERIES, BATCH_CANDIDATES // candidates))
-        count = -(-len(queries) // together)
-        if len(queries) * self.size >= BATCH_THREADED_FROM:
-            count = max(count, min(threads, len(queries)))
-        return np.array_split(queries, count) if count > 1 else [queries]
+    def _result(self, rows: Rows, distances: Distances, total: int) -> Nearest:
+        """The result of a kernel as a record: rows [K] of `total` become ids."""
+        return Nearest(self.ids_of(rows), distances, len(rows) < total)
 
     def _nearest_by_threads(
         self, query: Packed, request: Request, bitmap: Bitmap, threads: int
     ) -> Nearest:
-        """`nearest` for one query [1, w], whose scan is shared between the threads."""
+        """`nearest` for one query [w], whose scan is divided between the threads."""
         from wingbar.hamming import kernels
 
         if request.path == AUTO:
             trial = request._replace(path=TRY_PROBE)
-            rows, distances, begins, totals = kernels.nearest(
-                self.table, query, trial, bitmap, 0, self.size
-            )
-            if totals[0] >= 0:
-                return self._nearest_of(rows, distances, begins, totals)[0]
+            found = kernels.nearest(self.table, query, trial, bitmap, 0, self.size)
+            if found[2] >= 0:
+                return self._result(*found)
         plain = request._replace(path=SCAN)
         ends = np.linspace(0, self.size, threads + 1).astype(int).tolist()
-        found = _map(
+        shares = _map(
             lambda span: kernels.nearest(self.table, query, plain, bitmap, *span),
             list(pairwise(ends)),
             threads,
         )
-        return merge([one for share in found for one in self._nearest_of(*share)], request)
+        return merge([self._result(*share) for share in shares], request)
 
-    def _nearest_of(
-        self,
-        rows: Rows,
-        distances: Distances,
-        begins: NDArray[np.int64],
-        totals: NDArray[np.int64],
+    def _nearest_many(
+        self, queries: Packed, request: Request, allowed: AllowedRows | None, threads: int
     ) -> list[Nearest]:
-        """The results of `kernels.nearest` as records with ids."""
-        ids = self.ids_of(rows)
-        return [
-            Nearest(ids[begin:end], distances[begin:end], end - begin < total)
-            for (begin, end), total in zip(pairwise(begins.tolist()), totals.tolist(), strict=True)
-        ]
+        """`nearest` for queries [Q, w], divided between the threads, and further so that the
+        candidates of those which share a scan fit into memory."""
+        from wingbar.hamming import kernels
+
+        bitmap = ALL_ROWS if allowed is None else allowed.bitmap
+        room = min(self.size, 4 * min(request.k, self.total)) + kernels.FIRST_ROOM
+        count = -(-len(queries) // max(1, min(BATCH_QUERIES, BATCH_CANDIDATES // room)))
+        if len(queries) * self.size >= BATCH_THREADED_FROM:
+            count = max(count, min(threads, len(queries)))
+        shares = _map(
+            lambda share: kernels.nearest_many(self.table, share, request, bitmap, room),
+            np.array_split(self._comparable(queries), count),
+            threads,
+        )
+        results: list[Nearest] = []
+        for rows, distances, begins, totals in shares:
+            ids, ends = self.ids_of(rows), begins.tolist()
+            for (begin, end), total in zip(pairwise(ends), totals.tolist(), strict=True):
+                if total < 0:  # more candidates than there is room for
+                    alone = queries[len(results)][None]
+                    results += self.nearest(alone, request, allowed, threads)
+                else:
+                    cut = end - begin < total
+                    results.append(Nearest(ids[begin:end], distances[begin:end], cut))
+        return results
 
     def _nearest_by_numpy(
         self, query: Packed, request: Request, allowed: AllowedRows | None
