@@ -17,6 +17,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
     return demo.run(tmp_path_factory.mktemp("demo"), None, bits=48)
 
 
+@pytest.mark.slow
 def test_the_digits_are_found(shown: demo.Demo) -> None:
     assert shown.report.added == 1438
     label_free, trained = shown.evaluations["label-free"], shown.evaluations["trained"]
@@ -41,6 +42,7 @@ def test_the_page_stands_alone(shown: demo.Demo) -> None:
     assert all(f'alt="query: {digit}"' in page for digit in range(10))
 
 
+@pytest.mark.slow
 def test_without_pytorch_nothing_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_page_that_is_not_ours_is_left_alone(tmp_path: Path, shared_photos: Pa
     assert (tmp_path / "index.html").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_own_images_without_labels(
     shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from wingbar.bench import encoding
 from wingbar.errors import DataError
 
 
+@pytest.mark.slow
 def test_encoding_is_measured_beside_pytorch_where_there_is_one(
     shared_photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

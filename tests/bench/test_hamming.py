@@ -16,6 +16,7 @@ KEYS = (
 ).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("items", "bits", "centres"),
     [(60_000, 48, 500), (60_000, 24, 0), (3_000, 12, 20), (2_000, 100, 20)],

@@ -8,6 +8,7 @@ from wingbar.bench import encoding, server
 from wingbar.errors import StoreError
 
 
+@pytest.mark.slow
 def test_a_server_is_measured_under_load(
     shared_index_path: Path, shared_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def test_evaluate_has_the_keys(
     assert (record["queries"], record["queries_in_gallery"]) == (24, 18)
 
 
+@pytest.mark.slow
 def test_a_report_and_a_comparison(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from tests.model.test_model import trained_model
 from wingbar.index.index import Index
 
 
+@pytest.mark.slow
 def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.wb"
     code, out, err = run(capsys, "index", path, photos, "--bits", 24)
@@ -110,6 +111,7 @@ def test_a_large_index_is_warmed_up(
     assert "compiled the search of large indexes for this machine in 9 s" in err
 
 
+@pytest.mark.slow
 def test_a_fitted_model_can_be_named_again(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

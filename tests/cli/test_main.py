@@ -173,6 +173,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert out == ""
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(photos: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"q\xe9.jpg")
     (photos / "red" / "000.jpg").rename(tmp_path / name)

@@ -139,6 +139,7 @@ def test_a_query_in_the_gallery_does_not_find_itself(index: Index, shared_photos
     assert result.map == pytest.approx(np.mean(expected), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_gallery_that_changes_meanwhile(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
         index.add(photos, bits=16)
@@ -171,6 +172,7 @@ def test_queries_that_cannot_be_scored_are_counted(
     assert result.map == pytest.approx(evaluate(index, queries).map)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated(index: Index, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="queries have no labels"):
         evaluate(index, read_images(photos / "red"))
@@ -277,6 +279,7 @@ def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
     many = write_classes(tmp_path / "many", 34)
     with Index.create(tmp_path / "a.wb") as index:

@@ -52,6 +52,7 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Images:
     return read_images(write_classes(tmp_path_factory.mktemp("queries") / "q", 5, first_seed=300))
 
 
+@pytest.mark.slow
 def test_the_report_of_an_evaluation(
     shared_index_path: Path, queries: Images, tmp_path: Path
 ) -> None:

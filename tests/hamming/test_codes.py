@@ -91,6 +91,7 @@ def test_items_at_each_distance(b: int, compiled: bool) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_every_path_is_brute_force(data: st.DataObject) -> None:
@@ -278,6 +279,7 @@ def test_small_sets_do_not_wake_the_compiler() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["-avx512f,-avx512vpopcntdq,-avx512bw,-avx512vl", ""])
 def test_cpus_without_wide_vectors_find_the_same(features: str, tmp_path: Path) -> None:
     """The loops compiled for a CPU without AVX-512, and for one without AVX at all, against

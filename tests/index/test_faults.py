@@ -54,6 +54,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("many") / "photos", 100)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_complete(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     expected = sorted(str(p) for p in many.rglob("*.jpg"))
@@ -97,6 +98,7 @@ def test_killed_again_and_again_it_ends_complete(many: Path, tmp_path: Path) -> 
             assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_stored(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     with Index.create(path) as index:
@@ -128,6 +130,7 @@ def test_a_full_disk_leaves_no_half_made_index(many: Path, tmp_path: Path, limit
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_right_after_the_making(many: Path, tmp_path: Path) -> None:
     process = start(
         "index", tmp_path / "a.wb", many, limit=4_000_000
@@ -137,6 +140,7 @@ def test_a_disk_that_is_full_right_after_the_making(many: Path, tmp_path: Path) 
     assert verify(tmp_path / "a.wb") == []
 
 
+@pytest.mark.slow
 def test_two_writers_at_once(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     Index.create(path).close()
@@ -156,6 +160,7 @@ def test_two_writers_at_once(many: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(features[hit.path], one.features[i], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_searching_while_another_writes(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     with Index.create(path) as index:
@@ -185,6 +190,7 @@ def everything(path: Path) -> object:
         )
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
     """Wherever a byte is flipped, verify says so, or nothing that can be read has changed (unused
     space)."""
@@ -214,6 +220,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
     assert found > 150
 
 
+@pytest.mark.slow
 def test_a_damaged_index_does_not_answer_with_a_traceback(tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     with Index.create(path) as index:

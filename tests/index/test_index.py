@@ -276,6 +276,7 @@ def test_asymmetric_orders_by_agreement_of_logits_and_bits(
     assert found[0] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_verify_and_search_while_another_process_writes(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
         index.add(photos / "red", bits=8)
@@ -298,6 +299,7 @@ def test_verify_and_search_while_another_process_writes(photos: Path, tmp_path: 
             thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merged_from", [0, 10**9])
 def test_what_another_process_adds_and_deletes_is_taken_over(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged_from: int
@@ -348,6 +350,7 @@ def test_what_another_process_adds_and_deletes_is_taken_over(
         assert None not in reads  # never all of it again
 
 
+@pytest.mark.slow
 def test_an_index_that_was_refitted_meanwhile_is_loaded_anew(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
         index.add(photos, bits=24)

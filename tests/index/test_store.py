@@ -82,6 +82,7 @@ def test_codes_of_every_length_and_across_columns(
     opened.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=25))
 def test_any_order_of_adding_and_deleting(

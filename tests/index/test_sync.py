@@ -220,6 +220,7 @@ def test_codes_are_learnt_once_and_advice_is_given(photos: Path, tmp_path: Path)
         assert "learned from 2 images and the index now holds 24" in report.advice
 
 
+@pytest.mark.slow
 def test_a_refitted_index_is_a_fresh_one(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index, Index.create(tmp_path / "b.wb") as fresh:
         index.add(photos / "red", bits=16)
@@ -276,6 +277,7 @@ def test_labels_and_columns_of_a_csv_follow_it(photos: Path, tmp_path: Path) -> 
         assert index.verify() == []
 
 
+@pytest.mark.slow
 def test_the_order_of_commits_does_not_matter(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_hash_terms_of_the_loss_are_scaled_as_the_config_says() -> None:
         )
 
 
+@pytest.mark.slow
 def test_hash_losses_wait_for_the_banks() -> None:
     net, loss, _ = made(hash_warmup=2)
     labels = torch.arange(40) % 5
@@ -399,6 +400,7 @@ def test_parts_without_those_they_need_are_refused() -> None:
     assert cmbh.Config(levels=False, transfer=False, regions=0).levels is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet20", "resnet18", "resnet50", "alexnet", "efficientnet_lite0"]
 )
@@ -465,6 +467,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(_TWO)
@@ -508,6 +511,7 @@ SMALL = Run(
 TINY = cmbh.Config(hash_warmup=1, bits=12, dim=16, width=8, regions=1, crop=16)
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_of_an_epoch_it_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,6 +544,7 @@ def test_interrupted_in_the_middle_of_an_epoch_it_resumes_bit_for_bit(
     ]
 
 
+@pytest.mark.slow
 def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) -> None:
     photos = write_classes(tmp_path / "photos", 12)
     steady = replace(SMALL, freeze_bn=True, clip=0.0, lr=0.002)
@@ -576,6 +581,7 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) ->
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
     """tests/data/test_toy.py counts the pixels. Frozen features tell little about the species: a
     label-free index is below."""

@@ -83,6 +83,7 @@ def test_every_parameter_gets_a_gradient_and_a_group(method: ModuleType) -> None
     assert {id(p) for p in grouped} == {id(p) for p in every}
 
 
+@pytest.mark.slow
 def test_eight_images_are_overfitted(method: ModuleType) -> None:
     net, loss, _ = made(method)
     optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], lr=0.005)

@@ -168,6 +168,7 @@ def test_wrong_configurations_are_refused() -> None:
             dolg.Config(**config)
 
 
+@pytest.mark.slow
 def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) -> None:
     """The codes are the ITQ of the training descriptors, which are left as they are."""
     photos = write_classes(tmp_path / "photos", 12)

@@ -62,6 +62,7 @@ def indexed(photos: Path, model: Model, name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_bits_that_agree_are_those_of_the_codes(of_cmbh: Path, photos: Path) -> None:
     query = read_images(photos).paths[3]
     with Index.open(of_cmbh) as index:
@@ -106,6 +107,7 @@ def test_cmbh_names_what_fired(of_cmbh: Path, photos: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_dolg_shows_its_attention_in_the_picture_s_shape(of_dolg: Path, photos: Path) -> None:
     with Index.open(of_dolg) as index:
         wide = Image.new("RGB", (256, 64), "red")

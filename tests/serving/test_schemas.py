@@ -38,6 +38,7 @@ def client(path: Path) -> Iterator[httpx.Client]:
 schema = schemathesis.openapi.from_dict(create_app(Settings(index=Path("any.wb"))).openapi())
 
 
+@pytest.mark.slow
 @schema.parametrize()
 @settings(
     max_examples=EXAMPLES,

@@ -196,6 +196,7 @@ def _start_process(script: str, *arguments: object) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_changes_by_another_process_show_up(tmp_path: Path) -> None:
     path, folder = tmp_path / "live.wb", write_classes(tmp_path / "photos", 6)
     Index.create(path).close()

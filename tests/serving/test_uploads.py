@@ -54,6 +54,7 @@ def test_an_upload_is_encoded_as_indexing_does(own: httpx.Client, tmp_path: Path
         assert np.array_equal(index.features()[-1], index.features()[-2])
 
 
+@pytest.mark.slow
 def test_an_empty_index_learns_its_codes_from_uploads(tmp_path: Path) -> None:
     path = tmp_path / "new.wb"
     Index.create(path).close()
@@ -210,6 +211,7 @@ def test_unfinished_files_of_a_killed_server_are_removed(tmp_path: Path, photos:
         assert sorted(uploads.iterdir()) == sorted([new, other])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 9])
 def test_acknowledged_uploads_survive_kill_9(tmp_path: Path, after: int) -> None:
     path = tmp_path / "killed.wb"

@@ -17,6 +17,7 @@ from wingbar.training import checkpoint, loop
 from wingbar.training.checkpoint import Position
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(
     assert losses(output) == losses(trained)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +70,7 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     assert weights(output) == weights(trained)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "m"
     loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, epochs=1))

@@ -30,6 +30,7 @@ def net(name: str = "resnet20") -> dlbhc.Net:
     ).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"), [("resnet20", 32), ("efficientnet_lite0", 64), ("resnet18", 64)]
 )
@@ -46,6 +47,7 @@ def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
             np.testing.assert_allclose(found, exact, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_any_size_where_the_network_allows_it() -> None:
     made = net()
     session = onnxruntime.InferenceSession(
@@ -86,6 +88,7 @@ class Same(backbones.Backbone):
         return found[:count]
 
 
+@pytest.mark.slow
 def test_whole_pictures_of_any_shape_in_steps() -> None:
     torch.manual_seed(0)
     made = dlbhc.Net(Same(), dlbhc.Config(bits=20), 3).eval()
@@ -177,6 +180,7 @@ def test_resnet18_costs_what_is_published() -> None:
     assert found["macs"] == pytest.approx(1.8236e9, rel=5e-4)
 
 
+@pytest.mark.slow
 def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
     scenes = pytest.importorskip("sklearn.datasets").load_sample_images().images  # two photographs
     crops = [

@@ -22,6 +22,7 @@ from wingbar.training import export, loop, run
 from wingbar.training.run import Run
 
 
+@pytest.mark.slow
 def test_a_model_directory_is_left(trained: Path, data: Path) -> None:
     model = Model.load(trained)
     assert (model.method, model.bits, model.dim) == ("dlbhc", 12, 64)
@@ -49,6 +50,7 @@ def test_it_learns(trained: Path) -> None:
     assert np.mean(found[-4:]) < np.mean(found[:4])
 
 
+@pytest.mark.slow
 def test_the_same_run_again_is_the_same_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     found = run.recorded(trained)
     loop.train(found.method, found.data, tmp_path / "again", found.config, found.run)
@@ -58,11 +60,13 @@ def test_the_same_run_again_is_the_same_bit_for_bit(trained: Path, tmp_path: Pat
     assert losses(tmp_path / "other")[:4] != losses(trained)[:4]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_run(trained: Path, data: Path, tmp_path: Path) -> None:
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, workers=2))
     assert weights(tmp_path / "m") == weights(trained)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> None:
     steady = replace(SMALL, freeze_bn=True, epochs=3, clip=0.0, lr=0.01)
     one, two = tmp_path / "one", tmp_path / "two"
@@ -91,6 +95,7 @@ def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> Non
     assert Model.load(two).bits == 12
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_with_its_name(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +152,7 @@ def test_the_rate_by_hand() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_model_may_see_larger_pictures_than_its_training_did(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +165,7 @@ def test_a_model_may_see_larger_pictures_than_its_training_did(
     assert model.record["macs"] > Model.load(trained).record["macs"]
 
 
+@pytest.mark.slow
 def test_nothing_held_out_measures_nothing(data: Path, tmp_path: Path) -> None:
     model = loop.train(
         dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, held_out=0.0, epochs=1)
@@ -167,6 +174,7 @@ def test_nothing_held_out_measures_nothing(data: Path, tmp_path: Path) -> None:
     assert model.fine == "pool"
 
 
+@pytest.mark.slow
 def test_measuring_on_the_way_does_not_change_the_run(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +187,7 @@ def test_measuring_on_the_way_does_not_change_the_run(
     assert sum("held_out_map" in record for record in records) == 2
 
 
+@pytest.mark.slow
 def test_bad_images_are_left_out_and_listed(data: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("no")
     entries = [*read_images(data), Entry(tmp_path / "bad.jpg", "red")]
@@ -188,6 +197,7 @@ def test_bad_images_are_left_out_and_listed(data: Path, tmp_path: Path) -> None:
     assert Model.load(tmp_path / "m").record["trained"]["failed"] == 1
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_from_the_model(trained: Path, data: Path, tmp_path: Path) -> None:
     frozen = replace(SMALL, epochs=1, lr=1e-12, freeze_bn=True, warmup=0.0)
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, frozen, start=trained)
@@ -213,6 +223,7 @@ def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -
         loop.train(dlbhc, found, tmp_path / "n", CONFIG, replace(SMALL, backbone="resnet19"))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_came_out(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

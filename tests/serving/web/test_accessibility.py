@@ -11,6 +11,7 @@ from tests.serving.web.browser import SECONDS, Open, choose_file, skip_or_fail
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_keyboard_only(tab: Open) -> None:
     one = tab()
     choosers: list[object] = []  # from the start, since the browser needs a moment to report them
@@ -63,6 +64,7 @@ def test_keyboard_only(tab: Open) -> None:
         page.wait_for_timeout(20)
 
 
+@pytest.mark.slow
 def test_on_a_phone(tab: Open) -> None:
     one = tab(390, 844, has_touch=True, is_mobile=True)
     page = one.open()
@@ -103,6 +105,7 @@ AXE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
 def test_axe_finds_nothing_serious(tab: Open, scheme: str, width: int) -> None:
     try:
@@ -146,6 +149,7 @@ def test_axe_finds_nothing_serious(tab: Open, scheme: str, width: int) -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_dark(tab: Open) -> None:
     def luminance(scheme: str) -> float:
         page = tab(color_scheme=scheme).open()
@@ -157,6 +161,7 @@ def test_dark(tab: Open) -> None:
     assert luminance("dark") < 40 < 220 < luminance("light")
 
 
+@pytest.mark.slow
 def test_reduced_motion(tab: Open) -> None:
     one = tab(reduced_motion="reduce")
     page = one.open("/?id=7&k=12")

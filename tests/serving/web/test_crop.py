@@ -10,6 +10,7 @@ from tests.serving.web.browser import Open, choose_file, red_and_blue
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_crop_with_the_mouse(tab: Open) -> None:
     one = tab()
     page = one.open("/?k=6")
@@ -41,6 +42,7 @@ def test_crop_with_the_mouse(tab: Open) -> None:
     one.until("!location.search.includes('box')")
 
 
+@pytest.mark.slow
 def test_crop_with_a_finger(tab: Open) -> None:
     one = tab(390, 844, has_touch=True, is_mobile=True)
     page = one.open("/?id=3&k=6")
@@ -65,6 +67,7 @@ def test_crop_with_a_finger(tab: Open) -> None:
     assert np.allclose([int(v) for v in one.query()["box"][0].split(",")], [24, 18, 67, 50], atol=2)
 
 
+@pytest.mark.slow
 def test_crop_with_keys_and_numbers(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=3&k=6")

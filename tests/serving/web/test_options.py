@@ -9,6 +9,7 @@ from tests.serving.web.browser import EACH, Open, search_api
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_filters(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1&k=12")
@@ -40,6 +41,7 @@ def test_filters(tab: Open) -> None:
     assert "where" not in one.query()
 
 
+@pytest.mark.slow
 def test_filters_before_there_is_a_query(tab: Open) -> None:
     one = tab()
     page = one.open()
@@ -49,6 +51,7 @@ def test_filters_before_there_is_a_query(tab: Open) -> None:
     assert page.is_hidden("#options")
 
 
+@pytest.mark.slow
 def test_sliders(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1")
@@ -68,6 +71,7 @@ def test_sliders(tab: Open) -> None:
     one.until("!location.search.includes('radius')")
 
 
+@pytest.mark.slow
 def test_coarse_and_fine_show_what_moved(tab: Open, server: str) -> None:
     one = tab()
     page = one.open("/?id=7&k=12")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_picture(tab: Open) -> None:
     one = tab()
     page = one.open()
@@ -36,6 +37,7 @@ def test_a_file_that_is_no_picture(tab: Open) -> None:
     assert page.is_hidden("#blank")
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_too_large(tab: Open) -> None:
     one = tab()
 
@@ -57,6 +59,7 @@ def test_a_picture_that_is_too_large(tab: Open) -> None:
     assert page.inner_text("#title") == "Like huge.jpg"
 
 
+@pytest.mark.slow
 def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1&k=12")
@@ -75,6 +78,7 @@ def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
     one.expected += ["ERR_FAILED", "Problem"]
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(tab: Open) -> None:
     one = tab()
     asked: list[float] = []
@@ -114,6 +118,7 @@ def test_a_busy_server_is_asked_again(tab: Open) -> None:
     one.expected.append("429")
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_busy(tab: Open) -> None:
     one = tab()
     one.page.route(
@@ -128,6 +133,7 @@ def test_a_server_that_stays_busy(tab: Open) -> None:
     one.expected += ["429", "Problem"]
 
 
+@pytest.mark.slow
 def test_a_server_that_asks_for_a_token(tab: Open) -> None:
     one = tab()
     sent: list[str | None] = []
@@ -158,6 +164,7 @@ def test_a_server_that_asks_for_a_token(tab: Open) -> None:
     one.expected.append("401")
 
 
+@pytest.mark.slow
 def test_an_empty_index(tab: Open) -> None:
     one = tab()
     empty = {"items": 0, "labels": 0, "label_counts": {}, "columns": {}}
@@ -170,6 +177,7 @@ def test_an_empty_index(tab: Open) -> None:
     page.wait_for_selector(".card")
 
 
+@pytest.mark.slow
 def test_nothing_found(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1&radius=0&where=label=blue")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_details_compare_the_codes(tab: Open, server: str) -> None:
     one = tab()
     page = one.open("/?id=7&k=6")
@@ -39,6 +40,7 @@ def test_details_compare_the_codes(tab: Open, server: str) -> None:
     assert page.is_hidden("#details")
 
 
+@pytest.mark.slow
 def test_what_the_model_saw(tab: Open) -> None:
     one = tab()
     asked: list[Any] = []
@@ -65,6 +67,7 @@ def test_what_the_model_saw(tab: Open) -> None:
     page.wait_for_selector("#details-look:not([hidden])")
 
 
+@pytest.mark.slow
 def test_export(tab: Open, tmp_path: Path) -> None:
     one = tab(permissions=["clipboard-read", "clipboard-write"])
     page = one.open("/?id=7&k=6&where=label=red")
@@ -88,6 +91,7 @@ def test_export(tab: Open, tmp_path: Path) -> None:
         assert [hit["name"] for hit in json.loads(done.stdout)["hits"]] == one.names()
 
 
+@pytest.mark.slow
 def test_add_and_remove(tab: Open) -> None:
     one = tab()
     page = one.open("/?k=6")
@@ -109,6 +113,7 @@ def test_add_and_remove(tab: Open) -> None:
     assert page.is_visible("#ask")
 
 
+@pytest.mark.slow
 def test_a_thousand_results(tab: Open, server: str) -> None:
     one = tab()
     answer = search_api(server, id=1, k=90)

@@ -21,6 +21,7 @@ from tests.serving.web.browser import (
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_the_start_shows_what_is_indexed(tab: Open) -> None:
     one = tab()
     page = one.open()
@@ -33,6 +34,7 @@ def test_the_start_shows_what_is_indexed(tab: Open) -> None:
     assert page.is_hidden("#more")
 
 
+@pytest.mark.slow
 def test_search_by_file(tab: Open) -> None:
     one = tab()
     page = one.open("/?k=6")
@@ -50,6 +52,7 @@ def test_search_by_file(tab: Open) -> None:
     assert first.locator(".hit").evaluate("(hit) => hit === document.activeElement")
 
 
+@pytest.mark.slow
 def test_search_by_paste(tab: Open) -> None:
     one = tab(permissions=["clipboard-read", "clipboard-write"])
     page = one.open("/?k=6")
@@ -69,6 +72,7 @@ def test_search_by_paste(tab: Open) -> None:
     page.wait_for_selector("#notice:has-text('There is no picture on the clipboard')")
 
 
+@pytest.mark.slow
 def test_search_by_drop(tab: Open) -> None:
     one = tab()
     page = one.open("/?k=6")
@@ -81,6 +85,7 @@ def test_search_by_drop(tab: Open) -> None:
     one.status(r"^6 results")
 
 
+@pytest.mark.slow
 def test_the_same_answer_as_the_api(tab: Open, server: str) -> None:
     one = tab()
     page = one.open("/?id=5&k=12&fine=ties&radius=9&where=place=north")
@@ -105,6 +110,7 @@ def test_the_same_answer_as_the_api(tab: Open, server: str) -> None:
     assert differing == distances
 
 
+@pytest.mark.slow
 def test_more_like_this_and_back(tab: Open) -> None:
     one = tab()
     page = one.open("/?k=12")
@@ -135,6 +141,7 @@ def test_more_like_this_and_back(tab: Open) -> None:
     assert one.query() == {"k": ["12"]}
 
 
+@pytest.mark.slow
 def test_a_link_can_be_shared(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=40&k=6&fine=none&radius=20&where=label=green&where=label=red")
@@ -153,6 +160,7 @@ def test_a_link_can_be_shared(tab: Open) -> None:
     assert nonsense.page.is_visible("#ask")
 
 
+@pytest.mark.slow
 def test_cards_open_in_new_tabs_as_links(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=40&k=6")
