@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -139,8 +140,13 @@ def test_the_shipped_model_is_this_network_with_these_weights() -> None:
     )
     with torch.no_grad():
         exact = torch.nn.functional.normalize(net(torch.from_numpy(pixels))).numpy()
-    found = model.run(list(pixels))
-    assert (exact * found).sum(1).min() > 0.9
+    # the fast int8 kernels of CPUs without VNNI saturate: the precise ones show the weights
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(model.files["model.onnx"], options)
+    raw = session.run(["feature"], {"pixels": pixels})[0]
+    found = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    assert (exact * found).sum(1).min() > 0.95
     assert np.corrcoef((exact @ exact.T).ravel(), (found @ found.T).ravel())[0, 1] > 0.95
 
 
