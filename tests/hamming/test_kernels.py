@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wingbar.hamming import codes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["-avx512f,-avx512vpopcntdq,-avx512bw,-avx512vl", ""])
+def test_cpus_without_wide_vectors_find_the_same(features: str, tmp_path: Path) -> None:
+    """Compare the loops compiled for a CPU without AVX-512, and for one without AVX at all, with
+    numpy."""
+    script = (
+        "import numpy as np\nfrom wingbar.hamming import codes\n"
+        "p = np.random.default_rng(0).integers(0, 2**40, 60_000, dtype=np.uint64)[:, None]\n"
+        "for b in (30, 40):\n"
+        "    c = codes.Codes(p & np.uint64(2**b - 1), b)\n"
+        "    for path in ('auto', 'scan'):\n"
+        "        for i in range(5):\n            q = p[i : i + 1] & np.uint64(2**b - 1)\n"
+        "            assert np.array_equal(c.nearest(q, 50, path=path)[0].ids, c.nearest(q, 50, "
+        "path='numpy')[0].ids)\n"
+    )
+    cpu = {
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, **cpu})
+
+
+def test_warming_up_compiles_once() -> None:
+    codes.warm_up(48)
+    assert codes.warm_up(48) < 1.0
