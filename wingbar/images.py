@@ -249,6 +249,7 @@ def thumbnail(source: Source, side: int) -> bytes:
     pixels. Raises ImageError as `load` does."""
     image = _open(source, side)
     image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    image.info.clear()  # Pillow would copy a comment
     out = io.BytesIO()
     image.save(out, "JPEG", quality=85)
     return out.getvalue()
@@ -442,7 +443,9 @@ def _crop(image: Image.Image, box: Box) -> Image.Image:
     """The part of an upright picture inside a box."""
     x, y, width, height = box
     left, top = max(0, round(x)), max(0, round(y))
-    right, bottom = min(image.width, round(x + width)), min(image.height, round(y + height))
+    # clamped first, since sums of huge numbers are infinite
+    right = round(max(0.0, min(image.width, x + width)))
+    bottom = round(max(0.0, min(image.height, y + height)))
     if right <= left or bottom <= top:
         raise ImageError(
             f"the box {x:g},{y:g},{width:g},{height:g} holds nothing of a picture of "

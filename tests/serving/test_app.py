@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.servers import ask, jpeg, metrics, problem, service_of, serving
-from wingbar.serving import app
-from wingbar.serving.settings import Settings
+from wingbar.index.index import Index
+from wingbar.index.ranking import Hits
+from wingbar.serving import app, service
+from wingbar.serving.settings import Limits, Settings
 
 
 def test_health_readiness_and_metrics(client: httpx.Client) -> None:
@@ -73,3 +80,62 @@ def test_the_page_and_its_files(
             assert (again.status_code, again.content) == (304, b"")
         assert other.get("/static/icon.svg").headers["content-type"] == "image/svg+xml"
         assert other.head("/").status_code == 200
+
+
+def test_a_hostile_filter_is_answered_at_once(client: httpx.Client) -> None:
+    blank = {"where": [" " * 900] * 8}
+    problem(client.get("/api/items", params=blank), 422, "cannot read the filter")
+    assert client.get("/api/items", params=blank).elapsed.total_seconds() < 5  # it was 40 s
+
+
+def test_filters_that_take_too_long_are_cut_off(shared_index_path: Path) -> None:
+    limits = Limits(filter_seconds=0)
+    many = [f"path=*a*b{i}*" for i in range(32)]
+    with serving(Settings(index=shared_index_path, limits=limits)) as client:
+        service.STEPS, steps = 10, service.STEPS
+        try:
+            problem(client.get("/api/items", params={"where": many}), 422, "32 filters", "0 s")
+            problem(client.post("/api/search", json={"id": 1, "where": many}), 422, "32 filters")
+        finally:
+            service.STEPS = steps
+        assert client.get("/api/items").json()["total"] == 60
+
+
+def test_large_answers_are_written_outside_the_event_loop(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    write = json.dumps
+
+    def noted(record: Any, **options: Any) -> str:
+        threads.add(threading.current_thread())
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return write(record, **options)
+
+    alone = client.post("/api/search", json={"id": 2, "k": 60}).json()
+    monkeypatch.setattr(json, "dumps", noted)
+    batch = client.post(
+        "/api/search/batch",
+        content=b'{"ids": [1, 2, 1000], "k": 60}',
+        headers={"Content-Type": "application/json"},
+    )
+    monkeypatch.undo()
+    found, wrong = batch.json()["results"][1:]
+    assert threads
+    assert (found["hits"], wrong["status"]) == (alone["hits"], 404)
+
+
+def test_answers_have_no_nan(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = Index.find
+
+    def damaged(index: Index, *arguments: Any) -> list[Hits]:
+        return [
+            Hits([replace(hit, score=float("nan")) for hit in hits], 1, False, hits.milliseconds)
+            for hits in find(index, *arguments)
+        ]
+
+    monkeypatch.setattr(Index, "find", damaged)
+    answer = client.post("/api/search", json={"id": 1})
+    assert b"NaN" not in answer.content
+    assert answer.json()["hits"][0]["score"] is None

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from tests.servers import READ, TOKEN, Stuck, ask, jpeg, problem, raw, service_of, serving
+from wingbar.serving import middleware
+from wingbar.serving.logs import in_log
+from wingbar.serving.middleware import FREE_GUESSES, LONGEST_WAIT, Brake
 from wingbar.serving.settings import Limits, Settings
 
 
@@ -15,7 +22,11 @@ def with_tokens(shared_index_path: Path) -> Iterator[httpx.Client]:
     settings = Settings(
         index=shared_index_path, token=TOKEN, read_token=READ, cors=("https://photos.example.org",)
     )
-    with serving(settings) as client:
+    later = itertools.count(step=1000)  # at every look at the clock, so that nothing has to wait
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(middleware, "Brake", lambda: Brake(lambda: float(next(later))))
+            client = stack.enter_context(serving(settings))
         yield client
 
 
@@ -244,3 +255,64 @@ def test_requests_beyond_the_limit_get_429(
 ) -> None:
     with serving(Settings(index=shared_index_path, limits=Limits(requests=0))) as client:
         problem(client.get("/healthz"), 429, "being handled already")
+
+
+def test_guessing_is_slowed_down_and_stops_nobody() -> None:
+    seconds = 0.0
+    brake = Brake(lambda: seconds)
+    for _ in range(FREE_GUESSES):
+        assert brake.seconds("guesser") == 0
+        brake.count("guesser")
+    brake.count("guesser")
+    assert 0 < brake.seconds("guesser") < 1
+    for _ in range(100_000):
+        brake.count("guesser")
+    assert brake.seconds("guesser") == LONGEST_WAIT
+    assert brake.seconds("owner") == 0
+    seconds += 2 * (LONGEST_WAIT + 1) * FREE_GUESSES
+    assert brake.seconds("guesser") == 0
+
+
+def test_a_right_token_works_while_somebody_guesses(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    settings = Settings(index=shared_index_path, token=TOKEN, read_token=READ)
+    monkeypatch.setattr(middleware, "Brake", lambda: Brake(lambda: 0.0))
+    with serving(settings) as client:
+        timeout = asyncio.timeout
+        monkeypatch.setattr(middleware, "asyncio", SimpleNamespace(sleep=note, timeout=timeout))
+        for i in range(20):
+            guess = {"Authorization": f"Bearer guess-{i:05}"}
+            problem(client.get("/api/info", headers=guess), 401)
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.get("/api/info", headers=right).status_code == 200
+        assert waits[: FREE_GUESSES + 1] == [0.0] * (FREE_GUESSES + 1)
+        assert waits[-1] == 1.0
+        assert waits == sorted(waits)
+        before = len(waits)
+        problem(client.get("/api/info"), 401)  # nobody guesses without a token
+        assert len(waits) == before
+
+
+def test_nothing_that_strangers_send_gets_raw_into_the_log(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("a\x1b[31mb\nERROR: forged")
+
+    monkeypatch.setattr(service_of(client).pictures, "thumbnail", broken)
+    problem(client.get("/api/thumbs/1"), 500)
+    assert "thumbs/1 failed" in caplog.text
+    assert "\x1b" not in caplog.text
+    assert "a\\x1b[31mb" in caplog.text
+    assert not any(line.startswith("ERROR: forged") for line in caplog.text.splitlines())
+
+
+def test_a_text_for_the_log_is_one_line_that_can_be_shown() -> None:
+    assert in_log("a\n\x1b]0;x\x07\u202eb\ud800") == r"a\n\x1b]0;x\x07\u202eb\ud800"
+    assert in_log("Käfer 12.jpg") == "Käfer 12.jpg"

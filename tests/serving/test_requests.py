@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.servers import ask, jpeg, problem
+from wingbar.serving import requests
 
 
 def test_raw_form_and_json_give_the_same_hits(client: httpx.Client, shared_photos: Path) -> None:
@@ -65,6 +67,8 @@ def test_parameters_change_the_search(client: httpx.Client, shared_photos: Path)
         ({"box": "1,2,3"}, "x,y,width,height"),
         ({"box": "500,500,5,5"}, "holds nothing"),
         ({"box": "nan,0,1,1"}, "finite"),
+        ({"box": "1e308,0,1e308,1"}, "1e+308"),
+        ({"box": "-1e308,0,-1e308,1"}, "-1e+308"),
         ({"shortlst": 5}, "shortlst"),
     ],
 )
@@ -149,3 +153,21 @@ def test_invalid_forms(client: httpx.Client) -> None:
     problem(client.post("/api/search", files={"image": (None, "text")}), 422, "file name")
     two = [("image", ("a.jpg", jpeg())), ("image", ("b.jpg", jpeg()))]
     problem(client.post("/api/search", files=two), 400, "files")
+
+
+@pytest.mark.parametrize(
+    "body", ["[" + "[]," * 100_000 + "[]]", '{"id": 1, "k": ' + "1" * 300_000 + "}"]
+)
+def test_large_json_is_refused_before_it_is_parsed(
+    client: httpx.Client, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    parser = SimpleNamespace(loads=lambda text: pytest.fail("parsed"))
+    monkeypatch.setattr(requests, "json", parser)
+    for route in ("/api/search", "/api/search/batch", "/api/explain"):
+        problem(client.post(route, content=body, headers=headers), 413, "262,144 bytes")
+
+
+def test_many_unknown_keys_are_one_short_problem(client: httpx.Client) -> None:
+    body = {"id": 1, **{f"key{i}": 1 for i in range(15_000)}}
+    assert len(problem(client.post("/api/search", json=body), 422, "key0: extra")) < 200

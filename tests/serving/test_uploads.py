@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,6 +18,7 @@ from tests.servers import LONG, ask, jpeg, problem, process, serving, small_inde
 from wingbar.errors import StoreError
 from wingbar.index.index import Index
 from wingbar.serving.settings import Settings
+from wingbar.serving.uploads import Uploads
 
 
 def test_uploads_are_stored_and_found(own: httpx.Client, tmp_path: Path) -> None:
@@ -199,16 +203,87 @@ def test_an_index_that_fails_leaves_no_file(
     assert not list((tmp_path / "own.wb.uploads").iterdir())
 
 
-def test_unfinished_files_of_a_killed_server_are_removed(tmp_path: Path, photos: Path) -> None:
+def test_unfinished_files_of_killed_servers_are_removed(tmp_path: Path, photos: Path) -> None:
     small_index(tmp_path / "a.wb", photos)
     uploads = tmp_path / "a.wb.uploads"
     uploads.mkdir()
-    old, new, other = uploads / ".a.jpg.1.partial", uploads / ".b.jpg.2.partial", uploads / "c.jpg"
-    for path in (old, new, other):
-        path.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine, now = os.getpid(), time.time()
+    ages = {
+        f".old.jpg.{mine}.partial": 10_000,
+        f".killed.jpg.{ended.pid}.partial": 60,
+        f".new.jpg.{ended.pid}.partial": 0,
+        f".written.jpg.{mine}.partial": 60,
+        ".odd.partial": 60,
+        "c.jpg": 10_000,
+    }
+    for name, age in ages.items():
+        (uploads / name).write_bytes(b"half")
+        os.utime(uploads / name, (now - age, now - age))
     with serving(Settings(index=tmp_path / "a.wb")):
-        assert sorted(uploads.iterdir()) == sorted([new, other])
+        left = {path.name for path in uploads.iterdir()}
+    assert left == {
+        f".new.jpg.{ended.pid}.partial",
+        f".written.jpg.{mine}.partial",
+        ".odd.partial",
+        "c.jpg",
+    }
+
+
+def test_an_upload_over_a_damaged_file_mends_it(own: httpx.Client, tmp_path: Path) -> None:
+    data = jpeg(908)
+    (item,) = own.post("/api/items", files={"image": ("a.jpg", data)}).json()["items"]
+    (stored,) = (tmp_path / "own.wb.uploads").iterdir()
+    stored.write_bytes(data[:-50] + bytes(50))  # of equal size
+    problem(own.get(f"/api/images/{item['id']}"), 404, "changed")
+    again = own.post("/api/items", files={"image": ("a.jpg", data)})
+    assert again.json()["items"][0]["id"] == item["id"]
+    assert stored.read_bytes() == data
+    assert own.get(f"/api/images/{item['id']}").content == data
+
+
+def test_deleting_here_and_uploading_there_leaves_no_item_without_its_file(
+    own: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jpeg(909)
+    delete, index_them = Index.delete, Uploads._index
+
+    def upload_there() -> int:
+        answer = there.post("/api/items", files={"image": ("a.jpg", data)})
+        return int(answer.json()["items"][0]["id"])
+
+    def whole(id_: int) -> bool:
+        return own.get(f"/api/images/{id_}").content == data
+
+    with serving(Settings(index=tmp_path / "own.wb")) as there:
+        # the upload comes between the end of the item and that of its file
+        first = upload_there()
+        second = []
+
+        def delete_then_upload(index: Index, ids: list[int]) -> int:
+            removed = delete(index, ids)
+            second.append(upload_there())
+            return removed
+
+        monkeypatch.setattr(Index, "delete", delete_then_upload)
+        assert own.delete(f"/api/items/{first}").status_code == 204
+        monkeypatch.undo()
+        assert second[0] != first
+        assert whole(second[0])
+
+        # the item and its file end between the upload's look at the file and its item
+        def delete_then_index(self: Uploads, *arguments: Any) -> None:
+            monkeypatch.undo()
+            assert own.delete(f"/api/items/{second[0]}").status_code == 204
+            index_them(self, *arguments)
+
+        monkeypatch.setattr(Uploads, "_index", delete_then_index)
+        # no new file is written, and the one that was there goes
+        third = upload_there()
+        assert whole(third)
+    with Index.open(tmp_path / "own.wb") as index:
+        assert index.verify() == []
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +32,7 @@ from wingbar.hamming import codes
 from wingbar.serving.batching import BusyError
 from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Row
 from wingbar.serving.encoder import TooLargeError
+from wingbar.serving.logs import in_log
 from wingbar.serving.middleware import Access, Metrics, Protection
 from wingbar.serving.pictures import Picture
 from wingbar.serving.requests import read_queries, read_query, read_uploads, validation_message
@@ -85,6 +88,7 @@ NO_PAGE = (
     "wingbar serves its API here, see /openapi.json. The page is not part of this installation.\n"
 )
 REFRESH_SECONDS = 0.5  # how often changes by other processes are applied
+CLEAR_EVERY = 1200  # refreshes between two looks for unfinished files: ten minutes
 # Error responses by kind of route.
 READ = problems(401, 405)
 ITEM = problems(401, 404, 405, 422)
@@ -135,13 +139,15 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def _keep_fresh(service: Service) -> None:
-    """Apply what other processes change, so that searches need not."""
-    while True:
+    """Apply what other processes change, so that searches need not, and clear what they left."""
+    for turn in count(1):
         await asyncio.sleep(REFRESH_SECONDS)
         try:
             await service.refresh()
+            if turn % CLEAR_EVERY == 0:
+                await asyncio.to_thread(service.uploads.clear_partial)
         except WingbarError as error:
-            log.warning("%s", error)
+            log.warning("%s", in_log(error))
 
 
 def _add_handlers(app: FastAPI, service: Service) -> None:
@@ -150,7 +156,7 @@ def _add_handlers(app: FastAPI, service: Service) -> None:
     async def on_wingbar_error(request: Request, error: Exception) -> Response:
         status = STATUSES.get(type(error), 500)  # type: ignore[arg-type]  # registered for WingbarError
         if status >= 500:
-            log.error("%s %s: %s", request.method, request.url.path, error)
+            log.error("%s %s: %s", *map(in_log, (request.method, request.url.path, error)))
         # paths of folders are never returned
         return problem(status, str(error).replace(str(service.path), service.path.name))
 
@@ -219,14 +225,12 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
         start = time.perf_counter()
         answers = await service.search_many(queries, options)
         milliseconds = {"total": round((time.perf_counter() - start) * 1000, 3)}
-        records = []
         for answer in answers:
-            if isinstance(answer, WingbarError):
-                records.append(problem_record(STATUSES[type(answer)], str(answer)))
-            else:
+            if not isinstance(answer, WingbarError):
                 metrics.count_search(answer.milliseconds)
-                records.append(_search_record(answer))
-        return _json({"results": records, "milliseconds": milliseconds})
+        # 64 answers of 1,000 hits take seconds to write: in a thread, and each on its own, since
+        # nothing else runs while `json` writes one
+        return await asyncio.to_thread(_batch_response, answers, milliseconds)
 
     @app.post(
         "/api/explain",
@@ -419,11 +423,26 @@ class _Static(StaticFiles):
 
 
 def _json(record: dict[str, Any], status: int = 200) -> Response:
-    return Response(
-        json.dumps(record, ensure_ascii=False, separators=(",", ":")),
-        status,
-        media_type="application/json",
+    return Response(_text(record), status, media_type="application/json")
+
+
+def _text(record: dict[str, Any]) -> str:
+    """A record as JSON; ValueError for NaN and infinity, which JSON does not have."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _batch_response(
+    answers: Sequence[Answer | WingbarError], milliseconds: dict[str, float]
+) -> Response:
+    records = (
+        problem_record(STATUSES[type(answer)], str(answer))
+        if isinstance(answer, WingbarError)
+        else _search_record(answer)
+        for answer in answers
     )
+    results = ",".join(map(_text, records))
+    text = f'{{"results":[{results}],"milliseconds":{_text(milliseconds)}}}'
+    return Response(text, media_type="application/json")
 
 
 def _search_record(answer: Answer) -> dict[str, Any]:
@@ -434,7 +453,8 @@ def _search_record(answer: Answer) -> dict[str, Any]:
             "id": hit.id,
             **_named(hit.path, hit.label, hit.columns),
             "distance": hit.distance,
-            "score": hit.score,
+            # a damaged feature can give NaN, which JSON does not have
+            "score": None if hit.score is None or not isfinite(hit.score) else hit.score,
             "code": code,
             **_links(hit.id),
             "available": available,

@@ -12,14 +12,18 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import prometheus_client
-from fastapi import Depends
+from cachetools import LRUCache
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from wingbar.serving.batching import BusyError
+from wingbar.serving.clients import client_of
 from wingbar.serving.encoder import TooLargeError
-from wingbar.serving.schemas import problem
+from wingbar.serving.logs import in_log, traceback_in_log
+from wingbar.serving.schemas import MOST_JSON, problem
 from wingbar.serving.service import Service
 from wingbar.serving.settings import Settings, parse_address
 
@@ -43,6 +47,15 @@ BEARER = HTTPBearer(auto_error=False, description="The token that the server was
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="wingbar"'}
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 log = logging.getLogger(__name__)
+JSON = "application/json"
+FREE_GUESSES = 10  # wrong tokens that a client may send in a row before it has to wait
+LONGEST_WAIT = 5.0  # seconds
+MOST_GUESSERS = 10_000  # clients that are remembered
+
+
+def content_type(headers: Headers) -> str:
+    """The media type of a body in lower case, without parameters; empty if none was sent."""
+    return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 class Access:
@@ -50,12 +63,13 @@ class Access:
 
     def __init__(self, settings: Settings, service: Service) -> None:
         self._settings, self._service = settings, service
+        self._brake = Brake()
 
-    async def read(self, credentials: Credentials) -> None:
+    async def read(self, request: Request, credentials: Credentials) -> None:
         """Raises HTTPException 401 if searching needs a token and this is not one."""
         settings = self._settings
-        if settings.reading_needs_token and not _is_one_of(
-            credentials, settings.token, settings.read_token
+        if settings.reading_needs_token and not await self._is_one_of(
+            request, credentials, settings.token, settings.read_token
         ):
             raise HTTPException(
                 401,
@@ -63,7 +77,7 @@ class Access:
                 CHALLENGE,
             )
 
-    async def write(self, credentials: Credentials) -> None:
+    async def write(self, request: Request, credentials: Credentials) -> None:
         """Raises HTTPException 401 without a token, 403 if this token or the whole server may not
         write."""
         settings = self._settings
@@ -71,7 +85,10 @@ class Access:
             raise HTTPException(
                 403, "this server allows no changes: start it with --token to allow them"
             )
-        if settings.token is not None and not _is_one_of(credentials, settings.token):
+        if settings.token is not None and not (
+            await self._is_one_of(request, credentials, settings.token, settings.read_token)
+            and _is_one_of(credentials, settings.token)
+        ):
             if _is_one_of(credentials, settings.read_token):
                 raise HTTPException(
                     403, "this token allows to search only: changes need the other one"
@@ -85,6 +102,48 @@ class Access:
                 f"{self._service.path.name} is read-only: the server may not write to it or its "
                 "folder",
             )
+
+    async def _is_one_of(
+        self, request: Request, credentials: Credentials, *tokens: str | None
+    ) -> bool:
+        """Whether one of the tokens was sent; slow for a client that has sent many wrong ones."""
+        if credentials is None:
+            return False  # nobody guessed
+        address = None if request.client is None else request.client.host
+        client = client_of(address) or "this machine"
+        await asyncio.sleep(self._brake.seconds(client))
+        is_right = _is_one_of(credentials, *tokens)
+        if not is_right:
+            self._brake.count(client)
+        return is_right
+
+
+class Brake:
+    """Slows down clients that guess tokens.
+
+    Each wrong token raises the level of a client by 1, each second lowers it by 1. Above
+    FREE_GUESSES every check of this client waits before it looks at the token, for a right one as
+    for a wrong one, so that the time tells nothing. It never refuses: who shares an address with a
+    guesser waits LONGEST_WAIT at most, and other clients do not wait at all.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        # of each client, its level and when it was so high
+        self._levels: LRUCache[str, tuple[float, float]] = LRUCache(MOST_GUESSERS)
+
+    def seconds(self, client: str) -> float:
+        """How long a check for this client waits."""
+        return min(LONGEST_WAIT, max(0.0, self._level(client) - FREE_GUESSES) / FREE_GUESSES)
+
+    def count(self, client: str) -> None:
+        """Count a wrong token."""
+        level = min(self._level(client) + 1, (LONGEST_WAIT + 1) * FREE_GUESSES)
+        self._levels[client] = level, self._now()
+
+    def _level(self, client: str) -> float:
+        level, then = self._levels.get(client, (0.0, 0.0))
+        return max(0.0, level - (self._now() - then))
 
 
 def _is_one_of(credentials: HTTPAuthorizationCredentials | None, *tokens: str | None) -> bool:
@@ -171,7 +230,7 @@ class Protection:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, self._max_bytes(scope["path"]), self._count_bytes)
+        exchange = _Exchange(receive, send, self._max_bytes(scope), self._count_bytes)
         start = time.perf_counter()
         self._requests += 1
         self._metrics.in_work.set(self._requests)
@@ -205,8 +264,11 @@ class Protection:
                 await exchange.refuse(
                     scope, 503, f"this took longer than {seconds:g} s: try again, or ask for less"
                 )
+        except ClientDisconnect:
+            return  # nobody is left to answer
         except Exception as error:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            place = in_log(f"{scope['method']} {scope['path']}")
+            log.error("%s failed\n%s", place, traceback_in_log(error))
             if exchange.status is not None:
                 raise
             await exchange.refuse(
@@ -256,9 +318,12 @@ class Protection:
             return False
         return name in self._names or parse_address(name) is not None
 
-    def _max_bytes(self, path: str) -> int:
-        pictures = SEVERAL if path in ("/api/items", "/api/search/batch") else 1
-        return pictures * self._settings.limits.upload_bytes + FORM_OVERHEAD
+    def _max_bytes(self, scope: Scope) -> int:
+        """How many bytes the body of a request may have. JSON is parsed in one piece, during which
+        nobody else is answered."""
+        pictures = SEVERAL if scope["path"] in ("/api/items", "/api/search/batch") else 1
+        limit = pictures * self._settings.limits.upload_bytes + FORM_OVERHEAD
+        return min(limit, MOST_JSON) if content_type(Headers(scope=scope)) == JSON else limit
 
 
 class _Exchange:
@@ -289,8 +354,8 @@ class _Exchange:
         self._count_bytes(size)
         if self.received > self._max_bytes:
             raise TooLargeError(
-                f"the request has more than {self._max_bytes:,} bytes: send fewer or smaller "
-                "pictures"
+                f"the request has more than {self._max_bytes:,} bytes, the limit for its content "
+                "type: send less at once"
             )
         return message
 

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TypeVar
 
 from cachetools import LRUCache
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from wingbar import images
 from wingbar.errors import ImageError
@@ -20,19 +20,11 @@ from wingbar.index.store import NO_FILE, Item
 from wingbar.model import saliency
 from wingbar.serving.connections import NotFoundError, ReaderThread
 from wingbar.serving.encoder import Models, TooLargeError, read_header
+from wingbar.serving.metadata import without_metadata
 from wingbar.serving.settings import Limits
 
 T = TypeVar("T")
 
-# Formats that every browser shows, and their media types.
-BROWSER_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-# Metadata that a picture may be sent with. With anything else, such as EXIF with the place, it is
-# encoded again without metadata.
-SAFE_METADATA = frozenset(
-    "adobe adobe_transform aspect background chromaticity default_image dpi duration gamma "
-    "icc_profile interlace jfif jfif_density jfif_unit jfif_version loop progression progressive "
-    "srgb timestamp transparency".split()
-)
 LONGEST_OVERLAY = 1600  # pixels of the longer side of an overlay
 
 
@@ -74,8 +66,8 @@ class Pictures:
         return picture
 
     async def image(self, id_: int) -> Picture:
-        """An item's picture in full size: its file if browsers show the format and it has only safe
-        metadata, else a JPEG of it. Raises NotFoundError."""
+        """An item's picture in full size, without metadata: its file if browsers show the format,
+        the picture is upright and has no colour profile, else a JPEG. Raises NotFoundError."""
         item = await self._item(id_)
         return await self._read(lambda: self._make_image(item))
 
@@ -115,23 +107,22 @@ class Pictures:
     def _make_thumbnail(self, item: Item, side: int) -> Picture:
         data = _read_indexed(item)
         read_header(data, self._limits)
-        return Picture(images.thumbnail(data, side), "image/jpeg", f"{_tag(item)}-{side}")
+        return Picture(_bare(images.thumbnail(data, side)), "image/jpeg", f"{_tag(item)}-{side}")
 
     def _make_image(self, item: Item) -> Picture:
         data = _read_indexed(item)
-        name = read_header(data, self._limits).format
-        if name in BROWSER_FORMATS and _has_only_safe_metadata(data):
-            return Picture(data, BROWSER_FORMATS[name], _tag(item))
-        out = io.BytesIO()
-        images.upright(data).save(out, "JPEG", quality=92)
-        return Picture(out.getvalue(), "image/jpeg", f"{_tag(item)}-jpeg")
+        read_header(data, self._limits)
+        bare = without_metadata(data)
+        if bare is not None and not bare.has_profile and _is_upright(data):
+            return Picture(bare.data, bare.media_type, f"{_tag(item)}-bare")
+        return Picture(_as_jpeg(data), "image/jpeg", f"{_tag(item)}-jpeg")
 
     def _make_overlay(self, data: bytes, box: images.Box | None) -> bytes:
         read_header(data, self._limits)
         picture = images.upright(images.Part(data, box) if box else data)
         picture.thumbnail((LONGEST_OVERLAY, LONGEST_OVERLAY))
         look = saliency.look(self._model, picture)
-        return images.overlay(picture, look.heat, look.area, look.regions)
+        return _bare(images.overlay(picture, look.heat, look.area, look.regions))
 
 
 class ThumbnailCache:
@@ -167,14 +158,46 @@ def _read_indexed(item: Item) -> bytes:
     return data
 
 
-def _has_only_safe_metadata(data: bytes) -> bool:
-    """Whether a picture in a browser format carries nothing private, such as where it was taken."""
-    with Image.open(io.BytesIO(data), formats=tuple(BROWSER_FORMATS)) as picture:
-        try:
-            picture.load()  # a PNG may have metadata after its pixels
-        except Exception:  # truncated or broken: what can be decoded of it is encoded again
-            return False
-        return set(picture.info) <= SAFE_METADATA
+def _is_upright(data: bytes) -> bool:
+    """Whether a picture looks the same without its EXIF orientation."""
+    try:
+        with Image.open(io.BytesIO(data), formats=images.FORMATS) as picture:
+            # that of PNG would decode the picture first, to find EXIF behind the pixels
+            return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1) == 1
+    except Exception:  # broken EXIF raises many things: what can be decoded is encoded again
+        return False
+
+
+def _as_jpeg(data: bytes) -> bytes:
+    """A picture encoded again: upright, with the colours of its profile as sRGB."""
+    picture = _in_srgb(data, images.upright(data))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=92)
+    return _bare(out.getvalue())
+
+
+def _in_srgb(data: bytes, picture: Image.Image) -> Image.Image:
+    """The pixels of an RGB picture as sRGB, which is what a file without a colour profile holds."""
+    try:
+        with Image.open(io.BytesIO(data), formats=images.FORMATS) as stored:
+            given, mode = stored.info.get("icc_profile"), stored.mode
+        if given is None or mode not in ("RGB", "RGBA", "P"):
+            return picture
+        srgb = ImageCms.createProfile("sRGB")
+        turned = ImageCms.profileToProfile(
+            picture, ImageCms.ImageCmsProfile(io.BytesIO(given)), srgb
+        )
+    except Exception:  # a broken profile raises many things, and the picture is still good
+        return picture
+    return picture if turned is None else turned
+
+
+def _bare(data: bytes) -> bytes:
+    """A picture that was encoded here, without what Pillow copied from the original, such as a
+    comment."""
+    bare = without_metadata(data)
+    assert bare is not None
+    return bare.data
 
 
 def _tag(item: Item) -> str:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from wingbar.errors import QueryError
 from wingbar.index.ranking import SearchOptions
+from wingbar.serving.middleware import JSON, content_type
 from wingbar.serving.schemas import LONGEST_LABEL, MOST_PICTURES, ByItem, ByItems, SearchParameters
 from wingbar.serving.service import Service
 from wingbar.serving.uploads import Upload
@@ -31,13 +32,13 @@ async def read_query(
 
     Raises QueryError, ImageError, NotFoundError; HTTPException 400 or 415 for another kind of body.
     """
-    kind = _content_type(request)
+    kind = content_type(request.headers)
     if kind.startswith("image/") or kind == "application/octet-stream":
         return await request.body(), parameters.options()
     if kind == "multipart/form-data":
         async with request.form(max_files=1, max_fields=MOST_FIELDS) as parts:
             return await _files(parts)[0].read(), parameters.options()
-    if kind == "application/json":
+    if kind == JSON:
         asked = await _read_json(request, parameters, ByItem)
         if (asked.id is None) == (asked.path is None):
             raise QueryError("name one item: give either id or path")
@@ -55,11 +56,11 @@ async def read_queries(
 ) -> tuple[Sequence[bytes | int], SearchOptions]:
     """The pictures or ids that a request searches for, and how to search. Raises as `read_query`
     does."""
-    kind = _content_type(request)
+    kind = content_type(request.headers)
     if kind == "multipart/form-data":
         async with request.form(max_files=MOST_PICTURES, max_fields=MOST_FIELDS) as parts:
             return [await file.read() for file in _files(parts)], parameters.options()
-    if kind == "application/json":
+    if kind == JSON:
         asked = await _read_json(request, parameters, ByItems)
         return asked.ids, asked.options()
     raise _wrong_type(kind, "a form with parts named image, or JSON with ids")
@@ -70,7 +71,7 @@ async def read_uploads(request: Request) -> list[Upload]:
 
     Raises QueryError; HTTPException 400 or 415 for another kind of body.
     """
-    kind = _content_type(request)
+    kind = content_type(request.headers)
     if kind != "multipart/form-data":
         raise _wrong_type(kind, "a form with parts named image")
     async with request.form(max_files=MOST_PICTURES, max_fields=MOST_FIELDS) as parts:
@@ -112,21 +113,22 @@ def _files(parts: FormData, *others: str) -> list[UploadFile]:
 
 
 async def _read_json(request: Request, parameters: SearchParameters, model: type[M]) -> M:
-    """A JSON body; the URL gives the parameters that the body leaves out."""
+    """A JSON body; the URL gives the parameters that the body leaves out. Its size is limited by
+    `Protection`."""
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
         raise HTTPException(400, 'the body is not JSON: send one object, as {"id": 17}') from None
     if not isinstance(body, dict):
         raise QueryError('the body must be one object, as {"id": 17}')
+    # each unknown key would get an error of its own: a few say enough
+    unknown = [key for key in body if key not in model.model_fields]
+    for key in unknown[MOST_FIELDS:]:
+        del body[key]
     try:
         return model.model_validate({**parameters.model_dump(exclude_unset=True), **body})
     except ValidationError as error:
         raise QueryError(validation_message(error.errors())) from None
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 def _wrong_type(kind: str, wanted: str) -> HTTPException:

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from wingbar.errors import WingbarError
 from wingbar.serving.app import create_app
+from wingbar.serving.clients import Connections
 from wingbar.serving.settings import Settings
 
 
@@ -37,8 +38,10 @@ def configured(app: FastAPI) -> uvicorn.Config:
     it stops."""
     # the answer already says what is wrong with a form
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    connections = Connections(app.state.service.limits)
     return uvicorn.Config(
         app,
+        http=connections.protocol,  # type: ignore[arg-type]  # Uvicorn only calls it
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -24,6 +24,7 @@ LONGEST_FILTER = 1000  # characters
 # Wildcards in a filter on a path: each further one makes a hostile pattern 100 times slower.
 MOST_WILDCARDS = 3
 LONGEST_LABEL = 1000  # characters
+MOST_JSON = 256 * 2**10  # bytes of a JSON body; 64 ids and 32 filters take a fifth of it
 LARGEST_ID = 2**63 - 1
 
 Responses = dict[int | str, dict[str, Any]]  # of a route, as FastAPI takes them

@@ -10,15 +10,15 @@ import asyncio
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wingbar import images
-from wingbar.errors import ImageError, WingbarError
+from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.ranking import Hits, SearchOptions
 from wingbar.parallel import BATCH, cores
@@ -30,6 +30,7 @@ from wingbar.serving.settings import Limits
 from wingbar.serving.uploads import Uploads
 
 SLOW_FROM = 1000  # a search for more hits, or with a longer shortlist, counts as slow
+STEPS = 10_000  # of SQLite between two looks at the clock: a few milliseconds
 LABELS = 200  # labels listed with their counts, the most frequent ones
 
 
@@ -231,11 +232,35 @@ class Service:
         model = reader.index.model
         self.encoder.use(model)
         one = reader.embedding(query) if isinstance(query, int) else query.embed(model)
-        [hits] = reader.index.find(one, replace(options, box=None))
+        with self._limited(reader, options.where):
+            [hits] = reader.index.find(one, replace(options, box=None))
         hit_codes = reader.codes_of([hit.id for hit in hits])
         available = [is_available(hit.path) for hit in hits]
         fine = options.fine or model.fine
         return Found(hits, hit_codes, one.codes, model.bits, fine, available)
+
+    @contextmanager
+    def _limited(self, reader: Reader, where: Sequence[str]) -> Iterator[None]:
+        """Cut off filters that take longer than `limits.filter_seconds`, such as many patterns on
+        many paths. Raises QueryError."""
+        if not where:
+            yield
+            return
+        seconds = self.limits.filter_seconds
+        deadline = time.monotonic() + seconds
+        connection = reader.store.connection
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
+        try:
+            yield
+        except StoreError:
+            if time.monotonic() <= deadline:
+                raise
+            raise QueryError(
+                f"these {len(where)} filters take longer than {seconds:g} s on this index: use "
+                "fewer of them, or filter on label instead of path"
+            ) from None
+        finally:
+            connection.set_progress_handler(None, 0)
 
     # -- items
 
@@ -255,7 +280,7 @@ class Service:
         ascending id, or `spread` over the index. Raises QueryError."""
 
         def read(reader: Reader) -> tuple[list[Row], int]:
-            with reader.index.snapshot():
+            with reader.index.snapshot(), self._limited(reader, where):
                 return reader.rows(offset, limit, where, spread)
 
         return await self._slow.run(read)

@@ -22,6 +22,10 @@ class Limits:
     waiting: number of pictures that are being encoded or wait to be; further ones get 429.
     gather_ms: longest time that a picture waits for others to share its batch, in milliseconds.
     seconds: longest time for one request.
+    header_seconds: longest time for the headers of one request.
+    filter_seconds: longest time that filters may take to select items; longer ones get 422.
+    connections: number of connections at the same time; fewer if the system allows fewer files.
+    connections_per_client: number of connections from one address that is not this machine's.
     requests: number of requests being handled at the same time; further ones get 429.
     body_bytes: size of the bodies of all requests being handled, in bytes; further ones get 429.
     cache_bytes: memory for thumbnails, in bytes.
@@ -33,6 +37,10 @@ class Limits:
     waiting: int = 8 * BATCH
     gather_ms: float = 5.0
     seconds: float = 30.0
+    header_seconds: float = 10.0
+    filter_seconds: float = 10.0
+    connections: int = 512
+    connections_per_client: int = 128
     requests: int = 512
     body_bytes: int = 2**30
     cache_bytes: int = 64 * 2**20

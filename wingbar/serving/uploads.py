@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wingbar import images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import ImageError, StoreError
 from wingbar.files import sync_folder, write_whole
@@ -25,6 +27,7 @@ from wingbar.serving.settings import Limits
 
 TRANSACTION = 64  # uploads that are stored together at most
 PARTIAL_SECONDS = 600  # age from which a partial file is a leftover, and not being written
+WRITING_SECONDS = 10  # the same for a file whose process does not run, at least on this machine
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,12 @@ class Uploads:
         await self._writes.run(lambda reader: self._delete(reader, id_))
 
     def clear_partial(self) -> None:
-        """Remove the unfinished files of a server that was killed."""
+        """Remove the unfinished files of servers that were killed, and leave those of servers that
+        are writing."""
         with suppress(OSError):
             for path in self._folder.glob(".*.partial"):
-                if time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
+                age = time.time() - path.stat().st_mtime
+                if age > PARTIAL_SECONDS or (age > WRITING_SECONDS and not _writer_runs(path)):
                     path.unlink()
 
     def close(self) -> None:
@@ -128,7 +133,7 @@ class Uploads:
             new += [path for path, one in by_path.items() if _write(path, one.upload.data)]
             sync_folder(self._folder)
             sync_folder(self._folder.parent)
-            self._index(reader, by_path)
+            self._index(reader, by_path, new)
         except OSError as error:
             raise StoreError(
                 f"{self._folder.name} cannot be written ({error.strerror}): free some space, then "
@@ -139,10 +144,15 @@ class Uploads:
             for path in new:
                 if str(path) not in ids:
                     path.unlink(missing_ok=True)
-        return [ids[str(self._folder / one.file_name)] for one in batch]
+        try:
+            return [ids[str(self._folder / one.file_name)] for one in batch]
+        except KeyError:  # another server deleted it at this moment
+            raise StoreError(
+                "an uploaded picture was deleted at the same time: try again"
+            ) from None
 
-    def _index(self, reader: Reader, by_path: Mapping[Path, _Hashed]) -> None:
-        """Index files that are in place.
+    def _index(self, reader: Reader, by_path: Mapping[Path, _Hashed], new: list[Path]) -> None:
+        """Index files that are in place; those that have to be written again are added to `new`.
 
         `Index.add` learns the codes of an index that has none yet. It would also add items later,
         but it reads the records of all items first, which takes a second for 100,000 of them.
@@ -150,40 +160,57 @@ class Uploads:
         with reader.index.snapshot():
             gives_codes = reader.index.model.gives_codes
         if gives_codes:
-            self._insert(reader, by_path)
+            self._insert(reader, by_path, new)
         else:
             entries = [Entry(path, one.upload.label, one.columns) for path, one in by_path.items()]
             reader.index.add([Images(entries, "uploads")], threads=1)
+            with reader.store.writing():
+                self._restore(by_path, new)
 
-    def _insert(self, reader: Reader, by_path: Mapping[Path, _Hashed]) -> None:
+    def _insert(self, reader: Reader, by_path: Mapping[Path, _Hashed], new: list[Path]) -> None:
         """Store items. A picture that is in the index already keeps its id, and its label unless it
         comes with a new one."""
         store = reader.store
         with store.writing(), reader.index.snapshot():
             model = reader.index.model
             self._encoder.check(model)
+            self._restore(by_path, new)
             known = store.ids_of_paths(map(str, by_path))
             updates: dict[int, Item] = {}
-            new: list[tuple[Path, _Hashed]] = []
+            unknown: list[tuple[Path, _Hashed]] = []
             for path, one in by_path.items():
                 id_ = known.get(str(path))
                 if id_ is None:
-                    new.append((path, one))
+                    unknown.append((path, one))
                     continue
                 item = one.item(path)
                 label = store.items([id_])[0].label if item.label is None else item.label
                 updates[id_] = replace(item, label=label)
             store.update(updates)
-            if new:
-                embeddings = model.embed(np.stack([one.encoded.raw for _, one in new]))
-                items = [one.item(path) for path, one in new]
+            if unknown:
+                embeddings = model.embed(np.stack([one.encoded.raw for _, one in unknown]))
+                items = [one.item(path) for path, one in unknown]
                 store.add(items, embeddings.codes, embeddings.features, model.bits)
+
+    def _restore(self, by_path: Mapping[Path, _Hashed], new: list[Path]) -> None:
+        """Inside `writing`: write files again that another server has just deleted with an earlier
+        item of the same picture. It deletes inside `writing` too, and only files without an item.
+        """
+        gone = [path for path in by_path if not path.exists()]
+        for path in gone:
+            _write(path, by_path[path].upload.data)
+            new.append(path)
+        if gone:
+            sync_folder(self._folder)
 
     def _delete(self, reader: Reader, id_: int) -> None:
         path = Path(reader.item(id_).path)
         reader.index.delete([id_])
         if path.parent == self._folder:
-            path.unlink(missing_ok=True)
+            with reader.store.writing():
+                # meanwhile another server may have stored the same picture as a new item
+                if not reader.store.ids_of_paths([str(path)]):
+                    path.unlink(missing_ok=True)
             sync_folder(self._folder)
 
 
@@ -218,9 +245,25 @@ def _hash(one: tuple[Upload, Encoded]) -> _Hashed:
     return _Hashed(upload, encoded, hashlib.sha256(upload.data).digest())
 
 
-def _write(path: Path, data: bytes) -> bool:
-    """Write a file whole or not at all; False if it exists already. Raises OSError."""
-    if path.exists() and path.stat().st_size == len(data):
+def _writer_runs(partial: Path) -> bool:
+    """Whether the process that a partial file names is running; where that cannot be told, yes."""
+    number = partial.name.split(".")[-2]
+    if os.name != "posix" or not number.isdecimal():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
         return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def _write(path: Path, data: bytes) -> bool:
+    """Write a file whole or not at all; False if it exists already with the same content. Raises
+    OSError."""
+    with suppress(ImageError):
+        if images.read(path, len(data)) == data:
+            return False
     write_whole(path, data)
     return True
