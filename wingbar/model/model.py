@@ -18,7 +18,7 @@ from wingbar import images
 from wingbar.errors import ModelError, QueryError
 from wingbar.files import write_whole
 from wingbar.hamming import codes
-from wingbar.model import itq
+from wingbar.model import itq, runtime
 from wingbar.parallel import BATCH, batched, cores, in_order
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Model:
         """Raises ModelError when the files are incomplete, damaged or of a newer format."""
         self.files = dict(files)
         record = _read_record(self.files)
+        runtime.check_network(self.files["model.onnx"])
         self.record: Mapping[str, Any] = record
         self.name: str = record["name"]
         self.method: str = record["method"]
@@ -271,14 +272,7 @@ class Model:
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            self.files["model.onnx"], options, providers=["CPUExecutionProvider"]
-        )
+        return runtime.open_session(self.files["model.onnx"], cores(), self.name)
 
     @cached_property
     def _main_outputs(self) -> list[onnxruntime.NodeArg]:
