@@ -111,7 +111,9 @@ def test_nothing_outside_the_package_imports_onnx_runtime_first(folder: str) -> 
 
 def external(name: str = "x") -> TensorProto:
     """A tensor of four bytes that lie in the file `secret`."""
-    tensor = TensorProto(name=name, data_type=TensorProto.UINT8, dims=[4], data_location=1)
+    tensor = TensorProto(
+        name=name, data_type=TensorProto.UINT8, dims=[4], data_location=TensorProto.EXTERNAL
+    )
     for key, value in (("location", "secret"), ("offset", "0"), ("length", "4")):
         tensor.external_data.add(key=key, value=value)
     return tensor
@@ -199,7 +201,7 @@ def test_every_field_of_onnx_that_holds_tensors_is_known() -> None:
     messages = model.file.message_types_by_name.values()
     for _ in messages:
         holds |= {message.full_name for message in messages if inner(message)}
-    known = {
+    known: dict[str, Any] = {
         "model": onnx.ModelProto,
         "training": onnx.TrainingInfoProto,
         "function": onnx.FunctionProto,
