@@ -1,6 +1,7 @@
 """wingbar: from a folder of images to visual search, with compact hash codes first and float
 features second."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from wingbar.model.model import Embeddings, Model
     from wingbar.training.loop import train
     from wingbar.training.run import Run
+
+# ONNX Runtime reports to its makers and leaves an id of the machine in the user's cache folder,
+# from the moment that it is imported, unless this is set before.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 

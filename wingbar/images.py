@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, JpegImagePlugin, UnidentifiedImageError
 
 from wingbar.errors import ImageError, one_line
 
@@ -51,6 +51,9 @@ and those that no photograph has."""
 
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its warning level, 0.5 GB as RGB
 MAX_BYTES = 256 * 2**20  # of a file
+MAX_PANORAMA = 4 * MAX_PIXELS  # of a JPEG that is decoded at a fraction of its size
+MAX_SCANS = 100  # of a JPEG; progressive ones have about 10, and each costs a pass over all pixels
+MAX_SCANNED = 4 * 10**9  # pixels times scans of a JPEG
 STEP = 32  # sides of whole pictures are multiples: the stride of the last stage of every backbone
 LONGEST = 2.0  # the longest side of a whole picture, in multiples of `size`
 
@@ -62,7 +65,11 @@ _SUFFIXES = frozenset(
 )
 _READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM"
 _HEIC_BRANDS = (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"msf1")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = 0x0112  # the EXIF tag
+_STRIP = 2**20  # pixels that are converted at a time, so that copies stay small
+_NEAR_WHITE = 230.0  # mean brightness from which a picture does not show on white
 
 # Principal directions of ImageNet's colours, one per column, rows RGB; and their standard
 # deviations in bytes.
@@ -345,23 +352,114 @@ def _open(source: Source, side: int | None) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_pixels(source.size)
         return _to_rgb(_upright(source))
-    data = source if isinstance(source, bytes) else read(source)
+    return _decode(source if isinstance(source, bytes) else read(source), side)
+
+
+def _decode(data: bytes, side: int | None) -> Image.Image:
+    """The upright RGB picture that the bytes of a file hold."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.size)
+        with _opened(data, side) as image:
             if side is not None:
                 image.draft(None, (side, side))  # JPEG only: 1/2, 1/4 or 1/8 of the size
+            _check_pixels(image.size)
             image.load()
             return _to_rgb(_upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+            return _decode_heic(data)
         raise ImageError(_why_unreadable(data)) from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # Pillow raises nearly every built-in exception on hostile bytes
+        # Pillow refuses pictures beside which much text unpacks; the picture may be good.
+        bare = _without_texts(data) if isinstance(error, ValueError) else data
+        if len(bare) < len(data):
+            return _decode(bare, side)
+        raise ImageError(f"truncated or corrupt ({one_line(error)})") from None
+
+
+def _opened(data: bytes, side: int | None) -> Image.Image:
+    """A picture whose header has been read. Its size may exceed MAX_PIXELS only where decoding at
+    a fraction of it can help."""
+    is_jpeg = data.startswith(b"\xff\xd8")
+    scans = _scans(data) if is_jpeg else 1
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        whole = image.size
+    except Image.DecompressionBombError:
+        # Pillow refuses before a fraction can be asked for. With several scans the coefficients
+        # of all pixels are kept in memory, whatever the fraction.
+        if not is_jpeg or side is None or scans > 1:
+            raise
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        whole = image.size
+        if whole[0] * whole[1] > MAX_PANORAMA:
+            raise ImageError(
+                f"{whole[0]} x {whole[1]} is more than {MAX_PANORAMA:,} pixels"
+            ) from None
+        return image
+    _check_pixels(whole)
+    if scans > MAX_SCANS or scans * whole[0] * whole[1] > MAX_SCANNED:
+        raise ImageError(
+            f"a JPEG of {whole[0]} x {whole[1]} in {scans:,} scans, which take too long to decode: "
+            "save it anew"
+        )
+    return image
+
+
+def _scans(data: bytes) -> int:
+    """The number of scans of a JPEG, counted before any is decoded."""
+    if data.count(b"\xff\xda") <= 1:  # nearly all; the count may include metadata
+        return 1
+    count, at = 0, 2
+    while (at := data.find(b"\xff", at)) >= 0 and at + 3 < len(data):
+        marker = data[at + 1]
+        if marker == 0xD9:  # the end; more pictures may follow
+            break
+        if marker == 0xFF:  # padding
+            at += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # a byte of a scan; no segment
+            at += 2
+        else:
+            count += marker == 0xDA
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return count
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its chunks of text; anything else as it is."""
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in _PNG_TEXTS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _decode_heic(data: bytes) -> Image.Image:
+    """The upright RGB picture of a HEIC file, which needs the extra `heic`."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            "HEIC needs pillow-heif: run pip install 'wingbar[heic]', or convert it to JPEG"
+        ) from None
+    try:
+        opened = pillow_heif.open_heif(io.BytesIO(data))
+        _check_pixels(opened.size)
+        return _to_rgb(_upright(opened.to_pillow()))
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("not enough memory to decode it") from None
+    except Exception as error:  # as with Pillow
         raise ImageError(f"truncated or corrupt ({one_line(error)})") from None
 
 
@@ -371,8 +469,6 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def _why_unreadable(data: bytes) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
-        return "HEIC is not supported: convert it to JPEG"
     if data.startswith(b"%PDF"):
         return "a PDF, not an image: save its pages as PNG"
     if b"<svg" in data[:1000]:
@@ -412,28 +508,60 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: transparency over white, integers and floats scaled to 8 bits."""
+    """Convert any mode to RGB: transparency over white, or black where only that shows what is
+    visible; integers and floats scaled to 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _on_ground(image if image.mode == "RGBA" else image.convert("RGBA"))
     return image.convert("RGB")
 
 
+def _on_ground(image: Image.Image) -> Image.Image:
+    """An RGBA picture over white, or over black if what is visible of it is nearly white."""
+    light = visible = 0
+    for _, strip in _strips(image):
+        alpha = np.asarray(strip.getchannel("A"), np.int64)
+        light += int((np.asarray(strip.convert("RGB").convert("L")) * alpha).sum())
+        visible += int(alpha.sum())
+    ground = "black" if visible and light > _NEAR_WHITE * visible else "white"
+    shown = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        over = Image.alpha_composite(Image.new("RGBA", strip.size, ground), strip)
+        shown.paste(over.convert("RGB"), (0, top))
+    return shown
+
+
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits is divided by 257; wider integers and floats are stretched from their minimum
-    to their maximum."""
-    values = np.asarray(image).astype(np.float64)
-    finite = np.isfinite(values)
-    if not finite.all():
-        values = np.where(finite, values, values[finite].min(initial=0))
-    low, high = float(values.min()), float(values.max())
+    """Grey of 8, 10, 12, 14 or 16 bits, whichever is the least that holds the greatest value, has
+    its range mapped to 8 bits; wider integers and floats are stretched from their minimum to their
+    maximum."""
+    low, high = np.inf, -np.inf
+    is_finite = True
+    for _, strip in _strips(image):
+        values = np.asarray(strip).astype(np.float64)
+        finite = values[np.isfinite(values)]
+        is_finite &= finite.size == values.size
+        low, high = min(low, finite.min(initial=np.inf)), max(high, finite.max(initial=-np.inf))
+    if low > high:  # no finite value at all
+        low = high = 0.0
     if image.mode.startswith("I") and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
+        low, high = 0.0, next(2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+    grey = Image.new("L", image.size)
+    for top, strip in _strips(image):
+        values = np.asarray(strip).astype(np.float64)
+        if not is_finite:
+            values = np.where(np.isfinite(values), values, low)
+        scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+        grey.paste(Image.fromarray(np.round(scaled).astype(np.uint8)), (0, top))
+    return grey
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """A picture in strips of whole rows and about _STRIP pixels, each with its first row."""
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 # -- cropping and scaling

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import signal
@@ -368,6 +371,59 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, ending: str) -> None:
     with pytest.raises(DataError, match="unpacks to more than"):
         download.unpack(archive, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def many(kind: bytes, size: int) -> bytes:
+    """A tar header of a kind that tarfile reads into memory, and as many bytes as it names."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, size
+    return header.tobuf(tarfile.GNU_FORMAT) + b"1" * size
+
+
+def sparse_map(entries: int) -> bytes:
+    """A sparse file of the format 1.0, whose map of parts is read as a header."""
+    records = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+    header, data = tarfile.TarInfo("pax"), tarfile.TarInfo("data")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    content = f"{entries}\n".encode() + b"0\n0\n" * entries
+    data.size = len(content)
+    padded = records.ljust(tarfile.BLOCKSIZE, b"\0")
+    return header.tobuf(tarfile.USTAR_FORMAT) + padded + data.tobuf() + content
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        many(tarfile.GNUTYPE_LONGNAME, 3_000_000),
+        many(tarfile.GNUTYPE_LONGLINK, 3_000_000),
+        many(tarfile.XHDTYPE, 3_000_000),
+        many(tarfile.XGLTYPE, 3_000_000),
+        sparse_map(1_000_000),
+    ],
+    ids=["longname", "longlink", "pax", "global", "sparse"],
+)
+def test_a_bomb_in_a_header_is_not_read(tmp_path: Path, content: bytes, ending: str) -> None:
+    pack = {".tar.gz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}
+    archive = tmp_path / f"bomb{ending}"
+    archive.write_bytes(pack.get(ending, bytes)(content + bytes(10240)))
+    with pytest.raises(DataError, match="of headers for one file"):
+        download.unpack(archive, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_long_names_are_unpacked(tmp_path: Path) -> None:
+    name = "/".join(["folder" * 30] * 3) + "/a.txt"
+    for number, kind in enumerate([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]):
+        archive = tmp_path / f"{number}.tar.gz"
+        with tarfile.open(archive, "w:gz", format=kind) as opened:
+            for each in (name, "b.txt"):
+                member = tarfile.TarInfo(each)
+                member.size = 5
+                opened.addfile(member, io.BytesIO(b"words"))
+        download.unpack(archive, tmp_path / str(number))
+        assert (tmp_path / str(number) / name).read_bytes() == b"words"
+        assert (tmp_path / str(number) / "b.txt").read_bytes() == b"words"
 
 
 @pytest.mark.parametrize("ending", [".tar.gz", ".tar", ".zip"])

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import io
+import zipfile
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -108,3 +112,50 @@ def test_bits_out_of_range(bits: int) -> None:
 def test_an_empty_sample() -> None:
     with pytest.raises(ValueError, match="at least one"):
         fit(sample()[:0], 8)
+
+
+def npz(compression: int = zipfile.ZIP_STORED, **arrays: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, content in arrays.items():
+            archive.writestr(f"{name}.npy", content)
+    return out.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def promise(*shape: int) -> bytes:
+    """The header of a float32 array, and nothing behind it."""
+    out = io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, described)
+    return out.getvalue()
+
+
+def test_a_rotation_that_is_none_is_refused_before_it_takes_memory() -> None:
+    zeros = {
+        "mean": npy(np.zeros(4, np.float32)),
+        "code": npy(np.zeros((4, 8), np.float32)),
+        "feature_mean": npy(np.zeros(4, np.float32)),
+        "feature": npy(np.zeros((4, 4), np.float32)),
+    }
+    assert itq.Rotation.from_bytes(npz(**zeros)).bits == 8
+    wrong = [
+        npz(zipfile.ZIP_DEFLATED, **zeros),  # a bomb would be
+        npz(**{**zeros, "feature": promise(2**20, 2**20)}),
+        npz(**{**zeros, "feature": npy(np.array([{}], object))}),
+        npz(**{**zeros, "feature": npy(np.zeros((5, 4), np.float32))}),
+        npz(**{**zeros, "code": npy(np.zeros((4, 0), np.float32))}),
+        npz(**{**zeros, "mean": npy(np.full(4, np.nan, np.float32))}),
+        npz(**dict.fromkeys(zeros, npy(np.float32(1)))),
+        npz(**{name: zeros[name] for name in ("mean", "code")}),
+        npz(**{**zeros, "mean": b"rubbish"}),
+    ]
+    for data in wrong:
+        with pytest.raises(ModelError, match=r"rotation\.npz cannot be read") as refused:
+            itq.Rotation.from_bytes(data)
+        assert "\n" not in str(refused.value)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.conftest import picture
 from wingbar.errors import ImageError, ModelError, QueryError
 from wingbar.hamming import codes
 from wingbar.images import Preprocessing, at_scales, load
+from wingbar.model import model as model_module
 from wingbar.model.model import (
     GENERAL,
     Embeddings,
@@ -183,6 +186,7 @@ def test_a_changed_file_is_noticed(fitted: Model, tmp_path: Path) -> None:
         ({"preparation": {"size": 9, "spin": 1}}, "newer wingbar"),
         ({"files": {"lost.bin": "0"}}, "not complete"),
         ({"files": []}, "cannot be read"),
+        ({"files": {}}, "names no"),
     ],
 )
 def test_a_record_that_cannot_be_used(
@@ -260,3 +264,118 @@ def test_another_preprocessing_makes_another_model() -> None:
     )
     with pytest.raises(ModelError, match="224 x 224 only"):
         Model.load().with_preprocessing(Preprocessing(size=192))
+
+
+# -- models of strangers
+
+
+def written(folder: Path, change: dict[str, object] | None = None, text: str = "") -> Path:
+    """A model directory whose model.json was changed or replaced."""
+    trained_model().save(folder)
+    record = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(text or json.dumps({**record, **(change or {})}))
+    return folder
+
+
+def with_file(name: str, content: bytes = b"secret") -> dict[str, object]:
+    """The files of the model, and one more."""
+    network = trained_model().record["files"]
+    return {"files": {**network, name: hashlib.sha256(content).hexdigest()}}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "./../secret", "/etc/passwd", "a/b", "..", ".", "", ".bashrc", "a\\b", "n\0"],
+)
+def test_files_of_a_model_have_plain_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    with pytest.raises(ModelError, match="names the file"):
+        Model.load(written(tmp_path / "m", with_file(name)))
+    record = {key: value for key, value in trained_model().record.items() if key != "files"}
+    files = {"model.onnx": trained_model().files["model.onnx"], name: b"secret"}
+    with pytest.raises(ModelError, match="names the file"):  # as an index would bring it
+        Model(with_record(files, record))
+
+
+def test_files_of_a_model_are_regular_and_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    for kind, reason in [
+        ("pipe", "not a regular"),
+        ("link", "leads outside"),
+        ("dir", "regular|directory"),
+    ]:
+        folder = written(tmp_path / kind, with_file("more"))
+        if kind == "pipe":
+            os.mkfifo(folder / "more")
+        elif kind == "link":
+            (folder / "more").symlink_to(tmp_path / "secret")
+        else:
+            (folder / "more").mkdir()
+        with pytest.raises(ModelError, match=reason):
+            Model.load(folder)
+    (folder / "more").rmdir()
+    (folder / "other").write_bytes(b"secret")
+    (folder / "more").symlink_to("other")  # a link inside of the directory is fine
+    assert Model.load(folder).files["more"] == b"secret"
+    monkeypatch.setattr(model_module, "MAX_BYTES", 100)
+    with pytest.raises(ModelError, match="over the limit of 100"):
+        Model.load(folder)
+
+
+def test_a_file_that_the_record_does_not_name_is_refused() -> None:
+    with pytest.raises(ModelError, match="does not name"):
+        Model({**trained_model().files, "../../.bashrc": b"echo"})
+
+
+@pytest.mark.parametrize("key", sorted(trained_model().record))
+@pytest.mark.parametrize(
+    "value", [None, -1, 10**12, 0.5, True, "\033[2J\n", [], ["x"], {}, {"x": [1]}], ids=repr
+)
+def test_a_record_of_any_shape_gives_a_model_or_one_line(key: str, value: object) -> None:
+    files = trained_model().files
+    record = {**trained_model().record, key: value}
+    try:
+        model = Model({**files, "model.json": json.dumps(record).encode()})
+    except ModelError as error:
+        assert str(error).isprintable()  # noqa: PT017  # both outcomes are right
+    else:
+        assert str(model).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "7", "null", "[" * 100_000, "{", "\0", '{"format": 1}', "1" * 9999, '"format"']
+)
+def test_a_record_that_is_none(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ModelError, match="cannot be read") as refused:
+        Model.load(written(tmp_path, text=text))
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        {"size": "224"},
+        {"size": 10**6},
+        {"size": True},
+        {"keep": None},
+        {"keep": float("nan")},
+        {"scales": 3},
+        {"scales": ["1"]},
+        {"scales": [1.0] * 17, "whole": True},
+        {"whole": 1},
+    ],
+)
+def test_a_preprocessing_of_the_wrong_kind(preparation: dict[str, object]) -> None:
+    record = {**trained_model().record, "preparation": preparation}
+    with pytest.raises(ModelError, match="its preprocessing is"):
+        Model({**trained_model().files, "model.json": json.dumps(record).encode()})
+
+
+@pytest.mark.parametrize("change", [{"dim": 4}, {"bits": 19}])
+def test_a_network_that_gives_something_else_than_its_record_says(change: dict[str, int]) -> None:
+    record = {**trained_model().record, **change}
+    model = Model({**trained_model().files, "model.json": json.dumps(record).encode()})
+    with pytest.raises(ModelError, match=r"as model\.json says"):
+        model.encode([picture(1)])

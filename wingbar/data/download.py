@@ -3,7 +3,9 @@ ever looks complete."""
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import hashlib
 import http.client
 import json
@@ -23,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 from wingbar.errors import DataError
 from wingbar.parallel import Progress, no_progress
@@ -33,6 +35,7 @@ WAIT = 1.0  # seconds before the second of them, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
 BYTE_STAGES = ("fetching", "checking", "unpacking")  # first words of stages that count bytes
 RATIO = 200  # an archive that unpacks to more times its size is a bomb; pictures hardly compress
+HEADER = 2**20  # bytes of headers that one member of a tar file may have
 _BLOCK = 1 << 20  # bytes per read
 _BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses that are worth another try
 _HEADERS = {"User-Agent": f"wingbar/{version('wingbar')}", "Accept-Encoding": "identity"}
@@ -124,7 +127,8 @@ def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Non
 
     Only files and folders inside `folder` are written: an archive that holds an absolute path, a
     path with "..", a link or a device is refused, and so is one that unpacks to more than RATIO
-    times its size. Raises DataError; `folder` may then hold a part of it.
+    times its size, or has more than HEADER bytes of headers for one file. Raises DataError;
+    `folder` may then hold a part of it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +140,7 @@ def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Non
         tarfile.TarError,
         zipfile.BadZipFile,
         EOFError,
+        gzip.BadGzipFile,
         zlib.error,
         lzma.LZMAError,
         NotImplementedError,
@@ -350,19 +355,60 @@ def _remove(*paths: Path) -> None:
 # -- archives
 
 
+class _Headers:
+    """The decompressed bytes of a tar file. At most HEADER of them may be read for the headers of
+    one member: tarfile keeps them all in memory.
+
+    left: how many more may be read; None while the content of a member is read.
+    """
+
+    def __init__(self, file: IO[bytes], archive: Path) -> None:
+        self.file, self.archive = file, archive
+        self.left: int | None = HEADER
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if self.left is not None:
+            if size < 0 or size > self.left:
+                raise DataError(
+                    f"{self.archive} has more than {size_text(HEADER)} of headers for one file: "
+                    "it is refused"
+                )
+            self.left -= size
+        return self.file.read(size)
+
+
+def _decompressed(file: BinaryIO) -> IO[bytes]:
+    """The content of a file that may be compressed by gzip, bzip2 or xz."""
+    head = file.read(6)
+    file.seek(0)
+    if head.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    if head.startswith(b"BZh"):
+        return bz2.BZ2File(file)
+    if head.startswith((b"\xfd7zXZ", b"]\0\0\x80")):
+        return lzma.LZMAFile(file)
+    return file
+
+
 def _unpack_tar(archive: Path, folder: Path, progress: Progress) -> None:
     size, total = archive.stat().st_size, 0
-    with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
-        for member in tar:
-            _check_name(archive, member.name)
-            if not member.isreg() and not member.isdir():
-                raise DataError(
-                    f"{archive} holds a link or a device, {member.name!r}: it is not unpacked"
-                )
-            total += member.size + tarfile.BLOCKSIZE
-            _check_growth(archive, size, total)
-            tar.extract(member, folder, filter="data")
-            progress(f"unpacking {archive.name}", min(file.tell(), size), size)
+    with archive.open("rb") as file, _decompressed(file) as content:
+        headers = _Headers(content, archive)
+        with tarfile.open(fileobj=cast(IO[bytes], headers), mode="r:") as tar:
+            while member := tar.next():
+                _check_name(archive, member.name)
+                if not member.isreg() and not member.isdir():
+                    raise DataError(
+                        f"{archive} holds a link or a device, {member.name!r}: it is not unpacked"
+                    )
+                total += member.size + tarfile.BLOCKSIZE
+                _check_growth(archive, size, total)
+                headers.left = None
+                tar.extract(member, folder, filter="data")
+                headers.left = HEADER
+                tar.members = []  # tarfile remembers them all
+                progress(f"unpacking {archive.name}", min(file.tell(), size), size)
 
 
 def _unpack_zip(archive: Path, folder: Path, progress: Progress) -> None:

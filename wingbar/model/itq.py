@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.errors import ModelError
+from wingbar.errors import ModelError, one_line
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -82,10 +83,40 @@ class Rotation:
     def from_bytes(cls, data: bytes) -> Rotation:
         """Read what `to_bytes` wrote. Raises ModelError for anything else."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise ModelError(f"rotation.npz cannot be read ({error})") from None
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                found = cls(**{name: _array(archive, name) for name in cls.__dataclass_fields__})
+            (r,), (_, bits), (_, dim) = found.mean.shape, found.code.shape, found.feature.shape
+            shapes = [(r,), (r, bits), (r,), (r, dim)]
+            if [array.shape for array in vars(found).values()] != shapes or not min(r, bits, dim):
+                raise ValueError("its arrays do not fit together")
+            if not all(np.isfinite(array).all() for array in vars(found).values()):
+                raise ValueError("its numbers are not finite")
+        except (
+            ValueError,
+            KeyError,
+            OSError,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+            zlib.error,
+            zipfile.BadZipFile,
+        ) as error:
+            raise ModelError(f"rotation.npz cannot be read ({one_line(error)})") from None
+        return found
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Float32:
+    """An array of rotation.npz. What a header promises is compared with what there is first."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("it is compressed")
+    stored = io.BytesIO(archive.read(member))
+    if np.lib.format.read_magic(stored) != (1, 0):
+        raise ValueError("an array of another format")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stored)
+    if dtype != np.dtype("<f4") or is_fortran:
+        raise ValueError(f"an array of {dtype}")
+    return np.frombuffer(stored.read(), "<f4").reshape(shape).astype(np.float32)
 
 
 def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) -> Rotation:

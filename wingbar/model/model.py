@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import ModelError, QueryError
+from wingbar.errors import ModelError, QueryError, one_line
 from wingbar.files import write_whole
 from wingbar.hamming import codes
-from wingbar.model import itq
+from wingbar.model import itq, runtime
 from wingbar.parallel import BATCH, batched, cores, in_order
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ FORMAT = 1  # of model.json
 GENERAL = Path(__file__).parent / "general"
 OUTPUTS = ("feature", "logits")  # outputs of a network by name; all others are auxiliary
 SAMPLE = 4096  # images that a label-free model is fitted to, at most
+MAX_BYTES = 10**9  # of each file of a model; a row of an index holds no more
+MAX_SIZE = 4096  # side of the images that a model may ask for, in pixels
 Float32 = NDArray[np.float32]
 
 
@@ -76,25 +80,32 @@ class Model:
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        """Raises ModelError when the files are incomplete, damaged or of a newer format."""
+        """Raises ModelError when the files are incomplete, damaged, of a newer format, or such as
+        no model has."""
         self.files = dict(files)
         record = _read_record(self.files)
+        runtime.check_network(self.files["model.onnx"])
         self.record: Mapping[str, Any] = record
-        self.name: str = record["name"]
-        self.method: str = record["method"]
-        self.fine: str = record["fine"]
+        self.name = _shown(record["name"])
+        self.method = _shown(record["method"])
+        self.fine = _shown(record["fine"])
         self.preprocessing = _preprocessing(record["preparation"])
         self.fingerprint = hashlib.sha256(self.files["model.json"]).hexdigest()
         self.rotation = (
             itq.Rotation.from_bytes(files["rotation.npz"]) if "rotation.npz" in files else None
         )
+        if self.rotation is not None and len(self.rotation.mean) != record["dim"]:
+            raise ModelError(
+                f"rotation.npz is for features of {len(self.rotation.mean)} numbers, the network "
+                f"gives {record['dim']}: copy the model again"
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = "general") -> Model:
         """The model in the directory `path`, or the built-in one for "general".
 
-        Raises ModelError when there is none, or when a file is not the one that model.json
-        describes.
+        Raises ModelError when there is none, when a file is not the one that model.json
+        describes, or when it is no regular file inside of the directory.
         """
         folder = GENERAL if path == "general" else Path(path)
         if not (folder / "model.json").is_file():
@@ -103,15 +114,11 @@ class Model:
                 "general"
             )
         try:
-            record = (folder / "model.json").read_bytes()
-            names = list(json.loads(record)["files"])
-            return cls(
-                {"model.json": record} | {name: (folder / name).read_bytes() for name in names}
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{folder / 'model.json'} cannot be read ({error}): copy the directory again"
-            ) from None
+            data = _read_file(folder, "model.json")
+            names = list(_parse_record(data)["files"])
+            return cls({"model.json": data} | {name: _read_file(folder, name) for name in names})
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error}") from None
         except OSError as error:
             raise ModelError(
                 f"{folder} is not complete ({error}): copy the directory again"
@@ -184,11 +191,18 @@ class Model:
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
         """Pixels [B, H, W, 3] -> unit features [B, d] and code logits [B, b], if any."""
-        names = [output.name for output in self._main_outputs]
-        found = dict(zip(names, self._session.run(names, {"pixels": pixels}), strict=True))
-        feature = found["feature"].astype(np.float32, copy=False)
-        logits = found.get("logits")
-        return feature, None if logits is None else logits.astype(np.float32, copy=False)
+        lengths = {"feature": self._feature_length} | (
+            {"logits": self.bits} if self._has_logits else {}
+        )
+        found = self._outputs(list(lengths), pixels)
+        for name, length in lengths.items():
+            if found[name].shape != (len(pixels), length):
+                raise ModelError(
+                    f"the network of {self.name} gives a {name} of shape {found[name].shape} for "
+                    f"{len(pixels)} images, not ({len(pixels)}, {length}), as model.json says: "
+                    "copy the model again"
+                )
+        return found["feature"], found.get("logits")
 
     def auxiliary_outputs(self, source: images.Source) -> dict[str, Float32]:
         """What the network gives for one image beside feature and code, by name and without the
@@ -203,8 +217,23 @@ class Model:
             return {}
         scale = min(self.preprocessing.scales, key=lambda scale: abs(np.log(scale)))
         pixels = images.load(source, replace(self.preprocessing, scales=(scale,)))
-        outputs = self._session.run(names, {"pixels": pixels[None]})
-        return {name: output[0] for name, output in zip(names, outputs, strict=True)}
+        return {name: output[0] for name, output in self._outputs(names, pixels[None]).items()}
+
+    def _outputs(self, names: list[str], pixels: NDArray[np.uint8]) -> dict[str, Float32]:
+        """These outputs of the network for pixels [B, H, W, 3], each [B, ...]."""
+        try:
+            found = self._session.run(names, {"pixels": pixels})
+            return {
+                name: np.asarray(output).astype(np.float32, copy=False)
+                for name, output in zip(names, found, strict=True)
+            }
+        except ModelError:
+            raise
+        except Exception as error:  # ONNX Runtime has an exception for each of its status codes
+            raise ModelError(
+                f"the network of {self.name} cannot be run ({one_line(error)}): copy the model "
+                "again"
+            ) from None
 
     def embed(self, raw: Float32) -> Embeddings:
         """Raw outputs [B, r] of `run` -> codes and features. Raises ModelError when the model is
@@ -248,19 +277,23 @@ class Model:
         Raises ModelError where the network does not take images of that size.
         """
         # a number, or an expression: "height" for any, "32*height" for a multiple
-        _, height, width, _ = self._session.get_inputs()[0].shape
+        try:
+            _, height, width, _ = self._session.get_inputs()[0].shape
+            step = int(height.split("*")[0]) if isinstance(height, str) and "*" in height else 1
+            if step < 1:
+                raise ValueError(height)
+        except (ValueError, IndexError):
+            raise ModelError(f"the network of {self.name} does not take images") from None
         if isinstance(height, int) and (preprocessing.whole or preprocessing.size != height):
             raise ModelError(
                 f"the network of {self.name} takes images of {width} x {height} only: train it "
                 "with --whole, or with another --test-size"
             )
-        if isinstance(height, str) and "*" in height:
-            step = int(height.split("*")[0])
-            if preprocessing.size % step:
-                raise ModelError(
-                    f"the network of {self.name} takes multiples of {step} pixels, not "
-                    f"{preprocessing.size}"
-                )
+        if preprocessing.size % step:
+            raise ModelError(
+                f"the network of {self.name} takes multiples of {step} pixels, not "
+                f"{preprocessing.size}"
+            )
         record = {
             key: value for key, value in self.record.items() if key not in ("format", "files")
         }
@@ -271,24 +304,22 @@ class Model:
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
-        import onnxruntime
+        return runtime.open_session(self.files["model.onnx"], cores(), self.name)
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            self.files["model.onnx"], options, providers=["CPUExecutionProvider"]
-        )
+    @property
+    def _feature_length(self) -> int:
+        """Length of the network's feature."""
+        return int(self.record["dim"])
 
-    @cached_property
-    def _main_outputs(self) -> list[onnxruntime.NodeArg]:
-        """The network's outputs without the auxiliary ones."""
-        return [output for output in self._session.get_outputs() if output.name in OUTPUTS]
+    @property
+    def _has_logits(self) -> bool:
+        """Whether the network gives codes of its own."""
+        return self.rotation is None and "bits" in self.record
 
     @property
     def _raw_length(self) -> int:
         """Length r of a raw output."""
-        return sum(int(output.shape[1]) for output in self._main_outputs)
+        return self._feature_length + (self.bits if self._has_logits else 0)
 
 
 def over_scales(
@@ -355,30 +386,162 @@ def check_same(embeddings: Embeddings, model: Model, owner: str) -> None:
         )
 
 
-def _read_record(files: Mapping[str, bytes]) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(files["model.json"])
-        if record["format"] > FORMAT:
+def _read_file(folder: Path, name: str) -> bytes:
+    """A file of a model directory. Raises OSError, or ModelError unless it is a regular file of at
+    most MAX_BYTES inside of the directory."""
+    place = os.path.realpath(folder / name)
+    if os.path.commonpath([place, os.path.realpath(folder)]) != os.path.realpath(folder):
+        raise ModelError(f"{name} is a link that leads outside: put the file itself there")
+    # a pipe would be waited for
+    handle = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{name} is not a regular file")
+        if status.st_size > MAX_BYTES:
             raise ModelError(
-                f"the model has format {record['format']}, this wingbar reads up to {FORMAT}: "
-                "upgrade wingbar"
+                f"{name} has {status.st_size:,} bytes, over the limit of {MAX_BYTES:,}"
             )
-        for name, expected in record["files"].items():
-            if name not in files or hashlib.sha256(files[name]).hexdigest() != expected:
-                raise ModelError(
-                    f"{name} is not the file that model.json describes: copy the model again"
-                )
-        for key in ("name", "method", "fine", "preparation", "dim"):
-            record[key]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"model.json cannot be read ({type(error).__name__}: {error})") from None
+        return file.read(MAX_BYTES)
+
+
+def _read_record(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The checked content of model.json among `files`, which are those that it describes."""
+    if not isinstance(files.get("model.json"), bytes):
+        raise ModelError("the model has no model.json: copy it again")
+    record = _parse_record(files["model.json"])
+    if "model.onnx" not in record["files"]:
+        raise ModelError("model.json names no model.onnx: copy the model again")
+    for name, expected in record["files"].items():
+        data = files.get(name)
+        if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != expected:
+            raise ModelError(
+                f"{name} is not the file that model.json describes: copy the model again"
+            )
+    if unknown := sorted(map(str, files.keys() - record["files"].keys() - {"model.json"})):
+        raise ModelError(
+            f"{_shown(unknown[0])!r} is a file that model.json does not name: copy the model again"
+        )
     return record
 
 
-def _preprocessing(record: dict[str, Any]) -> images.Preprocessing:
+def _parse_record(data: bytes) -> dict[str, Any]:
+    """The content of model.json. Raises ModelError unless each part that wingbar uses is of its
+    kind."""
     try:
-        return images.Preprocessing(**{**record, "scales": tuple(record.get("scales", (1.0,)))})
-    except (TypeError, ValueError):
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ModelError(
-            f"this model needs a newer wingbar: its preprocessing is {record}"
+            f"model.json cannot be read ({one_line(error)}): copy the model again"
         ) from None
+    if not isinstance(record, dict):
+        raise ModelError("model.json cannot be read (it is no JSON object): copy the model again")
+    _check_part(record, "format", _is_count)
+    if record["format"] > FORMAT:
+        raise ModelError(
+            f"the model has format {record['format']}, this wingbar reads up to {FORMAT}: upgrade "
+            "wingbar"
+        )
+    for name, is_right in _PARTS.items():
+        _check_part(record, name, is_right)
+    for name, is_right in _OPTIONAL_PARTS.items():
+        if name in record:
+            _check_part(record, name, is_right)
+    for name in record["files"]:
+        if not _BARE_NAME.fullmatch(name):
+            raise ModelError(
+                f"model.json names the file {_shown(name)!r}: the files of a model are in one "
+                "directory, and have plain names"
+            )
+    return record
+
+
+def _check_part(record: dict[str, Any], name: str, is_right: Callable[[Any], bool]) -> None:
+    if name not in record:
+        raise ModelError(f"model.json cannot be read (it has no {name!r}): copy the model again")
+    if not is_right(record[name]):
+        raise ModelError(
+            f"model.json cannot be read ({name!r} is {_shown(json.dumps(record[name]))}): copy the "
+            "model again"
+        )
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is a number of things that one model can have."""
+    return type(value) is int and 1 <= value <= 2**16
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _are_files(value: Any) -> bool:
+    """Whether a value gives names their checksums."""
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _are_classes(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(score) in (int, float) for score in value.values())
+
+
+def _is_fitting(value: Any) -> bool:
+    return isinstance(value, dict) and _is_count(value.get("sample", 1))
+
+
+_PARTS: dict[str, Callable[[Any], bool]] = {
+    "files": _are_files,
+    "name": _is_text,
+    "method": _is_text,
+    "fine": _is_text,
+    "preparation": _is_object,
+    "dim": _is_count,
+}
+_OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
+    "bits": _is_count,
+    "classes": _are_classes,
+    "fitted": _is_fitting,
+    "held_out_map": _are_scores,
+    "config": _is_object,
+    "weights": _is_object,
+    "backbone": _is_text,
+}
+_BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def _shown(text: str) -> str:
+    """A text of a model as one line that a terminal can show, of at most 200 characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+def _preprocessing(record: dict[str, Any]) -> images.Preprocessing:
+    """The preprocessing that model.json describes."""
+    described = _shown(json.dumps(record))
+    kinds = {"size": (int,), "keep": (int, float), "whole": (bool,), "scales": (list, tuple)}
+    if unknown := sorted(record.keys() - kinds.keys()):
+        raise ModelError(
+            f"this model needs a newer wingbar: its preprocessing is {described}, and "
+            f"{_shown(unknown[0])!r} is not known"
+        )
+    scales = record.get("scales", [1.0])
+    try:
+        if any(type(value) not in kinds[name] for name, value in record.items()) or any(
+            type(scale) not in (int, float) for scale in scales
+        ):
+            raise ValueError("a value of the wrong kind")
+        made = images.Preprocessing(**{**record, "scales": tuple(scales)})
+        if made.size > MAX_SIZE or len(scales) > 16:
+            raise ValueError(f"more than {MAX_SIZE} pixels or 16 scales")
+    except ValueError as error:
+        raise ModelError(
+            f"model.json cannot be read (its preprocessing is {described}: {one_line(error)}): "
+            "copy the model again"
+        ) from None
+    return made

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 from wingbar import images
 from wingbar.errors import ImageError, StoreError, WingbarError
 from wingbar.hamming import codes
+from wingbar.model import runtime
 from wingbar.model.model import Embeddings, Float32, Model
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered, Batcher, BusyError
@@ -86,14 +87,7 @@ class SingleCoreModel(Model):
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            self.files["model.onnx"], options, providers=["CPUExecutionProvider"]
-        )
+        return runtime.open_session(self.files["model.onnx"], 1, self.name)
 
 
 class Models(NamedTuple):

@@ -1,0 +1,128 @@
+"""ONNX Runtime for private pictures and for networks of strangers: it sends nothing, and a network
+reads no file but its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from wingbar.errors import ModelError, one_line
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PARTS = 500_000  # parts of a network that are looked at, at most; ResNet-50 has some 5,000
+
+# ONNX Runtime resolves files of weights below this folder, which must not exist.
+_NO_FOLDER = os.path.join(os.devnull, "no-files-beside-a-network")
+
+# Which fields of ONNX's messages hold which messages (onnx.proto3), as far as tensors are in them.
+MESSAGES = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_EXTERNAL = (13, 14)  # the fields of a tensor that name a file: external_data, data_location
+
+
+def open_session(network: bytes, threads: int, name: str) -> onnxruntime.InferenceSession:
+    """A session that runs an ONNX graph on `threads` CPU cores, with telemetry off. `name` is that
+    of the model, for messages.
+
+    Raises ModelError for what ONNX Runtime cannot load. `check_network` must have passed.
+    """
+    # `import wingbar` has switched telemetry off. Where something else imported ONNX Runtime
+    # before, this stops what can still be stopped.
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised as well
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", _NO_FOLDER
+    )
+    try:
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has an exception for each of its status codes
+        raise ModelError(
+            f"the network of {name} cannot be loaded ({one_line(error)}): copy the model again"
+        ) from None
+
+
+def check_network(network: bytes) -> None:
+    """Raise ModelError unless an ONNX graph holds all of its weights itself.
+
+    A graph may name files that hold its weights, and ONNX Runtime reads them: a network of a
+    stranger could bring any file of this machine into the features that it gives.
+    """
+    try:
+        outside = _names_files(memoryview(network))
+    except (ValueError, IndexError) as error:
+        raise ModelError(
+            f"model.onnx is not an ONNX network ({one_line(error)}): copy the model again"
+        ) from None
+    if outside:
+        raise ModelError(
+            "model.onnx reads its weights from other files, which wingbar does not allow: save it "
+            "with its weights inside"
+        )
+
+
+def _names_files(network: memoryview) -> bool:
+    """Whether any tensor in a serialized ModelProto has its data in a file. Raises ValueError or
+    IndexError for bytes that are no protocol buffer."""
+    waiting, count = [("model", network)], 0
+    while waiting:
+        kind, message = waiting.pop()
+        inside = MESSAGES[kind]
+        for field, value in _fields(message):
+            count += 1
+            if count > PARTS:
+                raise ValueError(f"more than {PARTS:,} parts")
+            # data_location is 0 where the data is inside
+            if kind == "tensor" and field in _EXTERNAL and value != 0:
+                return True
+            if field in inside and isinstance(value, memoryview):
+                waiting.append((inside[field], value))
+    return False
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a protocol buffer: their numbers, and their integers or bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        field, kind = (tag & 0xFFFFFFFF) >> 3, tag & 7
+        value: int | memoryview
+        if kind == 0:
+            value, at = _varint(message, at)
+        else:
+            size = {1: 8, 5: 4}.get(kind, 0)
+            if kind == 2:
+                size, at = _varint(message, at)
+            elif not size:
+                raise ValueError(f"a field of the unknown type {kind}")
+            if not field or at + size > len(message):
+                raise ValueError("it ends too early")
+            value, at = message[at : at + size], at + size
+        yield field, value
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The integer at a place of a protocol buffer, and the place behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & (2**64 - 1), at
+    raise ValueError("a number of more than 64 bits")
