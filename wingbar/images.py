@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ _READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM"
 _HEIC_BRANDS = (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"msf1")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+# Of a JPEG: the marker of a segment that has a length, or of the end. In the data of a scan, other
+# markers follow 0xFF.
+_SEGMENT = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
 _ORIENTATION = 0x0112  # the EXIF tag
 _STRIP = 2**20  # pixels that are converted at a time, so that copies stay small
 _NEAR_WHITE = 230.0  # mean brightness from which a picture does not show on white
@@ -416,17 +420,10 @@ def _scans(data: bytes) -> int:
     if data.count(b"\xff\xda") <= 1:  # nearly all; the count may include metadata
         return 1
     count, at = 0, 2
-    while (at := data.find(b"\xff", at)) >= 0 and at + 3 < len(data):
-        marker = data[at + 1]
-        if marker == 0xD9:  # the end; more pictures may follow
-            break
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # a byte of a scan; no segment
-            at += 2
-        else:
-            count += marker == 0xDA
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    while (found := _SEGMENT.search(data, at)) and found[1] != b"\xd9":  # more pictures may follow
+        at = found.end()
+        count += found[1] == b"\xda"
+        at += int.from_bytes(data[at : at + 2], "big")
     return count
 
 

@@ -15,7 +15,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -404,12 +404,35 @@ def sparse_map(entries: int) -> bytes:
     ids=["longname", "longlink", "pax", "global", "sparse"],
 )
 def test_a_bomb_in_a_header_is_not_read(tmp_path: Path, content: bytes, ending: str) -> None:
-    pack = {".tar.gz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}
+    pack: dict[str, Callable[[bytes], bytes]] = {
+        ".tar": bytes,
+        ".tar.gz": gzip.compress,
+        ".tar.bz2": bz2.compress,
+        ".tar.xz": lzma.compress,
+    }
     archive = tmp_path / f"bomb{ending}"
-    archive.write_bytes(pack.get(ending, bytes)(content + bytes(10240)))
+    archive.write_bytes(pack[ending](content + bytes(10240)))
     with pytest.raises(DataError, match="of headers for one file"):
         download.unpack(archive, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_members_of_a_tar_file_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of empty files hardly take room in an archive."""
+    archive = tar_of(tmp_path / "many.tar", {f"{i}.txt": b"x" for i in range(50)})
+    kept: list[int] = []
+    extract = tarfile.TarFile.extract
+
+    def counting(tar: Any, *args: Any, **more: Any) -> None:
+        kept.append(len(tar.members))
+        extract(tar, *args, **more)
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", counting)
+    download.unpack(archive, tmp_path / "out")
+    assert len(kept) == 50
+    assert max(kept) <= 2
 
 
 def test_long_names_are_unpacked(tmp_path: Path) -> None:

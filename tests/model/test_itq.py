@@ -114,7 +114,7 @@ def test_an_empty_sample() -> None:
         fit(sample()[:0], 8)
 
 
-def npz(compression: int = zipfile.ZIP_STORED, **arrays: bytes) -> bytes:
+def npz(arrays: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
         for name, content in arrays.items():
@@ -143,17 +143,17 @@ def test_a_rotation_that_is_none_is_refused_before_it_takes_memory() -> None:
         "feature_mean": npy(np.zeros(4, np.float32)),
         "feature": npy(np.zeros((4, 4), np.float32)),
     }
-    assert itq.Rotation.from_bytes(npz(**zeros)).bits == 8
+    assert itq.Rotation.from_bytes(npz(zeros)).bits == 8
     wrong = [
-        npz(zipfile.ZIP_DEFLATED, **zeros),  # a bomb would be
-        npz(**{**zeros, "feature": promise(2**20, 2**20)}),
-        npz(**{**zeros, "feature": npy(np.array([{}], object))}),
-        npz(**{**zeros, "feature": npy(np.zeros((5, 4), np.float32))}),
-        npz(**{**zeros, "code": npy(np.zeros((4, 0), np.float32))}),
-        npz(**{**zeros, "mean": npy(np.full(4, np.nan, np.float32))}),
-        npz(**dict.fromkeys(zeros, npy(np.float32(1)))),
-        npz(**{name: zeros[name] for name in ("mean", "code")}),
-        npz(**{**zeros, "mean": b"rubbish"}),
+        npz(zeros, zipfile.ZIP_DEFLATED),  # a bomb would be
+        npz({**zeros, "feature": promise(2**20, 2**20)}),
+        npz({**zeros, "feature": npy(np.array([{}], object))}),
+        npz({**zeros, "feature": npy(np.zeros((5, 4), np.float32))}),
+        npz({**zeros, "code": npy(np.zeros((4, 0), np.float32))}),
+        npz({**zeros, "mean": npy(np.full(4, np.nan, np.float32))}),
+        npz(dict.fromkeys(zeros, npy(np.float32(1)))),
+        npz({name: zeros[name] for name in ("mean", "code")}),
+        npz({**zeros, "mean": b"rubbish"}),
     ]
     for data in wrong:
         with pytest.raises(ModelError, match=r"rotation\.npz cannot be read") as refused:

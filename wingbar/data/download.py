@@ -407,7 +407,7 @@ def _unpack_tar(archive: Path, folder: Path, progress: Progress) -> None:
                 headers.left = None
                 tar.extract(member, folder, filter="data")
                 headers.left = HEADER
-                tar.members = []  # tarfile remembers them all
+                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
                 progress(f"unpacking {archive.name}", min(file.tell(), size), size)
 
 
