@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wingbar.methods import dlbhc
+from wingbar.methods import cmbh, dlbhc
 from wingbar.training.run import Run
 
 CONFIG = dlbhc.Config(bits=12, latent_std=0.1, latent_bias=0.0)
@@ -38,17 +38,37 @@ def losses(folder: Path) -> list[float]:
     return [record["total"] for record in map(json.loads, lines) if "total" in record]
 
 
-def command(data: Path, output: Path, *more: str, run: Run = SMALL) -> list[str]:
-    """`wingbar train dlbhc` with the flags of `run` and CONFIG."""
+def command(
+    data: Path,
+    output: Path,
+    *more: str,
+    method: str = "dlbhc",
+    config: dlbhc.Config | cmbh.Config = CONFIG,
+    run: Run = SMALL,
+) -> list[str]:
+    """`wingbar train METHOD` with the flags of `config` and `run`."""
     flags: list[str] = []
-    for name, value in {**asdict(CONFIG), **asdict(run)}.items():
+    for name, value in {**asdict(config), **asdict(run)}.items():
         flag = name.replace("_", "-")
         flags += (
             [f"--{'' if value else 'no-'}{flag}"]
             if isinstance(value, bool)
             else [f"--{flag}", str(value)]
         )
-    return ["train", "dlbhc", str(data), "-o", str(output), *flags, *more]
+    return ["train", method, str(data), "-o", str(output), *flags, *more]
+
+
+def in_two_processes(*program: str) -> None:
+    """A script or, behind "-m", a module with its arguments, run by torchrun as two processes."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, *program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:

@@ -397,3 +397,16 @@ def test_pictures_that_are_no_files(tmp_path: Path) -> None:
         assert hits[0].score == pytest.approx(1, abs=1e-3)
         with pytest.raises(StoreError, match="added as an array"):
             index.refit()
+
+
+def test_what_is_stored_is_read_by_id(shared_index_path: Path) -> None:
+    with Index.open(shared_index_path) as index:
+        ids, some = index.ids(), [7, 3, 60]
+        rows = np.searchsorted(ids, some)
+        np.testing.assert_array_equal(index.codes(some), index.codes()[rows])
+        np.testing.assert_array_equal(index.features(some), index.features()[rows])
+        assert index.items(some) == [index.items()[row] for row in rows]
+        assert len(index.codes([])) == len(index.items([])) == 0
+        for read in (index.codes, index.items):
+            with pytest.raises(StoreError, match="no item 61"):
+                read([1, 61])

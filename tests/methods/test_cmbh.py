@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests import runs
 from tests.conftest import write_classes
 from wingbar.cli import main
 from wingbar.data import toy
@@ -471,16 +470,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(_TWO)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-    ]
-    subprocess.run([*launch, str(tmp_path)], check=True, capture_output=True, timeout=300)
+    runs.in_two_processes(str(script), str(tmp_path))
     torch.manual_seed(0)
     backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
     net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)
@@ -496,18 +486,7 @@ def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(both[0][name], buffer, rtol=1e-4, atol=1e-5, msg=name)
 
 
-SMALL = Run(
-    backbone="resnet20",
-    weights="none",
-    size=32,
-    epochs=3,
-    batch=8,
-    lr=0.02,
-    workers=0,
-    precision="float32",
-    held_out=0.1,
-    seed=3,
-)
+SMALL = replace(runs.SMALL, lr=0.02)
 TINY = cmbh.Config(hash_warmup=1, bits=12, dim=16, width=8, regions=1, crop=16)
 
 
@@ -552,32 +531,9 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(tmp_path: Path) ->
         TINY, regions=0
     )  # where a threshold is met to the last bit, a region differs and with it the loss
     loop.train(cmbh, read_images(photos), tmp_path / "one", config, steady)
-    flags: list[str] = []
-    for name, value in {**asdict(config), **asdict(steady)}.items():
-        flag = name.replace("_", "-")
-        flags += (
-            [f"--{'' if value else 'no-'}{flag}"]
-            if isinstance(value, bool)
-            else [f"--{flag}", str(value)]
-        )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "wingbar",
-    ]
-    command = [*launch, "train", "cmbh", str(photos), "-o", str(tmp_path / "two"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    both = [
-        (tmp_path / name / "train" / "log.jsonl").read_text().splitlines()[:10]
-        for name in ("one", "two")
-    ]
-    one, two = ([json.loads(line)["total"] for line in lines] for lines in both)
+    command = runs.command(photos, tmp_path / "two", method="cmbh", config=config, run=steady)
+    runs.in_two_processes("-m", "wingbar", *command)
+    one, two = (runs.losses(tmp_path / name)[:10] for name in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 

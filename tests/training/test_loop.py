@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import CONFIG, SMALL, command, losses, weights
+from tests.runs import CONFIG, SMALL, command, in_two_processes, losses, weights
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, ModelError, TrainingError
@@ -71,24 +69,7 @@ def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> Non
     steady = replace(SMALL, freeze_bn=True, epochs=3, clip=0.0, lr=0.01)
     one, two = tmp_path / "one", tmp_path / "two"
     loop.train(dlbhc, read_images(data), one, CONFIG, steady)
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "wingbar",
-    ]
-    done = subprocess.run(
-        [*torchrun, *command(data, two, run=steady)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    in_two_processes("-m", "wingbar", *command(data, two, run=steady))
     both = [np.array(losses(folder)[:10]) for folder in (one, two)]
     assert len(both[0]) == 10
     np.testing.assert_allclose(both[1], both[0], atol=1e-5)

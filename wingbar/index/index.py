@@ -283,11 +283,7 @@ class Index:
         Raises QueryError when the index is empty, for a radius beyond the length of a code, or for
         a box beside embeddings or parts of pictures.
         """
-        given = queries if isinstance(queries, Embeddings) else _boxed(queries, options.box)
-        if options.box is not None and isinstance(given, Embeddings):
-            raise QueryError(
-                "a box is cut out of an image: it cannot be given beside an embedding or a part"
-            )
+        given = _boxed(queries, options.box)
         conditions = parse_where(options.where)
         while True:
             self._refresh_model()
@@ -485,14 +481,14 @@ class Index:
             raise QueryError(
                 f"{self.path} has no codes yet: add images with wingbar index {self.path} IMAGES"
             )
-        stored, packed = self._store.codes(self.model.bits)
         if ids is None:
-            return packed
+            return self._store.codes(self.model.bits)[1]
         wanted = np.array(list(ids), np.int64)
-        places = np.minimum(np.searchsorted(stored, wanted), max(len(stored) - 1, 0))
-        if not len(stored) or (missing := wanted[stored[places] != wanted]).size:
-            raise StoreError(f"{self.path} holds no item {(missing if len(stored) else wanted)[0]}")
-        return packed[places]
+        stored, packed = self._store.codes(self.model.bits, np.unique(wanted // CHUNK).tolist())
+        missing = wanted[~np.isin(wanted, stored)]
+        if missing.size:
+            raise StoreError(f"{self.path} holds no item {missing[0]}")
+        return packed[np.searchsorted(stored, wanted)]
 
     def features(self, ids: Iterable[int] | None = None) -> NDArray[np.float16]:
         """The features [N, d] float16 of the items `ids`, in their order; None for all.
@@ -540,15 +536,21 @@ class Index:
             self._loaded = self._merging = None
 
 
-def _boxed(queries: Iterable[images.Source], box: images.Box | None) -> list[images.Source]:
-    given = list(queries)
+def _boxed(
+    queries: Iterable[images.Source] | Embeddings, box: images.Box | None
+) -> list[images.Source] | Embeddings:
+    """The queries, or with a `box` that part of each."""
+    given = queries if isinstance(queries, Embeddings) else list(queries)
     if box is None:
         return given
-    if any(isinstance(query, images.Part) for query in given):
+    boxed: list[images.Source] = []
+    if not isinstance(given, Embeddings):
+        boxed = [images.Part(query, box) for query in given if not isinstance(query, images.Part)]
+    if isinstance(given, Embeddings) or len(boxed) < len(given):
         raise QueryError(
             "a box is cut out of an image: it cannot be given beside an embedding or a part"
         )
-    return [images.Part(query, box) for query in given if not isinstance(query, images.Part)]
+    return boxed
 
 
 @dataclass(frozen=True)

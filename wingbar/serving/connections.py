@@ -20,7 +20,7 @@ from wingbar.errors import StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.filters import parse_where
 from wingbar.index.index import Index
-from wingbar.index.store import CHUNK, Item, Store
+from wingbar.index.store import Item, Store
 from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
@@ -114,9 +114,7 @@ class Reader:
         """An item with its code, read from the file: for threads that keep no codes in memory.
         Raises NotFoundError."""
         item, bits = self.item(id_), self.index.model.bits
-        ids, packed = self.store.codes(bits, [id_ // CHUNK])
-        place = int(np.searchsorted(ids, id_))
-        return Row(id_, item, packed[place : place + 1], bits, is_available(item.path))
+        return Row(id_, item, self.index.codes([id_]), bits, is_available(item.path))
 
     def rows(
         self, offset: int, limit: int, where: Sequence[str], spread: bool = False
