@@ -60,7 +60,9 @@ def test_search_is_brute_force(
             assert {hit.score for hit in hits} == {None}
         else:
             scores = [hit.score for hit in hits if hit.score is not None]
-            np.testing.assert_allclose(scores, [float(c) for _, _, c in expected], atol=1e-5)
+            np.testing.assert_allclose(
+                scores, [min(float(c), 1) for _, _, c in expected], atol=1e-5
+            )
         assert hits[0].path == str(query) or fine == "none"
         assert (hits[0].label, hits[0].distance) == (query.parent.name, 0)
 
@@ -410,3 +412,84 @@ def test_what_is_stored_is_read_by_id(shared_index_path: Path) -> None:
         for read in (index.codes, index.items):
             with pytest.raises(StoreError, match="no item 61"):
                 read([1, 61])
+
+
+def test_an_integer_is_the_id_of_an_item(index: Index, shared_photos: Path, tmp_path: Path) -> None:
+    """Python would take it for a file descriptor and close it: here, that of the index itself."""
+    opened = [(tmp_path / str(i)).open("w") for i in range(3)]
+    by_id = index.search(7, 5)
+    assert (by_id[0].id, by_id[0].distance) == (7, 0)
+    assert by_id == index.search(np.int64(7), 5)  # type: ignore[arg-type]
+    assert [(hit.id, hit.distance) for hit in by_id] == [
+        (hit.id, hit.distance) for hit in index.search(by_id[0].path, 5)
+    ]
+    mixed = index.search_many([7, by_id[0].path, index.model.encode([by_id[0].path])], 5)
+    assert [[hit.id for hit in hits] for hits in mixed] == [[hit.id for hit in by_id]] * 3
+    for number in (*(file.fileno() for file in opened), 0, -1, 999, 2**70):
+        if number not in range(1, 61):
+            with pytest.raises(QueryError, match=f"holds no item {number}"):
+                index.search(number)
+        else:
+            index.search(number)
+    for file in opened:
+        assert os.fstat(file.fileno())
+        file.close()
+    with pytest.raises(QueryError, match="beside an id"):
+        index.search(3, box=(0, 0, 5, 5))
+    with pytest.raises(DataError, match="add takes images, not int"):
+        index.add([3])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="add takes images, not int"):
+        index.add(3)  # type: ignore[arg-type]
+
+
+def test_embeddings_are_a_sequence_that_ends(index: Index, shared_photos: Path) -> None:
+    files = sorted(shared_photos.rglob("*.jpg"))[:4]
+    several = index.model.encode(files)
+    assert [len(one) for one in several] == [1, 1, 1, 1]
+    assert np.array_equal(several[-1].codes, several[3].codes)
+    assert np.array_equal(several[1:3].features, several.features[1:3])
+    for beyond in (4, -5):
+        with pytest.raises(IndexError):
+            several[beyond]
+    expected = index.search_many(files, 3)
+    assert index.search_many(several, 3) == index.search_many(list(several), 3) == expected
+    with pytest.raises(QueryError, match=r"not 4 embeddings.*search_many"):
+        index.search(several)
+    with pytest.raises(QueryError, match="not 0 embeddings"):
+        index.search(several[:0])
+    with pytest.raises(QueryError, match=r"a list of 4.*search_many"):
+        index.search(files)  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match=r"takes a list of queries.*use search"):
+        index.search_many(str(files[0]))
+    with pytest.raises(QueryError, match="not NoneType"):
+        index.search(None)  # type: ignore[arg-type]
+    for made in (several, [several[0]]):
+        with pytest.raises(DataError, match="add takes images, not Embeddings"):
+            index.add(made)  # type: ignore[arg-type]
+
+
+def test_hits_are_members_of_a_set_and_score_at_most_1(index: Index, shared_photos: Path) -> None:
+    for fine in ("none", "ties", "pool", "asymmetric"):
+        hits = index.search_many(sorted(shared_photos.rglob("*.jpg")), 3, fine=fine)
+        assert len({hit for found in hits for hit in found[:1]}) > 3
+        scores = [hit.score for found in hits for hit in found if hit.score is not None]
+        assert max(scores, default=0) <= 1
+    assert len(set(index.items())) == 60
+
+
+def test_delete_takes_one_item_and_numbers_of_numpy_and_names_what_it_did_not_find(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=16)
+        monkeypatch.chdir(photos / "red")
+        assert index.delete("003.jpg") == 1
+        assert index.delete(Path("004.jpg")) == 1
+        assert index.delete(np.int64(2)) == 1  # type: ignore[arg-type]
+        assert index.delete(np.array([7, 8])) == 2
+        gone = index.delete(["003.jpg", 2, 2**70, 9])
+        assert (gone, gone.missing) == (1, ("003.jpg", 2, 2**70))
+        with pytest.raises(QueryError, match=r"ids and paths, not float"):
+            index.delete([1, 2.5])  # type: ignore[list-item]
+        assert len(index) == 18
+        assert index.verify() == []

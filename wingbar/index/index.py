@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Self, SupportsInt, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wingbar import images
 from wingbar.data.records import Entry, Images, absolute
-from wingbar.errors import ImageError, ModelError, QueryError, StoreError
-from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack
+from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError
+from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack, words
 from wingbar.index.checks import verify
 from wingbar.index.filters import Where, parse_where
 from wingbar.index.ranking import (
@@ -40,6 +42,7 @@ from wingbar.model.model import Embeddings, Model, check_same
 from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
+Query = images.Source | Embeddings | int  # an integer is the id of an item
 MERGED_FROM = 20_000  # items that came or went, from which codes are sorted anew
 
 
@@ -71,6 +74,21 @@ class IndexInfo:
     model: str
     method: str
     fine: str
+
+
+class Deleted(int):
+    """The number of items that a `delete` removed.
+
+    missing: ids and paths that were given and are not in the index.
+    """
+
+    missing: tuple[int | str, ...]
+
+    def __new__(cls, count: int, missing: Iterable[int | str] = ()) -> Self:
+        """A count that names what was not found."""
+        deleted = super().__new__(cls, count)
+        deleted.missing = tuple(missing)
+        return deleted
 
 
 @dataclass(frozen=True)
@@ -170,6 +188,7 @@ class Index:
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
         the index has, StoreError when the file cannot be written; what was stored before stays.
         """
+        _require_images(source)
         self._refresh_model()
         if self.model.gives_codes and bits not in (None, self.model.bits):
             raise ModelError(
@@ -189,16 +208,33 @@ class Index:
         )
         return report
 
-    def delete(self, items: Iterable[int | str | os.PathLike[str]]) -> int:
-        """Remove items by id or by path and return their number; unknown ones are skipped."""
-        ids, paths = [], []
-        for item in items:
-            if isinstance(item, int):
-                ids.append(item)
-            else:
-                paths += [os.fspath(item), os.path.abspath(item), str(absolute(item))]
+    def delete(
+        self, items: int | str | os.PathLike[str] | Iterable[int | str | os.PathLike[str]]
+    ) -> Deleted:
+        """Remove items by id or by path: one of them, or several.
+
+        A path may be relative to the current folder. What the index does not hold is skipped, and
+        listed as `missing` of the number that is returned. Raises QueryError for anything that is
+        neither an id nor a path; then nothing is removed.
+        """
+        several: Iterable[object] = (
+            [items] if isinstance(items, (int, np.integer, str, os.PathLike)) else items
+        )
+        ids: dict[int | str, list[int]] = {}  # of each item that was named
         with self._store.writing():
-            return self._store.delete({*ids, *self._store.ids_of_paths(paths).values()})
+            for item in several:
+                if _is_id(item):
+                    ids[int(item)] = self._store.existing([int(item)])
+                elif isinstance(item, (str, os.PathLike)):
+                    name = os.fspath(item)
+                    paths = {name, os.path.abspath(name), str(absolute(name))}
+                    ids[name] = list(self._store.ids_of_paths(paths).values())
+                else:
+                    raise QueryError(
+                        f"delete takes ids and paths, not {type(item).__name__}: {item!r:.60}"
+                    )
+            count = self._store.delete({id_ for found in ids.values() for id_ in found})
+        return Deleted(count, [name for name, found in ids.items() if not found])
 
     def refit(
         self,
@@ -229,7 +265,7 @@ class Index:
 
     def search(
         self,
-        query: images.Source | Embeddings,
+        query: Query,
         k: int = 10,
         *,
         radius: int | None = None,
@@ -238,8 +274,8 @@ class Index:
         where: Where = (),
         box: images.Box | None = None,
     ) -> Hits:
-        """The `k` images most like `query`: a path, bytes, a PIL image, an array, or an embedding
-        by this index's model.
+        """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
+        of this index, or one embedding by its model.
 
         Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage,
         by `fine`: "none" keeps that order; "ties" orders items of equal distance by the cosine of
@@ -251,17 +287,27 @@ class Index:
         `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20";
         several on one field with = are alternatives, otherwise all must hold. Of the query image
         only `box` (x, y, width, height in pixels of the upright picture) is looked at. Raises
-        QueryError when the index is empty or an argument is out of range, ImageError when the query
-        image cannot be read.
+        QueryError when the index is empty, holds no item of that id, or an argument is out of
+        range, ImageError when the query image cannot be read.
         """
+        if isinstance(query, Embeddings) and len(query) != 1:
+            raise QueryError(
+                f"search takes one query, not {len(query)} embeddings: give one of them, as in "
+                "search(embeddings[0]), or all of them to search_many"
+            )
+        if isinstance(query, (list, tuple)):
+            raise QueryError(
+                f"search takes one query, not a {type(query).__name__} of {len(query)}: give all "
+                "of them to search_many"
+            )
         options = SearchOptions(
             k=k, radius=radius, fine=fine, shortlist=shortlist, where=where, box=box
         )
-        return self.find(query if isinstance(query, Embeddings) else [query], options)[0]
+        return self.find([query], options)[0]
 
     def search_many(
         self,
-        queries: Iterable[images.Source] | Embeddings,
+        queries: Iterable[Query],
         k: int = 10,
         *,
         radius: int | None = None,
@@ -275,29 +321,31 @@ class Index:
             queries, SearchOptions(k=k, radius=radius, fine=fine, shortlist=shortlist, where=where)
         )
 
-    def find(
-        self, queries: Iterable[images.Source] | Embeddings, options: SearchOptions
-    ) -> list[Hits]:
+    def find(self, queries: Iterable[Query], options: SearchOptions) -> list[Hits]:
         """`search_many` with its arguments as one record; a `box` is cut out of every query.
 
         Raises QueryError when the index is empty, for a radius beyond the length of a code, or for
         a box beside embeddings or parts of pictures.
         """
-        given = _boxed(queries, options.box)
+        given = _boxed(_listed(queries), options.box)
+        encodes = any(not isinstance(query, Embeddings) for query in given)
         conditions = parse_where(options.where)
         while True:
             self._refresh_model()
             fine = self.fine_of(options)
             embeddings, times = self._embed_queries(given)
             with self.snapshot() as unchanged:
-                if not unchanged and not isinstance(given, Embeddings):
+                if not unchanged and encodes:
                     # refitted by another process while the queries were encoded: encode them again
                     continue
-                check_same(embeddings, self.model, str(self.path))
                 searchable = self.searchable()
                 allowed = searchable.only(self._store.matching(conditions)) if conditions else None
                 start = time.perf_counter()
-                nearest = coarse(searchable, embeddings.codes, options, fine, allowed)
+                packed = np.concatenate(
+                    [np.empty((0, words(self.model.bits)), np.uint64)]
+                    + [query.codes for query in embeddings]
+                )
+                nearest = coarse(searchable, packed, options, fine, allowed)
                 times["coarse"] = (time.perf_counter() - start) * 1000 / max(len(nearest), 1)
                 found = []
                 for i, near in enumerate(nearest):
@@ -398,22 +446,43 @@ class Index:
             return replace(before, marks=marks, version=version)
         return _Loaded(before.codes.changed(ids[new], packed[new], gone), marks, version)
 
-    def _embed_queries(
-        self, queries: Iterable[images.Source] | Embeddings
-    ) -> tuple[Embeddings, dict[str, float]]:
-        """The queries encoded, and milliseconds a query for decoding and encoding."""
-        if isinstance(queries, Embeddings):
-            embeddings, times = queries, {"decode": 0.0, "encode": 0.0}
-        else:
-            given = list(queries)
-            start = time.perf_counter()
-            pixels = [self._pixels(query) for query in given]
-            decoded = time.perf_counter()
-            embeddings = self.model.encode_pixels(pixels)
-            encoded = time.perf_counter()
-            each = 1000 / max(len(given), 1)
-            times = {"decode": (decoded - start) * each, "encode": (encoded - decoded) * each}
-        return embeddings, times
+    def _embed_queries(self, queries: Sequence[Query]) -> tuple[list[Embeddings], dict[str, float]]:
+        """The embedding of each query, and milliseconds a query for decoding and encoding."""
+        start = time.perf_counter()
+        pixels = {
+            i: self._pixels(query)
+            for i, query in enumerate(queries)
+            if not isinstance(query, (Embeddings, int))
+        }
+        decoded = time.perf_counter()
+        encoded = dict(zip(pixels, self.model.encode_pixels(pixels.values()), strict=True))
+        each = 1000 / max(len(queries), 1)
+        times = {
+            "decode": (decoded - start) * each,
+            "encode": (time.perf_counter() - decoded) * each,
+        }
+        for i, query in enumerate(queries):
+            if isinstance(query, Embeddings):
+                check_same(query, self.model, str(self.path))
+                encoded[i] = query
+            elif isinstance(query, int):
+                encoded[i] = self.embedding(query)
+        return [encoded[i] for i in range(len(queries))], times
+
+    def embedding(self, id_: int) -> Embeddings:
+        """What the index stores of an item, as a query.
+
+        Logits are not stored, so they are the code's bits as -1 and 1. Raises QueryError when there
+        is no such item.
+        """
+        with self.snapshot():
+            if not self._store.existing([id_]):
+                raise QueryError(f"{self.path} holds no item {id_}: it may have been deleted")
+            packed = self.searchable().of(np.array([id_], np.int64))
+            features = self._store.features([id_], self.model.dim).astype(np.float32)
+            signs = np.where(unpack(packed, self.model.bits), np.float32(1), np.float32(-1))
+            model = self.model
+            return Embeddings(packed, features, signs, model.bits, model.name, model.fingerprint)
 
     def _pixels(self, query: images.Source) -> images.Pixels:
         try:
@@ -426,7 +495,10 @@ class Index:
 
     def _fetch(self, ranked: Ranked) -> list[Hit]:
         ids = ranked.ids.tolist()
-        scores = [None] * len(ids) if ranked.scores is None else ranked.scores.tolist()
+        # rounded to float16, a unit vector can be a little longer than 1
+        scores = (
+            [None] * len(ids) if ranked.scores is None else np.clip(ranked.scores, -1, 1).tolist()
+        )
         items = self._store.items(ids)
         return [
             Hit(rank, id_, item.path, item.label, distance, score, item.columns)
@@ -536,21 +608,57 @@ class Index:
             self._loaded = self._merging = None
 
 
-def _boxed(
-    queries: Iterable[images.Source] | Embeddings, box: images.Box | None
-) -> list[images.Source] | Embeddings:
-    """The queries, or with a `box` that part of each."""
-    given = queries if isinstance(queries, Embeddings) else list(queries)
+def _listed(queries: Iterable[Query]) -> list[Query]:
+    """The queries as a list, every batch of embeddings taken apart. Raises QueryError for a single
+    query and for what is none."""
+    if isinstance(queries, (str, bytes, os.PathLike, Image.Image)) or _is_id(queries):
+        raise QueryError(f"search_many takes a list of queries, not {queries!r:.60}: use search")
+    out: list[Query] = []
+    for query in queries:
+        if isinstance(query, Embeddings):
+            out += list(query)
+        elif _is_id(query):
+            out.append(int(query))
+        elif isinstance(query, (str, bytes, os.PathLike, Image.Image, np.ndarray, images.Part)):
+            out.append(query)
+        else:
+            raise QueryError(
+                "a query is a path, bytes, a PIL image, an array, an id or an embedding, not "
+                f"{type(query).__name__}: {query!r:.60}"
+            )
+    return out
+
+
+def _boxed(queries: list[Query], box: images.Box | None) -> list[Query]:
     if box is None:
-        return given
-    boxed: list[images.Source] = []
-    if not isinstance(given, Embeddings):
-        boxed = [images.Part(query, box) for query in given if not isinstance(query, images.Part)]
-    if isinstance(given, Embeddings) or len(boxed) < len(given):
-        raise QueryError(
-            "a box is cut out of an image: it cannot be given beside an embedding or a part"
-        )
-    return boxed
+        return queries
+    parts: list[Query] = []
+    for query in queries:
+        if isinstance(query, (images.Part, Embeddings, int)):
+            raise QueryError(
+                "a box is cut out of an image: it cannot be given beside an id, an embedding or a "
+                "part"
+            )
+        parts.append(images.Part(query, box))
+    return parts
+
+
+def _is_id(value: object) -> TypeGuard[SupportsInt]:
+    """Whether a query or an item is named by its id, a Python or NumPy integer."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _require_images(source: object) -> None:
+    """Raise DataError for what no image can be made of, but Python would take for one or several:
+    an integer is a file descriptor to `open`, and embeddings are a sequence."""
+    some = [source] if isinstance(source, Embeddings) or _is_id(source) else source
+    if isinstance(some, (list, tuple)):
+        for one in some:
+            if isinstance(one, (Embeddings, int, np.integer)):
+                raise DataError(
+                    f"add takes images, not {type(one).__name__}: give it the paths or the "
+                    "pictures themselves"
+                )
 
 
 @dataclass(frozen=True)
@@ -571,10 +679,14 @@ class Explained:
     looks: Sequence[Look | None]
 
 
-def explain(index: Index, query: images.Source, hits: Sequence[Hit]) -> Explained:
+def explain(index: Index, query: images.Source | int, hits: Sequence[Hit]) -> Explained:
     """Why these `hits` of `index.search(query)` were found. Raises ImageError when the query cannot
     be read."""
-    code = unpack(index.model.encode([query]).codes, index.model.bits)[0]
+    if isinstance(query, int):
+        code = unpack(index.embedding(query).codes, index.model.bits)[0]
+        query = index.items([query])[0].path
+    else:
+        code = unpack(index.model.encode([query]).codes, index.model.bits)[0]
     ids = np.array([hit.id for hit in hits], np.int64)
     theirs = (
         unpack(index.searchable().of(ids), index.model.bits)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -60,7 +60,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result.
+    """One search result. It can be a member of a set or a key.
 
     rank: place among the hits, from 1.
     id: number of the item in its index.
@@ -78,7 +78,7 @@ class Hit:
     label: str | None
     distance: int
     score: float | None
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] = field(hash=False)
 
 
 class Hits(list[Hit]):

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -77,7 +77,7 @@ class Item:
 
     path: str
     label: str | None
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] = field(hash=False)
     size: int
     mtime: int
     content: bytes
@@ -404,6 +404,16 @@ class Store:
                 if row:
                     found[path] = int(row[0])
         return found
+
+    def existing(self, ids: Iterable[int]) -> list[int]:
+        """Those of `ids` that are in the index."""
+        with self._explaining():
+            return [
+                id_
+                for id_ in ids
+                if -(2**63) <= id_ < 2**63
+                and self._db.execute("SELECT 1 FROM items WHERE id = ?", (id_,)).fetchone()
+            ]
 
     def count(self) -> int:
         """The number of items."""

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -57,11 +57,23 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, i: int) -> Embeddings:
-        """The embedding of image `i`, its batch axis kept."""
-        one = slice(i, i + 1)
+    def __iter__(self) -> Iterator[Embeddings]:
+        """Each image's embedding, its batch axis kept."""
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int | slice) -> Embeddings:
+        """The embedding of image `i` (negative: from the end), its batch axis kept, or those of a
+        slice. Raises IndexError beyond the last one."""
+        if isinstance(i, slice):
+            chosen = i
+        else:
+            place = range(len(self))[i]
+            chosen = slice(place, place + 1)
         return replace(
-            self, codes=self.codes[one], features=self.features[one], logits=self.logits[one]
+            self,
+            codes=self.codes[chosen],
+            features=self.features[chosen],
+            logits=self.logits[chosen],
         )
 
 
