@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
+
+LEFTOVER_SECONDS = 10  # age from which a partial file is one, if its process is gone here
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -14,6 +18,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
     its name. Raises OSError and removes the partial file when that fails.
     """
     partial = partial_path(path)
+    remove_leftovers(path)
     try:
         with partial.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -29,6 +34,28 @@ def write_whole(path: Path, data: bytes | str) -> None:
 def partial_path(path: Path) -> Path:
     """Where this process writes a file before it gets its name."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the partial files of `path` that processes which were killed have left behind."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        number = left.name.split(".")[-2]
+        with suppress(OSError):
+            old = time.time() - left.stat().st_mtime > LEFTOVER_SECONDS
+            if number.isdecimal() and not _is_running(int(number)) and old:
+                left.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -211,9 +214,12 @@ def test_create_replaces_nothing(empty: Store) -> None:
 def test_the_log_of_a_deleted_index_is_not_replayed_into_a_new_one(tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     opened = Store.create(path, MODEL)
-    add(opened, [item("old")])
-    log = Path(f"{path}-wal").read_bytes()
+    other = Store.open(path)
+    with other.reading():  # which keeps the log from being emptied
+        add(opened, [item("old")])
+        log = Path(f"{path}-wal").read_bytes()
     assert log
+    other.close()
     opened.close()
     path.unlink()
     Path(f"{path}-wal").write_bytes(log)  # as a killed process leaves it
@@ -308,3 +314,190 @@ def test_problems_are_named(empty: Store, damage: str, reason: str) -> None:
     assert found
 
     assert any(re.search(reason, line) for line in found), found
+
+
+def replacement(folder: Path) -> Path:
+    """Another index, with one item."""
+    other = Store.create(folder / "other.wb", MODEL)
+    add(other, [item("other")], seed=9)
+    other.close()
+    return other.path
+
+
+@pytest.mark.parametrize("how", ["mv", "cp"])
+def test_an_index_in_the_place_of_an_open_one_is_followed_and_stays_whole(
+    tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "a.wb"
+    opened = Store.create(path, MODEL)
+    add(opened, [item("a"), item("b")])
+    other = replacement(tmp_path)
+    expected = other.read_bytes()
+    if how == "mv":
+        other.replace(path)
+    else:
+        path.write_bytes(expected)
+    assert opened.paths() == ["/photos/other"]
+    assert path.read_bytes() == expected
+    add(opened, [item("c")])
+    opened.close()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("a.wb")] == ["a.wb"]
+    fresh = Store.open(path)
+    assert fresh.paths() == ["/photos/other", "/photos/c"]
+    assert checks.row_problems(fresh.connection, BITS, DIM) == []
+    fresh.close()
+
+
+@pytest.mark.parametrize("how", ["mv", "cp"])
+def test_a_change_under_way_writes_nothing_into_a_file_that_was_replaced(
+    tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "a.wb"
+    opened = Store.create(path, MODEL)
+    add(opened, [item("a")])
+    other = replacement(tmp_path)
+    expected = other.read_bytes()
+    with opened.held():
+        add(opened, [item("b")])
+        if how == "mv":
+            other.replace(path)
+        else:
+            path.write_bytes(expected)
+        with pytest.raises(StoreError, match="replaced by another file"):
+            add(opened, [item("c")])
+    opened.close()
+    assert path.read_bytes() == expected
+
+
+def test_a_file_that_is_gone_takes_no_more(empty: Store) -> None:
+    empty.path.unlink()
+    with pytest.raises(StoreError, match="is gone: nothing was written"):
+        add(empty, [item("a")])
+
+
+def test_an_index_that_was_moved_away_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "a.wb"
+    opened = Store.create(path, MODEL)
+    add(opened, [item("a")])
+    path.rename(tmp_path / "old.wb")
+    fresh = Store.create(path, MODEL)
+    assert fresh.count() == 0
+    assert opened.count() == 0  # it follows
+    opened.close()
+    fresh.close()
+    old = Store.open(tmp_path / "old.wb")
+    assert old.paths() == ["/photos/a"]
+    old.close()
+
+
+def test_an_idle_open_index_can_be_copied(empty: Store, tmp_path: Path) -> None:
+    add(empty, [item("a")])
+    copy = tmp_path / "copy.wb"
+    copy.write_bytes(empty.path.read_bytes())
+    with empty.reading():
+        other = Store.open(empty.path)
+        add(other, [item("b")])
+    for path, count in ((copy, 1), (tmp_path / "later.wb", 2)):
+        if not path.exists():  # the reader has emptied the log that the writer could not
+            path.write_bytes(empty.path.read_bytes())
+        opened = Store.open(path)
+        assert opened.count() == count
+        opened.close()
+    other.close()
+
+
+def test_who_may_only_read_sees_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Store.create(tmp_path / "a.wb", MODEL)
+    add(opened, [item("a")])
+    opened.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_is_writable", lambda path: False)
+        reader = Store.open(tmp_path / "a.wb")
+        assert reader.count() == 1
+    opened = Store.open(tmp_path / "a.wb")
+    add(opened, [item("b")])
+    opened.close()
+    monkeypatch.setattr(store, "_is_writable", lambda path: False)
+    assert reader.paths() == ["/photos/a", "/photos/b"]
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        ("UPDATE items SET label = 'dog' WHERE id = 1", "items"),
+        ("UPDATE items SET label = 'dog' WHERE id = 1", "labels"),
+        ("UPDATE items SET label = 'dog' WHERE id = 1", "matching"),
+        ("UPDATE features SET data = zeroblob(12) WHERE id = 1", "features"),
+        ("UPDATE features SET data = zeroblob(12) WHERE id = 1", "all_features"),
+        ("UPDATE features SET data = 'text' WHERE id = 1", "features"),
+        ("UPDATE codes SET data = zeroblob(length(data))", "codes"),
+        ("UPDATE codes SET alive = 'x'", "codes"),
+        ("UPDATE meta SET value = 'x'", "model_fingerprint"),
+        (f"UPDATE features SET data = x'{'007e' * 6}', crc = NAN WHERE id = 1", "features"),
+    ],
+)
+def test_damaged_rows_are_noticed_when_they_are_read(empty: Store, damage: str, read: str) -> None:
+    add(empty, [item("a", "cat"), item("b")])
+    nan = zlib.crc32(bytes.fromhex("007e" * 6))
+    with sqlite3.connect(empty.path) as other:
+        other.execute(damage.replace("NAN", str(nan)))
+    other.close()
+    reads = {
+        "items": lambda: empty.items([1]),
+        "labels": empty.labels,
+        "matching": lambda: empty.matching([Condition("label", "=", "cat")]),
+        "features": lambda: empty.features([1], DIM),
+        "all_features": lambda: empty.all_features(DIM),
+        "codes": lambda: empty.codes(BITS),
+        "model_fingerprint": empty.model_fingerprint,
+    }
+    with pytest.raises(StoreError, match="is damaged"):
+        reads[read]()
+    assert checks.row_problems(empty.connection, BITS, DIM)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON items BEGIN DELETE FROM items; END",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE TABLE more (x)",
+        "DROP TABLE features; CREATE VIEW features AS WITH RECURSIVE n(id) AS "
+        "(SELECT 1 UNION ALL SELECT id + 1 FROM n) SELECT id, x'00' AS data, 1 AS crc FROM n",
+        "DROP TABLE features",
+        "DROP INDEX items_by_label; CREATE INDEX items_by_label ON items (label) WHERE label > 'b'",
+    ],
+)
+def test_what_wingbar_did_not_make_is_refused(empty: Store, hostile: str) -> None:
+    with sqlite3.connect(empty.path) as other:
+        other.executescript(hostile)
+    other.close()
+    with pytest.raises(StoreError, match="that wingbar did not make|is damaged"):
+        Store.open(empty.path)
+
+
+def test_leftovers_of_killed_creates_are_removed(tmp_path: Path) -> None:
+    left, mine, young = (
+        tmp_path / f".a.wb.{number}.partial" for number in (99999999, os.getpid(), 99999998)
+    )
+    for path in (left, mine, young):
+        path.touch()
+        os.utime(path, (0, 0) if path != young else None)
+    Store.create(tmp_path / "a.wb", MODEL).close()
+    assert not left.exists()
+    assert young.exists()
+
+
+def test_threads_share_a_store(empty: Store) -> None:
+    add(empty, [item(str(i)) for i in range(20)])
+
+    def work(i: int) -> int:
+        if i % 10 == 0:
+            add(empty, [item(f"more{i}")], i)
+        with empty.reading():
+            return int(len(empty.codes(BITS)[0]) == empty.count() == len(empty.paths()))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(work, range(100))) == 100
+    assert checks.row_problems(empty.connection, BITS, DIM) == []

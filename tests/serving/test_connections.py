@@ -3,6 +3,7 @@ gone."""
 
 from __future__ import annotations
 
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,10 @@ def test_features_are_cached_until_the_index_changes(
     again = reader.store.features([1, 2, 3, 4], dim)
     assert asked == [[3, 1, 2], [4]]
     assert np.array_equal(first, again[[2, 0, 1]])
+    sevens = np.full(dim, 7, "<f2").tobytes()
     with closing(Store.open(index)) as other, other.writing():
         other._db.execute(
-            "UPDATE features SET data = ? WHERE id = 2", (np.full(dim, 7, "<f2").tobytes(),)
+            "UPDATE features SET data = ?, crc = ? WHERE id = 2", (sevens, zlib.crc32(sevens))
         )
     assert (reader.store.features([2], dim) == 7).all()
     assert np.array_equal(reader.store.features([3], dim)[0], first[0])
@@ -73,9 +75,8 @@ def test_items_that_do_not_exist(index: Path) -> None:
 
 
 def test_an_index_that_is_gone_or_was_replaced(
-    index: Path, monkeypatch: pytest.MonkeyPatch
+    index: Path,
 ) -> None:
-    monkeypatch.setattr(connections, "REPLACED_SECONDS", 0.0)
     thread = ReaderThread(index, "test")
     assert thread.submit(Reader.refresh).result() == 9
     thread.submit(Reader.check).result()

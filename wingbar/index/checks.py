@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from wingbar.errors import StoreError, WingbarError
-from wingbar.index.store import CHUNK, ITEM_FIELDS, Store, alive_from_disk, disk_bytes, item_crc
+from wingbar.index.store import (
+    CHUNK,
+    ITEM_FIELDS,
+    Store,
+    alive_from_disk,
+    disk_bytes,
+    item_crc,
+    meta_crc,
+)
 from wingbar.model.model import Model
 
 
@@ -66,7 +74,7 @@ def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> 
         if line != "ok":
             yield f"SQLite: {line}"
     for name, value, crc in connection.execute("SELECT name, value, crc FROM meta"):
-        if zlib.crc32(f"{name}={value}".encode()) != crc:
+        if meta_crc(name, value) != crc:
             yield f"meta {name}: wrong checksum"
     ids = []
     for row in connection.execute(f"SELECT id, {ITEM_FIELDS}, crc FROM items ORDER BY id"):
@@ -76,7 +84,9 @@ def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> 
     with_feature = []
     for id_, data, crc in connection.execute("SELECT id, data, crc FROM features ORDER BY id"):
         with_feature.append(id_)
-        if zlib.crc32(data) != crc:
+        if not isinstance(data, bytes):
+            yield f"feature of item {id_}: {type(data).__name__} in place of bytes"
+        elif zlib.crc32(data) != crc:
             yield f"feature of item {id_}: wrong checksum"
         elif len(data) != 2 * dim or not np.isfinite(np.frombuffer(data, "<f2")).all():
             yield f"feature of item {id_}: not {dim} finite numbers"
@@ -84,8 +94,14 @@ def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> 
     for chunk, data, alive_bytes, crc in connection.execute(
         "SELECT chunk, data, alive, crc FROM codes ORDER BY chunk"
     ):
+        if not isinstance(data, bytes) or not isinstance(alive_bytes, bytes):
+            yield f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: no bytes"
+            continue
         if zlib.crc32(alive_bytes, zlib.crc32(data)) != crc:
             yield f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: wrong checksum"
+            continue
+        if len(alive_bytes) != CHUNK // 8:
+            yield f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: not {CHUNK} places"
             continue
         with_code += (np.flatnonzero(alive_from_disk(alive_bytes)) + chunk * CHUNK).tolist()
         if bits and len(data) % disk_bytes(bits):

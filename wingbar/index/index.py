@@ -98,16 +98,23 @@ class _Loaded:
 
     codes: Codes
     marks: Mapping[int, int]
-    version: tuple[int, int] | None
+    version: tuple[int, ...] | None
 
 
 class Index:
     """An index file and its model: `create` or `open` one, then use it in a `with` block or `close`
-    it."""
+    it.
+
+    Safe to use from several threads: pictures are decoded and encoded side by side, searches of the
+    codes take turns, and a search sees a change as a whole or not at all. When another index is put
+    in the place of the file, the next search answers from that one; an `add`, `delete` or `refit`
+    that is under way raises StoreError and writes nothing into it.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.model = Model(store.model_files())
+        self._epoch = store.epoch
         self._loaded: _Loaded | None = None
         self._merging: tuple[_Loaded, Future[Codes]] | None = None
         self._background = ThreadPoolExecutor(1, "wingbar-merge")
@@ -197,15 +204,18 @@ class Index:
             )
         if bits is not None and not 1 <= bits <= self.model.longest_code:
             raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
-        report, self.model = add(
-            self._store,
-            self.model,
-            batch_of(source),
-            bits=bits,
-            seed=seed,
-            threads=threads,
-            progress=progress,
-        )
+        with self._store.held():
+            report, model = add(
+                self._store,
+                self.model,
+                batch_of(source),
+                bits=bits,
+                seed=seed,
+                threads=threads,
+                progress=progress,
+            )
+        with self._store.reading():
+            self._take(model)
         return report
 
     def delete(
@@ -251,14 +261,17 @@ class Index:
         Raises StoreError when a file is no longer what was indexed, ModelError for a trained model.
         """
         self._refresh_model()
-        report, self.model = refit(
-            self._store,
-            self.model,
-            bits=self.model.bits if bits is None else bits,
-            seed=seed,
-            threads=threads,
-            progress=progress,
-        )
+        with self._store.held():
+            report, model = refit(
+                self._store,
+                self.model,
+                bits=self.model.bits if bits is None else bits,
+                seed=seed,
+                threads=threads,
+                progress=progress,
+            )
+        with self._store.reading():
+            self._take(model)
         return report
 
     # -- search
@@ -333,11 +346,14 @@ class Index:
         while True:
             self._refresh_model()
             fine = self.fine_of(options)
-            embeddings, times = self._embed_queries(given)
-            with self.snapshot() as unchanged:
-                if not unchanged and encodes:
+            model = self.model
+            embeddings, times = self._embed_queries(given, model)
+            with self.snapshot():
+                if model.fingerprint != self.model.fingerprint and encodes:
                     # refitted by another process while the queries were encoded: encode them again
                     continue
+                for query in embeddings:
+                    check_same(query, self.model, str(self.path))
                 searchable = self.searchable()
                 allowed = searchable.only(self._store.matching(conditions)) if conditions else None
                 start = time.perf_counter()
@@ -411,6 +427,10 @@ class Index:
         Inserts and deletes since the last call are applied in milliseconds; the large part is
         rebuilt in the background once they have grown in number.
         """
+        with self._store.reading():
+            return self._searchable()
+
+    def _searchable(self) -> Codes:
         if self._merging is not None and self._merging[1].done():
             before, merged = self._merging
             self._merging = None
@@ -424,7 +444,7 @@ class Index:
                 self._merging = self._loaded, self._background.submit(now.merged)
         return self._loaded.codes
 
-    def _up_to_date(self, before: _Loaded | None, version: tuple[int, int]) -> _Loaded:
+    def _up_to_date(self, before: _Loaded | None, version: tuple[int, ...]) -> _Loaded:
         marks = self._store.code_marks()
         if before is None:
             ids, packed = self._store.codes(self.model.bits)
@@ -441,21 +461,25 @@ class Index:
             else ids[:0]
         )
         new = ~before.codes.has(ids)
+        if (before.codes.of(ids[~new]) != packed[~new]).any():  # a copy was put back: start anew
+            return self._up_to_date(None, version)
         gone = places[before.codes.has(places) & ~np.isin(places, ids, assume_unique=True)]
         if not new.any() and not len(gone):
             return replace(before, marks=marks, version=version)
         return _Loaded(before.codes.changed(ids[new], packed[new], gone), marks, version)
 
-    def _embed_queries(self, queries: Sequence[Query]) -> tuple[list[Embeddings], dict[str, float]]:
+    def _embed_queries(
+        self, queries: Sequence[Query], model: Model
+    ) -> tuple[list[Embeddings], dict[str, float]]:
         """The embedding of each query, and milliseconds a query for decoding and encoding."""
         start = time.perf_counter()
         pixels = {
-            i: self._pixels(query)
+            i: self._pixels(query, model)
             for i, query in enumerate(queries)
             if not isinstance(query, (Embeddings, int))
         }
         decoded = time.perf_counter()
-        encoded = dict(zip(pixels, self.model.encode_pixels(pixels.values()), strict=True))
+        encoded = dict(zip(pixels, model.encode_pixels(pixels.values()), strict=True))
         each = 1000 / max(len(queries), 1)
         times = {
             "decode": (decoded - start) * each,
@@ -463,7 +487,6 @@ class Index:
         }
         for i, query in enumerate(queries):
             if isinstance(query, Embeddings):
-                check_same(query, self.model, str(self.path))
                 encoded[i] = query
             elif isinstance(query, int):
                 encoded[i] = self.embedding(query)
@@ -484,9 +507,9 @@ class Index:
             model = self.model
             return Embeddings(packed, features, signs, model.bits, model.name, model.fingerprint)
 
-    def _pixels(self, query: images.Source) -> images.Pixels:
+    def _pixels(self, query: images.Source, model: Model) -> images.Pixels:
         try:
-            return images.load(query, self.model.preprocessing)
+            return images.load(query, model.preprocessing)
         except ImageError as error:
             whole = query.of if isinstance(query, images.Part) else query
             if isinstance(whole, (str, os.PathLike)):
@@ -603,9 +626,19 @@ class Index:
 
     def _refresh_model(self) -> None:
         """Load the model again when another process has fitted or refitted it."""
-        if self._store.model_fingerprint() != self.model.fingerprint:
-            self.model = Model(self._store.model_files())
+        with self._store.reading():
+            fingerprint, epoch = self._store.model_fingerprint(), self._store.epoch
+            if fingerprint != self.model.fingerprint:
+                self._take(Model(self._store.model_files()))
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._loaded = self._merging = None
+
+    def _take(self, model: Model) -> None:
+        """Use another model than the one that the codes in memory are of."""
+        if model.fingerprint != self.model.fingerprint:
             self._loaded = self._merging = None
+        self.model = model
 
 
 def _listed(queries: Iterable[Query]) -> list[Query]:

@@ -9,12 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sqlite3
+import threading
 import time
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
-from wingbar.files import partial_path
+from wingbar.files import partial_path, remove_leftovers
 from wingbar.hamming.codes import Packed, words
 from wingbar.index import filters
 from wingbar.index.filters import Condition, as_number
@@ -32,6 +37,8 @@ CHUNK = 65_536  # codes per blob
 NO_FILE = -1  # the size of an item that is no file
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
+_CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a statement took
+_STEPS, _STEPS_PER_PAGE = 20_000_000, 20_000  # that a statement takes at most, in a sound file
 _BUSY_MS = 60_000  # how long a writer waits for another one's transaction
 
 _SCHEMA = """
@@ -84,11 +91,30 @@ class Item:
 
 
 class Store:
-    """An open index file. Every error of SQLite leaves as a StoreError with the next step."""
+    """An open index file. Every error of SQLite leaves as a StoreError with the next step.
+
+    Safe to use from several threads, which take turns. Rows are checked against their checksums
+    when they are read. Before each use the store looks whether the file was replaced or changed
+    behind SQLite's back, and opens it anew if so.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
+        self.epoch = 0  # grows when another index is found in the place of the open one
+        self._lock = threading.RLock()
+        self._depth = 0  # of transactions, which belong to the thread that has the lock
+        self._held: int | None = None  # the epoch of a longer change, see `held`
+        self._reopened = 0
+        self._rows_checked = 0  # ids up to this one, for filters
+        self._is_new = False
+        self._use(connection, _state(path))
+
+    def _use(self, connection: sqlite3.Connection, state: _State | None) -> None:
         self._db = connection
+        self._seen = state
+        self._identity = _identity(connection)
+        self._steps = self._most_steps = 0
+        connection.set_progress_handler(self._takes_too_long, _CHECK_STEPS)
 
     # -- open and close
 
@@ -98,21 +124,23 @@ class Store:
         already."""
         if path.exists():
             raise StoreError(f"{path} exists already: name another file, or delete it first")
-        with suppress(OSError):  # a log of a deleted index must not be replayed into this one
-            _remove_logs(path)
         partial = partial_path(path)
+        remove_leftovers(path)
         try:
             store = cls(partial, _connect(partial, "rwc"))
+            store._is_new = True
             try:
                 with store.writing():
                     for statement in _SCHEMA.split(";\n"):
                         store._db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+                    store._set_meta("id", uuid.uuid4().hex)
                     store.set_model(model_files)
                 store._db.execute(f"PRAGMA application_id = {_APPLICATION}")
                 store._db.execute(f"PRAGMA user_version = {FORMAT}")
             finally:
                 store._db.close()
+            _empty_stale_log(path)
             _put_in_place(partial, path)
         except FileExistsError:
             raise StoreError(
@@ -131,12 +159,16 @@ class Store:
         StoreError."""
         if not path.is_file():
             raise StoreError(f"no index at {path}: make one with wingbar index {path} IMAGES")
+        return cls(path, cls._opened(path))
+
+    @classmethod
+    def _opened(cls, path: Path) -> sqlite3.Connection:
         try:
-            writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+            writable = _is_writable(path)
             connection = _connect(path, "rw" if writable else "ro")
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise _explained(error, path) from error
         if application != _APPLICATION:
             connection.close()
@@ -147,6 +179,7 @@ class Store:
                 f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
             )
         try:
+            _check_schema(connection, path)
             if writable:  # only now: a file that is not an index stays untouched
                 connection.execute("PRAGMA journal_mode = WAL")
                 # what was reported as stored survives a power cut
@@ -154,26 +187,32 @@ class Store:
         except sqlite3.Error as error:
             connection.close()
             raise _explained(error, path) from error
-        return cls(path, connection)
+        except StoreError:
+            connection.close()
+            raise
+        return connection
 
     def close(self) -> None:
         """Merge the write-ahead log into the file, so that one file is the index, and close it.
 
         Where another process reads or the file cannot be written, the log stays, and stays valid.
         """
-        with suppress(sqlite3.Error):
-            self._db.execute("PRAGMA busy_timeout = 0")  # a reader elsewhere is no reason to wait
-            if self._db.total_changes:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
+        with self._lock:
+            self._empty_log()
+            self._db.close()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A transaction that excludes other writers: all of it is stored, or nothing."""
-        with self._explaining():
+        """A transaction that excludes other writers: all of it is stored, or nothing.
+
+        Raises StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
+        """
+        with self._transaction():
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._require_place()
                 yield
+                self._require_place()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -181,9 +220,20 @@ class Store:
                 raise
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """A change that takes several transactions: `writing` raises StoreError when another index
+        has come in the place of this one since it began."""
+        with self._explaining():
+            before, self._held = self._held, self.epoch
+        try:
+            yield
+        finally:
+            self._held = before
+
+    @contextmanager
     def reading(self) -> Iterator[None]:
         """A consistent read snapshot of the file."""
-        with self._explaining():
+        with self._transaction():
             nested = self._db.in_transaction
             if not nested:
                 self._db.execute("BEGIN")
@@ -194,11 +244,20 @@ class Store:
             finally:
                 if not nested:
                     self._db.execute("ROLLBACK")
+            if not nested and _is_immutable(self._db) and _state(self.path) != self._seen:
+                raise StoreError(f"{self.path} was changed while it was read: try again")
 
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, ...]:
         """Changes whenever this or another process has written to the file."""
         with self._explaining():
-            return self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
+            data = self._db.execute("PRAGMA data_version").fetchone()[0]
+            return self.epoch, self._reopened, data, self._db.total_changes
+
+    def is_replaced(self) -> bool:
+        """Whether another file is at the path now than the one that is open."""
+        with self._lock:
+            now = _state(self.path)
+            return now is not None and self._seen is not None and now[:2] != self._seen[:2]
 
     # -- the model
 
@@ -302,11 +361,12 @@ class Store:
         with self._explaining():
             for wanted in sorted(self.code_marks() if chunks is None else chunks):
                 row = self._db.execute(
-                    "SELECT chunk, data, alive FROM codes WHERE chunk = ?", (wanted,)
+                    "SELECT chunk, data, alive, crc FROM codes WHERE chunk = ?", (wanted,)
                 ).fetchone()
                 if row is None:
                     continue
-                chunk, data, alive_bytes = row
+                chunk, data, alive_bytes, crc = row
+                self._check_chunk(chunk, data, alive_bytes, crc, bits)
                 column = _from_disk(data, bits)
                 places = np.flatnonzero(alive_from_disk(alive_bytes)[: len(column)])
                 ids.append(places + chunk * CHUNK)
@@ -321,38 +381,53 @@ class Store:
 
     def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
         with self._explaining():
-            rows = dict(
-                self._db.execute(  # one statement for all takes half the time of one for each
-                    "SELECT features.id, data FROM json_each(?) AS wanted "
-                    "JOIN features ON features.id = wanted.value",
-                    (json.dumps(list(ids)),),
-                )
-            )
+            found = self._db.execute(  # one statement for all takes half the time of one for each
+                "SELECT features.id, data, crc FROM json_each(?) AS wanted "
+                "JOIN features ON features.id = wanted.value",
+                (json.dumps(list(ids)),),
+            ).fetchall()
+            self._check_features(found, dim)
+            rows = {id_: data for id_, data, _ in found}
             for id_ in ids:
-                if len(rows.get(id_, b"")) != 2 * dim:
-                    raise StoreError(
-                        f"{self.path} is damaged (item {id_} has no feature): run wingbar verify "
-                        f"{self.path}"
-                    )
+                if id_ not in rows:
+                    raise self._damaged(f"item {id_} has no feature")
         return rows
+
+    def _check_features(self, rows: Sequence[tuple[int, bytes, int]], dim: int) -> None:
+        """Raise StoreError for a feature (id, data, crc) that is not what was stored."""
+        for id_, data, crc in rows:
+            if not isinstance(data, bytes) or len(data) != 2 * dim:
+                raise self._damaged(f"item {id_} has no feature of {dim} numbers")
+            if zlib.crc32(data) != crc:
+                raise self._damaged(f"the feature of item {id_} has a wrong checksum")
+        every = np.frombuffer(b"".join([data for _, data, _ in rows]), "<f2")
+        if not np.isfinite(every).all():
+            place = int(np.flatnonzero(~np.isfinite(every))[0]) // dim
+            raise self._damaged(f"the feature of item {rows[place][0]} is not finite")
 
     def all_features(self, dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of all items, by ascending id."""
-        with self._explaining():
-            count = self._db.execute("SELECT count(*) FROM features").fetchone()[0]
-            out = np.empty((count, dim), "<f2")
-            for i, (data,) in enumerate(self._db.execute("SELECT data FROM features ORDER BY id")):
-                out[i] = np.frombuffer(data, "<f2")
-        return out
+        with self.reading():
+            blocks = list(self.feature_blocks(dim, 4096))
+        return np.concatenate([np.empty((0, dim), "<f2"), *blocks])
 
     def feature_blocks(self, dim: int, size: int) -> Iterator[NDArray[np.float16]]:
         """The same in blocks [at most size, d], so that not all of them are in memory."""
-        with self._explaining():
-            rows = self._db.execute("SELECT data FROM features ORDER BY id")
-            while block := rows.fetchmany(size):
-                yield np.frombuffer(b"".join(data for (data,) in block), "<f2").reshape(
-                    len(block), dim
-                )
+        last = -(2**63)
+        while True:
+            with self._explaining():
+                block = self._db.execute(
+                    "SELECT id, data, crc FROM features WHERE id > ? ORDER BY id LIMIT ?",
+                    (last, size),
+                ).fetchall()
+                self._require_ascending([last, *(row[0] for row in block)])
+                self._check_features(block, dim)
+            if not block:
+                return
+            last = block[-1][0]
+            yield np.frombuffer(b"".join([data for _, data, _ in block]), "<f2").reshape(
+                len(block), dim
+            )
 
     def items(self, ids: Sequence[int]) -> list[Item]:
         """The items `ids`, in their order. Raises StoreError when one is not there."""
@@ -360,23 +435,20 @@ class Store:
         with self._explaining():
             for id_ in ids:
                 row = self._db.execute(
-                    f"SELECT {ITEM_FIELDS} FROM items WHERE id = ?", (id_,)
+                    f"SELECT {ITEM_FIELDS}, crc FROM items WHERE id = ?", (id_,)
                 ).fetchone()
                 if row is None:
                     raise StoreError(f"{self.path} holds no item {id_}")
-                out.append(_item(row))
+                out.append(self._item(id_, self._checked(id_, row)))
         return out
 
     def all_items(self) -> Iterator[tuple[int, Item]]:
         """Every item with its id, by ascending id."""
-        with self._explaining():
-            for row in self._db.execute(f"SELECT id, {ITEM_FIELDS} FROM items ORDER BY id"):
-                yield row[0], _item(row[1:])
+        return iter([(id_, self._item(id_, row)) for id_, row in self._item_rows()])
 
     def labels(self) -> list[str | None]:
         """The label of every item, by ascending id."""
-        with self._explaining():
-            return [row[0] for row in self._db.execute("SELECT label FROM items ORDER BY id")]
+        return [row[1] for _, row in self._item_rows()]
 
     def ids(self) -> NDArray[np.int64]:
         """The ids [N] int64 of all items, ascending."""
@@ -387,13 +459,11 @@ class Store:
 
     def paths(self) -> list[str]:
         """The path of every item, by ascending id."""
-        with self._explaining():
-            return [row[0] for row in self._db.execute("SELECT path FROM items ORDER BY id")]
+        return [row[0] for _, row in self._item_rows()]
 
     def contents(self) -> list[bytes]:
         """The sha256 of every item's file, by ascending id."""
-        with self._explaining():
-            return [row[0] for row in self._db.execute("SELECT content FROM items ORDER BY id")]
+        return [row[5] for _, row in self._item_rows()]
 
     def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
         """Ids of those `paths` that are in the index."""
@@ -428,11 +498,13 @@ class Store:
     def matching(self, conditions: Sequence[Condition]) -> NDArray[np.int64]:
         """Ids [N], ascending, of the items that pass the filter, as `filters.matching`."""
         with self._explaining():
+            self._check_rows()
             return filters.matching(self._db, conditions)
 
     def label_counts(self) -> dict[str, int]:
         """The number of items of each label; items without a label are left out."""
         with self._explaining():
+            self._check_rows()
             rows = self._db.execute(
                 "SELECT label, count(*) FROM items WHERE label IS NOT NULL "
                 "GROUP BY label ORDER BY label"
@@ -463,8 +535,27 @@ class Store:
 
     def _chunk(self, chunk: int) -> tuple[bytes, NDArray[np.bool_]]:
         """The column as stored and which of its places are taken, [CHUNK] bool."""
-        row = self._db.execute("SELECT data, alive FROM codes WHERE chunk = ?", (chunk,)).fetchone()
-        return (b"", np.zeros(CHUNK, bool)) if row is None else (row[0], alive_from_disk(row[1]))
+        row = self._db.execute(
+            "SELECT data, alive, crc FROM codes WHERE chunk = ?", (chunk,)
+        ).fetchone()
+        if row is None:
+            return b"", np.zeros(CHUNK, bool)
+        self._check_chunk(chunk, *row)  # or the damage would get a right checksum
+        return row[0], alive_from_disk(row[1])
+
+    def _check_chunk(
+        self, chunk: int, data: object, alive: object, crc: object, bits: int | None = None
+    ) -> None:
+        """Raise StoreError for a column of codes that is not what was stored."""
+        what = f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}"
+        if not isinstance(data, bytes) or not isinstance(alive, bytes):
+            raise self._damaged(f"{what} are no codes")
+        if zlib.crc32(alive, zlib.crc32(data)) != crc:
+            raise self._damaged(f"{what} have a wrong checksum")
+        if len(alive) != CHUNK // 8 or not 0 <= chunk < 2**63 // CHUNK:
+            raise self._damaged(f"{what} are no codes")
+        if bits and (len(data) % disk_bytes(bits) or len(data) > CHUNK * disk_bytes(bits)):
+            raise self._damaged(f"{what} are not whole codes of {bits} bits")
 
     def _put_chunk(self, chunk: int, data: bytes, alive: NDArray[np.bool_]) -> None:
         alive_bytes = np.packbits(alive, bitorder="little").tobytes()
@@ -475,25 +566,176 @@ class Store:
 
     def _meta(self, name: str) -> str:
         with self._explaining():
-            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+            row = self._db.execute("SELECT value, crc FROM meta WHERE name = ?", (name,)).fetchone()
             if row is None:
-                raise StoreError(
-                    f"{self.path} is damaged (no {name} in it): run wingbar verify {self.path}"
-                )
+                raise self._damaged(f"no {name} in it")
+            if meta_crc(name, row[0]) != row[1]:
+                raise self._damaged(f"{name} has a wrong checksum")
             return str(row[0])
 
     def _set_meta(self, name: str, value: str) -> None:
-        crc = zlib.crc32(f"{name}={value}".encode())
+        crc = meta_crc(name, value)
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc))
+
+    def _checked(
+        self, id_: int, row: Sequence[object]
+    ) -> tuple[str, str | None, str, int, int, bytes]:
+        """The ITEM_FIELDS of a row that ends with its crc. Raises StoreError when they are not what
+        was stored."""
+        fields = tuple(row[:-1])
+        path, label, columns, size, mtime, content = fields
+        if item_crc(fields) != row[-1]:
+            raise self._damaged(f"item {id_} has a wrong checksum")
+        if (
+            isinstance(path, str)
+            and (label is None or isinstance(label, str))
+            and isinstance(columns, str)
+            and isinstance(size, int)
+            and isinstance(mtime, int)
+            and isinstance(content, bytes)
+        ):
+            return path, label, columns, size, mtime, content
+        raise self._damaged(f"item {id_} is no item")
+
+    def _item(self, id_: int, row: tuple[str, str | None, str, int, int, bytes]) -> Item:
+        path, label, text, size, mtime, content = row
+        try:
+            columns = json.loads(text)
+        except (ValueError, RecursionError):
+            columns = None
+        if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
+            raise self._damaged(f"item {id_} has columns that are no text")
+        return Item(path, label, columns, size, mtime, content)
+
+    def _item_rows(
+        self, above: int = -(2**63)
+    ) -> list[tuple[int, tuple[str, str | None, str, int, int, bytes]]]:
+        """The checked ITEM_FIELDS of all items with greater ids than `above`, and their ids."""
+        out = []
+        last = above
+        with self._explaining():
+            for id_, *row in self._db.execute(
+                f"SELECT id, {ITEM_FIELDS}, crc FROM items WHERE id > ? ORDER BY id", (above,)
+            ):
+                if id_ <= last:  # a damaged tree can lead round and round
+                    raise self._damaged(f"item {id_} comes after item {last}")
+                last = id_
+                out.append((id_, self._checked(id_, row)))
+        return out
+
+    def _check_rows(self) -> None:
+        """Check the items that a filter looks at, which it does inside SQLite: once, and later
+        those that have come since."""
+        rows = self._item_rows(self._rows_checked)
+        if not rows:
+            return
+        labels = sorted((row[1], id_) for id_, row in rows if row[1] is not None)
+        listed = self._db.execute(
+            "SELECT label, id FROM items INDEXED BY items_by_label WHERE label > '' AND id > ?",
+            (self._rows_checked,),
+        ).fetchall()
+        if [one for one in labels if one[0]] != sorted(listed):
+            raise self._damaged("its list of labels is not that of its items")
+        self._rows_checked = rows[-1][0]
+
+    def _require_ascending(self, ids: Sequence[int]) -> None:
+        if any(later <= earlier for earlier, later in pairwise(ids)):
+            raise self._damaged("its rows are out of order")
+
+    def _damaged(self, what: str) -> StoreError:
+        return StoreError(f"{self.path} is damaged ({what}): run wingbar verify {self.path}")
+
+    # -- the place of the file
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explaining():
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0 and not self._db.in_transaction:
+                    self._empty_log()
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                if self._depth == 0:
+                    self._look()
+                self._steps = 0
+                yield
+            except sqlite3.ProgrammingError:
+                raise  # a bug of ours, which no user can fix
+            except sqlite3.Error as error:
+                raise _explained(error, self.path) from error
+
+    def _look(self) -> None:
+        """Open the file anew when it was replaced, or changed by anything but this connection: what
+        SQLite has in memory may be of another file."""
+        now = _state(self.path)
+        if now is None or now == self._seen or self._is_new:
+            return
+        moved = self._seen is not None and now[:2] != self._seen[:2]
+        if moved and not self._leave_old():
+            return
         try:
-            yield
-        except sqlite3.ProgrammingError:
-            raise  # a bug of ours, which no user can fix
-        except sqlite3.Error as error:
-            raise _explained(error, self.path) from error
+            connection = type(self)._opened(self.path)
+        except StoreError:
+            if moved:
+                return  # what is open can still be read
+            raise
+        if moved or self._identity != _identity(connection):
+            self.epoch += 1
+            self._rows_checked = 0
+        self._reopened += 1
+        old = self._db
+        self._use(connection, now)
+        old.close()
+
+    def _leave_old(self) -> bool:
+        """Merge the log into the file that was moved away, so that it is not replayed into the one
+        that is there now."""
+        if self._seen is not None and _log_size(self.path):
+            self._checkpoint()
+        return not _log_size(self.path)
+
+    def _require_place(self) -> None:
+        """Raise StoreError unless the open file is the one at the path."""
+        if self._is_new:
+            return
+        now = _state(self.path)
+        if now is None:
+            raise StoreError(f"{self.path} is gone: nothing was written; put it back and try again")
+        replaced = self._seen is not None and now[:2] != self._seen[:2]
+        if replaced or self._held not in (None, self.epoch):
+            raise StoreError(
+                f"{self.path} was replaced by another file while it was open: nothing was written; "
+                "run the same command again for the new one"
+            )
+
+    def _empty_log(self) -> None:
+        """Merge the log into the file as soon as nobody uses it: the file is complete then."""
+        if not self._is_new and _log_size(self.path) and not self.is_replaced():
+            self._checkpoint()
+            self._seen = _state(self.path) or self._seen
+
+    def _checkpoint(self) -> None:
+        with suppress(sqlite3.Error):
+            self._db.execute("PRAGMA busy_timeout = 0")  # a reader elsewhere is no reason to wait
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+
+    def _takes_too_long(self) -> bool:
+        """Whether to end a statement, for SQLite: a crafted file can send it round and round."""
+        self._steps += _CHECK_STEPS
+        if self._steps == _CHECK_STEPS:
+            size = 0 if self._seen is None else self._seen[2] + _log_size(self.path)
+            self._most_steps = _STEPS + _STEPS_PER_PAGE * (size // 4096)
+        return self._steps > self._most_steps
 
 
 def remove_index(path: Path) -> None:
@@ -505,6 +747,11 @@ def remove_index(path: Path) -> None:
 def item_crc(row: Sequence[object]) -> int:
     """The checksum of a row: its values for ITEM_FIELDS, in their order."""
     return zlib.crc32(repr(tuple(row)).encode("utf-8", "surrogatepass"))
+
+
+def meta_crc(name: object, value: object) -> int:
+    """The checksum of a row of the table `meta`."""
+    return zlib.crc32(f"{name}={value}".encode("utf-8", "surrogatepass"))
 
 
 def disk_bytes(bits: int) -> int:
@@ -524,11 +771,6 @@ def _row(item: Item) -> tuple[object, ...]:
     return (*row, item_crc(row))
 
 
-def _item(row: Sequence[object]) -> Item:
-    path, label, columns, size, mtime, content = row
-    return Item(path, label, json.loads(columns), size, mtime, content)  # type: ignore[arg-type]
-
-
 def _to_disk(packed: Packed, bits: int) -> bytes:
     return packed.astype("<u4" if bits <= 32 else "<u8").tobytes()
 
@@ -541,6 +783,111 @@ def _from_disk(data: bytes, bits: int) -> Packed:
 def _remove_logs(path: Path) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+_State = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
+
+
+def _state(path: Path) -> _State | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _log_size(path: Path) -> int:
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except OSError:
+        return 0
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _is_immutable(connection: sqlite3.Connection) -> bool:
+    return isinstance(connection, _Immutable)
+
+
+def _identity(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """What tells an index from any other."""
+    try:
+        return connection.execute(
+            "SELECT name, value FROM meta WHERE name IN ('id', 'created') ORDER BY name"
+        ).fetchall()
+    except sqlite3.Error:
+        return []
+
+
+def _empty_stale_log(path: Path) -> None:
+    """Empty the log of an index that was deleted, which must not be replayed into a new one. Raises
+    StoreError when a process still has that index open: then its log is all that it has."""
+    if not _log_size(path) or path.exists():
+        return
+    if os.name == "posix":
+        import fcntl  # only there on POSIX
+
+        with suppress(FileNotFoundError), open(f"{path}-shm", "r+b") as shared:
+            try:  # the byte that every connection of SQLite holds a lock on
+                fcntl.lockf(shared, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)
+            except OSError:
+                raise StoreError(
+                    f"{path}-wal belongs to an index that was moved away while a process has it "
+                    "open: end that process, or name another file"
+                ) from None
+            os.truncate(f"{path}-wal", 0)
+            return
+    os.truncate(f"{path}-wal", 0)
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreError for tables, views and triggers other than those of an index."""
+    found = {}
+    for kind, name, table, text in connection.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
+    ):
+        if not (kind == "table" and name in ("sqlite_stat1", "sqlite_stat4")):
+            found[kind, name, table] = _plain_sql(text)
+    expected = _expected_schema()
+    if odd := [key for key in found if key not in expected]:
+        raise StoreError(
+            f"{path} holds a {odd[0][0]} {odd[0][1]!r:.40} that wingbar did not make: it is no "
+            "index to be trusted, make a new one"
+        )
+    for key, text in expected.items():
+        if found.get(key, 0) != text:
+            raise StoreError(
+                f"{path} is damaged (its {key[0]} {key[1]} is not that of an index): wingbar index "
+                "makes a new one"
+            )
+
+
+@cache
+def _expected_schema() -> dict[tuple[str, str, str], str | None]:
+    fresh = sqlite3.connect(":memory:")
+    try:
+        fresh.executescript(_SCHEMA)
+        return {
+            (kind, name, table): _plain_sql(text)
+            for kind, name, table, text in fresh.execute(
+                "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+            )
+        }
+    finally:
+        fresh.close()
+
+
+def _plain_sql(text: object) -> str | None:
+    """SQL without comments and white space."""
+    return (
+        None if text is None else re.sub(r"--[^\n]*|/\*.*?\*/|\s+", "", str(text), flags=re.DOTALL)
+    )
+
+
+class _Immutable(sqlite3.Connection):
+    """A connection that takes no locks, where nobody may write: it does not notice changes."""
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
@@ -567,8 +914,15 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
             # a log needs a folder that can be written; where nobody can write, none is needed
             db.close()
             db = sqlite3.connect(
-                f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+                f"{uri}&immutable=1",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=_Immutable,
             )
+    db.execute("PRAGMA trusted_schema = OFF")  # a stranger's file must not call functions
+    db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    db.setlimit(sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1)
     if mode == "rwc":  # a new file is renamed once it is complete: a log would be left behind
         db.execute("PRAGMA journal_mode = MEMORY")
     db.create_function("number", 1, as_number, deterministic=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,7 +23,6 @@ from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
 
-REPLACED_SECONDS = 0.5  # how often a thread checks whether its file was replaced by another index
 COLUMN_VALUES = 20  # values listed per column, the most frequent ones
 COLUMN_SAMPLE = 5000  # items whose columns are read to find those values
 SPREAD = 60  # items per pass through the whole index
@@ -58,31 +55,21 @@ class Reader:
     `feature_bytes` of features. Raises StoreError when the index cannot be opened."""
 
     def __init__(self, path: Path, feature_bytes: int = 0) -> None:
-        status = path.stat() if path.exists() else None
         self.store = _CachingStore.open(path)
         self.store.max_bytes = feature_bytes
         self.index = Index(self.store)
-        self._file = None if status is None else (status.st_dev, status.st_ino)
-
-    def is_current(self) -> bool:
-        """Whether the file at the path is still the one that was opened."""
-        try:
-            status = self.index.path.stat()
-        except OSError:
-            return True  # gone or unreachable for a moment: the open file can still be read
-        return (status.st_dev, status.st_ino) == self._file
 
     def check(self) -> None:
         """Raises StoreError when the index cannot be read or its file was moved or replaced."""
         path = self.index.path
         if not path.exists():
             raise StoreError(f"{path} is gone: restore it, or start the server with another index")
-        if not self.is_current():
+        self.store.model_fingerprint()  # follows another index that was put in its place
+        if self.store.is_replaced():
             raise StoreError(
                 f"{path} was replaced by a file that is not an index: restore it, or restart the "
                 "server"
             )
-        self.store.model_fingerprint()
 
     @property
     def is_empty(self) -> bool:
@@ -164,15 +151,14 @@ class Reader:
 class ReaderThread:
     """A thread with a Reader of its own, which runs one piece of work after the other.
 
-    It opens the index for the first piece of work, and again when another index has replaced the
-    file.
+    It opens the index for the first piece of work. The store follows another index that is put in
+    the place of the file.
     """
 
     def __init__(self, path: Path, name: str, feature_bytes: int = 0) -> None:
         self._path, self._feature_bytes = path, feature_bytes
         self._pool = ThreadPoolExecutor(1, f"wingbar-{name}")
         self._reader: Reader | None = None
-        self._checked = 0.0  # monotonic seconds
 
     async def run(self, work: Callable[[Reader], T]) -> T:
         """The result of `work`, called in the thread with its reader."""
@@ -191,13 +177,6 @@ class ReaderThread:
     def _do(self, work: Callable[[Reader], T]) -> T:
         if self._reader is None:
             self._reader = Reader(self._path, self._feature_bytes)
-        elif time.monotonic() - self._checked > REPLACED_SECONDS:
-            self._checked = time.monotonic()
-            if not self._reader.is_current():
-                # when the new file is no index, the open one can still be read; check() reports it
-                with suppress(StoreError):
-                    old, self._reader = self._reader, Reader(self._path, self._feature_bytes)
-                    old.index.close()
         return work(self._reader)
 
 
@@ -223,7 +202,7 @@ class _CachingStore(Store):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self._cached: dict[int, bytes] = {}
-        self._cached_version: tuple[int, int] | None = None  # of the file they were read from
+        self._cached_version: tuple[int, ...] | None = None  # of the file they were read from
 
     def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
         version = self.version()

@@ -103,7 +103,7 @@ class Service:
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
         self._senders = ThreadPoolExecutor(cores(), "wingbar-show")
         self._queue: deque[_Asked] = deque()  # searches that are not slow
-        self._facts: tuple[Reader, tuple[int, int], dict[str, Any]] | None = None
+        self._facts: tuple[Reader, tuple[int, ...], dict[str, Any]] | None = None
         self._started = False
 
     def start(self) -> None:
