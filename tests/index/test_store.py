@@ -473,7 +473,7 @@ def test_what_wingbar_did_not_make_is_refused(empty: Store, hostile: str) -> Non
     with sqlite3.connect(empty.path) as other:
         other.executescript(hostile)
     other.close()
-    with pytest.raises(StoreError, match="that wingbar did not make|is damaged"):
+    with pytest.raises(StoreError, match=r"that wingbar did not make|is damaged"):
         Store.open(empty.path)
 
 
