@@ -507,21 +507,14 @@ def test_find_lists_images_others_and_follows_links(tmp_path: Path) -> None:
     assert [p.name for p in found.others] == ["Makefile", "movie.mp4", "notes.txt"]
 
 
-def test_a_linked_folder_is_in_both_places_and_loops_end(tmp_path: Path) -> None:
+def test_a_linked_folder_is_found_under_its_own_path_and_loops_end(tmp_path: Path) -> None:
     for name in ("cats/1.jpg", "cats/deep/2.jpg", "eels/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "eels" / "also").symlink_to(tmp_path / "cats")
     (tmp_path / "cats" / "friends").symlink_to(tmp_path / "eels")
     found = [str(path.relative_to(tmp_path)) for path in images.find(tmp_path).images]
-    assert {
-        "cats/1.jpg",
-        "cats/deep/2.jpg",
-        "eels/3.jpg",
-        "eels/also/1.jpg",
-        "cats/friends/3.jpg",
-    } <= set(found)
-    assert len(found) == len(set(found)) < 12
+    assert found == ["cats/1.jpg", "cats/deep/2.jpg", "eels/3.jpg"]
 
 
 def test_find_raises_without_a_folder(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,16 @@ MAX_SCANNED = 4 * 10**9  # pixels times scans of a JPEG
 STEP = 32  # sides of whole pictures are multiples: the stride of the last stage of every backbone
 LONGEST = 2.0  # the longest side of a whole picture, in multiples of `size`
 
+SKIPPED_FOLDERS = frozenset(
+    (
+        "@eadir #recycle #snapshot @recycle @recently-snapshot @sharesnap @tmp $recycle.bin "
+        "recycler recycled __macosx lost+found"
+    ).split()
+) | {"system volume information", "network trash folder", "temporary items"}
+"""Folders that file servers and operating systems keep beside people's files, in lower case:
+thumbnails, recycle bins, snapshots."""
+
+_UPLOADS = ".uploads"  # what the folder of uploads has behind the name of its index
 _SUFFIXES = frozenset(
     (
         ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .ppm .pgm .pnm .tif .tiff "
@@ -136,11 +147,14 @@ class Found:
     images: files that are images by their names or first bytes
     others: all other files
     unreadable: folders below it that cannot be listed
+    skipped: what was left out by name: folders that other software keeps, folders of uploads beside
+        their index, and what `exclude` matches
     """
 
     images: list[Path]
     others: list[Path]
     unreadable: list[Path]
+    skipped: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -155,20 +169,37 @@ class Failure:
     reason: str
 
 
-def find(folder: str | os.PathLike[str]) -> Found:
-    """The files below `folder`. Links are followed, hidden files and folders left out.
+def find(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -> Found:
+    """The files below `folder`. Links are followed, and a folder or file that is reached in several
+    ways is found once: under its own path, or where only links lead to it, under the first of them.
 
-    A file counts as an image by its suffix or, without a suffix, by its first bytes. Raises
-    FileNotFoundError, NotADirectoryError or PermissionError if `folder` cannot be listed.
+    Left out are hidden files and folders, folders that other software keeps (SKIPPED_FOLDERS),
+    folders `NAME.uploads` beside a file `NAME`, and everything whose name or path below `folder`
+    matches one of the patterns `exclude`, as in "*.thumb.jpg" or "2019/drafts". A file counts as an
+    image by its suffix or, without a suffix, by its first bytes. Raises FileNotFoundError,
+    NotADirectoryError or PermissionError if `folder` cannot be listed.
     """
     folder = Path(folder)
     os.listdir(folder)  # a folder that cannot be read must not look like an empty one
+    walk = _Walk(folder, exclude)
     images: list[Path] = []
     others: list[Path] = []
-    unreadable: list[Path] = []
-    for path in _walk(folder, lambda error: unreadable.append(Path(error.filename))):
+    for path in walk.files():
         (images if _looks_like_image(path) else others).append(path)
-    return Found(sorted(images), sorted(others), sorted(unreadable))
+    once = _each_once(images, walk.links)
+    return Found(once, sorted(others), sorted(walk.unreadable), sorted(walk.skipped))
+
+
+def is_skipped(name: str) -> bool:
+    """Whether a folder of this name is left out: a hidden one, or one that other software keeps."""
+    return name.startswith(".") or name.casefold() in SKIPPED_FOLDERS
+
+
+def is_excluded(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a relative path or its last part matches one of `patterns` (*, ? and [...])."""
+    name = path.rsplit("/", 1)[-1]
+    wanted = [pattern.removeprefix("./").rstrip("/") for pattern in patterns]
+    return any(fnmatchcase(name, one) or fnmatchcase(path, one) for one in wanted)
 
 
 def read(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
@@ -305,28 +336,99 @@ def printable(path: object) -> str:
 # -- finding files
 
 
-def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not _leads_back(Path(parent, name), folder)
-        ]
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+class _Walk:
+    """The files below a folder. Folders come before links to folders, each real folder once."""
 
+    def __init__(self, root: Path, exclude: Sequence[str]) -> None:
+        self.root, self._exclude = str(root), exclude
+        self.unreadable: list[Path] = []
+        self.skipped: list[Path] = []
+        self.links: set[Path] = set()  # files that are links
+        self._seen = {_identity(self.root)}
+        self._folders = [self.root]
+        self._linked: list[str] = []
 
-def _leads_back(path: Path, root: Path) -> bool:
-    """Whether a folder is a link to one that contains it, which would never end."""
-    if not path.is_symlink():
-        return False
-    real = os.path.realpath(path)
-    above = path.parent
-    while True:
-        if os.path.realpath(above) == real:
+    def files(self) -> Iterator[Path]:
+        real_root = os.path.realpath(self.root)
+        while self._folders or self._linked:
+            if self._folders:
+                yield from self._files_in(self._folders.pop())
+                continue
+            self._linked.sort(reverse=True)
+            link = self._linked.pop()
+            target = os.path.realpath(link)
+            # a link to a folder that contains the root leads outside of what was asked for
+            if not f"{real_root}{os.sep}".startswith(target.rstrip(os.sep) + os.sep):
+                self._enter(link)
+
+    def _enter(self, folder: str) -> None:
+        try:
+            identity = _identity(folder)
+        except OSError:
+            self.unreadable.append(Path(folder))
+            return
+        if identity not in self._seen:
+            self._seen.add(identity)
+            self._folders.append(folder)
+
+    def _files_in(self, folder: str) -> Iterator[Path]:
+        try:
+            with os.scandir(folder) as listed:
+                entries = [entry for entry in listed if not entry.name.startswith(".")]
+        except OSError:
+            self.unreadable.append(Path(folder))
+            return
+        names = {entry.name for entry in entries}
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # links that lead in a circle, a path that is too long
+                is_folder = False
+            if self._is_left_out(entry, is_folder, names):
+                self.skipped.append(Path(entry.path))
+            elif not is_folder:
+                if entry.is_symlink():
+                    self.links.add(Path(entry.path))
+                yield Path(entry.path)
+            elif entry.is_symlink():
+                self._linked.append(entry.path)
+            else:
+                self._enter(entry.path)
+
+    def _is_left_out(
+        self, entry: os.DirEntry[str], is_folder: bool, names: Collection[str]
+    ) -> bool:
+        if is_folder and (
+            is_skipped(entry.name)
+            or (entry.name.endswith(_UPLOADS) and entry.name.removesuffix(_UPLOADS) in names)
+        ):
             return True
-        if above in (root, above.parent):
-            return os.path.realpath(root).startswith(real.rstrip(os.sep) + os.sep)
-        above = above.parent
+        return bool(self._exclude) and is_excluded(
+            os.path.relpath(entry.path, self.root).replace(os.sep, "/"), self._exclude
+        )
+
+
+def _identity(folder: str) -> object:
+    """What tells whether two paths lead to the same folder. Raises OSError."""
+    status = os.stat(folder)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _each_once(paths: list[Path], links: Collection[Path]) -> list[Path]:
+    """The paths, sorted, without links to files that are among them under another name."""
+    if not links:
+        return sorted(paths)
+    real_folder = {parent: os.path.realpath(parent) for parent in {path.parent for path in paths}}
+    real = {
+        path: os.path.realpath(path)
+        if path in links
+        else os.path.join(real_folder[path.parent], path.name)
+        for path in paths
+    }
+    first: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda path: (path in links, path)):
+        first.setdefault(real[path], path)
+    return sorted(first.values())
 
 
 def _looks_like_image(path: Path) -> bool:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from wingbar import images
 from wingbar.data.readers import read_dataset, read_images
 from wingbar.errors import DataError
 
@@ -216,3 +219,113 @@ def test_a_box_column_crops_queries(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text('path,box\none.png,"1,2"\n')
     with pytest.raises(DataError, match=r"line 2: a box is x,y,width,height"):
         read_images(tmp_path / "b.csv")
+
+
+def test_folders_of_other_software_are_left_out(tmp_path: Path) -> None:
+    kept = ["cat/a.jpg", "dog/b.jpg", "dog/@home/c.jpg"]
+    left = ["cat/@eaDir/a.jpg/THUMB.jpg", "#recycle/x.jpg", "$RECYCLE.BIN/y.jpg"]
+    left += ["System Volume Information/z.jpg", "__MACOSX/q.jpg", "lost+found/r.jpg"]
+    left += ["list.wb.uploads/up.jpg"]
+    touch(tmp_path, *kept, *left, ".Trashes/501/s.jpg", "list.wb")
+    found = read_images(tmp_path)
+    assert names(found) == ["a.jpg:cat", "c.jpg:dog", "b.jpg:dog"]
+    assert {str(path.relative_to(tmp_path)) for path in found.skipped} == {
+        "cat/@eaDir",
+        *(name.split("/")[0] for name in left[1:]),
+    }
+    assert len(read_images(tmp_path / "lost+found")) == 1  # asked for by name
+
+
+def test_patterns_leave_files_and_folders_out(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "cat/a.thumb.jpg", "cat/raw/b.jpg", "dog/raw/c.jpg", "dog/d.jpg")
+    assert names(read_images(tmp_path, exclude=["*.thumb.jpg", "cat/raw/"])) == [
+        "a.jpg:cat",
+        "d.jpg:dog",
+        "c.jpg:dog",
+    ]
+    (tmp_path / "l.csv").write_text("path,label\ncat/a.jpg,1\ncat/raw/b.jpg,2\ndog/d.jpg,3\n")
+    listed = read_images(tmp_path / "l.csv", exclude=["raw", "d.jpg"])
+    assert names(listed) == ["a.jpg:1"]
+    assert len(listed.skipped) == 2
+    with pytest.raises(DataError, match="a pattern to exclude is not empty"):
+        read_images(tmp_path, exclude=[""])
+
+
+def test_class_names_in_both_unicode_forms_are_one_class(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "K\u00e4fer") for form in ("NFC", "NFD"))
+    touch(tmp_path, f"{nfc}/a.jpg", f"{nfd}/b.jpg")
+    assert set(read_images(tmp_path).labels) == {nfc}
+    (tmp_path / "l.csv").write_text(f"path,label\na.jpg,{nfd}\n", encoding="utf-8")
+    assert read_images(tmp_path / "l.csv").labels == [nfc]
+
+
+def test_labels_that_are_dropped_are_said(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    assert read_images(tmp_path).notes == []
+    touch(tmp_path, "stray.jpg")
+    [note] = read_images(tmp_path).notes
+    assert "has images beside its folders (the first is stray.jpg)" in note
+
+
+def test_each_real_folder_is_visited_once(tmp_path: Path) -> None:
+    touch(tmp_path / "pool", *(f"d{i}/{i}.jpg" for i in range(8)))
+    root = tmp_path / "root"
+    root.mkdir()
+    for i in range(64):
+        (root / f"link{i:02}").symlink_to(tmp_path / "pool")
+        (tmp_path / "pool" / f"back{i}").symlink_to(tmp_path / "pool")  # each would multiply
+    (root / "up").symlink_to(tmp_path)
+    found = images.find(root)
+    assert found.images == [root / "link00" / f"d{i}" / f"{i}.jpg" for i in range(8)]
+    assert found.unreadable == []
+
+
+def test_a_path_that_is_too_long_is_one_failure(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg")
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path / "cat")
+        for _ in range(20):
+            os.mkdir("x" * 250)
+            os.chdir("x" * 250)
+        Path("deep.jpg").touch()
+    finally:
+        os.chdir(here)
+    found = read_images(tmp_path)
+    assert names(found) == ["a.jpg:cat"]
+    assert len(found.unreadable) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b",path,label\n0,a.jpg,cat\n1,b.jpg,dog\n", ["a.jpg:cat", "b.jpg:dog"]),
+        ("sep=;\r\nPath;Label\r\na.jpg;K\u00e4fer\r\n".encode("cp1252"), ["a.jpg:K\u00e4fer"]),
+        ("path;label\na.jpg;K\u00e4fer\n".encode("utf-16"), ["a.jpg:K\u00e4fer"]),
+        (b"path\tlabel\nimages\\a.jpg\tcat\n", ["a.jpg:cat"]),
+        (b"path,label\na.jpg,cat,,\n\nb.jpg\n", ["a.jpg:cat", "b.jpg:None"]),
+        (b'path,label\n"a, b.jpg","two\nlines"\n', ["a, b.jpg:two\nlines"]),
+    ],
+)
+def test_csv_as_other_programs_write_it(tmp_path: Path, data: bytes, expected: list[str]) -> None:
+    (tmp_path / "list.csv").write_bytes(data)
+    found = read_images(tmp_path / "list.csv")
+    assert names(found) == expected
+    assert {path.parent.name for path in found.paths} <= {tmp_path.name, "images"}
+    assert not any(entry.columns for entry in found)
+
+
+def test_rows_without_a_file_are_failures(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("path,Price,price\n,1,2\na.jpg,3,4\nhttps://shop.example/b.jpg,5,6\n")
+    found = read_images(path)
+    assert [dict(entry.columns) for entry in found] == [{"Price": "3", "price": "4"}]
+    assert [failure.path for failure in found.failed] == [f"{path}, line 2", f"{path}, line 4"]
+    reasons = [failure.reason for failure in found.failed]
+    assert reasons[0] == "the path is empty"
+    assert reasons[1].startswith("https://shop.example/b.jpg: URLs are not fetched; download")
+    [note] = found.notes
+    assert note == f"{path} has columns Price and price: filters tell them apart by their case"
+    path.write_text("path,price,price\na.jpg,3,4\n")
+    with pytest.raises(DataError, match="two columns are named price; rename or remove one"):
+        read_images(path)

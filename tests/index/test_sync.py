@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import picture, write_classes
+from tests.conftest import HUES, picture, write_classes
+from tests.model.test_model import trained_model
 from wingbar import images
 from wingbar.data.readers import read_images
+from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, StoreError
-from wingbar.index import refit, sync
+from wingbar.index import refit, sync, unfinished
 from wingbar.index.index import Index
+from wingbar.model.model import Model
 
 
 def counts(report: sync.AddReport) -> tuple[int, ...]:
@@ -128,21 +133,24 @@ def test_a_folder_that_cannot_be_listed_keeps_its_items(
 ) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(photos, bits=16)
-        real_scan, real_exists = os.scandir, os.path.lexists
+        real_scan, real_stat = os.scandir, os.lstat
 
         def scandir(path: str) -> object:
             if str(path).endswith("red"):
                 raise PermissionError(13, "Permission denied", str(path))
             return real_scan(path)
 
+        def lstat(path: str) -> object:
+            if "/red/" in str(path):
+                raise FileNotFoundError(2, "No such file or directory", str(path))
+            return real_stat(path)
+
         monkeypatch.setattr(os, "scandir", scandir)
-        monkeypatch.setattr(
-            os.path, "lexists", lambda path: "/red/" not in str(path) and real_exists(path)
-        )
+        monkeypatch.setattr(os, "lstat", lstat)
         report = index.add(photos)
         assert report.removed == 0
         assert report.failed == (
-            images.Failure(str(photos / "red"), "the folder cannot be listed"),
+            images.Failure(str(photos / "red"), "the folder cannot be listed (Permission denied)"),
         )
         assert len(index) == 24
 
@@ -317,7 +325,8 @@ def test_progress_counts_to_the_end(photos: Path, tmp_path: Path) -> None:
     seen = []
     with Index.create(tmp_path / "a.wb") as index:
         index.add(photos, bits=8, progress=lambda *step: seen.append(step))
-    assert seen == [("indexing", i + 1, 24) for i in range(24)]
+    learning = [("learning codes", 0, 24), ("learning codes", 24, 24)]
+    assert seen == [("indexing", i + 1, 24) for i in range(24)] + learning
 
 
 def test_two_pictures_of_one_palette_index_are_two(tmp_path: Path) -> None:
@@ -426,3 +435,306 @@ def test_a_path_named_twice_is_one_item(
     picture(1).save("a.jpg")
     with Index.create("i.wb") as index:
         assert index.add(names, bits=8).added == 1
+
+
+def test_an_unmounted_disk_below_the_root_keeps_its_items(tmp_path: Path) -> None:
+    library, nas = tmp_path / "library", tmp_path / "nas"
+    for folder in (library / "local", library / "disk", nas / "deep"):
+        folder.mkdir(parents=True)
+    for i in range(3):
+        picture(i).save(library / "local" / f"{i}.jpg")
+        picture(10 + i).save(library / "disk" / f"{i}.jpg")
+        picture(20 + i).save(nas / "deep" / f"{i}.jpg")
+    (library / "nas").symlink_to(nas)
+    with Index.create(tmp_path / "a.wb") as index:
+        assert index.add(library, bits=8).added == 9
+        before = content(index)
+        (library / "disk").rename(tmp_path / "away")
+        (library / "disk").mkdir()  # the mount point is an empty folder
+        nas.rename(tmp_path / "away too")  # the link leads nowhere
+        (library / "local" / "0.jpg").unlink()  # while a file that is deleted goes, as ever
+        report = index.add(library)
+        assert (report.removed, report.kept, report.unchanged) == (1, 6, 2)
+        [note] = report.notes
+        assert f"{library}/disk and 1 more cannot be reached or holds no images now, but 6" in note
+        (library / "disk").rmdir()
+        (tmp_path / "away").rename(library / "disk")
+        (tmp_path / "away too").rename(nas)
+        report = index.add(library)
+        assert (report.unchanged, report.added, report.kept, report.notes) == (8, 0, 0, ())
+        assert content(index) == {
+            path: row for path, row in before.items() if not path.endswith("local/0.jpg")
+        }
+
+
+def test_a_deleted_folder_is_given_up_and_an_emptied_one_is_not(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8)
+        for path in (photos / "red").iterdir():
+            path.unlink()
+        report = index.add(photos)
+        assert (report.removed, report.kept) == (0, 8)
+        (photos / "red").rmdir()
+        report = index.add(photos)
+        assert (report.removed, report.kept) == (8, 0)
+        # where systems make the folder of a disk when it is plugged in, its absence says nothing
+        monkeypatch.setattr(sync, "_MOUNT_POINT", re.compile(".*/photos/[^/]+"))
+        shutil.rmtree(photos / "blue")
+        report = index.add(photos)
+        assert (report.removed, report.kept) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        ("/media/anna/STICK", True),
+        ("/run/media/anna/STICK", True),
+        ("/mnt/nas", True),
+        ("/Volumes/Photos", True),
+        ("/home/anna/photos/2019", False),
+        ("/media/anna/STICK/2019", False),
+    ],
+)
+def test_where_systems_mount_disks(path: str, is_one: bool) -> None:
+    assert (sync._MOUNT_POINT.fullmatch(path) is not None) == is_one
+
+
+def test_everything_moved_out_of_a_folder_is_not_kept_back(photos: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8)
+        for path in (photos / "red").iterdir():
+            path.rename(photos / "blue" / f"red{path.name}")
+        report = index.add(photos)
+        assert (report.moved, report.removed, report.kept, report.notes) == (8, 0, 0, ())
+
+
+def test_a_missing_file_of_another_part_is_removed(photos: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for part in ("train", "val"):
+        write_classes(data / part, 2, first_seed=len(part))
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(data, bits=8)
+        (data / "val" / "red" / "000.jpg").unlink()
+        report = index.add(read_images(data, "train"))  # val still holds images, though not asked
+        assert (report.removed, report.kept) == (1, 0)
+
+
+def test_an_error_of_the_disk_is_no_proof_that_a_file_is_gone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(photos, bits=8)
+        (photos / "red").rename(tmp_path / "red")
+        real = os.lstat
+
+        def stale(path: str) -> os.stat_result:
+            if str(path).startswith(str(photos / "red")):
+                raise OSError(116, "Stale file handle", str(path))
+            return real(path)
+
+        monkeypatch.setattr(os, "lstat", stale)
+        assert index.add(photos).removed == 0
+        assert len(index) == 24
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_first_run_is_continued(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    write_classes(photos, 20)
+    encoded: list[int] = []
+    run = Model.run
+
+    def noted(model: Model, pixels: list[images.Pixels]) -> object:
+        encoded.append(len(pixels))
+        return run(model, pixels)
+
+    monkeypatch.setattr(Model, "run", noted)
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done == 40:
+            raise stop
+
+    beside = tmp_path / "a.wb-sample"
+    with Index.create(tmp_path / "a.wb") as index, pytest.raises(stop):
+        index.add(photos, bits=8, progress=interrupt)
+    assert sum(encoded) == 32  # two batches; the third was being gathered
+    assert beside.exists()
+    with beside.open("ab") as file:  # as a kill in the middle of a write leaves it
+        file.write(b"half a record")
+    encoded.clear()
+    with Index.open(tmp_path / "a.wb") as index, Index.create(tmp_path / "b.wb") as other:
+        assert len(index) == 0
+        report = index.add(photos)
+        assert (report.added, report.continued, report.fitted_on) == (60, 32, 60)
+        assert sum(encoded) == 28
+        assert not beside.exists()
+        other.add(photos)
+        assert content(index) == content(other)
+        assert index.verify() == []
+
+
+def test_what_an_interrupted_run_left_fits_its_network_and_pictures_only(tmp_path: Path) -> None:
+    general, other = Model.load("general"), trained_model()
+    outputs = unfinished.Outputs(tmp_path / "a.wb", general)
+    raw = np.arange(6, dtype=np.float32).reshape(2, 3)
+    outputs.append([b"a" * 32, b"b" * 32], raw)
+    outputs.append([b"c" * 32], raw[:1])
+    path = tmp_path / "a.wb-sample"
+    assert len(unfinished.Outputs(tmp_path / "a.wb", other)) == 0
+    again = unfinished.Outputs(tmp_path / "a.wb", general)
+    assert len(again) == 3
+    np.testing.assert_array_equal(again.of(b"b" * 32), raw[1])
+    data = bytearray(path.read_bytes())
+    data[-50] ^= 1  # in the second record, or its sum
+    path.write_bytes(data[:-1])  # and the last one cut off
+    again = unfinished.Outputs(tmp_path / "a.wb", general)
+    assert [again.of(c * 32) is not None for c in (b"a", b"b", b"c")] == [True, False, False]
+    again.append([b"d" * 32], raw[:1])
+    again = unfinished.Outputs(tmp_path / "a.wb", general)
+    np.testing.assert_array_equal(again.of(b"d" * 32), raw[0])
+    path.write_bytes(b"short")
+    assert len(unfinished.Outputs(tmp_path / "a.wb", general)) == 0
+
+
+def test_uploads_inside_the_folder_keep_labels_and_columns(photos: Path) -> None:
+    uploads = photos / "a.wb.uploads"
+    uploads.mkdir()
+    picture(1).save(uploads / "1.jpg")
+    with Index.create(photos / "a.wb") as index:
+        index.add([Images([Entry(uploads / "1.jpg", "mine", {"file": "me.jpg"})], "up")], bits=8)
+        report = index.add(photos)
+        assert (report.added, report.skipped) == (24, (str(uploads),))
+        item = next(item for item in index.items() if item.path == str(uploads / "1.jpg"))
+        assert (item.label, dict(item.columns)) == ("mine", {"file": "me.jpg"})
+        assert set(index.label_counts()) == {"red", "green", "blue", "mine"}
+
+
+def test_a_picture_reached_by_several_links_is_one_item(tmp_path: Path) -> None:
+    real, library = tmp_path / "real", tmp_path / "library"
+    real.mkdir()
+    library.mkdir()
+    picture(1).save(real / "a.jpg")
+    picture(2).save(library / "b.jpg")
+    (library / "one").symlink_to(real)
+    (library / "two").symlink_to(real)
+    (library / "c.jpg").symlink_to(library / "b.jpg")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(library, bits=8)
+        paths = {str(library / "b.jpg"), str(library / "one" / "a.jpg")}
+        assert set(index.paths()) == paths
+        ids = index.ids().tolist()
+        # nor by another way in a later run, or in a list
+        assert counts(index.add(real)) == (0, 0, 1, 0, 0, 0)
+        assert counts(index.add([library / "two" / "a.jpg", library / "c.jpg"])) == (
+            0,
+            0,
+            2,
+            0,
+            0,
+            0,
+        )
+        assert (set(index.paths()), index.ids().tolist()) == (paths, ids)
+        (library / "one").unlink()  # the picture is still there by the other link
+        report = index.add(library)
+        assert (len(index), report.removed + report.moved) == (2, 1)
+    with Index.create(tmp_path / "b.wb") as index:
+        assert index.add([library / "c.jpg"], bits=8).added == 1
+        assert counts(index.add([library / "b.jpg"])) == (0, 0, 1, 0, 0, 0)
+        assert index.paths() == [str(library / "c.jpg")]
+
+
+@pytest.mark.parametrize("seconds", [-1, -5_000_000_000, 9_300_000_000, 15_032_300_000])
+def test_a_file_of_any_date(photos: Path, tmp_path: Path, seconds: int) -> None:
+    """1969, 1811, 2264 and 2446; SQLite's integers hold nanoseconds up to 2262."""
+    path = photos / "red" / "000.jpg"
+    real = os.stat
+
+    def dated(name: object, **options: bool) -> os.stat_result:
+        status = real(name, **options)  # type: ignore[arg-type]
+        if str(name) != str(path):
+            return status
+        values = {key: getattr(status, key) for key in dir(status) if key.startswith("st_")}
+        return types.SimpleNamespace(**values | {"st_mtime_ns": seconds * 10**9})  # type: ignore[return-value]
+
+    with Index.create(tmp_path / "a.wb") as index, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", dated)
+        assert counts(index.add(photos, bits=8)) == (24, 0, 0, 0, 0, 0)
+        assert counts(index.add(photos)) == (0, 0, 24, 0, 0, 0)
+        assert index.verify() == []
+
+
+def test_a_class_folder_by_itself_does_not_relabel(tmp_path: Path) -> None:
+    root = tmp_path / "C"
+    for name in ("cat/outdoors/1", "cat/2", "dog/3"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(int(name[-1])).save(root / f"{name}.jpg")
+    (root / "cat" / "2.jpg").rename(root / "cat" / "outdoors" / "2.jpg")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(root, bits=8)
+        assert index.label_counts() == {"cat": 2, "dog": 1}
+        picture(9).save(root / "cat" / "outdoors" / "9.jpg")
+        report = index.add(root / "cat")
+        assert (report.added, report.updated, report.unchanged) == (1, 0, 2)
+        assert index.label_counts() == {"cat": 3, "dog": 1}
+    # a folder that is named like its only class has given that label itself
+    same = tmp_path / "owl"
+    (same / "owl").mkdir(parents=True)
+    picture(20).save(same / "owl" / "1.jpg")
+    with Index.create(tmp_path / "b.wb") as index:
+        index.add(same, bits=8)
+        (same / "hawk").mkdir()
+        picture(21).save(same / "hawk" / "1.jpg")
+        index.add(same)
+        assert index.label_counts() == {"hawk": 1, "owl": 1}
+
+
+def test_pictures_from_memory_have_keys_and_labels(tmp_path: Path) -> None:
+    red, blue, green = (picture(i, hue=hue) for i, hue in enumerate(HUES.values()))
+    with Index.create(tmp_path / "a.wb") as index:
+        report = index.add([red, blue], keys=["sku-1", "sku-2"], labels=["a", None], bits=8)
+        assert report.added == 2
+        assert index.paths() == ["array:sku-1", "array:sku-2"]
+        assert index.labels() == ["a", None]
+        assert counts(index.add([red, blue], keys=["sku-1", "sku-2"])) == (0, 0, 2, 0, 0, 0)
+        assert index.labels() == ["a", None]  # no labels were given, so none are taken away
+        assert counts(index.add([red, green], keys=["sku-1", "sku-2"], labels=["b", "c"])) == (
+            0,
+            2,
+            0,
+            0,
+            0,
+            0,
+        )
+        assert index.search(green, k=1)[0].path == "array:sku-2"
+        assert sorted(index.label_counts()) == ["b", "c"]
+        assert index.delete(["array:sku-2"]) == 1
+        assert index.verify() == []
+        path = tmp_path / "a.jpg"
+        red.save(path)
+        index.add([path], labels=["mine"])
+        assert index.label_counts() == {"b": 1, "mine": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"keys": ["a"]}, "2 pictures and 1 keys: give one each"),
+        ({"labels": ["a", "b", "c"]}, "2 pictures and 3 labels: give one each"),
+        ({"keys": ["a", "a"]}, "the key 'a' is given twice"),
+        ({"keys": ["a", ""]}, "a key is a text that is not empty, not ''"),
+    ],
+)
+def test_keys_and_labels_that_do_not_fit(
+    tmp_path: Path, options: dict[str, list[str]], reason: str
+) -> None:
+    pictures = [picture(1), picture(2)]
+    with Index.create(tmp_path / "a.wb") as index:
+        with pytest.raises(DataError, match=reason):
+            index.add(pictures, **options)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="a file is known by its path"):
+            index.add(["a.jpg", "b.jpg"], keys=["a", "b"])
+        with pytest.raises(DataError, match="has labels of its own"):
+            index.add([Entry(tmp_path / "a.jpg")], labels=["a"])

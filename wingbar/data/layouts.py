@@ -86,7 +86,9 @@ def find(folder: Path) -> Found | None:
                 if layout.looks_like(folder):
                     return Found(name, Path(os.path.realpath(folder)))
             inside = [
-                path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+                path
+                for path in folder.iterdir()
+                if path.is_dir() and not images.is_skipped(path.name)
             ]
             if len(inside) != 1:
                 return None

@@ -3,10 +3,14 @@ known data sets straight from the unpacked archive."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wingbar import images
@@ -14,6 +18,7 @@ from wingbar.data import layouts
 from wingbar.data.protocols import Protocol, apply_protocol
 from wingbar.data.records import Dataset, Entry, Images, Parts, absolute
 from wingbar.errors import DataError, ImageError
+from wingbar.images import Failure
 
 # The names that people give to the parts of a data set, and what wingbar calls them.
 _PARTS = {
@@ -40,9 +45,11 @@ def read_dataset(
     straight from the unpacked archive.
 
     - Folder: one folder per class, with or without `train/ val/ test/ query/ gallery/` (or
-      `database/`) above them. With images directly in it, it is a plain folder without labels.
+      `database/`) above them. With images directly in it, it is a plain folder without labels, and
+      a note says so.
     - CSV: a column `path` and optionally `label`, `split` and `box`; further columns are kept for
-      filters. Paths are relative to the file.
+      filters. Paths are relative to the file. Commas, semicolons or tabs between values; UTF-8,
+      UTF-16 or Windows-1252. A row without a usable path is listed in `Images.failed`.
     - Lists: `train.txt test.txt database.txt`, each line a path and a one-hot label.
     - Known data sets, such as CUB-200-2011 or CIFAR-10: see docs/data.md. Pictures that are stored
       in arrays are unpacked once into `wingbar-images/` beside them.
@@ -56,20 +63,28 @@ def read_dataset(
 
 
 def read_images(
-    path: str | os.PathLike[str], split: str = "all", *, protocol: Protocol = "own", seed: int = 0
+    path: str | os.PathLike[str],
+    split: str = "all",
+    *,
+    protocol: Protocol = "own",
+    seed: int = 0,
+    exclude: Sequence[str] = (),
 ) -> Images:
     """The images at `path` as one list: all of them, or one part ("train", "query", "gallery",
     "val", "test").
 
     `path` is what `read_dataset` takes, or a single image file. A `protocol` other than "own" has
-    the parts train, query and gallery. Raises DataError.
+    the parts train, query and gallery. What matches a pattern of `exclude` by its name, or by its
+    path below a folder, is left out: see `images.find`. Raises DataError.
     """
     path = Path(path)
+    if not all(pattern.strip("./") for pattern in exclude):
+        raise DataError("a pattern to exclude is not empty: write *.thumb.jpg or drafts")
     if path.is_file() and path.suffix.lower() not in (".csv", ".txt"):
         if split != "all" or protocol != "own":
             raise DataError(f"{path} is one image and has no part {split!r}")
         return Images([Entry(absolute(path))], protocol="one file", labelled=False)
-    parts = read_parts(path)
+    parts = read_parts(path, exclude)
     if protocol == "own" and split == "all":
         return parts.all
     if protocol == "own" and split in parts.named:
@@ -101,32 +116,53 @@ def has_part(path: str | os.PathLike[str], part: str) -> bool:
     return part in read_parts(Path(path)).named
 
 
-def read_parts(path: Path) -> Parts:
-    """The data set at `path` with the parts of its own, before a protocol. Raises DataError."""
+def read_parts(path: Path, exclude: Sequence[str] = ()) -> Parts:
+    """The data set at `path` with the parts of its own, before a protocol, without what matches
+    `exclude`. Raises DataError."""
     if not path.exists():
         raise DataError(f"there is no {path}")
     if path.is_file():
         if path.suffix.lower() == ".csv":
-            return _read_csv(path)
+            return _without(_read_csv(path), path.parent, exclude)
         raise DataError(
             f"{path} is not a data set: name a folder, a CSV file, or a folder with train.txt and "
             "test.txt"
         )
     known = layouts.find(path)
     if known is not None:
-        return layouts.read(known)
+        return _without(layouts.read(known), path, exclude)
     if lists := _list_files(path):
-        return _read_lists(lists)
-    return _read_folder(path)
+        return _without(_read_lists(lists), path, exclude)
+    return _read_folder(path, exclude)
+
+
+def _without(parts: Parts, folder: Path, exclude: Sequence[str]) -> Parts:
+    """The data set without the files that match `exclude` by name or by path below `folder`."""
+    if not exclude:
+        return parts
+    root = os.path.realpath(folder)
+
+    def kept(entry: Entry) -> bool:
+        below = Path(os.path.relpath(entry.path, root))
+        names = [str(Path(*below.parts[: i + 1])) for i in range(len(below.parts))]
+        return not any(images.is_excluded(name.replace(os.sep, "/"), exclude) for name in names)
+
+    named = {name: list(filter(kept, entries)) for name, entries in parts.named.items()}
+    everything = replace(
+        parts.all,
+        entries=list(filter(kept, parts.all)),
+        skipped=[entry.path for entry in parts.all if not kept(entry)],
+    )
+    return replace(parts, all=everything, named=named)
 
 
 # -- folders
 
 
-def _read_folder(root: Path) -> Parts:
+def _read_folder(root: Path, exclude: Sequence[str]) -> Parts:
     root = Path(os.path.realpath(root))
     try:
-        found = images.find(root)
+        found = images.find(root, exclude)
     except OSError as error:
         raise DataError(f"{root} cannot be listed: {error.strerror}") from None
     tops = {path.relative_to(root).parts[0] for path in found.images}
@@ -139,8 +175,16 @@ def _read_folder(root: Path) -> Parts:
             "name the folders one by one"
         )
     by_part: dict[str, list[Entry]] = {}
+    notes = []
     if rest or not parts:
         entries = _labelled(root, found.images)
+        loose = [path for path in found.images if path.parent == root]
+        if loose and len(tops) > len(loose):
+            notes.append(
+                f"{root} has images beside its folders (the first is {loose[0].name}), so the "
+                "folders were not taken as classes and give no labels; to have them, move these "
+                "images into a folder"
+            )
         labelled = any(entry.label is not None for entry in entries)
     else:
         for top in sorted(tops):
@@ -149,7 +193,14 @@ def _read_folder(root: Path) -> Parts:
         entries = sorted((e for part in by_part.values() for e in part), key=lambda e: e.path)
         labelled = True
     everything = Images(
-        entries, "folder: all", root, found.others, found.unreadable, labelled=labelled
+        entries,
+        "folder: all",
+        root,
+        found.others,
+        found.unreadable,
+        labelled=labelled,
+        skipped=found.skipped,
+        notes=notes,
     )
     return Parts("folder", everything, by_part)
 
@@ -168,46 +219,121 @@ def _labelled(root: Path, paths: Iterable[Path]) -> list[Entry]:
 def _read_csv(path: Path) -> Parts:
     by_part: dict[str, list[Entry]] = {}
     everything: list[Entry] = []
+    failed: list[Failure] = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = {name.strip().lower(): name for name in reader.fieldnames or []}
-            if "path" not in header:
-                raise DataError(
-                    f"{path} needs a column named path; it has {', '.join(header) or 'none'}"
-                )
-            if odd := [name for name in header if '"' in name or not name]:
-                raise DataError(
-                    f"{path}: a column is named {odd[0]!r}; give it a name without quotes"
-                )
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                entry, part = _csv_entry(row, header, path.parent, where)
-                everything.append(entry)
-                if part:
-                    by_part.setdefault(part, []).append(entry)
+        text, encoding = _text_of(path)
+        notes = [] if encoding == "utf-8" else [f"{path} was read as {encoding}: it is not UTF-8"]
+        first = text.partition("\n")[0].strip()
+        if first.lower().startswith("sep=") and len(first) == 5:  # Excel's own first line
+            text, separator = text.partition("\n")[2], first[4]
+        else:
+            separator = _separator(first)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        columns = _Columns(path, [name.strip() for name in next(rows, [])])
+        for row in rows:
+            if not row:
+                continue
+            where = f"{path}, line {rows.line_num}"
+            values = columns.values(row, where)
+            if reason := _no_path(values["path"]):
+                failed.append(Failure(images.printable(where), reason))
+                continue
+            entry, part = _csv_entry(values, columns.own, path.parent, where)
+            everything.append(entry)
+            if part:
+                by_part.setdefault(part, []).append(entry)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8 ({error})") from None
+    if failed and not everything:
+        raise DataError(f"{failed[0].path}: {failed[0].reason}")
     if by_part and sum(map(len, by_part.values())) < len(everything):
         raise DataError(
             f"{path}: some rows have a split and some have none; fill the column or remove it"
         )
-    labelled = bool(set(header) - {"path", "split", "box"})
-    return Parts("csv", Images(everything, "csv: all", labelled=labelled), by_part)
+    labelled = bool(set(columns.names) - {"path", "split", "box"})
+    notes += columns.notes
+    listed = Images(everything, "csv: all", labelled=labelled, failed=failed, notes=notes)
+    return Parts("csv", listed, by_part)
+
+
+def _text_of(path: Path) -> tuple[str, str]:
+    """The text of a CSV and the encoding it was in: UTF-8, UTF-16 with its mark, or what Windows
+    writes in Western Europe. Raises UnicodeDecodeError, csv.Error."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16"), "utf-8"
+    try:
+        return data.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError:
+        if b"\0" in data:
+            raise
+        return data.decode("cp1252"), "Windows-1252"
+
+
+def _separator(header: str) -> str:
+    """What separates the values: the first of , ; tab | that gives a column named path."""
+    for separator in ",;\t|":
+        [names] = [*csv.reader([header], delimiter=separator)] or [[]]
+        if "path" in (name.strip().lower() for name in names):
+            return separator
+    return ","
+
+
+class _Columns:
+    """The columns of a CSV.
+
+    names: the name of each, in order; those that wingbar reads itself in lower case, "" for a
+        column without a name.
+    own: the names that are kept with the items.
+    notes: sentences on names that are easily confused.
+    """
+
+    def __init__(self, path: Path, header: Sequence[str]) -> None:
+        self.names = [name.lower() if name.lower() in _OWN_COLUMNS else name for name in header]
+        if "path" not in self.names:
+            raise DataError(
+                f"{path} needs a column named path; it has "
+                f"{', '.join(filter(None, header)) or 'none'}"
+            )
+        if odd := [name for name in self.names if '"' in name]:
+            raise DataError(f"{path}: a column is named {odd[0]!r}; give it a name without quotes")
+        named = [name for name in self.names if name]
+        if twice := [name for name, count in Counter(named).items() if count > 1]:
+            raise DataError(f"{path}: two columns are named {twice[0]}; rename or remove one")
+        self.own = [name for name in named if name not in _OWN_COLUMNS]
+        by_lower: dict[str, list[str]] = {}
+        for name in self.own:
+            by_lower.setdefault(name.lower(), []).append(name)
+        self.notes = [
+            f"{path} has columns {' and '.join(alike)}: filters tell them apart by their case"
+            for alike in by_lower.values()
+            if len(alike) > 1
+        ]
+
+    def values(self, row: Sequence[str], where: str) -> dict[str, str]:
+        """The values of a row by column; missing ones are empty. Raises DataError for too many."""
+        if any(value.strip() for value in row[len(self.names) :]):
+            raise DataError(f"{where}: more values than the header has names")
+        filled = [*row, *[""] * len(self.names)]
+        return {name: value.strip() for name, value in zip(self.names, filled, strict=False)}
+
+
+def _no_path(path: str) -> str | None:
+    """Why the path of a row names no file; None if it may."""
+    if not path:
+        return "the path is empty"
+    if "\0" in path:
+        return "the path has a NUL byte in it"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        return f"{path}: URLs are not fetched; download the images and list their files"
+    return None
 
 
 def _csv_entry(
-    row: Mapping[str, str | None], header: Mapping[str, str], folder: Path, where: str
+    values: Mapping[str, str], own: Sequence[str], folder: Path, where: str
 ) -> tuple[Entry, str]:
-    """One row of a CSV: its entry, and its part or "". `header` maps column names in lower case to
-    those of the file; `where` names the row in error messages."""
-    if None in row:
-        raise DataError(f"{where}: more values than the header has names")
-    values = {name: (row[original] or "").strip() for name, original in header.items()}
-    if not values["path"]:
-        raise DataError(f"{where}: the path is empty")
-    if "\0" in values["path"]:
-        raise DataError(f"{where}: the path has a NUL byte in it")
+    """One row of a CSV: its entry, and its part or "". `own` names the columns that are kept;
+    `where` names the row in error messages."""
     split = values.get("split", "").lower()
     if split and split not in _PARTS:
         raise DataError(f"{where}: no part is named {split!r}; use {', '.join(_PARTS)}")
@@ -215,12 +341,10 @@ def _csv_entry(
         box = images.parse_box(values["box"]) if values.get("box") else None
     except ImageError as error:
         raise DataError(f"{where}: {error}") from None
-    columns = {
-        original.strip(): values[name]
-        for name, original in header.items()
-        if name not in _OWN_COLUMNS
-    }
     path = absolute(folder / values["path"])
+    if "\\" in values["path"] and not os.path.lexists(path):  # as Windows writes paths
+        path = absolute(folder / values["path"].replace("\\", "/"))
+    columns = {name: values[name] for name in own}
     return Entry(path, values.get("label") or None, columns, box), _PARTS.get(split, "")
 
 

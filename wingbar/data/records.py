@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
-from wingbar.images import Box
+from wingbar.images import Box, Failure
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Entry:
     """One image of a data set.
 
     path: absolute path of the file
-    label: its class, None if it has none
+    label: its class, None if it has none; in Unicode's composed form (NFC), so that a name is one
+        class however its folder is written
     columns: the other columns of a CSV by name, as text; they are stored with the item
     box: x, y, width, height in pixels of the upright picture. A query is cropped to its box; in a
         gallery the box is ignored
@@ -26,6 +28,10 @@ class Entry:
     label: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     box: Box | None = None
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not self.label.isascii():
+            object.__setattr__(self, "label", unicodedata.normalize("NFC", self.label))
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,9 @@ class Images(Sequence[Entry]):
     unreadable: folders below `root` that could not be listed
     labelled: whether the source has a place for labels and columns; if not, an index keeps those
         that it has for these files
+    skipped: folders and files below `root` that were left out by name
+    failed: rows of a list that name no image, and why
+    notes: sentences on what was read in another way than one might expect
     """
 
     entries: Sequence[Entry]
@@ -47,6 +56,9 @@ class Images(Sequence[Entry]):
     others: Sequence[Path] = ()
     unreadable: Sequence[Path] = ()
     labelled: bool = True
+    skipped: Sequence[Path] = ()
+    failed: Sequence[Failure] = ()
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,14 @@ from numpy.typing import NDArray
 from wingbar.errors import QueryError
 
 Where = str | Sequence[str]
+
+_NEAR_AMONG = 10_000  # values that are looked through for one that is near
+_WITH_COMMAS = (  # and what parts thousands there
+    (re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|0,\d+|,\d+)"), "."),  # 3,50
+    (re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+"), "."),  # 1.234,50
+    (re.compile(r"[+-]?\d{1,3}(,\d{3})+\.\d+"), ","),  # 1,234.50
+    (re.compile(r"[+-]?\d{1,3}(,\d{3}){2,}"), ","),  # 1,234,567
+)
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,52 @@ def matching(connection: sqlite3.Connection, conditions: Sequence[Condition]) ->
 
 
 def as_number(text: object) -> float | None:
-    """Text as a number, SQL's `number(text)`; None, which passes no condition, where it is none."""
+    """Text as a number, SQL's `number(text)`; None, which passes no condition, where it is none.
+
+    A comma is a decimal comma, as in 3,50, and with a point or another comma it parts thousands, as
+    in 1.234,50 and 1,234,567. Where both are possible, as in 1,234, it is no number.
+    """
+    plain = str(text).strip()
     try:
-        return float(str(text))
+        return float(plain)
     except ValueError:
-        return None
+        pass
+    for pattern, thousands in _WITH_COMMAS:
+        if pattern.fullmatch(plain):
+            return float(plain.replace(thousands, "").replace(",", "."))
+    return None
+
+
+def why_nothing_passes(connection: sqlite3.Connection, conditions: Sequence[Condition]) -> str:
+    """A sentence on the first field whose conditions no item passes, with values that are near; on
+    all of them, if each passes some."""
+    for field in dict.fromkeys(condition.field for condition in conditions):
+        mine = [condition for condition in conditions if condition.field == field]
+        if len(matching(connection, mine)) == 0:
+            described = " and ".join(f"{c.field}{c.operator}{c.value}" for c in mine)
+            return f"no item has {described}{_near(connection, mine[0])}"
+    return "no item passes all of these filters, though some pass each of them"
+
+
+def _near(connection: sqlite3.Connection, condition: Condition) -> str:
+    """What items have in the field of a condition: the values most like the one asked for, or the
+    range of its numbers; "" for paths."""
+    if condition.field == "path":
+        return "; path=*/folder/* finds what is in a folder"
+    column, key = "label", []
+    if condition.field != "label":
+        column, key = "json_extract(columns, ?)", [f'$."{condition.field}"']
+    rows = connection.execute(f"SELECT DISTINCT {column} FROM items LIMIT {_NEAR_AMONG}", key)
+    values = [str(value) for (value,) in rows if value not in (None, "")]
+    if condition.operator not in ("=", "!="):
+        numbers = [number for value in values if (number := as_number(value)) is not None]
+        if not numbers:
+            return f": none of its values is a number, as {values[0]!r}" if values else ""
+        return f": its numbers are {min(numbers):g} to {max(numbers):g}"
+    folded = {value.casefold(): value for value in sorted(values)}
+    near = get_close_matches(condition.value.casefold(), folded, n=3)
+    listed = [folded[value] for value in near] or sorted(values)[:3]
+    return f": there is {', '.join(listed)}" if listed else ""
 
 
 def _parse(text: str) -> Condition:
@@ -72,6 +123,10 @@ def _parse(text: str) -> Condition:
     if operator not in ("!=", "<=", ">="):
         operator = text[start : start + 1]
     field, value = text[:start].strip(), text[start + len(operator) :].strip()
+    if operator == "=" and value.startswith("="):  # label==monarch, as programs write it
+        value = value[1:].lstrip()
+    if field == "label":
+        value = unicodedata.normalize("NFC", value)  # as labels are stored
     if not field or operator not in ("=", "!=", "<", "<=", ">", ">="):
         raise QueryError(
             f"cannot read the filter {text!r}: write label=monarch, path=blue/* or price<20"
@@ -94,10 +149,16 @@ def _clause(connection: sqlite3.Connection, condition: Condition, values: list[s
     if condition.field != "label":
         column, key = "json_extract(columns, ?)", [f'$."{condition.field}"']
         _require_column(connection, condition.field, key[0])
+    number = as_number(condition.value)
     if condition.operator in ("=", "!="):
         values += [*key, condition.value]
-        return f"{column} IS {'NOT ' if condition.operator == '!=' else ''}?"
-    values += [*key, float(condition.value)]
+        test = f"{column} IS ?"
+        if number is not None and condition.field != "label":  # 2020 is 2020.0; a label is text
+            values += [*key, number]
+            test = f"({test} OR ifnull(number({column}) = ?, 0))"
+        return test if condition.operator == "=" else f"NOT {test}"
+    assert number is not None  # parse_where
+    values += [*key, number]
     return f"number({column}) {condition.operator} ?"
 
 

@@ -21,7 +21,7 @@ from wingbar.data.records import Entry, Images, absolute
 from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError
 from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack, words
 from wingbar.index.checks import verify
-from wingbar.index.filters import Where, parse_where
+from wingbar.index.filters import Where, parse_where, why_nothing_passes
 from wingbar.index.ranking import (
     FINE,
     SHORTLIST,
@@ -177,6 +177,8 @@ class Index:
         | Sequence[Entry]
         | Sequence[Images],
         *,
+        keys: Sequence[str] | None = None,
+        labels: Sequence[str | None] | None = None,
         bits: int | None = None,
         seed: int = 0,
         threads: int | None = None,
@@ -188,6 +190,10 @@ class Index:
         list of paths, or pictures that are not files: bytes, PIL images, arrays [H, W, 3] or one
         array [N, H, W, 3], all uint8. Files of unchanged size and time are skipped. For a folder,
         items whose files are gone are removed, and moved files keep their id.
+
+        Pictures that are not files are known by their `keys`, one text each, as `array:KEY`, or by
+        their content; the same key with other pixels replaces the item. `labels` gives pictures or
+        a list of paths their classes, None for none.
 
         A label-free index learns its codes of `bits` bits (default 64) from the first images that
         it gets, drawn with `seed`; later only `refit` changes them. Images that cannot be used are
@@ -208,7 +214,7 @@ class Index:
             report, model = add(
                 self._store,
                 self.model,
-                batch_of(source),
+                batch_of(source, keys, labels),
                 bits=bits,
                 seed=seed,
                 threads=threads,
@@ -374,6 +380,15 @@ class Index:
                     clock.lap("fetch")
                     found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
                 return found
+
+    def why_nothing_passes(self, where: Where) -> str | None:
+        """Why no item passes the filter `where`, with values that are near; None if one does.
+        Raises QueryError for a filter that cannot be read."""
+        conditions = parse_where(where)
+        with self._store.reading():
+            if len(self._store.matching(conditions)):
+                return None
+            return why_nothing_passes(self._store.connection, conditions)
 
     @contextmanager
     def snapshot(self) -> Iterator[bool]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,7 +16,7 @@ from wingbar import images
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images, absolute
 from wingbar.errors import DataError
-from wingbar.images import printable
+from wingbar.images import Failure, printable
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Wanted:
     columns: further columns of its row in a CSV file.
     source: its path, or the picture itself.
     labelled: whether label and columns were given: if so, missing ones are removed from the item.
+    root: the folder that was listed to find it; None for a list.
     """
 
     path: str
@@ -33,6 +36,7 @@ class Wanted:
     columns: Mapping[str, str]
     source: images.Whole
     labelled: bool = False
+    root: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,58 +47,106 @@ class Batch:
     roots: folders that were listed; items below them whose files are gone are removed.
     ignored: files there that are not images, by their names.
     unreadable: folders there that could not be listed.
+    skipped: folders and files there that were left out by name.
+    failed: rows of a list that name no image, and why.
+    notes: sentences on what was read in another way than one might expect.
     """
 
     wanted: Sequence[Wanted]
     roots: Sequence[str] = ()
     ignored: Sequence[str] = ()
     unreadable: Sequence[str] = ()
+    skipped: Sequence[str] = ()
+    failed: Sequence[Failure] = ()
+    notes: Sequence[str] = ()
 
 
-def batch_of(source: object) -> Batch:
-    """The batch of anything that `Index.add` takes. Raises DataError for a list of mixed kinds."""
+def batch_of(
+    source: object,
+    keys: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
+) -> Batch:
+    """The batch of anything that `Index.add` takes. `keys` name pictures that are no files, one
+    each; `labels` give pictures or paths their classes, one each.
+
+    Raises DataError for a list of mixed kinds, and for keys or labels that do not fit it.
+    """
     if isinstance(source, (str, os.PathLike)):
         source = read_images(source)
     if isinstance(source, Images):
-        return files([source])
-    if isinstance(source, np.ndarray) and source.ndim < 4:
-        return arrays([source])  # one picture
+        source = [source]
+    elif isinstance(source, np.ndarray) and source.ndim < 4:
+        source = [source]  # one picture
     listed = list(source)  # type: ignore[call-overload]
     kinds = {_kind(item) for item in listed}
     if len(kinds) > 1:
         raise DataError(
             f"add takes one kind of thing at a time, not {' and '.join(sorted(kinds))} in one list"
         )
+    if keys is not None and not kinds <= {"pictures"}:
+        raise DataError("keys name pictures that are no files; a file is known by its path")
+    if labels is not None and not kinds <= {"pictures", "paths"}:
+        raise DataError(
+            "labels are for pictures or paths; an Entry or a data set has labels of its own"
+        )
+    for name, values in (("keys", keys), ("labels", labels)):
+        if values is not None and len(values) != len(listed):
+            raise DataError(f"{len(listed):,} pictures and {len(values):,} {name}: give one each")
     if kinds == {"paths"}:
-        entries = [Entry(absolute(path)) for path in listed]
-        return files([Images(entries, "paths", labelled=False)])
+        given = labels or [None] * len(listed)
+        entries = [Entry(absolute(path), label) for path, label in zip(listed, given, strict=True)]
+        return files([Images(entries, "paths", labelled=labels is not None)])
     if kinds == {"entries"}:
         return files([Images(listed, "entries")])
     if kinds == {"data sets"}:
         return files(listed)
-    return arrays(listed)
+    return arrays(listed, keys, labels)
 
 
 def files(parts: Sequence[Images]) -> Batch:
     """The images of data sets."""
     return Batch(
         [
-            Wanted(str(e.path), e.label, e.columns, str(e.path), part.labelled)
+            Wanted(
+                str(e.path),
+                e.label,
+                e.columns,
+                str(e.path),
+                part.labelled,
+                None if part.root is None else str(part.root),
+            )
             for part in parts
             for e in part
         ],
         sorted({str(part.root) for part in parts if part.root is not None}),
         [printable(path) for part in parts for path in part.others],
         [str(path) for part in parts for path in part.unreadable],
+        [str(path) for part in parts for path in part.skipped],
+        [failure for part in parts for failure in part.failed],
+        [note for part in parts for note in part.notes],
     )
 
 
-def arrays(pictures: Iterable[images.Whole]) -> Batch:
-    """Pictures that are no files, named by their content: array:<16 digits of its sha256>."""
+def arrays(
+    pictures: Sequence[images.Whole],
+    keys: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
+) -> Batch:
+    """Pictures that are no files, named by their keys, array:KEY, or by their content: array:<16
+    digits of its sha256>. Raises DataError for a key that is empty or given twice."""
+    if keys is not None:
+        if odd := [key for key in keys if not isinstance(key, str) or not key]:
+            raise DataError(f"a key is a text that is not empty, not {odd[0]!r}")
+        if twice := [key for key, count in Counter(keys).items() if count > 1]:
+            raise DataError(f"the key {twice[0]!r} is given twice: keys tell pictures apart")
+    names = keys or [content_of(picture).hex()[:16] for picture in pictures]
+    entries = [
+        Entry(Path(), label) for label in (labels or [None] * len(pictures))
+    ]  # an Entry writes labels in one form
     return Batch(
         [
-            Wanted(f"array:{content_of(picture).hex()[:16]}", None, {}, picture)
-            for picture in pictures
+            Wanted(f"array:{name}", entry.label, {}, picture, labels is not None)
+            for name, entry, picture in zip(names, entries, pictures, strict=True)
         ]
     )
 

@@ -2,14 +2,17 @@
 
 Work is stored every few seconds in whole transactions. A run that is killed loses at most the last
 of them, and the next run continues from there: stored files are recognised by size and time, then
-by content.
+by content. Before a label-free index has codes, the network's outputs are kept beside it instead
+(`unfinished.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,12 +25,16 @@ from wingbar.images import Failure, printable
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sources import Batch, Wanted, content_of
 from wingbar.index.store import NO_FILE, Item, Store
+from wingbar.index.unfinished import Outputs
 from wingbar.model.model import Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
 BITS = 64  # length of label-free codes by default
 COMMIT_IMAGES = 1024  # images that are stored in one transaction at most
 COMMIT_SECONDS = 5.0  # time after which what is encoded is stored
+
+# Where systems make the folder of a disk when it is plugged in, and remove it afterwards.
+_MOUNT_POINT = re.compile(r"/(media|mnt|Volumes|media/[^/]+|run/media/[^/]+)/[^/]+")
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,15 @@ class AddReport:
     removed: number of items whose file is gone.
     failed: images that could not be used, and why.
     ignored: files that are not images, by their names.
+    skipped: folders and files that were left out by name, such as a file server's thumbnails.
+    kept: number of items whose file is not there, but may come back: its folder holds no images now
+        or cannot be reached, as when a disk is not mounted.
+    continued: number of images whose encoding an interrupted first run had left.
     fitted_on: number of images that the codes were learned from in this run; 0 if known before.
     seconds: duration of the run.
     images_per_second: encoded images per second, decoding included.
     advice: a sentence on what to do next, if anything.
+    notes: sentences on what was done in another way than one might expect.
     """
 
     added: int = 0
@@ -54,22 +66,29 @@ class AddReport:
     removed: int = 0
     failed: tuple[Failure, ...] = ()
     ignored: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    kept: int = 0
+    continued: int = 0
     fitted_on: int = 0
     seconds: float = 0.0
     images_per_second: float = 0.0
     advice: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A wanted image after reading: its item and, where the network has to run, its pixels; or the
-    reason why it cannot be used. `moved_from` are items of the same content whose file is gone."""
+    """A wanted image after reading: its item and, where the network has to run, its pixels, or what
+    it gave in an interrupted run; or the reason why it cannot be used. `moved_from` are items of
+    the same content whose file is gone, `same_as` the item whose file this is by another name."""
 
     wanted: Wanted
     item: Item | None = None
     pixels: images.Pixels | None = None
+    raw: NDArray[np.float32] | None = None
     failure: str | None = None
     moved_from: Sequence[int] = ()
+    same_as: int | None = None
 
 
 @dataclass
@@ -78,7 +97,9 @@ class _Tally:
     updated: int = 0
     unchanged: int = 0
     moved: int = 0
+    continued: int = 0
     failed: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def add(
@@ -119,10 +140,14 @@ def add(
         removed=removed,
         failed=tuple(tally.failed),
         ignored=tuple(batch.ignored),
+        skipped=tuple(map(printable, batch.skipped)),
+        kept=job.kept(),
+        continued=tally.continued,
         fitted_on=job.fitted_on,
         seconds=seconds,
         images_per_second=job.encoded / seconds if seconds > 0 else 0.0,
         advice=advice(job.model, store.count()),
+        notes=(*batch.notes, *tally.notes),
     )
     return report, job.model
 
@@ -150,14 +175,20 @@ class _Sync:
         self.encoded = self.fitted_on = 0
         self._done, self._total = 0, 0
         self._claimed: set[int] = set()
+        self._held: dict[str, list[int]] = {}  # items without a file, by the folder that is empty
+        self._outputs = Outputs(store.path, model) if not model.gives_codes else None
         self._changes: dict[int, Item] = {}
+        self._by_real: dict[str, str] | None = None  # where links lead -> the path of its item
         # encoded batches that are not stored yet
         self._waiting: list[tuple[list[Item], NDArray[np.float32]]] = []
         self._stored_at = time.monotonic()
 
     def gone_from(self, batch: Batch) -> dict[int, str]:
-        """Ids and paths of items below the batch's roots whose files no longer exist."""
+        """Ids and paths of items below the batch's roots whose files no longer exist. Items below a
+        folder that holds no images now, or that cannot be reached, are held back: a disk may not be
+        mounted."""
         here = {w.path for w in batch.wanted}
+        folders = _Folders(here)
         gone = {}
         for root in batch.roots:
             below = {path: id_ for path, (id_, _) in self.known.items() if _is_below(path, root)}
@@ -169,33 +200,59 @@ class _Sync:
                     )
                 others = f", only {len(batch.ignored):,} other files" if batch.ignored else ""
                 raise DataError(f"{root} has no images{others}")
-            unseen = [path for path in batch.unreadable if _is_below(path, root)]
+            unseen = [path for path in (*batch.unreadable, *batch.skipped) if _is_below(path, root)]
             for path, id_ in below.items():
-                if (
-                    path not in here
-                    and not os.path.lexists(path)
-                    and not any(_is_below(path, u) for u in unseen)
-                ):
+                if path in here or any(path == u or _is_below(path, u) for u in unseen):
+                    continue
+                if not _is_gone(path):
+                    continue
+                empty = folders.empty_above(path, root)
+                if empty is None:
                     gone[id_] = path
+                else:
+                    self._held.setdefault(empty, []).append(id_)
         return gone
+
+    def kept(self) -> int:
+        """The number of items that were held back and not found elsewhere; a note names their
+        folders."""
+        left = {
+            folder: sum(id_ not in self._claimed for id_ in ids)
+            for folder, ids in self._held.items()
+        }
+        left = {folder: count for folder, count in left.items() if count}
+        if left:
+            folders = sorted(left)
+            more = f" and {len(folders) - 1:,} more" if len(folders) > 1 else ""
+            self.tally.notes.append(
+                f"{printable(folders[0])}{more} cannot be reached or holds no images now, but "
+                f"{sum(left.values()):,} of them are indexed: is a disk not mounted? They were "
+                "kept; to give them up, delete the folder itself and run the same command again"
+            )
+        return sum(left.values())
 
     def plan(self, batch: Batch) -> list[Wanted]:
         """What has to be read: whatever is not stored with the same size and time."""
-        self.tally.failed += [
-            Failure(printable(path), "the folder cannot be listed") for path in batch.unreadable
-        ]
+        self.tally.failed += [Failure(printable(f), _why_unlisted(f)) for f in batch.unreadable]
+        self.tally.failed += batch.failed
+        labels = {root: self._label_from_above(root) for root in batch.roots}
+        names = _RealPaths()
         todo = []
         seen: dict[str, Wanted] = {}
-        for w in batch.wanted:
-            first = seen.setdefault(w.path, w)
+        for wanted in batch.wanted:
+            w, key = self._under_its_name(wanted, names)
+            first = seen.setdefault(key, w)
             if first is not w:
-                if (first.label, first.columns) != (w.label, w.columns):
+                if w.labelled and (first.label, first.columns) != (w.label, w.columns):
                     reason = (
                         "listed again with another label or columns; the first "
                         f"({first.label}) was taken"
                     )
                     self.tally.failed.append(Failure(printable(w.path), reason))
                 continue
+            above = labels.get(w.root or "")
+            if above is not None:
+                w = replace(w, label=above, labelled=False)
             if not w.labelled and w.path in self.known:  # a bare path removes no label
                 w = replace(
                     w, label=self.known[w.path][1].label, columns=self.known[w.path][1].columns
@@ -209,16 +266,52 @@ class _Sync:
         self._total = len(todo)
         return todo
 
+    def _under_its_name(self, w: Wanted, names: _RealPaths) -> tuple[Wanted, str]:
+        """The same image under the path by which the index knows it, if it was indexed by way of
+        another link; and what tells it from all others of the batch."""
+        if w.path in self.known or not isinstance(w.source, str):
+            return w, w.path
+        real = names.of(w.path)
+        if self._by_real is None:
+            self._by_real = {}
+            for path, (_, item) in self.known.items():
+                if item.size != NO_FILE and (other := names.by_folder(path)) != path:
+                    self._by_real.setdefault(other, path)
+        known = real if real in self.known else self._by_real.get(real)
+        return (w, real) if known is None else (replace(w, path=known), known)
+
+    def _label_from_above(self, root: str) -> str | None:
+        """The label of all items below `root`, if it comes from a folder above: then a listing of
+        `root` by itself must not label them by the folders inside."""
+        below = [
+            (path[len(root) :].lstrip(os.sep).split(os.sep), item.label)
+            for path, (_, item) in self.known.items()
+            if _is_below(path, root)
+        ]
+        labels = {label for _, label in below}
+        if len(labels) != 1:
+            return None
+        [label] = labels
+        above = unicodedata.normalize("NFC", root).split(os.sep)
+        own = all(unicodedata.normalize("NFC", parts[0]) == label for parts, _ in below)
+        return label if label in above and not own else None
+
     def _is_unchanged(self, w: Wanted) -> bool:
         if w.path not in self.known:
             return False
         id_, item = self.known[w.path]
-        if item.size != NO_FILE:
+        if not isinstance(w.source, str):
+            try:
+                if content_of(w.source) != item.content:
+                    return False
+            except (TypeError, ValueError):  # no picture: reading it says why
+                return False
+        elif item.size != NO_FILE:
             try:
                 status = os.stat(w.path)
             except OSError:
                 return False
-            if (status.st_size, status.st_mtime_ns) != (item.size, item.mtime):
+            if (status.st_size, _time_of(status)) != (item.size, item.mtime):
                 return False
         if (item.label, dict(item.columns)) == (w.label, dict(w.columns)):
             self.tally.unchanged += 1
@@ -231,13 +324,17 @@ class _Sync:
         """Read a seeded sample, learn the codes from it, store it. Returns what is left to do."""
         chosen = set(sample_of(len(todo), self.seed).tolist())
         for _ in self._take(w for i, w in enumerate(todo) if i in chosen):
-            pass  # nothing can be stored yet: the codes depend on the whole sample
+            pass  # the index gets nothing yet: the codes depend on the whole sample
         if self._waiting:
             raw = np.concatenate([raw for _, raw in self._waiting])
+            self.progress("learning codes", 0, len(raw))
             mine = self.model = self.model.fitted(
                 raw, BITS if self.bits is None else self.bits, self.seed
             )
             self.commit(new_model=True)
+            self.progress("learning codes", len(raw), len(raw))
+            if self._outputs is not None:
+                self._outputs.discard()
             if self.model.fingerprint == mine.fingerprint:
                 self.fitted_on = len(raw)
             return [w for i, w in enumerate(todo) if i not in chosen]
@@ -307,39 +404,52 @@ class _Sync:
         yields after each batch."""
         reads = map(self._settled, in_order(todo, self._read, self.threads))
         for batch in batched((read for read in reads if read is not None), BATCH):
-            raw = self.model.run([read.pixels for read in batch if read.pixels is not None])
+            raw = self._raw_of(batch)
             self._waiting.append(([read.item for read in batch if read.item is not None], raw))
             known = sum(read.wanted.path in self.known for read in batch)
             self.tally.updated += known
             self.tally.added += len(batch) - known
-            self.encoded += len(batch)
             yield
+
+    def _raw_of(self, batch: Sequence[_Read]) -> NDArray[np.float32]:
+        """The network's outputs [B, r] for a batch; new ones are kept while there are no codes."""
+        new = [read for read in batch if read.pixels is not None]
+        rows = [read.raw for read in batch]
+        if new:
+            raw = self.model.run([read.pixels for read in new if read.pixels is not None])
+            if self._outputs is not None and not self.model.gives_codes:
+                self._outputs.append([read.item.content for read in new if read.item], raw)
+            made = iter(raw)
+            rows = [next(made) if row is None else row for row in rows]
+        self.encoded += len(new)
+        self.tally.continued += len(batch) - len(new)
+        return np.stack([row for row in rows if row is not None])
 
     def _read(self, w: Wanted) -> _Read:
         """In a thread: read and hash a file, and decode it if its content is new."""
         try:
+            data: bytes | images.Whole
             if not isinstance(w.source, str):
                 item = Item(w.path, w.label, w.columns, NO_FILE, 0, content_of(w.source))
-                return _Read(w, item, images.load(w.source, self.model.preprocessing))
-            status = os.stat(w.path)
-            data = images.read(w.path)
-            item = Item(
-                w.path,
-                w.label,
-                w.columns,
-                len(data),
-                status.st_mtime_ns,
-                hashlib.sha256(data).digest(),
-            )
-            if w.path in self.known and self.known[w.path][1].content == item.content:
-                return _Read(w, item)
-            old = [] if w.path in self.known else self._ids_without_file(item.content)
-            return _Read(
-                w,
-                item,
-                None if old else images.load(data, self.model.preprocessing),
-                moved_from=old,
-            )
+                data = w.source
+            else:
+                status = os.stat(w.path)
+                data = images.read(w.path)
+                digest = hashlib.sha256(data).digest()
+                item = Item(w.path, w.label, w.columns, len(data), _time_of(status), digest)
+            if w.path in self.known:
+                if self.known[w.path][1].content == item.content:
+                    return _Read(w, item)
+            elif isinstance(w.source, str):
+                if old := self._ids_without_file(item.content):
+                    return _Read(w, item, moved_from=old)
+                same = self._id_of_same_file(item)
+                if same is not None:
+                    return _Read(w, item, same_as=same)
+            raw = None if self._outputs is None else self._outputs.of(item.content)
+            if raw is not None:
+                return _Read(w, item, raw=raw)
+            return _Read(w, item, images.load(data, self.model.preprocessing))
         except ImageError as error:
             return _Read(w, failure=str(error))
         except OSError as error:
@@ -357,15 +467,23 @@ class _Sync:
             and not os.path.exists(self.path_of[i])
         ]
 
+    def _id_of_same_file(self, item: Item) -> int | None:
+        """The item of this content whose path is a link to the same file."""
+        for id_ in self.by_content.get(item.content, []):
+            path = self.path_of[id_]
+            if os.path.realpath(path) == os.path.realpath(item.path):
+                return id_
+        return None
+
     def _settled(self, read: _Read) -> _Read | None:
         """Settle what needs no network: failures, unchanged content, moved files. Returns what is
         left to encode."""
         self._done += 1
         self.progress("indexing", self._done, self._total)
-        if read.item is not None and read.pixels is None:
+        if read.item is not None and read.pixels is None and read.raw is None:
             id_ = self._same_image(read)
             if id_ is not None:
-                self._changes[id_] = read.item
+                self._changes[id_] = self._as_stored(read.item, read, id_)
                 self._commit_if_due()
                 return None
             read = self._decoded(read)  # a second copy of a file that moved: new
@@ -376,9 +494,22 @@ class _Sync:
             return None
         return read
 
+    def _as_stored(self, item: Item, read: _Read, id_: int) -> Item:
+        """The new record of an item; one that was reached by another link keeps its path, and its
+        label unless it comes with one."""
+        if read.same_as is None:
+            return item
+        before = self.known[self.path_of[id_]][1]
+        if not read.wanted.labelled:
+            return before
+        return replace(before, label=item.label, columns=item.columns)
+
     def _same_image(self, read: _Read) -> int | None:
         """The item that already has this content, at the same path or at one that no longer
         exists."""
+        if read.same_as is not None:
+            self.tally.unchanged += 1
+            return read.same_as
         if read.wanted.path in self.known:
             self.tally.unchanged += 1
             return self.known[read.wanted.path][0]
@@ -394,6 +525,86 @@ class _Sync:
             return replace(read, pixels=images.load(read.wanted.source, self.model.preprocessing))
         except ImageError as error:
             return _Read(read.wanted, failure=str(error))
+
+
+class _RealPaths:
+    """Where paths lead when links are followed; each folder is resolved once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        """The real path of a file."""
+        try:
+            return os.path.realpath(path) if os.path.islink(path) else self.by_folder(path)
+        except (OSError, ValueError):  # a path with a NUL byte
+            return path
+
+    def by_folder(self, path: str) -> str:
+        """The path with the links in its folder followed, but not the file itself."""
+        folder, name = os.path.split(path)
+        try:
+            if folder not in self._folders:
+                self._folders[folder] = os.path.realpath(folder)
+        except (OSError, ValueError):
+            return path
+        return os.path.join(self._folders[folder], name)
+
+
+class _Folders:
+    """Which folders hold images now."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._holding: dict[str, bool] = {}
+        for path in paths:
+            folder = os.path.dirname(path)
+            while folder not in self._holding:
+                self._holding[folder] = True
+                folder = os.path.dirname(folder)
+
+    def empty_above(self, path: str, root: str) -> str | None:
+        """The first folder below `root`, on the way to `path`, that holds no images or cannot be
+        reached; None if all do, or if one was deleted from a folder that is there."""
+        folder = root
+        for part in os.path.relpath(os.path.dirname(path), root).split(os.sep):
+            folder = os.path.normpath(os.path.join(folder, part))
+            if self._holds_images(folder):
+                continue
+            return None if _is_gone(folder) and not _MOUNT_POINT.fullmatch(folder) else folder
+        return None
+
+    def _holds_images(self, folder: str) -> bool:
+        if folder not in self._holding:
+            try:
+                self._holding[folder] = bool(images.find(folder).images)
+            except OSError:
+                self._holding[folder] = False
+        return self._holding[folder]
+
+
+def _is_gone(path: str) -> bool:
+    """Whether there is nothing at `path`, for sure: an error of the disk is no proof."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _why_unlisted(folder: str) -> str:
+    try:
+        with os.scandir(folder):
+            return "the folder cannot be listed"
+    except OSError as error:
+        return f"the folder cannot be listed ({error.strerror})"
+
+
+def _time_of(status: os.stat_result) -> int:
+    """When a file changed, in nanoseconds since 1970, as far as SQLite's integers reach: the years
+    1677 to 2262."""
+    return max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
 
 
 def _is_below(path: str, folder: str) -> bool:
