@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run
+from tests.conftest import write_classes
 
 
 def test_evaluate_has_the_keys(
@@ -87,3 +88,12 @@ def test_a_solution_of_landmarks(
     )
     assert code == 0
     assert 0 < json.loads(out)["map_at_100"] <= 1
+
+
+def test_one_picture_per_class_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_classes(tmp_path / "photos", 1)
+    run(capsys, "index", tmp_path / "a.wb", data, "--bits", 8)
+    code, _, err = run(capsys, "evaluate", tmp_path / "a.wb", data)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there are no queries" in err
+    assert "a query needs a second image of its class in the gallery" in err

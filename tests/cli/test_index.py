@@ -151,3 +151,22 @@ def test_a_damaged_index_is_exit_code_1(
     assert f"{path}: 1 problem; rebuild it" in out
     code, out, _ = run(capsys, "verify", path, "--json")
     assert (code, len(json.loads(out)["problems"])) == (1, 1)
+
+
+def test_what_is_left_out_and_kept_is_said(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "@eaDir").mkdir()
+    picture(77).save(photos / "@eaDir" / "thumb.jpg")
+    index = tmp_path / "a.wb"
+    code, out, _ = run(capsys, "index", index, photos, "--bits", 8, "--exclude", "red")
+    assert (code, "16 added" in out) == (0, True)
+    assert "Left out 2 folders or files by name: @eaDir, red." in out
+    (photos / "blue").rename(tmp_path / "away")
+    (photos / "blue").mkdir()
+    code, out, _ = run(capsys, "index", index, photos, "--exclude", "red")
+    assert code == 0
+    assert "is a disk not mounted? They were kept" in out
+    code, out, _ = run(capsys, "index", index, photos, "--exclude", "red", "--json")
+    record = json.loads(out)
+    assert (record["kept"], record["removed"], record["items"]) == (8, 0, 16)

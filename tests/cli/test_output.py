@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 
 import pytest
@@ -65,3 +66,39 @@ def test_the_record_of_a_model_is_json() -> None:
     record = output.model_record(Model.load("general"))
     assert (record["name"], record["bits"], record["classes"]) == ("general", None, 0)
     assert json.loads(json.dumps(record)) == record
+
+
+def test_json_is_json_in_every_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding in ("ascii", "latin-1", "cp437", "utf-8"):
+        written = io.BytesIO()
+        out = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
+        monkeypatch.setattr("sys.stdout", out)
+        name = "K\u00e4fer \u65e5 \udce9 \U0001f600"
+        output.print_result(argparse.Namespace(json=True), {"name": name}, "")
+        out.flush()
+        assert json.loads(written.getvalue().decode(encoding)) == {"name": name}
+
+
+def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[31m\nwingbar: all is well\r\x9b2J\u202egpj.exe"
+    shown = r"a\x1b[31m\nwingbar: all is well\r\x9b2J\u202egpj.exe"
+    assert output.visible(hostile) == shown
+    family = "\U0001f469\u200d\U0001f467"  # one emoji, of two and a joiner
+    assert output.visible(family) == family
+    output.print_message(hostile)
+    output.print_failures([Failure(hostile, "no\nimage")])
+    assert capsys.readouterr().err.splitlines() == [
+        f"wingbar: {shown}",
+        rf"wingbar: skipped {shown}: no\nimage",
+    ]
+    output.print_result(argparse.Namespace(json=False), {}, "first\nsecond \x1b[0m")
+    assert capsys.readouterr().out == "first\nsecond \\x1b[0m\n"
+
+
+def test_checked_images_are_not_bytes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with output.progress_bars() as progress:
+        progress("checking images", 1, 2)
+    assert "images/s" in capsys.readouterr().err

@@ -89,3 +89,14 @@ def test_explain_shows_the_hits_of_a_search(
         hit["distance"] for hit in found
     ]
     assert len(explained["code"]) == 24
+
+
+def test_a_filter_that_matches_nothing_says_so_once(
+    shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = shared_photos / "red" / "000.jpg"
+    code, out, err = run(
+        capsys, "search", shared_index_path, query, query, "--where", "label==gren"
+    )
+    assert (code, out) == (0, "")
+    assert err == "wingbar: no item has label=gren: there is green\n"

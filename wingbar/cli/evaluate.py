@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_protocol_flag, add_ranking_flags, whole_number
-from wingbar.cli.output import print_failures, print_result, progress_bars, table_text
+from wingbar.cli.output import (
+    print_failures,
+    print_message,
+    print_result,
+    progress_bars,
+    table_text,
+)
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
@@ -113,6 +119,7 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
         from wingbar.evaluation import report
 
         report.check_installed()
+    revisited: Revisited | None = None
     with Index.open(args.index) as index, progress_bars() as progress:
         if args.split:
             queries = read_images(args.data, args.split, protocol=args.protocol, seed=args.seed)
@@ -121,20 +128,27 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
             data = read_dataset(args.data, protocol=args.protocol, seed=args.seed)
             queries, protocol = data.query, data.protocol
             if data.truth:
-                return _evaluate_revisited(args, index, data, progress)
-        result = labelled.evaluate(
-            index,
-            queries,
-            protocol=protocol,
-            fine=args.fine,
-            shortlist=args.shortlist,
-            gallery_codes=args.gallery_codes,
-            exhaustive=args.exhaustive,
-            keep_constant_bits=args.keep_constant_bits,
-            progress=progress,
-        )
-        if args.report:
-            write_whole(Path(args.report), report.evaluation_page(index, queries, result))
+                revisited = _evaluate_revisited(args, index, data, progress)
+        if revisited is None:
+            result = labelled.evaluate(
+                index,
+                queries,
+                protocol=protocol,
+                fine=args.fine,
+                shortlist=args.shortlist,
+                gallery_codes=args.gallery_codes,
+                exhaustive=args.exhaustive,
+                keep_constant_bits=args.keep_constant_bits,
+                progress=progress,
+            )
+            if args.report:
+                write_whole(Path(args.report), report.evaluation_page(index, queries, result))
+    if revisited is not None:  # printed when the bars are closed
+        print_failures(revisited.failed)
+        print_result(args, asdict(revisited), _revisited_text(revisited))
+        return 0
+    for note in queries.notes:
+        print_message(note)
     print_failures(result.failed)
     print_result(args, asdict(result), _evaluation_text(result))
     return 0
@@ -152,10 +166,10 @@ def _evaluation_text(result: Evaluation) -> str:
 
 def _evaluate_revisited(
     args: argparse.Namespace, index: Index, data: Dataset, progress: Progress
-) -> int:
+) -> Revisited:
     from wingbar.evaluation.landmarks import evaluate_revisited
 
-    result = evaluate_revisited(
+    return evaluate_revisited(
         index,
         data,
         fine=args.fine,
@@ -163,9 +177,6 @@ def _evaluate_revisited(
         whole_queries=args.whole_queries,
         progress=progress,
     )
-    print_failures(result.failed)
-    print_result(args, asdict(result), _revisited_text(result))
-    return 0
 
 
 def _revisited_text(result: Revisited) -> str:

@@ -58,6 +58,14 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_protocol_flag(parser)
     parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files and folders whose name, or path below the folder, matches, as "
+        "'*.thumb.jpg' or drafts; may be repeated",
+    )
+    parser.add_argument(
         "--seed",
         type=whole_number,
         default=0,
@@ -90,18 +98,20 @@ def index(args: argparse.Namespace) -> int:
         if path.exists() or args.refit
         else Index.create(path, args.model or "general")
     )
-    with opened as found, progress_bars() as progress:
+    with opened as found:
         if args.model:
             _check_model(args.model, found)
         if args.refit:
-            refitted = found.refit(
-                bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
-            )
+            with progress_bars() as progress:
+                refitted = found.refit(
+                    bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
+                )
             print_result(args, asdict(refitted), _refit_text(path, refitted))
             return 0
-        report = found.add(
-            sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
-        )
+        with progress_bars() as progress:
+            report = found.add(
+                sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
+            )
         print_failures(report.failed)
         print_result(
             args,
@@ -232,7 +242,9 @@ def _images(args: argparse.Namespace, name: str) -> Images:
     """The part of a source to index. Raises WingbarError where a new index would stay empty."""
     from wingbar.data.readers import read_images
 
-    chosen = read_images(name, args.split, protocol=args.protocol, seed=args.seed)
+    chosen = read_images(
+        name, args.split, protocol=args.protocol, seed=args.seed, exclude=args.exclude
+    )
     if not len(chosen) and not Path(args.index).exists():
         others = f", only {counted(len(chosen.others), 'other file')}" if chosen.others else ""
         raise WingbarError(f"{name} has no images{others}")
@@ -273,14 +285,24 @@ def _add_text(path: Path, items: int, report: AddReport) -> str:
         "failed": len(report.failed),
     }
     parts = [f"{count:,} {name}" for name, count in counts.items() if count] or ["nothing to do"]
+    speed = f", {report.images_per_second:.0f} images/s" if report.images_per_second >= 0.5 else ""
     lines = [
-        f"{path}: {counted(items, 'image')} ({', '.join(parts)}) in {report.seconds:.1f} s, "
-        f"{report.images_per_second:.0f} images/s"
+        f"{path}: {counted(items, 'image')} ({', '.join(parts)}) in {report.seconds:.1f} s{speed}"
     ]
+    if report.continued:
+        lines.append(f"Continued with {counted(report.continued, 'image')} of an interrupted run.")
     if report.fitted_on:
         lines.append(f"Codes learned from {counted(report.fitted_on, 'image')}.")
     if report.ignored:
         lines.append(f"Skipped {counted(len(report.ignored), 'non-image file')}.")
+    if report.skipped:
+        names = sorted({Path(name).name for name in report.skipped})
+        more = " and more" if len(names) > 5 else ""
+        lines.append(
+            f"Left out {counted(len(report.skipped), 'folder or file', 'folders or files')} by "
+            f"name: {', '.join(names[:5])}{more}."
+        )
+    lines += [f"Note: {note}." for note in report.notes]
     if report.advice:
         lines.append(f"Note: {report.advice}.")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,17 +15,19 @@ if TYPE_CHECKING:
     from wingbar.model.model import Model
     from wingbar.parallel import Progress
 
+# Control characters, separators of lines, marks and overrides of the direction of writing.
+_MOVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 LISTED = 20  # failed images named on the terminal; --json lists all
 
 
 def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:
     """Print a result on standard output: `record` with --json, else `text`."""
-    print(json.dumps(record, ensure_ascii=False) if args.json else text)
+    print(json_text(record) if args.json else "\n".join(map(visible, text.split("\n"))))
 
 
 def print_message(text: str) -> None:
     """Print one line on standard error."""
-    print(f"wingbar: {text}", file=sys.stderr)
+    print(f"wingbar: {visible(text)}", file=sys.stderr)
 
 
 def print_failures(failed: Sequence[Failure]) -> None:
@@ -46,7 +49,7 @@ def progress_bars() -> Iterator[Progress]:
 
     def report(stage: str, done: int, total: int) -> None:
         if stage not in bars:
-            in_bytes = stage.split()[0] in BYTE_STAGES
+            in_bytes = stage.split()[0] in BYTE_STAGES and stage.split()[1:] != ["images"]
             bars[stage] = tqdm(
                 desc=stage,
                 total=total,
@@ -69,9 +72,27 @@ def progress_bars() -> Iterator[Progress]:
 # -- texts
 
 
-def counted(count: int, noun: str) -> str:
+def json_text(record: Mapping[str, Any]) -> str:
+    """A record as one line of JSON that standard output can write: what its encoding lacks becomes
+    an escape of JSON, not of Python."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("_", "-")
+    return json.dumps(record, ensure_ascii=encoding not in ("utf-8", "utf8"))
+
+
+def visible(text: str) -> str:
+    r"""Text on one line that a terminal shows as it is: a line break becomes \n, and characters
+    that move the cursor, change colours or turn the direction of writing become escapes such as
+    \x1b."""
+    return text if text.isprintable() else _MOVING.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number and its noun: "1 image", "3,068 images"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def table_text(record: Mapping[str, object]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_ranking_flags
-from wingbar.cli.output import counted, print_message, print_result
+from wingbar.cli.output import counted, json_text, print_message, print_result, visible
 from wingbar.errors import ImageError
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ def search(args: argparse.Namespace) -> int:
         box=None if args.box is None else parse_box(args.box),
     )
     code = 0
+    told: str | None = None  # why the filter lets nothing pass; the same for every query
     with Index.open(args.index) as index:
         for name in args.images:
             try:
@@ -78,9 +78,13 @@ def search(args: argparse.Namespace) -> int:
                 continue
             if args.json or not sys.stdout.isatty():
                 for hit in hits:
-                    print(json.dumps({"query": name, **asdict(hit)}, ensure_ascii=False))
+                    print(json_text({"query": name, **asdict(hit)}))
             else:
                 print(_hits_text(name, hits))
+            if not hits and args.where and not told:
+                told = index.why_nothing_passes(args.where)
+                if told is not None:
+                    print_message(told)
     return code
 
 
@@ -146,16 +150,17 @@ EXPLAIN = Verb(
 def _hits_text(name: str, hits: Hits) -> str:
     total = sum(hits.milliseconds.values())
     stages = " + ".join(f"{stage} {ms:.1f}" for stage, ms in hits.milliseconds.items())
-    first = f"{name}: {counted(len(hits), 'hit')} in {total:.0f} ms ({stages})"
+    first = f"{visible(name)}: {counted(len(hits), 'hit')} in {total:.0f} ms ({stages})"
     if hits.shortlist:
         first += f"; shortlist of {hits.shortlist:,}" + (" (cut inside a tie)" if hits.cut else "")
-    label_width = max([len(hit.label or "") for hit in hits] + [5])
+    labels = [visible(hit.label or "") for hit in hits]
+    label_width = max([*map(len, labels), 5])
     lines = [first, f"{'rank':>4}  {'bits':>4}  {'cosine':>6}  {'label':{label_width}}  path"]
-    for hit in hits:
+    for hit, label in zip(hits, labels, strict=True):
         score = "" if hit.score is None else f"{hit.score:.3f}"
         lines.append(
-            f"{hit.rank:>4}  {hit.distance:>4}  {score:>6}  {hit.label or '':{label_width}}  "
-            f"{hit.path}"
+            f"{hit.rank:>4}  {hit.distance:>4}  {score:>6}  {label:{label_width}}  "
+            f"{visible(hit.path)}"
         )
     return "\n".join(lines)
 
@@ -216,7 +221,7 @@ def _explained_text(name: str, explained: Explained) -> str:
         marks = "".join("." if same else "x" for same in agree)
         lines.append(
             f"{hit.rank:4}  {int((~agree).sum()):3} of {len(agree)} bits differ  {marks}  "
-            f"{hit.label or ''}  {hit.path}"
+            f"{visible(hit.label or '')}  {visible(hit.path)}"
         )
     return "\n".join(lines)
 

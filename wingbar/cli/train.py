@@ -12,7 +12,7 @@ from wingbar.cli.options import (
     from_field_flags,
     whole_number,
 )
-from wingbar.cli.output import model_record, print_result, progress_bars
+from wingbar.cli.output import counted, model_record, print_result, progress_bars
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
@@ -274,4 +274,11 @@ def _trained_text(model: Model, path: str) -> str:
             f"MAP of held-out training images by fine mode: {scores}; searches use {model.fine}."
         )
     lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
+    failed = (model.record.get("trained") or {}).get("failed", 0)
+    if failed:
+        lines.insert(
+            1,
+            f"{counted(failed, 'image')} could not be read and took no part; {path}/train/run.json "
+            "lists them.",
+        )
     return "\n".join(lines)

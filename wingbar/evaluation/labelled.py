@@ -290,6 +290,11 @@ class _Queries:
 
 
 def _labelled_queries(query: Images) -> _Queries:
+    if not len(query):
+        raise DataError(
+            f"there are no queries ({query.protocol}): a query needs a second image of its class "
+            "in the gallery, and every class here has one; add images, or name a part as --split"
+        )
     labelled = [LabelledQuery(entry, entry.label) for entry in query if entry.label is not None]
     if not labelled:
         raise DataError(
