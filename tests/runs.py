@@ -14,7 +14,7 @@ from wingbar.training.run import Run
 
 CONFIG = dlbhc.Config(bits=12, latent_std=0.1, latent_bias=0.0)
 SMALL = Run(
-    backbone="resnet20",
+    backbone="resnet8",
     weights="none",
     size=32,
     epochs=3,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,29 +10,42 @@ import pytest
 
 from wingbar import demo
 from wingbar.cli import main
+from wingbar.data.toy import write_digits
 from wingbar.errors import WingbarError
 
 
+def few_digits(folder: Path) -> Path:
+    """300 of the digits; `.ci/run` runs the demo with all of them."""
+    write_digits(folder)
+    for digit in folder.iterdir():
+        for path in sorted(digit.iterdir())[30:]:
+            path.unlink()
+    return folder
+
+
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
-    return demo.run(tmp_path_factory.mktemp("demo"), None, bits=48)
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Demo]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "write_digits", few_digits)
+        yield demo.run(tmp_path_factory.mktemp("demo"), None, bits=48)
 
 
 @pytest.mark.slow
 def test_the_digits_are_found(shown: demo.Demo) -> None:
-    assert shown.report.added == 1438
+    assert shown.report.added == 240
     label_free, trained = shown.evaluations["label-free"], shown.evaluations["trained"]
-    assert label_free.queries == trained.queries == 359
+    assert label_free.queries == trained.queries == 60
     assert label_free.feature_map is not None
     assert label_free.feature_map > 0.35
     assert label_free.feature_top1 is not None
     assert label_free.feature_top1 > 0.7
-    assert trained.map >= 0.95
+    assert trained.map > 0.6
     text = demo.text(shown)
     assert str(shown.page) in text
     assert "MAP of trained 48-bit codes" in text
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone(shown: demo.Demo) -> None:
     page = shown.page.read_text(encoding="utf-8")
     assert page.count("<section>") == demo.QUERIES_SHOWN
@@ -49,6 +63,7 @@ def test_without_pytorch_nothing_is_trained(
     monkeypatch.setattr(
         demo, "find_spec", lambda name: None if name == "torch" else find_spec(name)
     )
+    monkeypatch.setattr(demo, "write_digits", few_digits)
     shown = demo.run(tmp_path, None, bits=16)
     assert list(shown.evaluations) == ["label-free"]
     assert "pip install 'wingbar[demo]'" in demo.text(shown)

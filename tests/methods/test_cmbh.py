@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 
 
 def made(
-    classes: int = 5, items: int = 40, backbone: str = "resnet20", **config: Any
+    classes: int = 5, items: int = 40, backbone: str = "resnet8", **config: Any
 ) -> tuple[cmbh.Net, cmbh.Loss, cmbh.Config]:
     torch.manual_seed(0)
     settings = cmbh.Config(**{"bits": 7, "dim": 16, "width": 8, **config})
@@ -401,12 +401,12 @@ def test_parts_without_those_they_need_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["resnet20", "resnet18", "resnet50", "alexnet", "efficientnet_lite0"]
+    "name", ["resnet8", "resnet18", "resnet50", "alexnet", "efficientnet_lite0"]
 )
 def test_every_backbone_is_cut_and_exported(name: str) -> None:
-    size = 32 if name == "resnet20" else 96
+    size = 32 if name == "resnet8" else 96
     torch.manual_seed(0)
-    as_code = name == "resnet20"
+    as_code = name == "resnet8"
     config = cmbh.Config(bits=6, dim=16, width=8, regions=2, feature="code" if as_code else "stage")
     backbone = backbones.create(name)
     x = pictures(3, size)
@@ -418,7 +418,7 @@ def test_every_backbone_is_cut_and_exported(name: str) -> None:
     maps = net.backbone.stages(x, 2)
     torch.testing.assert_close([*maps, loss.last(maps[1])], expected)
     assert torch.isfinite(loss(net, x, torch.tensor([0, 1, 3]), torch.arange(3))["total"])
-    if name in ("resnet20", "efficientnet_lite0"):
+    if name in ("resnet8", "efficientnet_lite0"):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(export.to_onnx(net, Preprocessing(size=size)))
@@ -451,7 +451,7 @@ from wingbar.networks import backbones
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 torch.manual_seed(0)
-backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
+backbone, config = backbones.create("resnet8"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
 net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)
 generator = torch.Generator().manual_seed(1)
 x = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=generator)
@@ -472,7 +472,7 @@ def test_two_processes_have_the_same_banks_as_one(tmp_path: Path) -> None:
     script.write_text(_TWO)
     runs.in_two_processes(str(script), str(tmp_path))
     torch.manual_seed(0)
-    backbone, config = backbones.create("resnet20"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
+    backbone, config = backbones.create("resnet8"), cmbh.Config(bits=6, dim=16, width=8, regions=0)
     net, loss = cmbh.Net(backbone, config, 3), cmbh.Loss(backbone, config, 3, 9)
     x = torch.randint(
         0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)

@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def made(method: ModuleType, bits: int = 12) -> tuple[torch.nn.Module, Any, object]:
     torch.manual_seed(0)
-    backbone = backbones.create("resnet20")
+    backbone = backbones.create("resnet8")
     config = method.Config(bits=bits, **SMALL[method.__name__.rsplit(".", 1)[-1]])
     return (
         method.Net(backbone, config, CLASSES),

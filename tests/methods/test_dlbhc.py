@@ -13,7 +13,7 @@ from wingbar.networks import backbones
 def made(**config: float) -> tuple[dlbhc.Net, dlbhc.Loss, dlbhc.Config]:
     torch.manual_seed(0)
     settings = dlbhc.Config(**config)  # type: ignore[arg-type]
-    backbone = backbones.create("resnet20")
+    backbone = backbones.create("resnet8")
     return dlbhc.Net(backbone, settings, 5), dlbhc.Loss(backbone, settings, 5, 100), settings
 
 
@@ -67,7 +67,7 @@ def test_learning_rates_and_decay_are_the_released_ones() -> None:
     assert scales[id(loss.classifier.weight)] == (10, 1)
     assert scales[id(loss.classifier.bias)] == (20, 0)
     backbone = net.backbone
-    assert isinstance(backbone, backbones.ResNet20)
+    assert isinstance(backbone, backbones.SmallResNet)
     assert scales[id(backbone.conv1.weight)] == (1, 1)
     assert scales[id(backbone.bn1.weight)] == (1, 0)
 

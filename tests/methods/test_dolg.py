@@ -23,7 +23,7 @@ from wingbar.training import export, loop
 from wingbar.training.run import Run
 
 
-def made(backbone: str = "resnet20", **config: Any) -> tuple[dolg.Net, dolg.Loss, dolg.Config]:
+def made(backbone: str = "resnet8", **config: Any) -> tuple[dolg.Net, dolg.Loss, dolg.Config]:
     torch.manual_seed(0)
     settings = dolg.Config(**{"bits": 8, "dim": 24, "hidden": 16, **config})
     net = backbones.create(backbone)
@@ -173,7 +173,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     """The codes are the ITQ of the training descriptors, which are left as they are."""
     photos = write_classes(tmp_path / "photos", 12)
     small = Run(
-        backbone="resnet20",
+        backbone="resnet8",
         weights="none",
         size=64,
         epochs=3,

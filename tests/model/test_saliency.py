@@ -22,7 +22,7 @@ from wingbar.training import loop
 from wingbar.training.run import Run
 
 SMALL = Run(
-    backbone="resnet20",
+    backbone="resnet8",
     weights="none",
     size=64,
     epochs=1,
@@ -74,6 +74,7 @@ def test_bits_that_agree_are_those_of_the_codes(of_cmbh: Path, photos: Path) -> 
     assert all(one is not None for one in found.looks)
 
 
+@pytest.mark.slow
 def test_cmbh_names_what_fired(of_cmbh: Path, photos: Path) -> None:
     query = read_images(photos).paths[0]
     with Index.open(of_cmbh) as index:
@@ -133,6 +134,7 @@ def test_a_method_without_places_says_so(
     assert "0 of 24 bits differ" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["of_cmbh", "of_dolg"])
 def test_the_command_writes_overlays(
     name: str,

@@ -31,6 +31,7 @@ from wingbar.networks.backbones import EfficientNetLite0, SameConv
         ("alexnet", 61_100_840, 4096 * 1000 + 1000),
         ("efficientnet_lite0", 4_652_008, 1280 * 1000 + 1000),
         ("resnet20", 269_722, 64 * 10 + 10),
+        ("resnet8", 75_290, 64 * 10 + 10),
     ],
 )
 def test_sizes_are_the_published_ones(name: str, published: int, classifier: int) -> None:
@@ -44,6 +45,7 @@ def test_sizes_are_the_published_ones(name: str, published: int, classifier: int
         ("resnet18", 64, [(128, 8), (256, 4), (512, 2)]),
         ("resnet50", 64, [(512, 8), (1024, 4), (2048, 2)]),
         ("resnet20", 32, [(16, 32), (32, 16), (64, 8)]),
+        ("resnet8", 32, [(16, 32), (32, 16), (64, 8)]),
         ("efficientnet_lite0", 64, [(40, 8), (112, 4), (1280, 2)]),
         ("alexnet", 224, [(192, 13), (256, 13), (256, 6)]),
     ],

@@ -23,7 +23,7 @@ def pixels(count: int, size: int = 32) -> np.ndarray:
     return np.stack([load(picture(i), Preprocessing(size=size)) for i in range(count)])
 
 
-def net(name: str = "resnet20") -> dlbhc.Net:
+def net(name: str = "resnet8") -> dlbhc.Net:
     torch.manual_seed(0)
     return dlbhc.Net(
         backbones.create(name), dlbhc.Config(bits=20, latent_std=0.1, latent_bias=0.0), 3
@@ -32,7 +32,7 @@ def net(name: str = "resnet20") -> dlbhc.Net:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"), [("resnet20", 32), ("efficientnet_lite0", 64), ("resnet18", 64)]
+    ("name", "size"), [("resnet8", 32), ("efficientnet_lite0", 64), ("resnet18", 64)]
 )
 def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
     made = net(name)

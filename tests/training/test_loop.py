@@ -192,7 +192,7 @@ def test_fine_tuning_begins_from_the_model(trained: Path, data: Path, tmp_path: 
     with pytest.raises(TrainingError, match="no weights to start from"):
         loop.train(dlbhc, read_images(data), tmp_path / "x", CONFIG, SMALL, start=tmp_path)
     large = replace(SMALL, backbone="resnet18")
-    with pytest.raises(TrainingError, match="has the backbone resnet20, not resnet18"):
+    with pytest.raises(TrainingError, match="has the backbone resnet8, not resnet18"):
         loop.train(dlbhc, read_images(data), tmp_path / "y", CONFIG, large, start=trained)
 
 
@@ -222,7 +222,7 @@ def test_the_command_says_what_came_out(
     record = json.loads(capsys.readouterr().out)
     keys = {"method", "backbone", "bits", "dim", "classes", "parameters", "macs", "fingerprint"}
     assert keys <= set(record)
-    assert (record["classes"], record["bits"], record["backbone"]) == (3, 12, "resnet20")
+    assert (record["classes"], record["bits"], record["backbone"]) == (3, 12, "resnet8")
     assert weights(tmp_path / "m") == weights(tmp_path / "n")
     assert (
         main.main(["index", str(tmp_path / "a.wb"), str(data), "--model", str(tmp_path / "m")]) == 0

@@ -21,6 +21,7 @@ def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
         replace(SMALL, **wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_run_is_read_back_as_it_was_recorded(trained: Path, data: Path, tmp_path: Path) -> None:
     found = run.recorded(trained)
     images = read_images(data)

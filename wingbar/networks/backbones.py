@@ -172,14 +172,14 @@ class ResNet(Backbone):
         return last
 
 
-class ResNet20(Backbone):
-    """The ResNet with 20 layers for images of 32 x 32 (He et al., Section 4.2), with parameter-free
-    shortcuts."""
+class SmallResNet(Backbone):
+    """The ResNet for images of 32 x 32 (He et al., Section 4.2): 6n + 2 layers, where `n` is the
+    blocks of a stage, with parameter-free shortcuts."""
 
     widths = (16, 32, 64)
     width = 64
 
-    def __init__(self) -> None:
+    def __init__(self, n: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -188,7 +188,7 @@ class ResNet20(Backbone):
             stride = 1 if channels == width else 2
             first = _Basic(channels, width, stride)
             first.downsample = _Padded(stride, width - channels)
-            layers.append(nn.Sequential(first, _Basic(width, width, 1), _Basic(width, width, 1)))
+            layers.append(nn.Sequential(first, *(_Basic(width, width, 1) for _ in range(n - 1))))
         self.layer1, self.layer2, self.layer3 = layers
         _kaiming(self)
 
@@ -443,7 +443,15 @@ _WEIGHTS = {
     "resnet101": "resnet101-63fe2227.pth",
     "alexnet": "alexnet-owt-7be5be79.pth",
 }
-NAMES = ("resnet18", "resnet50", "resnet101", "alexnet", "efficientnet_lite0", "resnet20")
+NAMES = (
+    "resnet18",
+    "resnet50",
+    "resnet101",
+    "alexnet",
+    "efficientnet_lite0",
+    "resnet20",
+    "resnet8",
+)
 
 
 def create(name: str, weights: str = "none") -> Backbone:
@@ -464,7 +472,8 @@ def create(name: str, weights: str = "none") -> Backbone:
         "resnet101": lambda: ResNet(_Bottleneck, (3, 4, 23, 3)),
         "alexnet": AlexNet,
         "efficientnet_lite0": EfficientNetLite0,
-        "resnet20": ResNet20,
+        "resnet20": lambda: SmallResNet(3),
+        "resnet8": lambda: SmallResNet(1),
     }
     if name not in constructors:
         raise ModelError(f"no backbone named {name!r}: have {', '.join(NAMES)} and timm:NAME")
