@@ -8,7 +8,7 @@ of its last three stages, each [B, c, h, w], and a pooled feature [B, width].
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -466,7 +466,7 @@ def create(name: str, weights: str = "none") -> Backbone:
         if weights not in ("none", "imagenet"):
             load_weights(net, Path(weights))
         return net
-    constructors = {
+    constructors: dict[str, Callable[[], Backbone]] = {
         "resnet18": lambda: ResNet(_Basic, (2, 2, 2, 2)),
         "resnet50": lambda: ResNet(_Bottleneck, (3, 4, 6, 3)),
         "resnet101": lambda: ResNet(_Bottleneck, (3, 4, 23, 3)),
