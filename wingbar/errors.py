@@ -19,6 +19,10 @@ class WingbarError(Exception):
     """The parent of all. The command line prints its message and exits with 2."""
 
 
+class OutdatedWarning(UserWarning):
+    """An index that works, and that should be made again."""
+
+
 class ImageError(WingbarError):
     """A picture that cannot be used. The message says why, without the path."""
 

@@ -13,12 +13,14 @@ from PIL import Image
 
 from wingbar.cli import main
 from wingbar.data import toy
+from wingbar.errors import OutdatedWarning
 from wingbar.hamming import codes
 from wingbar.index.checks import verify
 from wingbar.index.index import Index
 from wingbar.index.ranking import SearchOptions
 from wingbar.model.model import Embeddings, Model
 
+pytestmark = pytest.mark.filterwarnings("ignore::wingbar.errors.OutdatedWarning")
 MADE = Path(__file__).parents[1] / "fixtures" / "made_at_2e003ea"
 ANSWERS = json.loads((MADE / "answers.json").read_text())
 
@@ -120,3 +122,15 @@ def test_what_is_printed_has_the_same_keys(
         assert main.main([str(part) for part in command]) == 0
         printed = capsys.readouterr().out
         assert sorted(json.loads(printed)) == ANSWERS[name][key], key
+
+
+def test_an_index_of_the_old_built_in_model_says_once_that_it_should_be_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unpacked("label_free", tmp_path)
+    with pytest.warns(OutdatedWarning, match=r"label_free.wb was made with .*: make it again with"):
+        Index.open(path).close()
+    assert main.main(["info", str(path), "--json"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("wingbar: ") == said.count("make it again with wingbar index NEW.wb") == 1
+    assert not Model.load().is_outdated

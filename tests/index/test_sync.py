@@ -4,10 +4,12 @@ import os
 import re
 import shutil
 import types
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import HUES, picture, write_classes
@@ -18,7 +20,7 @@ from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, StoreError
 from wingbar.index import refit, sync, unfinished
 from wingbar.index.index import Index
-from wingbar.model.model import Model
+from wingbar.model.model import NOT_FINITE, Model
 
 
 def counts(report: sync.AddReport) -> tuple[int, ...]:
@@ -738,3 +740,26 @@ def test_keys_and_labels_that_do_not_fit(
             index.add(["a.jpg", "b.jpg"], keys=["a", "b"])
         with pytest.raises(DataError, match="has labels of its own"):
             index.add([Entry(tmp_path / "a.jpg")], labels=["a"])
+
+
+def test_an_image_for_which_the_network_gives_no_numbers_is_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, given = Model.run, 0
+
+    def broken(model: Model, pixels: Iterable[images.Pixels]) -> NDArray[np.float32]:
+        nonlocal given
+        found = run(model, pixels)
+        if given == 0:
+            found[3, 0] = np.nan
+        given += len(found)
+        return found
+
+    monkeypatch.setattr(Model, "run", broken)
+    with Index.create(tmp_path / "a.wb") as index:
+        report = index.add(photos, bits=8)
+        assert (report.added, len(index)) == (23, 23)
+        assert [failure.reason for failure in report.failed] == [NOT_FINITE]
+        assert np.isfinite(index.features()).all()
+        assert index.add(photos).added == 1
+        assert index.verify() == []

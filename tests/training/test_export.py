@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, numpy_helper
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
@@ -14,6 +16,7 @@ from wingbar.data.readers import read_images
 from wingbar.errors import ModelError
 from wingbar.images import Preprocessing, load
 from wingbar.methods import Output, dlbhc
+from wingbar.model import runtime
 from wingbar.model.model import Model, with_record
 from wingbar.networks import backbones
 from wingbar.training import export
@@ -204,8 +207,31 @@ def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
     assert len(small.files["model.onnx"]) < len(model.files["model.onnx"]) / 3
     assert agreed["cosine_mean"] > 0.98
     assert (small.name, small.bits) == ("m-int8", 20)
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load_from_string(small.files["model.onnx"]).graph.initializer
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    assert len(weights) > 10
+    assert all(abs(w.astype(int)).max() <= 64 for w in weights)
+    export.check_kernels(small.files["model.onnx"], given)
     with pytest.raises(ModelError, match="calibration needs at least 4"):
         export.int8_model(model, given[:2])
+
+
+def test_an_int8_network_that_saturates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        def __init__(self, precise: bool) -> None:
+            self.precise = precise
+
+        def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.full((len(inputs["pixels"]), 2), np.float32(1 if self.precise else 0.9))]
+
+    monkeypatch.setattr(
+        runtime, "open_session", lambda network, threads, name, precise: Session(precise)
+    )
+    with pytest.raises(ModelError, match="gives other features on other CPUs"):
+        export.check_kernels(b"", pixels(3))
 
 
 def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) -> None:

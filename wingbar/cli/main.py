@@ -7,14 +7,16 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import dropwhile
+from typing import Any
 
 from wingbar import __version__
 from wingbar.cli import bench, data, evaluate, index, search, serve, train
 from wingbar.cli.options import Group, Verb
 from wingbar.cli.output import print_message
-from wingbar.errors import WingbarError
+from wingbar.errors import OutdatedWarning, WingbarError
 
 VERBS: tuple[Verb | Group, ...] = (
     index.INDEX,
@@ -46,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Pictures that Pillow cannot read are listed as failures; its other warnings are noise.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        return int(args.run(args))
+        with _messages_of_warnings():
+            return int(args.run(args))
     except KeyboardInterrupt:
         print_message("stopped; what was stored is kept, and the same command continues from there")
         return 130
@@ -64,6 +67,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"a bug in wingbar ({type(error).__name__}: {error}): please report it with the "
             "traceback that --debug prints",
         )
+
+
+@contextmanager
+def _messages_of_warnings() -> Iterator[None]:
+    """Warnings about an index are printed once, in one line; all others as Python prints them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OutdatedWarning)
+        others, told = warnings.showwarning, set[str]()
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if not issubclass(category, OutdatedWarning):
+                others(message, category, *rest, **more)
+            elif str(message) not in told:
+                told.add(str(message))
+                print_message(str(message))
+
+        warnings.showwarning = show  # type: ignore[assignment]  # it passes on what it is given
+        yield
 
 
 def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:

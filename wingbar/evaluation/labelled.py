@@ -127,7 +127,7 @@ class Evaluation:
     labels_without_items: labels of queries that no item has.
     labels_without_queries: labels of items that no query has.
     items_without_label: items without a label; they count as wrong.
-    items_not_finite: items whose feature is not finite; ranked last by feature.
+    items_not_finite: 0, as a feature that is not finite is refused when it is read.
     notes: the counts above that are not 0, each in a sentence.
     failed: queries that could not be read or encoded, with the reason.
 
@@ -221,7 +221,6 @@ def evaluate(
         queries_in_gallery=copies,
         empty_folders=queries.empty_folders,
         items_without_label=int((gallery.label_ids < 0).sum()),
-        items_not_finite=gallery.not_finite,
         failed=len(failed),
     )
 
@@ -262,7 +261,7 @@ def evaluate(
         labels_without_items=len(excluded.labels_without_items),
         labels_without_queries=len(excluded.labels_without_queries),
         items_without_label=excluded.items_without_label,
-        items_not_finite=excluded.items_not_finite,
+        items_not_finite=0,
         notes=tuple(_notes(excluded)),
         failed=tuple(failed),
         curves=_curves(scores, bits, gallery_size),
@@ -386,7 +385,6 @@ class _Excluded:
     queries_in_gallery: int
     empty_folders: list[str]
     items_without_label: int
-    items_not_finite: int
     failed: int
 
 
@@ -421,10 +419,6 @@ def _notes(excluded: _Excluded) -> Iterator[str]:
         yield f"{len(folders):,} folders of the queries are empty: {_first(folders)}"
     if count := excluded.items_without_label:
         yield f"{count:,} items have no label: they count as wrong"
-    if count := excluded.items_not_finite:
-        yield (
-            f"{count:,} items have features that are not finite: ranked last; run wingbar verify"
-        )
     if count := excluded.failed:
         yield f"{count:,} queries could not be used: the list of failures says why"
 

@@ -22,7 +22,7 @@ from wingbar.images import Failure
 from wingbar.index.index import Index
 from wingbar.index.ranking import Fine, SearchOptions, coarse, fine_places, rank
 from wingbar.model.itq import unit
-from wingbar.model.model import Embeddings
+from wingbar.model.model import NOT_FINITE, Embeddings
 from wingbar.parallel import Progress, batched, cores, in_order
 
 GalleryCodes = Literal["network", "labels"]
@@ -59,7 +59,6 @@ class Gallery:
     predicted_classes: the label whose mean is nearest to each item, [N].
     confusion: number of items by predicted class and by label, [y, y + 1]; the last column counts
         those without a label.
-    not_finite: number of items with a feature that is not finite.
     """
 
     ids: Int64
@@ -76,7 +75,6 @@ class Gallery:
     class_means: NDArray[np.float32]
     predicted_classes: Int64
     confusion: Int64
-    not_finite: int
 
     def of_label(self, label_id: int) -> Int64:
         """The rows of the items with a label, ascending; empty for -1."""
@@ -117,12 +115,9 @@ def read_gallery(index: Index, gallery_codes: GalleryCodes, exhaustive: bool) ->
         searchable = codes.Codes(searched_codes, index.model.bits, searchable.ids)
     elif gallery_codes != "network":
         raise DataError(f"gallery codes are network or labels, not {gallery_codes!r}")
-    class_means, not_finite = _class_means(index, label_ids, len(label_names))
+    class_means = _class_means(index, label_ids, len(label_names))
     predicted_classes = np.concatenate(
-        [
-            _nearest_mean(np.nan_to_num(block.astype(np.float32)), class_means)
-            for block in index.feature_blocks()
-        ]
+        [_nearest_mean(block.astype(np.float32), class_means) for block in index.feature_blocks()]
     )
     confusion = np.zeros((len(label_names), len(label_names) + 1), np.int64)
     np.add.at(confusion, (predicted_classes, label_ids), 1)  # without a label: -1, the last column
@@ -141,7 +136,6 @@ def read_gallery(index: Index, gallery_codes: GalleryCodes, exhaustive: bool) ->
         class_means=class_means,
         predicted_classes=predicted_classes,
         confusion=confusion,
-        not_finite=not_finite,
     )
 
 
@@ -158,19 +152,16 @@ def _codes_of_labels(network_codes: codes.Packed, label_ids: Int64, bits: int) -
     return np.where(labelled[:, None], of_label[label_ids], network_codes)
 
 
-def _class_means(index: Index, label_ids: Int64, labels: int) -> tuple[NDArray[np.float32], int]:
-    """Unit mean features of the labels [y, d], and how many items have a feature that is not
-    finite."""
+def _class_means(index: Index, label_ids: Int64, labels: int) -> NDArray[np.float32]:
+    """Unit mean features of the labels [y, d]."""
     sums = np.zeros((labels, index.model.dim), np.float64)
-    start = not_finite = 0
+    start = 0
     for block in index.feature_blocks():
         block_labels = label_ids[start : start + len(block)]
-        finite = np.isfinite(block).all(1)
-        used = finite & (block_labels >= 0)
+        used = block_labels >= 0
         np.add.at(sums, block_labels[used], block[used].astype(np.float64))
-        not_finite += int((~finite).sum())
         start += len(block)
-    return unit(sums.astype(np.float32)), not_finite
+    return unit(sums.astype(np.float32))
 
 
 def _nearest_mean(features: NDArray[np.float32], class_means: NDArray[np.float32]) -> Int64:
@@ -250,10 +241,7 @@ def _encoded(index: Index, batch: Sequence[_Read], failed: list[Failure]) -> Blo
     outputs = np.hstack([embeddings.features, embeddings.logits])
     kept = np.flatnonzero(np.isfinite(outputs).all(1)).tolist()
     failed += [
-        Failure(
-            str(one.query.entry.path),
-            "the network's outputs for it are not finite: check the model, or train again",
-        )
+        Failure(str(one.query.entry.path), NOT_FINITE)
         for i, one in enumerate(readable)
         if i not in kept
     ]

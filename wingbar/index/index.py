@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,14 @@ from PIL import Image
 
 from wingbar import images
 from wingbar.data.records import Entry, Images, absolute
-from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError
+from wingbar.errors import (
+    DataError,
+    ImageError,
+    ModelError,
+    OutdatedWarning,
+    QueryError,
+    StoreError,
+)
 from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack, words
 from wingbar.index.checks import verify
 from wingbar.index.filters import Where, parse_where, why_nothing_passes
@@ -118,6 +126,14 @@ class Index:
         self._loaded: _Loaded | None = None
         self._merging: tuple[_Loaded, Future[Codes]] | None = None
         self._background = ThreadPoolExecutor(1, "wingbar-merge")
+        if self.model.is_outdated:
+            warnings.warn(
+                f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
+                "differ between CPUs: make it again with wingbar index NEW.wb IMAGES, and put it "
+                "in the place of the old one",
+                OutdatedWarning,
+                stacklevel=2,
+            )
 
     @classmethod
     def create(

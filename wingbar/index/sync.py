@@ -26,7 +26,7 @@ from wingbar.index.refit import advice, sample_of
 from wingbar.index.sources import Batch, Wanted, content_of
 from wingbar.index.store import NO_FILE, Item, Store
 from wingbar.index.unfinished import Outputs
-from wingbar.model.model import Model
+from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
 BITS = 64  # length of label-free codes by default
@@ -405,10 +405,17 @@ class _Sync:
         reads = map(self._settled, in_order(todo, self._read, self.threads))
         for batch in batched((read for read in reads if read is not None), BATCH):
             raw = self._raw_of(batch)
-            self._waiting.append(([read.item for read in batch if read.item is not None], raw))
-            known = sum(read.wanted.path in self.known for read in batch)
+            finite = np.isfinite(raw).all(1).tolist()
+            for read, fine in zip(batch, finite, strict=True):
+                if not fine:
+                    self.tally.failed.append(Failure(printable(read.wanted.path), NOT_FINITE))
+            kept = [read for read, fine in zip(batch, finite, strict=True) if fine]
+            if kept:
+                items = [read.item for read in kept if read.item is not None]
+                self._waiting.append((items, raw[finite]))
+            known = sum(read.wanted.path in self.known for read in kept)
             self.tally.updated += known
-            self.tally.added += len(batch) - known
+            self.tally.added += len(kept) - known
             yield
 
     def _raw_of(self, batch: Sequence[_Read]) -> NDArray[np.float32]:

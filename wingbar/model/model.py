@@ -30,8 +30,11 @@ FORMAT = 1  # of model.json
 GENERAL = Path(__file__).parent / "general"
 OUTPUTS = ("feature", "logits")  # outputs of a network by name; all others are auxiliary
 SAMPLE = 4096  # images that a label-free model is fitted to, at most
+# The network of `general` in version 0.1.0.
+_INT8_GENERAL = "c1f55a5733eb6fa00689a4c7e81b95ef9f5a8e007205b1f2b3c6717462354de9"
 MAX_BYTES = 10**9  # of each file of a model; a row of an index holds no more
 MAX_SIZE = 4096  # side of the images that a model may ask for, in pixels
+NOT_FINITE = "the network's outputs for it are not finite: check the model, or train again"
 Float32 = NDArray[np.float32]
 
 
@@ -313,6 +316,12 @@ class Model:
         return Model(
             with_record(rest, {**record, "preparation": preprocessing_record(preprocessing)})
         )
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether this is the `general` of version 0.1.0, whose int8 network gives other features
+        on CPUs without VNNI."""
+        return bool(self.record["files"]["model.onnx"] == _INT8_GENERAL)
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:

@@ -31,9 +31,11 @@ MESSAGES = {
 _EXTERNAL = (13, 14)  # the fields of a tensor that name a file: external_data, data_location
 
 
-def open_session(network: bytes, threads: int, name: str) -> onnxruntime.InferenceSession:
+def open_session(
+    network: bytes, threads: int, name: str, *, precise: bool = False
+) -> onnxruntime.InferenceSession:
     """A session that runs an ONNX graph on `threads` CPU cores, with telemetry off. `name` is that
-    of the model, for messages.
+    of the model, for messages. With `precise`, int8 sums saturate on no CPU, which is slower.
 
     Raises ModelError for what ONNX Runtime cannot load. `check_network` must have passed.
     """
@@ -49,6 +51,7 @@ def open_session(network: bytes, threads: int, name: str) -> onnxruntime.Inferen
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", _NO_FOLDER
     )
+    options.add_session_config_entry("session.x64quantprecision", "1" if precise else "0")
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has an exception for each of its status codes

@@ -18,7 +18,7 @@ from wingbar import images
 from wingbar.errors import ImageError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.model import runtime
-from wingbar.model.model import Embeddings, Float32, Model
+from wingbar.model.model import NOT_FINITE, Embeddings, Float32, Model
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered, Batcher, BusyError
 from wingbar.serving.connections import Reader
@@ -72,7 +72,10 @@ class Encoded:
 
     def embed(self, model: Model) -> Embeddings:
         """Code and feature by `model`, computed again if the index was refitted since the picture
-        was encoded; `model` must have the same network."""
+        was encoded; `model` must have the same network. Raises ImageError when the network's
+        outputs are not finite."""
+        if not np.isfinite(self.raw).all():
+            raise ImageError(NOT_FINITE)
         if self.embedding is not None and self.embedding.fingerprint == model.fingerprint:
             return self.embedding
         return model.embed(self.raw[None])

@@ -20,6 +20,7 @@ from wingbar.data.records import Entry, Images
 from wingbar.errors import ImageError, StoreError
 from wingbar.files import sync_folder, write_whole
 from wingbar.index.store import Item
+from wingbar.model.model import NOT_FINITE
 from wingbar.serving.batching import Batcher
 from wingbar.serving.connections import FILE_COLUMN, Reader, ReaderThread
 from wingbar.serving.encoder import SUFFIXES, Encoded, Encoder, TooLargeError
@@ -93,6 +94,8 @@ class Uploads:
                 failed.append((upload.name, str(result)))
             elif isinstance(result, BaseException):
                 raise result
+            elif not np.isfinite(result.answer.raw).all():
+                failed.append((upload.name, NOT_FINITE))
             else:
                 encoded.append((upload, result.answer))
         # submitted in the order of the request: of equal pictures, the last one counts

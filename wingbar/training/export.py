@@ -26,11 +26,12 @@ from torch.nn import functional as F
 from wingbar import images, methods
 from wingbar.errors import ModelError, TrainingError
 from wingbar.images import Preprocessing
+from wingbar.model import runtime
 from wingbar.model.itq import Rotation
 from wingbar.model.model import Model, over_scales, preprocessing_record, with_record
 from wingbar.networks import backbones
 from wingbar.networks.backbones import SameConv
-from wingbar.parallel import BATCH
+from wingbar.parallel import BATCH, cores
 
 PARITY_IMAGES = 16  # training images on which ONNX Runtime and PyTorch are compared
 # a bit must agree where its logit is further from zero than this share of the mean absolute logit
@@ -202,8 +203,13 @@ def _quiet_exporter() -> Iterator[None]:
 
 def quantise(network: bytes, pixels: images.Pixels) -> bytes:
     """An int8 version of an ONNX graph: static quantisation of ONNX Runtime's default operators,
-    with uint8 activations, and int8 weights that have a scale per channel. The ranges of the
-    activations come from pixels [n, H, W, 3] uint8 of typical images."""
+    with uint8 activations, and weights of 7 bits that have a scale per channel. The ranges of the
+    activations come from pixels [n, H, W, 3] uint8 of typical images.
+
+    Without VNNI, CPUs add the products of two activations and two weights in 16 bits. With weights
+    from -64 to 64, the sum is at most 2 * 255 * 64 = 32,640, which 16 bits hold; with those of 8
+    bits it would saturate, and features would differ between CPUs.
+    """
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -227,6 +233,7 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            reduce_range=True,
         )
         return int8.read_bytes()
 
@@ -235,8 +242,9 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
     """`model` with an int8 network, and its `agreement` with the exact one.
 
     Of pixels [n, H, W, 3] uint8 the first half calibrates the network and the second half is
-    compared. Raises ModelError for a model of whole images, for fewer than 4 images, and when fewer
-    than three quarters keep their nearest neighbour.
+    compared. Raises ModelError for a model of whole images, for fewer than 4 images, when fewer
+    than three quarters keep their nearest neighbour, and when the fast kernels of this CPU do not
+    give what the precise ones give, bit for bit.
     """
     if model.preprocessing.whole:
         raise ModelError(
@@ -255,12 +263,29 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
     small = Model(with_record(files, record))
     dim, compared = int(model.record["dim"]), list(pixels[half:])
     exact, quantised = (_in_batches(m, compared)[:, :dim] for m in (model, small))
+    check_kernels(network, pixels[half:])
     agreed = agreement(exact, quantised)
     if agreed["same_neighbour"] < 0.75:
         raise ModelError(
             f"the int8 model does not agree with the exact one ({agreed}): use more typical images"
         )
     return Model(with_record(files, {**record, "int8_agreement": agreed})), agreed
+
+
+def check_kernels(network: bytes, pixels: images.Pixels) -> None:
+    """Raise ModelError when an int8 graph gives other outputs for pixels [n, H, W, 3] uint8 by
+    ONNX Runtime's fast kernels than by its precise ones: its sums saturate on this CPU."""
+    sessions = [
+        runtime.open_session(network, cores(), "this model", precise=precise)
+        for precise in (False, True)
+    ]
+    for batch in (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)):
+        fast, precise = (session.run(None, {"pixels": batch}) for session in sessions)
+        if not all(map(np.array_equal, fast, precise)):
+            raise ModelError(
+                "the int8 network gives other features on other CPUs, as its sums saturate: "
+                "export it with smaller weights, or serve the exact model"
+            )
 
 
 def agreement(exact: NDArray[np.float32], quantised: NDArray[np.float32]) -> dict[str, float]:
