@@ -10,13 +10,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from wingbar.errors import ModelError
 from wingbar.images import load
+from wingbar.model import runtime
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.networks.backbones import EfficientNetLite0, SameConv
@@ -144,13 +144,14 @@ def test_the_shipped_model_is_this_network_with_these_weights() -> None:
         exact = torch.nn.functional.normalize(net(torch.from_numpy(pixels))).numpy()
     found = model.run(list(pixels))
     assert (exact * found).sum(1).min() > 0.9998  # its weights are stored as float16
-    # the same by the precise int8 kernels, alone and in a batch
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(model.files["model.onnx"], options)
-    for one, feature in zip(pixels, found, strict=True):
-        raw = session.run(["feature"], {"pixels": one[None]})[0]
-        np.testing.assert_array_equal(raw[0] / np.linalg.norm(raw[0]), feature)
+    # the same from the precise int8 kernels, and alone as in a batch
+    fast, precise = (
+        runtime.open_session(model.files["model.onnx"], 1, "general", precise=precise)
+        for precise in (False, True)
+    )
+    together = fast.run(["feature"], {"pixels": pixels})[0]
+    alone = [precise.run(["feature"], {"pixels": one[None]})[0][0] for one in pixels]
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def _messages_of_warnings() -> Iterator[None]:
                 told.add(str(message))
                 print_message(str(message))
 
-        warnings.showwarning = show  # type: ignore[assignment]  # it passes on what it is given
+        warnings.showwarning = show
         yield
 
 

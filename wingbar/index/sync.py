@@ -405,14 +405,16 @@ class _Sync:
         reads = map(self._settled, in_order(todo, self._read, self.threads))
         for batch in batched((read for read in reads if read is not None), BATCH):
             raw = self._raw_of(batch)
-            finite = np.isfinite(raw).all(1).tolist()
-            for read, fine in zip(batch, finite, strict=True):
-                if not fine:
-                    self.tally.failed.append(Failure(printable(read.wanted.path), NOT_FINITE))
-            kept = [read for read, fine in zip(batch, finite, strict=True) if fine]
+            rows = np.flatnonzero(np.isfinite(raw).all(1)).tolist()
+            self.tally.failed += [
+                Failure(printable(read.wanted.path), NOT_FINITE)
+                for i, read in enumerate(batch)
+                if i not in rows
+            ]
+            kept = [batch[i] for i in rows]
             if kept:
                 items = [read.item for read in kept if read.item is not None]
-                self._waiting.append((items, raw[finite]))
+                self._waiting.append((items, raw[rows]))
             known = sum(read.wanted.path in self.known for read in kept)
             self.tally.updated += known
             self.tally.added += len(kept) - known
