@@ -271,6 +271,39 @@ def test_a_refit_that_cannot_read_everything_changes_nothing(photos: Path, tmp_p
         assert (content(index), index.model.fingerprint) == (before, fingerprint)
 
 
+def test_a_refit_takes_in_what_changes_meanwhile(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process adds, changes and removes images while a refit encodes, and even when it
+    looks what is left; the index is then that of a refit afterwards."""
+    path, run, calls = tmp_path / "a.wb", Model.run, 0
+
+    def meanwhile(model: Model, pixels: Iterable[images.Pixels]) -> NDArray[np.float32]:
+        nonlocal calls
+        calls += 1
+        if calls <= 6:
+            with monkeypatch.context() as patch:
+                patch.setattr(Model, "run", run)
+                picture(100 + calls).save(photos / "red" / f"new{calls}.jpg")
+                (photos / "blue" / f"00{calls}.jpg").unlink()
+                picture(200 + calls).save(photos / "green" / f"00{calls}.jpg")
+                with Index.open(path) as other:
+                    assert counts(other.add(photos)) == (1, 1, 22, 0, 1, 0)
+        return run(model, pixels)
+
+    with Index.create(path) as index:
+        index.add(photos, bits=16)
+        monkeypatch.setattr(Model, "run", meanwhile)
+        monkeypatch.setattr(refit, "LAST_ROUND", 1)
+        report = index.refit(bits=12)
+        assert calls > 6
+        assert (report.items, report.bits, index.verify()) == (24, 12, [])
+        model = index.model
+        again = model.encode([item.path for item in index.items()])
+        np.testing.assert_array_equal(index.codes(), again.codes)
+        np.testing.assert_allclose(index.features(), again.features, atol=1e-3)
+
+
 def test_labels_and_columns_of_a_csv_follow_it(photos: Path, tmp_path: Path) -> None:
     listing = tmp_path / "list.csv"
     listing.write_text(

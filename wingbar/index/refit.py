@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from wingbar.errors import ImageError, ModelError, StoreError
 from wingbar.index.store import NO_FILE, Item, Store
 from wingbar.model.model import SAMPLE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
+
+ROUNDS = 10  # in which a refit encodes what was added during the one before
+LAST_ROUND = 64  # images that it encodes inside the transaction, while others wait, once it can
 
 
 @dataclass(frozen=True)
@@ -48,39 +52,49 @@ def refit(
     """Learn the codes of a label-free index again from its images, as if it were new, in one
     transaction. Returns the model with the new codes as well.
 
-    Raises ModelError for a trained model, and StoreError when a file is no longer what was indexed;
-    then nothing is changed.
+    What other processes add meanwhile is encoded too, in rounds that get shorter, the last of them
+    inside the transaction. Raises ModelError for a trained model, and StoreError when a file is no
+    longer what was indexed or another process has refitted the index; then nothing is changed.
     """
     if model.method != "itq":
         raise ModelError(
             f"{model.name} was trained with {model.method}: its codes are not fitted to an index"
         )
-    before = dict(store.all_items())
-    ids = sorted(before, key=lambda id_: before[id_].path)
-    if not ids:
+    items = dict(store.all_items())
+    if not items:
         raise StoreError(f"{store.path} holds no images: there is nothing to fit on")
-    report = progress or no_progress
-    sample = sample_of(len(ids), seed)
-    raw = list(_encoded_again(model, [before[ids[i]] for i in sample], threads, "fitting", report))
+    by_path = sorted(items, key=lambda id_: items[id_].path)
+    sample = {by_path[place]: items[by_path[place]] for place in sample_of(len(items), seed)}
+    again = _Again(store, model, threads or cores(), progress or no_progress)
+    emptied = StoreError(f"{store.path} was emptied by another process: there is nothing to refit")
+    raw = [rows for _, rows in again.outputs(sample, "fitting")]
+    if not raw:
+        raise emptied
     fitted = model.fitted(np.concatenate(raw), bits, seed)
-    embedded = [
-        fitted.embed(batch)
-        for batch in _encoded_again(model, [before[i] for i in ids], threads, "encoding", report)
-    ]
-    packed = np.concatenate([e.codes for e in embedded])
-    features = np.concatenate([e.features.astype(np.float16) for e in embedded])
+    encoded: dict[int, _Encoded] = {}
+    for _ in range(ROUNDS):
+        again.encode(fitted, items, encoded)
+        items = dict(store.all_items())
+        if len(_left(items, encoded)) <= LAST_ROUND:
+            break
     with store.writing():
-        if store.model_fingerprint() != model.fingerprint or dict(store.all_items()) != before:
+        if store.model_fingerprint() != model.fingerprint:
             raise StoreError(
-                f"{store.path} was changed by another process meanwhile: nothing was refitted, "
+                f"{store.path} was refitted by another process meanwhile: nothing was changed, "
                 "try again"
             )
+        items = dict(store.all_items())
+        again.encode(fitted, items, encoded)
+        if not items:
+            raise emptied
+        ids = np.array(sorted(items), np.int64)
+        packed = np.stack([encoded[id_].code for id_ in ids.tolist()])
+        features = np.stack([encoded[id_].feature for id_ in ids.tolist()]).astype(np.float32)
         _, old = store.codes(model.bits)  # by ascending id
         store.set_model(fitted.files)
         store.clear_codes()
-        store.replace_embeddings(packed, features, np.array(ids, np.int64), bits)
-    new = packed[np.argsort(ids)]
-    changed = int((new != old).any(1).sum()) if old.shape == new.shape else len(ids)
+        store.replace_embeddings(packed, features, ids, bits)
+    changed = int((packed != old).any(1).sum()) if old.shape == packed.shape else len(ids)
     return RefitReport(
         len(ids), len(sample), model.bits, bits, changed, model.fingerprint, fitted.fingerprint
     ), fitted
@@ -103,28 +117,80 @@ def advice(model: Model, items: int) -> str | None:
     return None
 
 
-def _encoded_again(
-    model: Model, items: Sequence[Item], threads: int | None, stage: str, progress: Progress
-) -> Iterator[NDArray[np.float32]]:
-    """Raw network outputs [B, r] of indexed images, read again from their files, batch by batch.
-    Raises StoreError where a file has changed."""
+class _Encoded(NamedTuple):
+    """An item, and what the fitted model makes of its file."""
 
-    def pixels(item: Item) -> images.Pixels:
+    item: Item
+    code: NDArray[np.uint64]
+    feature: NDArray[np.float16]
+
+
+def _left(items: Mapping[int, Item], encoded: Mapping[int, _Encoded]) -> dict[int, Item]:
+    """The items that are not encoded as they are now."""
+    return {
+        id_: item for id_, item in items.items() if id_ not in encoded or encoded[id_].item != item
+    }
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Reads the files of indexed images and encodes them again."""
+
+    store: Store
+    model: Model
+    threads: int
+    progress: Progress
+
+    def encode(
+        self, fitted: Model, items: Mapping[int, Item], encoded: dict[int, _Encoded]
+    ) -> None:
+        """Bring `encoded` up to date with `items`."""
+        left = _left(items, encoded)
+        for ids, raw in self.outputs(left, "encoding"):
+            made = fitted.embed(raw)
+            features = made.features.astype(np.float16)
+            for id_, code, feature in zip(ids, made.codes, features, strict=True):
+                encoded[id_] = _Encoded(left[id_], code, feature)
+
+    def outputs(
+        self, items: Mapping[int, Item], stage: str
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Ids and raw network outputs [B, r] of items, batch by batch, without those that another
+        process has changed or removed meanwhile. Raises StoreError where a file is not what was
+        indexed."""
+        done = 0
+        for batch in batched(in_order(items.items(), self._read, self.threads), BATCH):
+            read: list[int] = []
+            pixels: list[images.Pixels] = []
+            for id_, found in batch:
+                if isinstance(found, ImageError):
+                    self._require_changed(id_, items[id_], found)
+                else:
+                    read.append(id_)
+                    pixels.append(found)
+            if read:
+                yield read, self.model.run(pixels)
+            done += len(batch)
+            self.progress(stage, done, len(items))
+
+    def _read(self, one: tuple[int, Item]) -> tuple[int, images.Pixels | ImageError]:
+        """In a thread: pixels of an item's file, or why there are none."""
+        id_, item = one
         try:
             if item.size == NO_FILE:
                 raise ImageError("it was added as an array and has no file")
             data = images.read(item.path)
             if hashlib.sha256(data).digest() != item.content:
                 raise ImageError("the file has changed")
-            return images.load(data, model.preprocessing)
+            return id_, images.load(data, self.model.preprocessing)
         except ImageError as error:
-            raise StoreError(
-                f"{item.path} is not what was indexed ({error}), so nothing was refitted: "
-                "run wingbar index on its folder first, or make a new index"
-            ) from None
+            return id_, error
 
-    done = 0
-    for batch in batched(in_order(items, pixels, threads or cores()), BATCH):
-        yield model.run(batch)
-        done += len(batch)
-        progress(stage, done, len(items))
+    def _require_changed(self, id_: int, item: Item, reason: ImageError) -> None:
+        """Raise StoreError for a file that cannot be used unless its item was changed or removed
+        since it was read."""
+        if self.store.existing([id_]) and self.store.items([id_])[0] == item:
+            raise StoreError(
+                f"{item.path} is not what was indexed ({reason}), so nothing was refitted: "
+                "run wingbar index on its folder first, or make a new index"
+            )
