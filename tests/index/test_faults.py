@@ -21,6 +21,9 @@ from wingbar.errors import StoreError
 from wingbar.index.checks import verify
 from wingbar.index.index import Index
 from wingbar.index.store import Store
+from wingbar.model.model import GENERAL
+
+MODEL_BYTES = (GENERAL / "model.onnx").stat().st_size
 
 # `wingbar` with small transactions, so that a short run has many of them
 WINGBAR = (
@@ -119,11 +122,10 @@ def test_a_full_disk_keeps_what_was_stored(many: Path, tmp_path: Path) -> None:
     assert len(paths_in(path)) == 300
 
 
-@pytest.mark.parametrize("limit", [1_000_000, 3_900_000])
+@pytest.mark.parametrize("limit", [1_000_000, MODEL_BYTES - 27_000])
 def test_a_full_disk_leaves_no_half_made_index(many: Path, tmp_path: Path, limit: int) -> None:
-    process = start(
-        "index", tmp_path / "a.wb", many, limit=limit
-    )  # not even the model fits, or just not
+    """Not even the model fits, or just not."""
+    process = start("index", tmp_path / "a.wb", many, limit=limit)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 2
     assert "free some space" in error
@@ -132,9 +134,8 @@ def test_a_full_disk_leaves_no_half_made_index(many: Path, tmp_path: Path, limit
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_right_after_the_making(many: Path, tmp_path: Path) -> None:
-    process = start(
-        "index", tmp_path / "a.wb", many, limit=4_000_000
-    )  # the model fits, the first images do not
+    """The model fits, the first images do not."""
+    process = start("index", tmp_path / "a.wb", many, limit=MODEL_BYTES + 73_000)
     error = process.communicate(timeout=120)[1]
     assert (process.returncode, "free some space" in error) in ((0, False), (2, True)), error
     assert verify(tmp_path / "a.wb") == []
