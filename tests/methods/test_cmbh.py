@@ -542,7 +542,7 @@ def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path:
     """tests/data/test_toy.py counts the pixels. Frozen features tell little about the species: a
     label-free index is below."""
     data = read_dataset(toy.write_birds(tmp_path / "birds", train=24, test=6))
-    run = Run(size=96, epochs=10, lr=0.03, area=0.8, held_out=0.1)
+    run = Run(size=80, epochs=10, lr=0.03, area=0.8, held_out=0.1)
     model = loop.train(
         cmbh,
         data.train,
@@ -555,5 +555,5 @@ def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path:
         with Index.create(tmp_path / f"{name}.wb", encoder) as index:
             index.add(data.gallery)
             found.append(evaluate(index, data.query, fine="none", keep_constant_bits=True).map)
-    assert found[0] > 0.8
+    assert found[0] > 0.65
     assert found[1] < 0.4
