@@ -61,8 +61,10 @@ def refit(
         raise StoreError(f"{store.path} holds no images: there is nothing to fit on")
     report = progress or no_progress
     sample = sample_of(len(ids), seed)
-    raw = list(_encoded_again(model, [before[ids[i]] for i in sample], threads, "fitting", report))
+    raw = list(_encoded_again(model, [before[ids[i]] for i in sample], threads, "reading", report))
+    report("learning codes", 0, len(sample))
     fitted = model.fitted(np.concatenate(raw), bits, seed)
+    report("learning codes", len(sample), len(sample))
     embedded = [
         fitted.embed(batch)
         for batch in _encoded_again(model, [before[i] for i in ids], threads, "encoding", report)
