@@ -60,7 +60,7 @@ def test_images_that_cannot_be_read_are_named(
 ) -> None:
     monkeypatch.setattr("wingbar.training.loop.Training.train", lambda self: None)
     model = trained_model()
-    model.record["classes"] = ["blue", "green", "red"]
+    model.record = {**model.record, "classes": ["blue", "green", "red"]}
     monkeypatch.setattr("wingbar.training.loop.Training.finish", lambda self: model)
     for i in range(LISTED + 3):
         (photos / "red" / f"bad{i:02}.jpg").write_text("no")

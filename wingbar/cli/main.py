@@ -149,9 +149,9 @@ def _no_verb(command: str, asked: str, names: Sequence[str]) -> str:
     of them."""
     from difflib import get_close_matches
 
-    [near] = get_close_matches(asked, names, n=1) or [None]
+    near = get_close_matches(asked, names, n=1)
     said = f"{command} has no verb {visible(asked)!r}: "
-    return said + (f"did you mean {near}?" if near else f"it has {', '.join(names)}")
+    return said + (f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}")
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:
