@@ -12,6 +12,7 @@ from wingbar import demo
 from wingbar.cli import main
 from wingbar.data.toy import write_digits
 from wingbar.errors import WingbarError
+from wingbar.index.sync import AddReport
 
 
 def few_digits(folder: Path) -> Path:
@@ -67,6 +68,12 @@ def test_without_pytorch_nothing_is_trained(
     shown = demo.run(tmp_path, None, bits=16)
     assert list(shown.evaluations) == ["label-free"]
     assert "pip install 'wingbar[demo]'" in demo.text(shown)
+
+
+def test_nothing_encoded_has_no_speed() -> None:
+    kept = AddReport(added=1, images_per_second=0.0)
+    shown = demo.Demo(Path("demo.wb"), Path("index.html"), kept, {}, [], 1.0)
+    assert demo.text(shown).startswith("demo.wb: 1 image indexed\n")
 
 
 def test_one_image_a_class_is_shown_without_numbers(tmp_path: Path, shared_photos: Path) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from wingbar import errors
-from wingbar.errors import WingbarError, one_line
+from wingbar.errors import WingbarError, counted, one_line
 
 
 def test_the_docstring_shows_the_tree() -> None:
@@ -15,3 +15,10 @@ def test_foreign_messages_become_one_short_line() -> None:
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(KeyError()) == "KeyError"
     assert len(one_line(ValueError("x" * 1000))) == 200
+
+
+def test_a_number_agrees_with_its_noun() -> None:
+    assert counted(1, "image") == "1 image"
+    assert counted(0, "image") == "0 images"
+    assert counted(3068, "image") == "3,068 images"
+    assert counted(2, "query", "queries") == "2 queries"

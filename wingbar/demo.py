@@ -17,7 +17,7 @@ from wingbar import images
 from wingbar.data.readers import read_dataset, read_images
 from wingbar.data.records import Dataset, Entry, Images
 from wingbar.data.toy import write_digits
-from wingbar.errors import DataError, ImageError, WingbarError
+from wingbar.errors import DataError, ImageError, WingbarError, counted
 from wingbar.evaluation.labelled import Evaluation, evaluate
 from wingbar.evaluation.report import Fact, RankedQuery, Ranking, neighbours_page
 from wingbar.index.index import Index, IndexInfo
@@ -134,11 +134,11 @@ def _train(data: Dataset, output: Path, bits: int, progress: Progress | None) ->
 def text(shown: Demo) -> str:
     """What the command prints."""
     added = shown.report
-    speed = f"{added.images_per_second:.0f} images/s"
-    lines = [f"{shown.index}: {added.added:,} images indexed at {speed}"]
+    speed = f" at {added.images_per_second:,.0f} images/s" if added.images_per_second >= 0.5 else ""
+    lines = [f"{shown.index}: {counted(added.added, 'image')} indexed{speed}"]
     for i, (kind, e) in enumerate(shown.evaluations.items()):
         if i == 0:
-            lines.append(f"{e.queries:,} queries, {e.protocol.split(';')[0]}:")
+            lines.append(f"{counted(e.queries, 'query', 'queries')}, {e.protocol.split(';')[0]}:")
         ties = f"ties allow {e.map_low:.3f} to {e.map_high:.3f}"
         lines.append(f"  {f'MAP of {kind} {e.bits}-bit codes':36} {e.map:.3f}   ({ties})")
         if kind == LABEL_FREE:
@@ -232,9 +232,9 @@ def _page(
             facts.append(Fact("nearest neighbour right", f"{e.feature_top1:.1%}"))
     trained = "codes trained on labels (DLBHC), then by " if TRAINED in evaluations else ""
     intro = (
-        f"The neighbours of {len(queries)} images of {source.name}, found by the Hamming distance "
-        f"of {info.bits}-bit codes: by {trained}codes that need no labels. In the last row, the "
-        f"nearest {SHORTLIST:,} codes are re-ranked by their features."
+        f"The neighbours of {counted(len(queries), 'image')} of {source.name}, found by the "
+        f"Hamming distance of {info.bits}-bit codes: by {trained}codes that need no labels. In the "
+        f"last row, the nearest {SHORTLIST:,} codes are re-ranked by their features."
     )
     note = next(iter(evaluations.values())).protocol if evaluations else ""
     return neighbours_page(

@@ -1,5 +1,5 @@
 """The exceptions that wingbar raises on purpose; each message is one line, with the next step
-where there is one.
+where there is one. And how messages word what they name.
 
     WingbarError            parent of all; the command line prints its message and exits with 2
     ├── ImageError          a picture that cannot be used
@@ -51,3 +51,8 @@ def one_line(error: BaseException) -> str:
     """The message of another library's exception as one line of at most 200 characters; the name
     of its type if it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun: "1 image", "3,068 images"."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

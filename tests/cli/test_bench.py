@@ -33,6 +33,8 @@ def test_bench_hamming_prints_what_it_measured(
     code, out, _ = run(capsys, *arguments)
     assert code == 0
     assert "peers numpy" in out
+    assert "None" not in out
+    assert ["exact", "yes"] in [line.split() for line in out.splitlines()]
     code, _, err = run(capsys, "bench", "hamming", "--items", 50)
     assert code == 2
     assert "at least 100" in err

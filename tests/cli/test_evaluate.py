@@ -7,6 +7,7 @@ import pytest
 
 from tests.commands import run
 from tests.conftest import write_classes
+from wingbar.cli import main
 
 
 def test_evaluate_has_the_keys(
@@ -25,7 +26,7 @@ def test_evaluate_has_the_keys(
     )
     assert set(wanted.split()) <= set(record)
     assert (record["queries"], record["gallery"]) == (6, 18)
-    code, out, _ = run(capsys, "evaluate", path, photos)
+    code, out, _ = run(capsys, "evaluate", path, photos, "--all")
     assert "map_low" in out
     code, out, _ = run(capsys, "evaluate", path, photos, "--split", "all", "--json")
     record = json.loads(out)
@@ -69,7 +70,58 @@ def test_a_report_and_a_comparison(
     assert "name an index and a data set" in err
     code, out, _ = run(capsys, "evaluate", index, photos, *data)
     assert "per_query" not in out
-    assert "argmax_map" in out
+    assert "the codes alone" in out
+
+
+def test_an_evaluation_is_a_few_lines(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.wb"
+    run(capsys, "index", path, photos, "--split", "gallery", "--bits", 12)
+    code, out, _ = run(capsys, "evaluate", path, photos, "--split", "all")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == f"{path}: 24 queries searched for among 18 items, with codes of 12 bits"
+    assert lines[1].startswith("MAP")
+    assert [line[2:20].strip() for line in lines[2:5]] == [
+        "the codes alone",
+        "the search, fine=p",
+        "the features alone",
+    ]
+    assert "of 18 are unique; " in lines[5]
+    assert lines[6].startswith("Protocol: ")
+    assert lines[7:] == ["Note: 18 queries are in the gallery too: searched without their copies."]
+    _, out, _ = run(capsys, "evaluate", path, photos, "--no-exhaustive", "--all")
+    assert "features alone" not in out
+    assert "constant_bits" in out
+    assert not {"None", "()", "("} & {line.split()[-1] for line in out.splitlines()}
+
+
+def test_the_text_says_where_the_report_is(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wingbar.evaluation.report.evaluation_page", lambda *given: b"a page")
+    run(capsys, "index", tmp_path / "a.wb", photos, "--split", "gallery", "--bits", 12)
+    page = tmp_path / "out.html"
+    _, out, _ = run(capsys, "evaluate", tmp_path / "a.wb", photos, "--report", page)
+    assert page.exists()
+    assert out.splitlines()[-1] == f"The report is {page}: open it in a browser."
+
+
+def test_the_parts_are_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "index", tmp_path / "a.wb", photos / "red", "--bits", 8)
+    code, _, err = run(capsys, "evaluate", tmp_path / "a.wb", photos, "--split", "holdout")
+    assert code == 2
+    assert "train, query and gallery can be drawn from it; all is every image" in err
+    with pytest.raises(SystemExit):
+        main.main(["evaluate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "query, gallery, train, val, test, or all" in shown
 
 
 def test_a_solution_of_landmarks(
@@ -88,6 +140,11 @@ def test_a_solution_of_landmarks(
     )
     assert code == 0
     assert 0 < json.loads(out)["map_at_100"] <= 1
+    _, out, _ = run(
+        capsys, "evaluate", tmp_path / "a.wb", photos / "blue", "--solution", tmp_path / "s.csv"
+    )
+    assert out.startswith(f"{tmp_path / 'a.wb'}: mAP@100 ")
+    assert "of 1 query searched for among 8 items" in out
 
 
 def test_one_picture_per_class_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import run
 from tests.conftest import picture
 from tests.model.test_model import trained_model
+from wingbar.cli import index as index_verbs
 from wingbar.index.index import Index
 
 
@@ -130,8 +132,38 @@ def test_info_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     code, out, _ = run(capsys, "info", "general", "--json")
     record = json.loads(out)
     assert (code, record["name"], record["bits"], record["dim"]) == (0, "general", None, 1280)
+    _, out, _ = run(capsys, "info", "general")
+    assert "features of 1,280 numbers" in out
+    assert "None" not in out
     trained_model().save(tmp_path / "m")
-    assert "bits" in run(capsys, "info", tmp_path / "m")[1]
+    _, out, _ = run(capsys, "info", tmp_path / "m")
+    assert "Gives codes of 20 bits" in out
+    assert "fingerprint" not in out
+    assert "fingerprint" in run(capsys, "info", tmp_path / "m", "--all")[1]
+
+
+def test_info_of_an_index_says_how_good_its_codes_are(
+    shared_index_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, _ = run(capsys, "info", shared_index_path)
+    first, codes, model = out.splitlines()
+    unique = json.loads(run(capsys, "info", shared_index_path, "--json")[1])["unique_codes"]
+    assert first.startswith(f"{shared_index_path}: 60 images with 3 labels, ")
+    assert first.endswith("B")
+    assert codes == f"Codes of 24 bits: {unique} of 60 are unique; no bit is constant."
+    assert model.startswith("Model: general (itq, 24 bits, ")
+    assert "search_bytes" in run(capsys, "info", shared_index_path, "--all")[1]
+    monkeypatch.setattr(Index, "codes", lambda self: np.array([[0b101], [0b001]], np.uint64))
+    with Index.open(shared_index_path) as index:
+        assert index_verbs._constant_bits(index) == [0, 1, *range(3, 24)]
+
+
+def test_a_file_that_is_no_index_is_one_line(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photos / "red" / "000.jpg"
+    code, out, err = run(capsys, "verify", photo)
+    assert (code, out, err) == (1, f"{photo} is not a wingbar index\n", "")
 
 
 def test_a_damaged_index_is_exit_code_1(

@@ -243,6 +243,32 @@ def test_a_reader_that_leaves_early(shared_index_path: Path, shared_photos: Path
     assert process.wait(60) == 0
 
 
+def test_without_a_verb_it_says_how_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    commands = [line.split()[:2] for line in out.splitlines() if line.startswith("  ")]
+    assert commands == [["wingbar", "demo"], ["wingbar", "index"], ["wingbar", "search"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serach", "a.wb", "q.jpg"], "wingbar has no verb 'serach': did you mean search?"),
+        (["--json", "evaluat"], "wingbar has no verb 'evaluat': did you mean evaluate?"),
+        (["data", "lst"], "wingbar data has no verb 'lst': did you mean list?"),
+        (["data", "q.jpg"], "wingbar data has no verb 'q.jpg': it has list, info, fetch"),
+    ],
+)
+def test_a_verb_that_is_misspelled(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(arguments)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"wingbar: {said}\n")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.main(["--version"])

@@ -3,10 +3,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from wingbar.cli import output
+from wingbar.cli import main, output
 from wingbar.images import Failure
 from wingbar.model.model import Model
 
@@ -19,14 +21,22 @@ def test_a_result_is_text_or_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_numbers_are_readable() -> None:
-    assert output.counted(1, "image") == "1 image"
-    assert output.counted(0, "image") == "0 images"
-    assert output.counted(3068, "image") == "3,068 images"
     assert output.value_text(0.123456) == "0.1235"
     assert output.value_text(81313.5) == "81,314"
     assert output.value_text(81313) == "81,313"
-    assert output.value_text(None) == "None"
+    assert output.value_text(None) == output.value_text(()) == output.value_text({}) == "-"
+    assert output.value_text(True) == "yes"
+    assert output.value_text((0.25, 3068)) == "0.2500, 3,068"
+    assert output.value_text({"pool": 0.5, "none": None}) == "pool 0.5000, none -"
     assert output.table_text({"items": 24, "map": 0.5}) == "items  24\nmap    0.5000"
+
+
+def test_constant_bits_are_counted_and_named() -> None:
+    assert output.constant_bits_text(()) == "no bit is constant"
+    assert output.constant_bits_text([3]) == "1 bit is constant (3)"
+    assert output.constant_bits_text(range(9)) == (
+        "9 bits are constant (0, 1, 2, 3, 4, 5, 6, 7 and more)"
+    )
 
 
 def test_only_the_first_failures_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +49,8 @@ def test_only_the_first_failures_are_named(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.splitlines()[-1] == (
         "wingbar: skipped 2 more; --json lists them all"
     )
+    output.print_failures(failed, "run.json")
+    assert "2 more; run.json lists them all" in capsys.readouterr().err
 
 
 def test_progress_is_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,10 +107,67 @@ def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == "first\nsecond \\x1b[0m\n"
 
 
-def test_checked_images_are_not_bytes(
+def test_only_stages_of_downloads_count_bytes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    package = Path(output.__file__).parents[1]
+    stages = {
+        (path.name, word)
+        for path in package.rglob("*.py")
+        for word in re.findall(r"\b(?:progress|report)\(f?\"(\w+)", path.read_text())
+    }
+    assert ("pictures.py", "checking") in stages
+    assert ("download.py", "verifying") in stages
+    for file, word in stages:
+        for rest in ("images", "images.tar"):
+            with output.progress_bars() as progress:
+                progress(f"{word} {rest}", 1, 2)
+            unit = "B/s" if file == "download.py" else "images/s"
+            assert unit in capsys.readouterr().err, (file, word)
+
+
+def test_a_stage_that_has_done_nothing_yet_is_named_without_a_speed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with output.progress_bars() as progress:
-        progress("checking images", 1, 2)
-    assert "images/s" in capsys.readouterr().err
+        progress("indexing", 1, 9)
+        capsys.readouterr()
+        progress("learning codes", 0, 9)
+        shown = capsys.readouterr().err
+        assert shown.endswith("\rlearning codes ...")
+        assert "/s" not in shown
+        progress("learning codes", 9, 9)
+        progress("indexing", 3, 9)  # a stage may come back
+    assert capsys.readouterr().err.endswith("\r")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nothing_is_printed_beside_a_bar(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, whatever is printed starts on a line that the bar has left."""
+    (photos / "red" / "bad.jpg").write_text("no")
+    index = str(tmp_path / "a.wb")
+    for arguments in (
+        ["index", index, str(photos), "--bits", "12"],
+        ["index", index, "--refit"],
+        ["evaluate", index, str(photos), "--split", "all"],
+    ):
+        screen = Terminal()
+        monkeypatch.setattr("sys.stdout", screen)
+        monkeypatch.setattr("sys.stderr", screen)
+        main.main(arguments)
+        shown = screen.getvalue()
+        assert "images/s" in shown
+        assert ("\rlearning codes ..." in shown) == (arguments[0] == "index")
+        assert f"\r{index}: " in shown or f"\n{index}: " in shown
+        first = re.search(r".(wingbar: |" + re.escape(index) + r": )", shown, re.DOTALL)
+        assert first is not None
+        assert first[0][0] == "\r", shown
+        assert "%|" not in shown[first.start() :]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run
+from wingbar import images
 from wingbar.index.index import Index
 from wingbar.index.ranking import Hits, SearchOptions
 
@@ -74,6 +75,24 @@ def test_a_search_asks_the_index_once_per_query_with_one_record_of_options(
         k=4, radius=20, fine="ties", shortlist=9, where=["label=red"], box=(0.0, 0.0, 40.0, 30.0)
     )
     assert asked == [([first], options), ([second], options)]
+
+
+def test_a_box_beyond_the_picture(
+    shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = shared_photos / "red" / "000.jpg"
+    width, height = images.upright(query).size
+    for verb in ("search", "explain"):
+        for inside in ("0,0,20,20", f"0,0,{width},{height}"):
+            code, _, err = run(capsys, verb, shared_index_path, query, "--box", inside)
+            assert (code, err) == (0, "")
+        for partly in (f"10,10,{width},20", "-5,0,20,20", "0,10,20,1e308"):
+            code, out, err = run(capsys, verb, shared_index_path, query, f"--box={partly}")
+            assert (code, err.count("\n"), out != "") == (0, 1, True)
+            assert f"reaches beyond the picture of {width} x {height}; only the part inside" in err
+        code, out, err = run(capsys, verb, shared_index_path, query, "--box", f"{width},0,9,9")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"holds nothing of a picture of {width} x {height}" in err
 
 
 def test_explain_shows_the_hits_of_a_search(

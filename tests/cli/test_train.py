@@ -7,10 +7,13 @@ import pytest
 
 from tests.commands import run
 from tests.model.test_model import trained_model
+from tests.runs import command
 from wingbar import methods
 from wingbar.cli import main
+from wingbar.cli.output import LISTED
 from wingbar.images import Preprocessing
 from wingbar.model.model import Model
+from wingbar.networks import backbones
 from wingbar.training.run import Run
 
 
@@ -49,6 +52,33 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+def test_images_that_cannot_be_read_are_named(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wingbar.training.loop.Training.train", lambda self: None)
+    model = trained_model()
+    model.record = {**model.record, "classes": ["blue", "green", "red"]}
+    monkeypatch.setattr("wingbar.training.loop.Training.finish", lambda self: model)
+    for i in range(LISTED + 3):
+        (photos / "red" / f"bad{i:02}.jpg").write_text("no")
+    output = tmp_path / "m"
+    code, _, err = run(capsys, *command(photos, output))
+    assert code == 0
+    lines = err.splitlines()
+    assert len(lines) == LISTED + 1
+    assert lines[0].startswith(f"wingbar: skipped {photos}/red/bad00.jpg: not an image")
+    assert lines[-1] == f"wingbar: skipped 3 more; {output}/train/run.json lists them all"
+    for path in photos.rglob("*.jpg"):
+        path.write_text("no")
+    code, _, err = run(capsys, *command(photos, tmp_path / "n"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "at least two classes, these have 0; 47 images could not be read, the first: " in err
+    assert ".jpg: not an image" in err
+
+
 @pytest.mark.parametrize("name", methods.NAMES)
 def test_a_method_has_flags_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = help_of(capsys, "train", name)
@@ -65,6 +95,9 @@ def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -
     shown = help_of(capsys, "train")
     assert ", ".join(methods.NAMES) in shown
     assert "--epochs EPOCHS" not in shown
+    assert "wingbar train cmbh --help lists its flags and the backbones" in " ".join(shown.split())
+    listed = " ".join(help_of(capsys, "train", "cmbh").split())
+    assert f"backbone: {', '.join(backbones.NAMES)}, or timm:NAME" in listed
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ catalogue.fetch(name, Path(target), progress=kill)
 """
 
 
-@pytest.mark.parametrize("stage", ["fetching", "checking", "unpacking", "writing"])
+@pytest.mark.parametrize("stage", ["fetching", "verifying", "unpacking", "writing"])
 def test_a_killed_fetch_resumes_and_never_looks_complete(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

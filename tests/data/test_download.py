@@ -53,7 +53,7 @@ def test_a_file_is_fetched_once(shelf: Shelf, tmp_path: Path) -> None:
     assert path.read_bytes() == DATA
     assert [p.name for p in path.parent.iterdir()] == ["data.bin"]
     assert reported[0][0] == "fetching data.bin"
-    assert reported[-1] == ("checking data.bin", len(DATA), len(DATA))
+    assert reported[-1] == ("verifying data.bin", len(DATA), len(DATA))
     assert all(total == len(DATA) for _, _, total in reported)
     assert download.fetch(shelf.url + "data.bin", path) == found
     assert len(shelf.asked) == 1

@@ -37,7 +37,7 @@ def test_differences_are_of_the_same_queries() -> None:
     first = found.differences[0]
     assert (first.first, first.second, first.difference) == pytest.approx((0.4, 0.5, 0.1))
     assert first.low <= first.difference <= first.high
-    assert found.notes == ("1 queries were scored in only one of them and are left out",)
+    assert found.notes == ("1 query was scored in only one of them and left out",)
 
 
 def test_the_interval_is_that_of_the_paired_mean() -> None:

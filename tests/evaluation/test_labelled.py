@@ -259,13 +259,13 @@ def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
     assert (result.labels_without_items, result.labels_without_queries) == (1, 2)
     assert (result.items_without_label, result.queries_in_gallery) == (1, 2)
     assert result.notes == (
-        "1 queries have no match in the gallery: counted, not averaged",
-        "1 labels of queries have no item in the gallery: owl",
+        "1 query has no match in the gallery: counted, not averaged",
+        "1 label of queries has no item in the gallery: owl",
         "2 labels of the gallery have no query: blue, green",
-        "1 queries are listed more than once: each was scored once",
+        "1 query is listed more than once: each was scored once",
         "2 queries are in the gallery too: searched without their copies",
-        "1 folders of the queries are empty: empty",
-        "1 items have no label: they count as wrong",
+        "1 folder of the queries is empty: empty",
+        "1 item has no label: they count as wrong",
     )
 
 

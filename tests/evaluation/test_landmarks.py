@@ -105,7 +105,7 @@ def test_distractors_and_what_is_missing(buildings: Dataset, tmp_path: Path) -> 
         )
     assert result.notes == (
         "4 of 24 gallery images are not in the index: never found",
-        "1 items of the index are not in the gallery: distractors",
+        "1 item of the index is not in the gallery: distractors",
     )
     assert [Path(failure.path).name for failure in result.failed] == ["bad.jpg"]
     assert result.features["medium"].queries == 4  # the unreadable one counts 0

@@ -74,7 +74,7 @@ def test_the_report_of_an_evaluation(
     assert f"{result.map_low:.4f} to {result.map_high:.4f}" in page
     assert "the mean over all orders that the ties allow" in page
     assert "<script" not in page
-    assert "1 labels of queries have no item in the gallery: owl." in page
+    assert "1 label of queries has no item in the gallery: owl." in page
     assert "bad&lt;b&gt;.jpg" in page
     assert "<b>" not in page
     assert page.count("<circle") == 60

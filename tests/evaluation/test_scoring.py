@@ -94,7 +94,7 @@ def test_a_query_whose_numbers_are_not_finite(
     assert result.queries == 11
     assert [failure.path for failure in result.failed] == [str(queries[0].path)]
     assert "not finite" in result.failed[0].reason
-    assert result.notes == ("1 queries could not be used: the list of failures says why",)
+    assert result.notes == ("1 query could not be used: the list of failures says why",)
 
 
 @settings(max_examples=150, deadline=None)

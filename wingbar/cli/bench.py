@@ -170,6 +170,5 @@ def _flat(record: Mapping[str, object]) -> dict[str, object]:
             flat[key] = value
             continue
         for name, inner in value.items():
-            entries = inner.items() if isinstance(inner, dict) else [("", inner)]
-            flat[f"{key} {name}"] = ", ".join(f"{k} {value_text(v)}".strip() for k, v in entries)
+            flat[f"{key} {name}"] = value_text(inner)
     return flat

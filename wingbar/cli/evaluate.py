@@ -8,21 +8,28 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Verb, add_protocol_flag, add_ranking_flags, whole_number
+from wingbar.cli.options import (
+    Verb,
+    add_all_flag,
+    add_protocol_flag,
+    add_ranking_flags,
+    whole_number,
+)
 from wingbar.cli.output import (
+    constant_bits_text,
     print_failures,
     print_message,
     print_result,
     progress_bars,
     table_text,
 )
-from wingbar.errors import WingbarError
+from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
     from wingbar.data.records import Dataset
     from wingbar.evaluation.compare import Comparison
     from wingbar.evaluation.labelled import Evaluation
-    from wingbar.evaluation.landmarks import Revisited
+    from wingbar.evaluation.landmarks import Landmarks, Revisited
     from wingbar.index.index import Index
     from wingbar.parallel import Progress
 
@@ -75,11 +82,15 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate even if some bits are the same in all codes",
     )
-    parser.add_argument("--split", help="use this part of DATA as queries instead")
+    parser.add_argument(
+        "--split",
+        help="use this part of DATA as queries instead: query, gallery, train, val, test, or all",
+    )
     add_protocol_flag(parser)
     parser.add_argument(
         "--seed", type=whole_number, default=0, help="seed of a random split (default 0)"
     )
+    add_all_flag(parser)
     add_ranking_flags(parser)
 
 
@@ -150,15 +161,37 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
     for note in queries.notes:
         print_message(note)
     print_failures(result.failed)
-    print_result(args, asdict(result), _evaluation_text(result))
+    print_result(args, asdict(result), _evaluation_text(args, result))
     return 0
 
 
-def _evaluation_text(result: Evaluation) -> str:
-    hidden = ("failed", "notes", "curves", "per_query")
-    names = [field.name for field in fields(result) if field.name not in hidden]
-    shown = {name: getattr(result, name) for name in names}
-    return "\n".join([table_text(shown), *(f"Note: {note}." for note in result.notes)])
+def _evaluation_text(args: argparse.Namespace, result: Evaluation) -> str:
+    lines = [
+        f"{args.index}: {counted(result.queries, 'query', 'queries')} searched for among "
+        f"{counted(result.gallery, 'item')}, with codes of {counted(result.bits, 'bit')}",
+        "MAP (1 when every query finds all items of its label first, before any other):",
+        f"  {'the codes alone':24}  {result.map:.4f}  (the order of ties allows "
+        f"{result.map_low:.4f} to {result.map_high:.4f})",
+        f"  {f'the search, fine={result.fine}':24}  {result.rerank_map:.4f}",
+    ]
+    if result.feature_map is not None:
+        lines.append(
+            f"  {'the features alone':24}  {result.feature_map:.4f}  (first hit right: "
+            f"{result.feature_top1:.1%})"
+        )
+    lines.append(
+        f"Codes: {result.unique_codes:,} of {result.gallery:,} are unique; "
+        f"{constant_bits_text(result.constant_bits)}."
+    )
+    lines.append(f"Protocol: {result.protocol}.")
+    lines += [f"Note: {note}." for note in result.notes]
+    if args.all:
+        hidden = ("protocol", "failed", "notes", "curves", "per_query")
+        names = [field.name for field in fields(result) if field.name not in hidden]
+        lines.append(table_text({name: getattr(result, name) for name in names}))
+    if args.report:
+        lines.append(f"The report is {args.report}: open it in a browser.")
+    return "\n".join(lines)
 
 
 # -- landmarks
@@ -206,10 +239,17 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
             progress=progress,
         )
     print_failures(result.failed)
-    record = asdict(result)
-    shown = {key: value for key, value in record.items() if key != "failed" and value is not None}
-    print_result(args, record, table_text(shown))
+    print_result(args, asdict(result), _landmarks_text(args, result))
     return 0
+
+
+def _landmarks_text(args: argparse.Namespace, result: Landmarks) -> str:
+    scores = {"mAP@100": result.map_at_100, "GAP": result.gap}
+    shown = ", ".join(f"{name} {score:.4f}" for name, score in scores.items() if score is not None)
+    return (
+        f"{args.index}: {shown} of {counted(result.queries, 'query', 'queries')} searched for "
+        f"among {counted(result.gallery, 'item')}\nProtocol: {result.protocol}."
+    )
 
 
 # -- two evaluations
@@ -237,8 +277,8 @@ def _read_json(path: Path) -> Any:
 def _comparison_text(names: list[str], result: Comparison) -> str:
     lines = [f"{name}: {protocol}" for name, protocol in zip(names, result.protocols, strict=True)]
     lines.append(
-        f"{result.queries:,} queries in both; {result.level:.0%} confidence intervals of the "
-        "difference (paired bootstrap)"
+        f"{counted(result.queries, 'query', 'queries')} in both; {result.level:.0%} confidence "
+        "intervals of the difference (paired bootstrap)"
     )
     lines.append(f"{'':12}  {'first':>7}  {'second':>7}  {'difference':>10}")
     for d in result.differences:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import (
     Verb,
+    add_all_flag,
     add_protocol_flag,
     code_length,
     positive_number,
     whole_number,
 )
 from wingbar.cli.output import (
-    counted,
+    constant_bits_text,
     model_record,
     print_failures,
     print_message,
     print_result,
     progress_bars,
     table_text,
+    value_text,
 )
-from wingbar.errors import WingbarError
+from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
     from wingbar.data.records import Images
-    from wingbar.index.index import Index
+    from wingbar.index.index import Index, IndexInfo
     from wingbar.index.refit import RefitReport
     from wingbar.index.sync import AddReport
 
@@ -147,13 +150,17 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", nargs="?", help="an index, a model directory, or general"
     )
+    add_all_flag(parser)
     parser.add_argument(
         "--method",
         choices=methods.NAMES,
         help="show the cost of this method's network instead: parameters and operations",
     )
     parser.add_argument(
-        "--backbone", default="resnet50", help="with --method: the backbone (default resnet50)"
+        "--backbone",
+        default="resnet50",
+        help="with --method: the backbone, one of those that wingbar train cmbh --help lists "
+        "(default resnet50)",
     )
     parser.add_argument(
         "--bits", type=code_length, default=48, help="with --method: code length (default 48)"
@@ -184,12 +191,18 @@ def info(args: argparse.Namespace) -> int:
         )
     if args.method is not None:
         record = _cost(args)
+        text = table_text(record)
     elif args.path == "general" or Path(args.path).is_dir():
         record = model_record(Model.load(args.path))
+        text = _model_text(args.path, record)
     else:
         with Index.open(args.path) as found:
-            record = asdict(found.info())
-    print_result(args, record, table_text(record))
+            info = found.info()
+            text = _index_text(found, info)
+        record = asdict(info)
+    if args.all and args.method is None:
+        text += "\n" + table_text(record)
+    print_result(args, record, text)
     return 0
 
 
@@ -216,7 +229,9 @@ def verify(args: argparse.Namespace) -> int:
     from wingbar.index.checks import verify
 
     problems = verify(args.index)
-    if problems:
+    if len(problems) == 1 and problems[0].startswith(f"{args.index} "):
+        text = problems[0]  # about the file as a whole, such as a picture that is no index
+    elif problems:
         advice = "rebuild it with wingbar index, or restore a backup"
         count = counted(len(problems), "problem")
         text = "\n".join([*problems, f"{args.index}: {count}; {advice}"])
@@ -285,7 +300,7 @@ def _add_text(path: Path, items: int, report: AddReport) -> str:
         "failed": len(report.failed),
     }
     parts = [f"{count:,} {name}" for name, count in counts.items() if count] or ["nothing to do"]
-    speed = f", {report.images_per_second:.0f} images/s" if report.images_per_second >= 0.5 else ""
+    speed = f", {report.images_per_second:,.0f} images/s" if report.images_per_second >= 0.5 else ""
     lines = [
         f"{path}: {counted(items, 'image')} ({', '.join(parts)}) in {report.seconds:.1f} s{speed}"
     ]
@@ -305,6 +320,53 @@ def _add_text(path: Path, items: int, report: AddReport) -> str:
     lines += [f"Note: {note}." for note in report.notes]
     if report.advice:
         lines.append(f"Note: {report.advice}.")
+    return "\n".join(lines)
+
+
+def _index_text(found: Index, info: IndexInfo) -> str:
+    """What an index holds, how good its codes are, and its model."""
+    from wingbar.data.download import size_text
+
+    labels = f" with {counted(info.labels, 'label')}" if info.labels else ""
+    lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}"]
+    if info.items:
+        lines.append(
+            f"Codes of {info.bits} bits: {info.unique_codes:,} of {info.items:,} are unique; "
+            f"{constant_bits_text(_constant_bits(found))}."
+        )
+    lines.append(
+        f"Model: {found.model}, features of {info.dim:,} numbers; searches use fine={info.fine}."
+    )
+    return "\n".join(lines)
+
+
+def _constant_bits(found: Index) -> list[int]:
+    """The bits that are the same in the codes of all items."""
+    import numpy as np
+
+    from wingbar.hamming.codes import unpack
+
+    packed = found.codes()
+    ends = np.stack([np.bitwise_and.reduce(packed), np.bitwise_or.reduce(packed)])
+    all_ones, any_ones = unpack(ends, found.model.bits)
+    return [int(bit) for bit in np.flatnonzero(all_ones == any_ones)]
+
+
+def _model_text(path: str, record: Mapping[str, Any]) -> str:
+    """What a model is, what it costs, and how good it was on what it was not trained with."""
+    code = "codes learned from the images of each index"
+    if record["bits"] is not None:
+        code = f"codes of {counted(record['bits'], 'bit')}"
+    classes = record["classes"]
+    trained = f", trained on {counted(classes, 'class', 'classes')}" if classes else ""
+    lines = [
+        f"{path}: {record['name']} ({record['method']}, {record['fingerprint'][:12]}){trained}",
+        f"Gives {code} and features of {record['dim']:,} numbers.",
+    ]
+    if "parameters" in record:
+        lines.append(f"Network: {record['backbone']}, {counted(record['parameters'], 'parameter')}")
+    if record.get("held_out_map"):
+        lines.append(f"MAP of held-out training images: {value_text(record['held_out_map'])}.")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from wingbar import __version__
 from wingbar.cli import bench, data, evaluate, index, search, serve, train
 from wingbar.cli.options import Group, Verb
-from wingbar.cli.output import print_message
+from wingbar.cli.output import print_message, visible
 from wingbar.errors import OutdatedWarning, WingbarError
 
 VERBS: tuple[Verb | Group, ...] = (
@@ -34,13 +34,25 @@ VERBS: tuple[Verb | Group, ...] = (
 )
 
 
+GREETING = """Visual search for a folder of images, on an ordinary CPU. Start with one of these:
+
+  wingbar demo                          search handwritten digits, to see what it does
+  wingbar index photos.wb photos/       make an index of a folder of images
+  wingbar search photos.wb query.jpg    find the images most similar to this one
+
+wingbar --help lists all commands."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
+    """Run one command and return its exit code; without one, say how to start.
 
     0: done. 1: `verify` found a damaged index. 2: wrong usage or an error, told in one line on
     standard error. 130: stopped by Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(GREETING)
+        return 0
     args = parser_for(arguments).parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -108,6 +120,9 @@ def _add_verbs(
     """Subcommands for `verbs`; the one that `arguments` name first gets its flags too."""
     words = list(dropwhile(lambda argument: argument.startswith("-"), arguments))  # as --json
     asked, rest = (words[0], words[1:]) if words else ("", [])
+    names = [verb.name for verb in verbs]
+    if asked and asked not in names:
+        parser.exit(2, f"wingbar: {_no_verb(parser.prog, asked, names)}\n")
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
     for verb in verbs:
         added = subparsers.add_parser(
@@ -127,6 +142,16 @@ def _add_verbs(
         verb.flags(added)
         if verb.method_flags is not None and rest:
             verb.method_flags(added, rest[0])
+
+
+def _no_verb(command: str, asked: str, names: Sequence[str]) -> str:
+    """What to say about a word that is no verb of `command`: a verb that is spelled alike, or all
+    of them."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(asked, names, n=1)
+    said = f"{command} has no verb {visible(asked)!r}: "
+    return said + (f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}")
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:

@@ -57,6 +57,11 @@ def add_protocol_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_all_flag(parser: argparse.ArgumentParser) -> None:
+    """--all, for verbs that print only the gist of a long record."""
+    parser.add_argument("--all", action="store_true", help="print every figure, one per line")
+
+
 def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
     """--fine and --shortlist, as in index.ranking.SearchOptions."""
     from wingbar.index.ranking import FINE, SearchOptions

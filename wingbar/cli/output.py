@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from wingbar.errors import counted
+
 if TYPE_CHECKING:
     from wingbar.images import Failure
     from wingbar.model.model import Model
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 # Control characters, separators of lines, marks and overrides of the direction of writing.
 _MOVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 LISTED = 20  # failed images named on the terminal; --json lists all
+_STARTED = "{desc} ..."  # a bar with nothing done yet, which has no speed
 
 
 def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:
@@ -30,42 +33,53 @@ def print_message(text: str) -> None:
     print(f"wingbar: {visible(text)}", file=sys.stderr)
 
 
-def print_failures(failed: Sequence[Failure]) -> None:
-    """Name the images that could not be used on standard error, at most LISTED of them."""
+def print_failures(failed: Sequence[Failure], listed_in: str = "--json") -> None:
+    """Name the images that could not be used on standard error, at most LISTED of them, and then
+    what lists them all."""
     for failure in failed[:LISTED]:
         print_message(f"skipped {failure.path}: {failure.reason}")
     if len(failed) > LISTED:
-        print_message(f"skipped {len(failed) - LISTED:,} more; --json lists them all")
+        print_message(f"skipped {len(failed) - LISTED:,} more; {listed_in} lists them all")
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """One bar per stage with its speed and the time left, on a terminal only."""
+    """A bar for the current stage with its speed and the time left, on a terminal only. Print
+    nothing before the block is left: what is printed beside an open bar is glued to it."""
     from tqdm import tqdm
 
     from wingbar.data.download import BYTE_STAGES
 
-    bars: dict[str, tqdm[Any]] = {}
+    bar: tqdm[Any] | None = None
+    current = ""
 
     def report(stage: str, done: int, total: int) -> None:
-        if stage not in bars:
-            in_bytes = stage.split()[0] in BYTE_STAGES and stage.split()[1:] != ["images"]
-            bars[stage] = tqdm(
+        nonlocal bar, current
+        if bar is None or stage != current:
+            if bar is not None:
+                bar.close()
+            current = stage
+            in_bytes = stage.split()[0] in BYTE_STAGES
+            bar = tqdm(
                 desc=stage,
                 total=total,
+                initial=done,
                 unit="B" if in_bytes else " images",
                 unit_scale=in_bytes,
+                bar_format=None if done else _STARTED,
                 leave=False,
                 disable=None,
                 smoothing=0.1,
             )
-        bars[stage].total = total
-        bars[stage].update(done - bars[stage].n)
+        if done:
+            bar.bar_format = None
+        bar.total = total
+        bar.update(done - bar.n)
 
     try:
         yield report
     finally:
-        for bar in bars.values():
+        if bar is not None:
             bar.close()
 
 
@@ -90,11 +104,6 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A number and its noun: "1 image", "3,068 images"."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
 def table_text(record: Mapping[str, object]) -> str:
     """One line per value of a record, values in one column."""
     width = max(map(len, record))
@@ -102,10 +111,27 @@ def table_text(record: Mapping[str, object]) -> str:
 
 
 def value_text(value: object) -> str:
-    """A value for a table: 4 decimals for small floats, commas between thousands."""
+    """A value for a table: 4 decimals for small floats, commas between thousands, no brackets, and
+    a dash for what there is none of."""
+    if value is None or (isinstance(value, (Mapping, tuple, list)) and not value):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {value_text(inner)}" for key, inner in value.items())
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(value_text, value))
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def constant_bits_text(bits: Sequence[int]) -> str:
+    """How many bits are the same in all codes, and which: the first 8 of them."""
+    if not bits:
+        return "no bit is constant"
+    listed = ", ".join(map(str, bits[:8])) + (" and more" if len(bits) > 8 else "")
+    return f"{counted(len(bits), 'bit is', 'bits are')} constant ({listed})"
 
 
 def model_record(model: Model) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_ranking_flags
-from wingbar.cli.output import counted, json_text, print_message, print_result, visible
-from wingbar.errors import ImageError
+from wingbar.cli.output import json_text, print_message, print_result, visible
+from wingbar.errors import ImageError, counted
 
 if TYPE_CHECKING:
-    from wingbar.images import Source
+    from wingbar.images import Box, Source
     from wingbar.index.index import Explained
     from wingbar.index.ranking import Hits
     from wingbar.model.saliency import Look
@@ -72,6 +72,8 @@ def search(args: argparse.Namespace) -> int:
         for name in args.images:
             try:
                 hits = index.find([name], options)[0]
+                if options.box is not None:
+                    _tell_of_cut_box(name, options.box)
             except ImageError as error:  # the other queries still get their answers
                 print_message(str(error))
                 code = 2
@@ -129,6 +131,8 @@ def explain(args: argparse.Namespace) -> int:
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
     with Index.open(args.index) as index:
         explained = explain(index, source, index.find([source], options)[0])
+    if isinstance(source, Part):
+        _tell_of_cut_box(args.image, source.box)
     if args.output:
         _write_looks(Path(args.output), source, explained)
     print_result(args, _explained_record(explained), _explained_text(args.image, explained))
@@ -145,6 +149,19 @@ EXPLAIN = Verb(
 
 
 # -- what they write and print
+
+
+def _tell_of_cut_box(name: str, box: Box) -> None:
+    """Say so when a box reaches beyond its picture: only what is inside was looked at."""
+    from wingbar.images import upright
+
+    x, y, width, height = box
+    picture = upright(name)
+    if x < 0 or y < 0 or x + width > picture.width or y + height > picture.height:
+        print_message(
+            f"{name}: the box {x:g},{y:g},{width:g},{height:g} reaches beyond the picture of "
+            f"{picture.width} x {picture.height}; only the part inside was searched for"
+        )
 
 
 def _hits_text(name: str, hits: Hits) -> str:

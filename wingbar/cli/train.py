@@ -12,8 +12,8 @@ from wingbar.cli.options import (
     from_field_flags,
     whole_number,
 )
-from wingbar.cli.output import counted, model_record, print_result, progress_bars
-from wingbar.errors import WingbarError
+from wingbar.cli.output import model_record, print_failures, print_result, progress_bars
+from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
     from wingbar.images import Preprocessing
@@ -32,7 +32,8 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
         "method",
         metavar="METHOD",
         nargs="?",
-        help=f"{', '.join(methods.NAMES)}; wingbar train METHOD --help lists its flags",
+        help=f"{', '.join(methods.NAMES)}; wingbar train {methods.NAMES[0]} --help lists its flags "
+        "and the backbones",
     )
     parser.add_argument(
         "data",
@@ -43,7 +44,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="DIR", help="the model directory to create"
     )
-    parser.add_argument("--split", help="learn from this part of DATA instead")
+    parser.add_argument("--split", help="learn from this part of DATA, or from all, instead")
     add_protocol_flag(parser)
     parser.add_argument(
         "--split-seed",
@@ -123,6 +124,7 @@ def train(args: argparse.Namespace) -> int:
             start=chosen.start,
             progress=progress,
         )
+    print_failures(run.failures(args.output), f"{args.output}/train/run.json")
     print_result(args, model_record(model), _trained_text(model, args.output))
     return 0
 
@@ -200,10 +202,11 @@ def _training_part(data: str, split: str | None, protocol: str) -> str:
 
 
 def _export_checkpoint(args: argparse.Namespace) -> int:
-    from wingbar.training import loop
+    from wingbar.training import loop, run
 
     with progress_bars() as progress:
         model = loop.export_checkpoint(args.path, progress)
+    print_failures(run.failures(args.path), f"{args.path}/train/run.json")
     print_result(args, model_record(model), _trained_text(model, args.path))
     return 0
 
@@ -266,7 +269,7 @@ def _export_int8(args: argparse.Namespace) -> int:
 
 
 def _trained_text(model: Model, path: str) -> str:
-    lines = [f"{path}: {model}, {len(model.record['classes'])} classes"]
+    lines = [f"{path}: {model}, {counted(len(model.record['classes']), 'class', 'classes')}"]
     held_out = model.record.get("held_out_map", {})
     if held_out:
         scores = ", ".join(f"{mode} {value:.3f}" for mode, value in held_out.items())

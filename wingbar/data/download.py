@@ -33,7 +33,7 @@ from wingbar.parallel import Progress, no_progress
 TRIES = 5  # requests in a row without new bytes before giving up
 WAIT = 1.0  # seconds before the second of them, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
-BYTE_STAGES = ("fetching", "checking", "unpacking")  # first words of stages that count bytes
+BYTE_STAGES = ("fetching", "verifying", "unpacking")  # they count bytes; no other stage starts so
 RATIO = 200  # an archive that unpacks to more times its size is a bomb; pictures hardly compress
 HEADER = 2**20  # bytes of headers that one member of a tar file may have
 _BLOCK = 1 << 20  # bytes per read
@@ -326,7 +326,7 @@ def _checksums(path: Path, name: Path, progress: Progress) -> Fetched:
             sha256.update(block)
             md5.update(block)
             done += len(block)
-            progress(f"checking {name.name}", done, size)
+            progress(f"verifying {name.name}", done, size)
     return Fetched(name, size, sha256.hexdigest(), md5.hexdigest())
 
 

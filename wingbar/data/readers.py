@@ -107,7 +107,7 @@ def read_images(
         ", ".join(parts.named)
         or "no parts of its own; train, query and gallery can be drawn from it"
     )
-    raise DataError(f"{path} has no part {split!r}: it has {have}")
+    raise DataError(f"{path} has no part {split!r}: it has {have}; all is every image")
 
 
 def has_part(path: str | os.PathLike[str], part: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.errors import DataError
+from wingbar.errors import DataError, counted
 
 METRICS = ("map", "rerank_map", "feature_map")  # those known of every query
 _DRAWS_AT_ONCE = 1_000_000  # that are in memory together
@@ -121,7 +121,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if alone := len(sides[0].keys() ^ sides[1].keys()):
-        notes.append(f"{alone:,} queries were scored in only one of them and are left out")
+        some = counted(alone, "query was", "queries were")
+        notes.append(f"{some} scored in only one of them and left out")
     for name, words in (
         ("gallery", "items in the gallery"),
         ("gallery_codes", "gallery codes"),

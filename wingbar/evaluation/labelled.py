@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wingbar.data.records import Images
-from wingbar.errors import DataError
+from wingbar.errors import DataError, counted
 from wingbar.evaluation.metrics import Health, health
 from wingbar.evaluation.scoring import (
     Gallery,
@@ -396,7 +396,8 @@ def _protocol(
         "network": "network codes on both sides",
         "labels": "codes of the gallery from its labels, which new pictures cannot have",
     }[gallery_codes]
-    without = f"; {copies} queries searched without their own copies" if copies else ""
+    queries = counted(copies, "query", "queries")
+    without = f"; {queries} searched without their own copies" if copies else ""
     return (
         f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} "
         f"of {shortlist}{without}"
@@ -406,23 +407,30 @@ def _protocol(
 def _notes(excluded: _Excluded) -> Iterator[str]:
     """What the means leave out, one sentence each."""
     if count := excluded.queries_without_match:
-        yield f"{count:,} queries have no match in the gallery: counted, not averaged"
+        some = counted(count, "query has", "queries have")
+        yield f"{some} no match in the gallery: counted, not averaged"
     if labels := excluded.labels_without_items:
-        yield f"{len(labels):,} labels of queries have no item in the gallery: {_first(labels)}"
+        some = counted(len(labels), "label of queries has", "labels of queries have")
+        yield f"{some} no item in the gallery: {_first(labels)}"
     if labels := excluded.labels_without_queries:
-        yield f"{len(labels):,} labels of the gallery have no query: {_first(labels)}"
+        some = counted(len(labels), "label of the gallery has", "labels of the gallery have")
+        yield f"{some} no query: {_first(labels)}"
     if count := excluded.queries_repeated:
-        yield f"{count:,} queries are listed more than once: each was scored once"
+        some = counted(count, "query is", "queries are")
+        yield f"{some} listed more than once: each was scored once"
     if count := excluded.queries_in_gallery:
-        yield f"{count:,} queries are in the gallery too: searched without their copies"
+        some = counted(count, "query is", "queries are")
+        yield f"{some} in the gallery too: searched without their copies"
     if folders := excluded.empty_folders:
-        yield f"{len(folders):,} folders of the queries are empty: {_first(folders)}"
+        some = counted(len(folders), "folder of the queries is", "folders of the queries are")
+        yield f"{some} empty: {_first(folders)}"
     if count := excluded.items_without_label:
-        yield f"{count:,} items have no label: they count as wrong"
+        yield f"{counted(count, 'item has', 'items have')} no label: they count as wrong"
     if count := excluded.failed:
-        yield f"{count:,} queries could not be used: the list of failures says why"
+        some = counted(count, "query", "queries")
+        yield f"{some} could not be used: the list of failures says why"
 
 
 def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.data.records import Dataset, Entry, Truth
-from wingbar.errors import DataError, ImageError
+from wingbar.errors import DataError, ImageError, counted
 from wingbar.evaluation.metrics import (
     Int64,
     Prediction,
@@ -181,7 +181,8 @@ def _notes(found: int, gallery: int, items: int) -> Iterator[str]:
             f"{gallery - found:,} of {gallery:,} gallery images are not in the index: never found"
         )
     if items > found:
-        yield f"{items - found:,} items of the index are not in the gallery: distractors"
+        some = counted(items - found, "item of the index is", "items of the index are")
+        yield f"{some} not in the gallery: distractors"
 
 
 def _scores(orders: Sequence[Sequence[int]], truths: Sequence[Truth], setup: Setup) -> Scores:

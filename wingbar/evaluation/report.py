@@ -16,7 +16,7 @@ import numpy as np
 
 from wingbar import images
 from wingbar.data.records import Entry
-from wingbar.errors import ImageError, WingbarError
+from wingbar.errors import ImageError, WingbarError, counted
 from wingbar.evaluation import charts
 from wingbar.evaluation.labelled import Evaluation, QueryResult
 from wingbar.index.index import Index
@@ -189,8 +189,9 @@ def _protocol_in_words(result: Evaluation) -> str:
         ),
     }[result.gallery_codes]
     return (
-        f"{result.queries:,} labelled queries were searched for among {result.gallery:,} items, "
-        "with the index's own search. An item is relevant when its label is the query's. "
+        f"{counted(result.queries, 'labelled query was', 'labelled queries were')} searched for "
+        f"among {counted(result.gallery, 'item')}, with the index's own search. An item is "
+        "relevant when its label is the query's. "
         f"{codes} Where items are tied, a value is the mean over all orders that the ties allow; "
         "the bounds are the lowest and the highest value of any order."
     )
@@ -271,8 +272,7 @@ def _metrics(result: Evaluation) -> list[_Metric]:
         _Metric(
             "distinct codes",
             f"{result.unique_codes:,}",
-            f"the most frequent code is that of {result.largest_bucket:,} "
-            f"item{'' if result.largest_bucket == 1 else 's'}",
+            f"the most frequent code is that of {counted(result.largest_bucket, 'item')}",
         ),
         _Metric(
             "bit balance",

@@ -65,12 +65,15 @@ def refit(
         raise StoreError(f"{store.path} holds no images: there is nothing to fit on")
     by_path = sorted(items, key=lambda id_: items[id_].path)
     sample = {by_path[place]: items[by_path[place]] for place in sample_of(len(items), seed)}
-    again = _Again(store, model, threads or cores(), progress or no_progress)
+    report = progress or no_progress
+    again = _Again(store, model, threads or cores(), report)
     emptied = StoreError(f"{store.path} was emptied by another process: there is nothing to refit")
-    raw = [rows for _, rows in again.outputs(sample, "fitting")]
+    raw = [rows for _, rows in again.outputs(sample, "reading")]
     if not raw:
         raise emptied
+    report("learning codes", 0, len(sample))
     fitted = model.fitted(np.concatenate(raw), bits, seed)
+    report("learning codes", len(sample), len(sample))
     encoded: dict[int, _Encoded] = {}
     for _ in range(ROUNDS):
         again.encode(fitted, items, encoded)

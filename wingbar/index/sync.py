@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import DataError, ImageError, ModelError, StoreError
+from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
 from wingbar.images import Failure, printable
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sources import Batch, Wanted, content_of
@@ -198,7 +198,9 @@ class _Sync:
                         f"{root} has no images now, but {len(below):,} of them are indexed: is a "
                         "disk not mounted? Nothing was removed; to give them up, delete the index"
                     )
-                others = f", only {len(batch.ignored):,} other files" if batch.ignored else ""
+                others = (
+                    f", only {counted(len(batch.ignored), 'other file')}" if batch.ignored else ""
+                )
                 raise DataError(f"{root} has no images{others}")
             unseen = [path for path in (*batch.unreadable, *batch.skipped) if _is_below(path, root)]
             for path, id_ in below.items():

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from wingbar import images
 from wingbar.data.records import Images
-from wingbar.errors import DataError, ImageError
+from wingbar.errors import DataError, ImageError, counted
 from wingbar.images import Augmentation, Failure, Preprocessing
 from wingbar.parallel import Progress, cores, in_order
 from wingbar.training.run import Run
@@ -60,8 +60,15 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
             failed.append(Failure(entry[0], reason))
     classes = sorted({label for _, label in good})
     if len(classes) < 2:
+        unread = (
+            f"; {counted(len(failed), 'image')} could not be read, the first: {failed[0].path}: "
+            f"{failed[0].reason}"
+            if failed
+            else ""
+        )
         raise DataError(
-            f"training needs labelled images of at least two classes, these have {len(classes)}"
+            "training needs labelled images of at least two classes, these have "
+            f"{len(classes)}{unread}"
         )
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[label] for _, label in good])

@@ -12,7 +12,7 @@ from typing import Any
 from wingbar import methods
 from wingbar.data.records import Entry, Images
 from wingbar.errors import TrainingError
-from wingbar.images import Preprocessing
+from wingbar.images import Failure, Preprocessing
 from wingbar.networks import backbones
 
 
@@ -172,6 +172,12 @@ def describe(settings: Recorded) -> dict[str, Any]:
         ],
     }
     return json.loads(json.dumps(described))  # as it is read back: tuples become lists
+
+
+def failures(folder: str | os.PathLike[str]) -> list[Failure]:
+    """The images that the run in `folder` could not read, with the reason, as it recorded them."""
+    found = json.loads((Path(folder) / "train" / "run.json").read_text(encoding="utf-8"))
+    return [Failure(**failure) for failure in found.get("failed", [])]
 
 
 def recorded(folder: str | os.PathLike[str]) -> Recorded:
