@@ -1,20 +1,19 @@
 // The dialog with the details of one picture: large, with its columns, both codes, what the model
-// saw,
-// and its removal.
+// saw, and its removal.
 
 import { jsonBody, request, token } from "./api.js";
 import { bitTable } from "./bits.js";
 import { $, make, setName } from "./elements.js";
 import { Overlay } from "./overlay.js";
 import { showPicture } from "./pictures.js";
+import { removeSoon } from "./removal.js";
 import { state } from "./state.js";
 import { plural } from "./words.js";
 
 /** @typedef {import("./grid.js").Entry} Entry */
 /** @typedef {import("./state.js").Ranking} Ranking */
 
-const REMOVE = "Remove from the index";
-const CONFIRM = "Yes, remove it";
+const OUTAGE = "The server does not respond. The picture comes when it does.";
 
 /** The dialog. */
 export class Details {
@@ -24,7 +23,6 @@ export class Details {
    * @param {(entry: Entry) => void} on.like     search for similar pictures
    * @param {(step: number, entry: Entry) => Entry | null} on.beside  the entry before it (step -1)
    *   or after it (1)
-   * @param {(entry: Entry) => void} on.removed  it is no longer in the index
    */
   constructor(on) {
     this.on = on;
@@ -59,7 +57,7 @@ export class Details {
       "/api/explain",
       jsonBody({ id: entry.id }),
     ]);
-    drawRemoveButton();
+    $("details-delete").hidden = !state.info.writable;
     if (!this.dialog.open) this.dialog.showModal();
     if (available) await this.#drawImage(entry);
   }
@@ -93,25 +91,9 @@ export class Details {
     this.on.like(this.entry);
   }
 
-  /** Remove the picture at the second click. */
-  async #remove() {
-    const button = $("details-delete");
-    const note = $("details-note");
-    if (button.textContent !== CONFIRM) {
-      button.textContent = CONFIRM;
-      note.textContent = "If the file was uploaded here, it is deleted too. Other files are kept.";
-      return;
-    }
-    button.disabled = true;
-    try {
-      await request(`/api/items/${this.entry.id}`, { method: "DELETE" });
-    } catch (/** @type {any} */ problem) {
-      button.disabled = false;
-      note.textContent = problem.message;
-      return;
-    }
+  #remove() {
     this.dialog.close();
-    this.on.removed(this.entry);
+    removeSoon(this.entry);
   }
 }
 
@@ -128,13 +110,6 @@ function drawLinks({ available, image }, href) {
   $("details-image").hidden = $("details-open").hidden = !available;
   $("details-open").href = image;
   $("details-like").href = href;
-}
-
-function drawRemoveButton() {
-  const button = $("details-delete");
-  button.hidden = !state.info.writable;
-  button.textContent = REMOVE;
-  button.disabled = false;
 }
 
 /** Both codes, where there is a query. @param {Entry} entry @param {Ranking | null} ranking */

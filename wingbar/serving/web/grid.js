@@ -78,6 +78,18 @@ export class Grid {
     if (!this.current) this.#select(/** @type {HTMLElement} */ (this.list.firstElementChild));
   }
 
+  /** Remove the card of `id`; whether there was one. @param {number} id */
+  remove(id) {
+    const item = this.cards.get(id)?.item;
+    if (!item) return false;
+    const next = item.nextElementSibling ?? item.previousElementSibling;
+    const hadFocus = item.contains(document.activeElement);
+    if (item === this.current) this.#select(/** @type {HTMLElement | null} */ (next));
+    if (hadFocus && next) hitOf(next).focus({ preventScroll: true });
+    item.remove();
+    return this.cards.delete(id);
+  }
+
   /** Remove all cards. */
   clear() {
     this.cards.clear();
