@@ -52,6 +52,7 @@ async function addQuery() {
   $("add").close();
   forgetAnswers();
   await refreshInfo();
+  if (!state.results?.hits.length) await showAgain(); // now there is one picture to find
   const showSimilar = () => goLike(items[0]);
   showNotice(
     `${file.name} was added to the index.`,

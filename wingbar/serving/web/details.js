@@ -39,6 +39,12 @@ export class Details {
     );
     $("details-open").addEventListener("click", openWithToken);
     $("details-delete").addEventListener("click", () => this.#remove());
+    const note = (/** @type {string} */ text) => ($("details-note").textContent = text);
+    $("details-image").addEventListener("missing", () => note("This picture cannot be shown."));
+    $("details-image").addEventListener("delayed", () => note(OUTAGE));
+    $("details-image").addEventListener("load", () => {
+      if ($("details-note").textContent === OUTAGE) note("");
+    });
   }
 
   /** Show the details of an entry. @param {Entry} entry */

@@ -137,7 +137,13 @@ export class Grid {
     const item = /** @type {HTMLElement} */ (first.cloneNode(true));
     item.dataset.id = String(entry.id);
     const img = item.querySelector("img");
-    img.addEventListener("error", () => item.classList.add("missing"));
+    const showGap = (/** @type {string} */ text) => {
+      item.classList.add("missing");
+      item.querySelector(".gone").textContent = text;
+    };
+    img.addEventListener("load", () => item.classList.remove("missing"));
+    img.addEventListener("missing", () => showGap("This picture cannot be shown"));
+    img.addEventListener("delayed", () => showGap("The server does not respond"));
     item.classList.toggle("missing", entry.available === false);
     if (entry.available !== false) showPicture(img, entry.thumb, true);
     setName(item.querySelector(".name"), entry.label ?? entry.name);

@@ -4,6 +4,7 @@
 //   words, elements      numbers as text; elements of the page
 //   uploads, state       the person's pictures; all that the page remembers
 //   api, address         requests; a search as URL and as parameters
+//   outage               what waits for a lost server
 //   pictures, notice, dialogs, token, bits, overlay, crop, grid, filters   parts of the page
 //   navigation           from one search to the next, and back
 //   status, query, panel, pick, info   what surrounds the pictures
