@@ -8,7 +8,7 @@ import { Overlay } from "./overlay.js";
 import { showPicture } from "./pictures.js";
 import { removeSoon } from "./removal.js";
 import { state } from "./state.js";
-import { plural } from "./words.js";
+import { plural, shownName } from "./words.js";
 
 /** @typedef {import("./grid.js").Entry} Entry */
 /** @typedef {import("./state.js").Ranking} Ranking */
@@ -104,11 +104,12 @@ export class Details {
 }
 
 /** @param {Entry} entry */
-function drawNames({ label, name }) {
-  setName($("details-title"), label ?? name);
+function drawNames(entry) {
+  const { label, name } = entry;
+  setName($("details-title"), shownName(entry));
   setName($("details-name"), label === null ? "" : name);
   $("details-name").hidden = label === null || label === name;
-  $("details-image").alt = `${label ?? name}, ${name}`;
+  $("details-image").alt = `${shownName(entry)}, ${name}`;
 }
 
 /** @param {Entry} entry @param {string} href */
@@ -136,12 +137,13 @@ function drawBits({ distance, code }, ranking) {
  * @param {Ranking | null} ranking
  * @returns {[name: string, value: string][]}
  */
-function factsOf({ id, columns, rank, distance, score }, ranking) {
+function factsOf({ id, columns, rank, distance, score, ties }, ranking) {
   /** @type {[string, string][]} */
   const facts = [];
   if (ranking) {
     facts.push(["Rank", String(rank)]);
     facts.push(["Distance", `${distance} of ${plural(ranking.bits, "bit")} differ`]);
+    if (ties > 1) facts.push(["Tie", `${ties} results at this distance`]);
     const { scoreName } = ranking;
     const title = scoreName[0].toUpperCase() + scoreName.slice(1);
     if (score !== null) facts.push([title, score.toFixed(4)]);

@@ -8,7 +8,7 @@ import { stopWaiting, whenBack } from "./outage.js";
 import { Overlay } from "./overlay.js";
 import { showPicture } from "./pictures.js";
 import { hasQuery, queryFile, state } from "./state.js";
-import { bytes } from "./words.js";
+import { bytes, shownName } from "./words.js";
 
 const overlay = new Overlay($("look-button"), $("query-look"), $("query-facts"));
 
@@ -66,7 +66,7 @@ export function queryName() {
   const { id, upload } = state.search;
   if (upload !== null) return queryFile()?.name ?? "your picture";
   const item = state.known.get(id);
-  return item ? (item.label ?? item.name) : `picture ${id}`;
+  return item ? shownName(item) : `picture ${id}`;
 }
 
 /** Write the heading of the results. */
