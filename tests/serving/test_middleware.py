@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from tests.servers import READ, TOKEN, Stuck, ask, jpeg, problem, raw, service_of, serving
+from tests.servers import LONG, READ, TOKEN, Stuck, ask, jpeg, problem, raw, service_of, serving
 from wingbar.serving import middleware
 from wingbar.serving.logs import in_log
 from wingbar.serving.middleware import FREE_GUESSES, LONGEST_WAIT, Brake
@@ -222,6 +223,62 @@ def test_bytes_are_counted_as_they_arrive(shared_index_path: Path) -> None:
         assert [one.get("status") for one in batch] == [None, 413]
         problem(client.get("/api/thumbs/1"), 404, "pixels")
         assert ask(client, jpeg(size=(60, 60))).status_code == 200
+
+
+def _post(size: int, *lines: str, kind: str = "image/jpeg") -> bytes:
+    """A search by a body of `size` bytes."""
+    head = [
+        "POST /api/search HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {kind}",
+        f"Content-Length: {size}",
+        "Connection: close",
+        *lines,
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + b"x" * size
+
+
+def test_who_sends_too_much_gets_the_answer(shared_index_path: Path) -> None:
+    """A connection that is closed before all was sent is reset, and the answer lost with it."""
+    limits = Limits(upload_bytes=8 * 2**20)
+    with serving(Settings(index=shared_index_path, limits=limits, read_token=READ)) as client:
+        right = f"Authorization: Bearer {READ}"
+        answer = raw(client, _post(24 * 2**20, right))
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"8,454,144 bytes, the limit" in answer
+        assert raw(client, _post(24 * 2**20)).startswith(b"HTTP/1.1 401 ")
+        answer = raw(client, _post(24 * 2**20, right, kind="text/plain"))
+        assert answer.startswith(b"HTTP/1.1 415 ")
+        assert client.get("/healthz").status_code == 200
+
+
+def test_what_is_dropped_before_an_answer_has_limits(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(upload_bytes=100_000)
+    with serving(Settings(index=shared_index_path, limits=limits)) as client:
+        address = (client.base_url.host, client.base_url.port or 80)
+        with socket.create_connection(address) as endless:
+            endless.sendall(_post(200_000).replace(b"200000", b"1000000000"))
+            sent = 0
+            with suppress(OSError):  # closed or reset, as the system likes
+                while sent < 2**26:
+                    endless.sendall(b"x" * 2**16)
+                    sent += 2**16
+            assert sent < 2**26
+        monkeypatch.setattr(middleware, "DROP_SECONDS", 0.2)
+        answer = raw(client, _post(200_000).replace(b"200000", b"200001"))  # and waits
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+def test_who_asks_before_sending_is_answered_at_once(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "DROP_SECONDS", LONG)
+    with serving(Settings(index=shared_index_path, read_token=READ)) as client:
+        head = _post(0, "Expect: 100-continue").replace(b"Length: 0", b"Length: 1000")
+        assert raw(client, head).startswith(b"HTTP/1.1 401 ")
 
 
 def test_bodies_that_would_fill_the_memory_together(shared_index_path: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -42,6 +43,7 @@ HEADERS = {
 }
 FORM_OVERHEAD = 64 * 2**10  # bytes that a form may have in addition to its pictures
 SEVERAL = 4  # a request with several pictures may have this many times the bytes of one
+DROP_SECONDS = 10.0  # for which the rest of a body is read and dropped before the answer
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # buckets
 BEARER = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="wingbar"'}
@@ -230,7 +232,14 @@ class Protection:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, self._max_bytes(scope), self._count_bytes)
+        exchange = _Exchange(
+            receive,
+            send,
+            Headers(scope=scope),
+            max_bytes=self._max_bytes(scope),
+            max_dropped=SEVERAL * self._settings.limits.upload_bytes,
+            count_bytes=self._count_bytes,
+        )
         start = time.perf_counter()
         self._requests += 1
         self._metrics.in_work.set(self._requests)
@@ -329,16 +338,31 @@ class Protection:
 class _Exchange:
     """One request and its answer.
 
-    received: number of body bytes so far.
+    max_bytes: most bytes of the body that the app gets.
+    max_dropped: bytes of the body after which no more is dropped for the sake of the answer.
+    count_bytes: is told the bytes that the app gets.
+
+    received: number of body bytes so far, without those dropped before the answer.
     reading: whether the app waits for more of the body.
     status: HTTP status of the answer, once it is sent.
     """
 
     def __init__(
-        self, receive: Receive, send: Send, max_bytes: int, count_bytes: Callable[[int], None]
+        self,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+        *,
+        max_bytes: int,
+        max_dropped: int,
+        count_bytes: Callable[[int], None],
     ) -> None:
         self._receive, self._send = receive, send
-        self._max_bytes, self._count_bytes = max_bytes, count_bytes
+        self._max_bytes, self._max_dropped = max_bytes, max_dropped
+        self._count_bytes = count_bytes
+        self._is_unread = "content-length" in headers or "transfer-encoding" in headers
+        # such a client sends its body once it is asked to
+        self._is_held_back = headers.get("expect", "").lower() == "100-continue"
         self.received = 0
         self.reading = False
         self.status: int | None = None
@@ -346,9 +370,7 @@ class _Exchange:
     async def receive(self) -> Message:
         """The next part of the request. Raises TooLargeError or BusyError beyond the limits, and
         drops the part."""
-        self.reading = True
-        message = await self._receive()
-        self.reading = bool(message.get("more_body"))
+        message = await self._next_message()
         size = len(message.get("body", b""))
         self.received += size
         self._count_bytes(size)
@@ -360,15 +382,36 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer, with HEADERS."""
+        """Send a part of the answer, with HEADERS, once the body is read or dropped."""
         if message["type"] == "http.response.start":
+            if not self._is_held_back:
+                await self._drop_rest()
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
+            if self._is_unread:
+                headers["Connection"] = "close"  # what may still come is no new request
         await self._send(message)
 
     async def refuse(self, scope: Scope, status: int, detail: str) -> None:
-        """Answer with a problem, and close the connection of a client that was too slow."""
-        headers = {"Connection": "close"} if status == 408 else {}
-        await problem(status, detail, headers)(scope, self._receive, self.send)
+        """Answer with a problem, without waiting any longer for a client that was too slow."""
+        if status == 408:
+            self._is_held_back = True
+        await problem(status, detail)(scope, self._receive, self.send)
+
+    async def _next_message(self) -> Message:
+        self.reading, self._is_held_back = True, False
+        message = await self._receive()
+        self.reading = self._is_unread = bool(message.get("more_body"))
+        return message
+
+    async def _drop_rest(self) -> None:
+        """Read what is left of the body, for `max_dropped` bytes and DROP_SECONDS at most. A client
+        that still sends when the connection is closed gets a reset in place of the answer."""
+        dropped = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DROP_SECONDS):
+                while self._is_unread and dropped < self._max_dropped:
+                    message = await self._next_message()
+                    dropped += len(message.get("body", b""))

@@ -70,11 +70,11 @@ class Tab:
 
     def labels(self) -> list[str]:
         """Of the cards, in their order."""
-        return self.page.locator(".card .name").all_inner_texts()
+        return self.page.locator(".card .name").all_text_contents()
 
     def names(self) -> list[str]:
         """File names of the cards, in their order."""
-        return self.page.evaluate("[...document.querySelectorAll('.hit')].map((hit) => hit.title)")
+        return self.page.locator(".card .file").all_text_contents()
 
     def focused(self) -> str:
         """Id or classes of the element that has the focus."""

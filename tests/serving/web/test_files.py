@@ -34,6 +34,13 @@ def test_all_ids_exist() -> None:
         assert set(re.findall(r'\$\("([\w-]+)"\)', text)) <= ids, name
 
 
+def test_nothing_is_said_by_a_tooltip_alone() -> None:
+    """Fingers and keys do not reach tooltips."""
+    assert " title=" not in (WEB / "index.html").read_text()
+    for name, text in MODULES.items():
+        assert not re.search(r'(?<!document)\.title = |setAttribute\("title"', text), name
+
+
 def test_modules_import_without_circles() -> None:
     imports = {
         name: re.findall(r' from "\./([\w-]+\.js)";', text) for name, text in MODULES.items()

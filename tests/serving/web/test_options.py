@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.serving.web.browser import EACH, Open, search_api
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = pytest.mark.browser
 
@@ -52,6 +58,33 @@ def test_filters_before_there_is_a_query(tab: Open) -> None:
 
 
 @pytest.mark.slow
+def test_labels_are_shown_with_spaces(tab: Open) -> None:
+    one = tab()
+
+    def rename(route: Route) -> None:
+        page = route.fetch().json()
+        route.fulfill(json=page | {"items": [i | {"label": "red_tern"} for i in page["items"]]})
+
+    info = {"label_counts": {"red_tern": 30, "_": 1, **{f"other_{i}": 1 for i in range(20)}}}
+    one.page.route(re.compile(r"/api/items\?"), rename)
+    one.page.route("**/api/info", lambda route: route.fulfill(json=route.fetch().json() | info))
+    page = one.open()
+    assert set(one.labels()) == {"red tern"}
+    assert (page.get_attribute(".hit", "aria-label") or "").startswith("red tern, ")
+    page.fill("#filters input[type=search]", "red t")
+    chip = page.locator("#filters [data-condition='label=red_tern']")  # its value stays
+    assert chip.locator("span").first.inner_text() == "red tern"
+    page.fill("#filters input[type=search]", "red_t")
+    assert chip.is_visible()
+    page.focus(".hit")
+    page.keyboard.press("Space")
+    assert page.inner_text("#details-title") == "red tern"
+    page.keyboard.press("Escape")
+    page.goto(f"{one.url}/?where=label=red_tern")
+    page.wait_for_selector("#chosen .chip:has-text('label: red tern')")
+
+
+@pytest.mark.slow
 def test_sliders(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1")
@@ -77,12 +110,14 @@ def test_coarse_and_fine_show_what_moved(tab: Open, server: str) -> None:
     page = one.open("/?id=7&k=12")
     one.status("^12 results")
     assert page.is_checked("input[value=fine]")
+    assert page.inner_text("#order-note") == "Fine: by bits first, then by the fine stage"
     fine = [hit["id"] for hit in search_api(server, id=7, k=12)["hits"]]
     coarse = [hit["id"] for hit in search_api(server, id=7, k=90, fine="none")["hits"]]
     assert fine != coarse[:12]
     page.keyboard.press("f")
     page.wait_for_url("**fine=none*")
     one.until("document.querySelector('input[value=coarse]').checked")
+    assert page.inner_text("#order-note") == "Coarse: by the number of differing bits alone"
     assert (
         page.evaluate(
             "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))"

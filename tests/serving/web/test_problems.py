@@ -31,10 +31,30 @@ def test_a_file_that_is_no_picture(tab: Open) -> None:
     choose_file(page, "broken.jpg", b"\xff\xd8\xff" + bytes(100))
     page.wait_for_selector("#blank:has-text('This search failed')")
     assert page.is_visible("#blank button:has-text('Choose another picture')")
+    one.until("document.getElementById('frame').hidden")  # one message is enough
+    assert page.is_hidden("#crop-button")
+    assert page.is_hidden("#keep")
     one.expected += ["status of 4", "Problem"]
     choose_file(page, "good.jpg", picture_bytes(1, HUES["red"]))
     one.status("results in")
     assert page.is_hidden("#blank")
+    assert page.is_hidden("#no-preview")
+    assert page.is_visible("#picture")
+    assert page.is_visible("#crop-button")
+    assert page.is_visible("#keep")
+
+
+@pytest.mark.slow
+def test_a_picture_that_only_the_server_can_read(tab: Open) -> None:
+    one = tab()
+    page = one.open()
+    choose_file(page, "scan.tif", picture_bytes(1, HUES["red"], "TIFF"), "image/tiff")
+    one.status("results in")
+    page.wait_for_selector(
+        "#no-preview:has-text('This browser cannot show the picture. The search works all the')"
+    )
+    assert page.is_visible("#crop-button")  # the server has said how large it is
+    assert page.is_visible("#keep")
 
 
 @pytest.mark.slow
@@ -75,6 +95,32 @@ def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
     one.until("document.querySelector('input[value=coarse]').checked")  # it looks by itself
     one.status("^12 results")
     assert page.is_hidden("#notice")
+    one.expected += ["ERR_FAILED", "Problem"]
+
+
+@pytest.mark.slow
+def test_pictures_come_when_the_server_is_back(tab: Open) -> None:
+    one = tab()
+    one.page.route("**/api/thumbs/**", lambda route: route.abort())
+    page = one.open("/?k=6")
+    page.wait_for_selector(".card .gone:has-text('The server does not respond')")
+    page.unroute_all()
+    one.until(
+        "[...document.querySelectorAll('.card')].slice(0, 5)"
+        ".every((card) => card.querySelector('img').checkVisibility())"
+    )
+    page.route("**/{api,healthz}**", lambda route: route.abort())
+    page.route("**/api/**", lambda route: route.abort())
+    page.click(".card:nth-child(3) .hit")
+    page.wait_for_selector("#no-preview:has-text('The server does not respond')")
+    page.wait_for_selector("#notice:has-text('The server does not respond')")
+    page.unroute_all()
+    one.status("^6 results")
+    one.until("document.getElementById('picture').naturalWidth === 96")
+    page.wait_for_selector("#picture")
+    assert page.is_hidden("#no-preview")
+    assert page.inner_text("#query-name") in HUES
+    assert page.inner_text("#query-facts").startswith("96 × 72")
     one.expected += ["ERR_FAILED", "Problem"]
 
 
@@ -178,6 +224,26 @@ def test_an_empty_index(tab: Open) -> None:
 
 
 @pytest.mark.slow
+def test_the_first_picture_of_an_empty_index(tab: Open) -> None:
+    one = tab()
+    refusal = {"status": 409, "title": "Conflict", "detail": "the index holds no images yet"}
+    one.page.route("**/api/search?**", lambda route: route.fulfill(status=409, json=refusal))
+    added = {"items": [{"id": 1, "name": "new.png"}], "failed": []}
+    one.page.route("**/api/items", lambda route: route.fulfill(status=201, json=added))
+    page = one.open("/?k=6")
+    choose_file(page, "new.png", picture_bytes(1, HUES["red"], "PNG"), "image/png")
+    page.wait_for_selector("#blank:has-text('The index holds no images yet')")
+    page.unroute("**/api/search?**")
+    page.click("#keep")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#notice:has-text('new.png was added to the index')")
+    one.status("^6 results")
+    assert page.is_hidden("#blank")
+    assert page.is_visible("#notice")
+    one.expected += ["409", "Problem"]
+
+
+@pytest.mark.slow
 def test_nothing_found(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1&radius=0&where=label=blue")
@@ -186,6 +252,8 @@ def test_nothing_found(tab: Open) -> None:
     one.status("^24 results")
     page.goto(f"{one.url}/?id=99999999")
     page.wait_for_selector("#blank:has-text('Not in this index')")
+    one.until("document.getElementById('frame').hidden")
+    assert page.is_hidden("#crop-button")
     page.click("#blank button:has-text('All pictures')")
     page.wait_for_selector(".card")
     one.expected += ["404", "Problem"]

@@ -16,7 +16,7 @@ from tests.conftest import HUES
 from tests.serving.web.browser import BITS, EACH, Open, choose_file, picture_bytes, search_api
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Request, Route
+    from playwright.sync_api import Page, Request, Route
 
 pytestmark = pytest.mark.browser
 
@@ -38,6 +38,11 @@ def test_details_compare_the_codes(tab: Open, server: str) -> None:
     page.wait_for_selector("#details-facts div:has-text('Rank') dd:has-text('3')")
     page.keyboard.press("Escape")
     assert page.is_hidden("#details")
+    page.goto(f"{one.url}/?id=7&k=48")
+    one.status("^48 results")
+    page.focus(".card:has(.tie:not([hidden])) .hit")
+    page.keyboard.press("Space")
+    assert "results at this distance" in page.inner_text("#details-facts")
 
 
 @pytest.mark.slow
@@ -104,13 +109,58 @@ def test_add_and_remove(tab: Open) -> None:
     assert f"{3 * EACH + 1} pictures" in page.inner_text("#about")
     page.click("#notice button:has-text('Show similar pictures')")
     one.until("document.querySelector('.card .name')?.textContent === 'yellow'")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    _remove_first(page)
+    page.wait_for_selector("#removal:has-text('new.png will be removed from the index')")
+    page.click("#removal button:has-text('Undo')")
+    assert page.is_hidden("#removal")
+    _remove_first(page)
+    page.reload()  # as if the page were closed
+    one.status("results in")
+    assert "DELETE" not in sent
+    assert f"{3 * EACH + 1} pictures" in page.inner_text("#about")
+    _remove_first(page)
+    page.wait_for_selector("#notice:has-text('new.png was removed from the index')")
+    assert sent.count("DELETE") == 1
+    assert f"{3 * EACH} pictures" in page.inner_text("#about")
+    assert page.is_visible("#ask")
+
+
+@pytest.mark.slow
+def test_a_removal_leaves_the_start_page_where_it_is(tab: Open) -> None:
+    one = tab()
+    removed: list[str] = []
+
+    def pretend(route: Route) -> None:
+        if route.request.method == "DELETE":
+            removed.append(route.request.url)
+            route.fulfill(status=204)
+        else:
+            route.continue_()
+
+    one.page.route("**/api/items/*", pretend)
+    page = one.open()
+    page.mouse.wheel(0, 20_000)
+    one.until(f"document.querySelectorAll('.card').length === {3 * EACH}")
+    first, second = one.names()[:2]
+    _remove_first(page)
+    page.focus(".card:nth-child(2) .hit")
+    page.keyboard.press("Space")
+    page.click("#details-delete")  # removes the first one now
+    page.wait_for_selector(f"#notice:has-text('{first} was removed from the index')")
+    assert page.is_visible(f"#removal:has-text('{second} will be removed')")
+    assert page.locator(".card").count() == 3 * EACH - 1
+    assert page.inner_text("#status") == f"{3 * EACH - 1} pictures"
+    page.click("#removal button:has-text('Undo')")
+    assert len(removed) == 1
+
+
+def _remove_first(page: Page) -> None:
     page.focus(".card:first-child .hit")
     page.keyboard.press("Space")
     page.click("#details-delete")
-    page.click("#details-delete:has-text('Yes, remove it')")
-    page.wait_for_selector("#notice:has-text('removed from the index')")
-    assert f"{3 * EACH} pictures" in page.inner_text("#about")
-    assert page.is_visible("#ask")
+    page.mouse.move(5, 5)  # over the message it would stop the clock
 
 
 @pytest.mark.slow

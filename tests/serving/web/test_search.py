@@ -121,15 +121,15 @@ def test_more_like_this_and_back(tab: Open) -> None:
     page.wait_for_url("**/?id=*&k=12")
     one.status("results in")
     assert page.inner_text(".card .rank") == "query"
-    assert page.evaluate("document.activeElement.title") == one.names()[1]
+    assert page.inner_text(".hit:focus .file") == one.names()[1]
     second = one.names()
     here = page.url
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     one.until("(url) => location.href !== url", here)
     page.go_back()
-    one.until("(name) => document.querySelector('.hit')?.title === name", second[0])
-    assert page.evaluate("document.activeElement.title") == second[2]  # where the person was
+    one.until("(name) => document.querySelector('.file')?.textContent === name", second[0])
+    assert page.inner_text(".hit:focus .file") == second[2]  # where the person was
     page.go_back()
     one.until("document.getElementById('title').textContent === 'Like mine.jpg'")
     assert one.names() == before

@@ -6,6 +6,7 @@ import { refreshInfo } from "./info.js";
 import { go, goLike, showAgain } from "./navigation.js";
 import { showNotice } from "./notice.js";
 import { forgetAnswers } from "./search.js";
+import { takeOff } from "./start.js";
 import { queryFile, state } from "./state.js";
 
 /** Listen to the button and the dialog that add the query. */
@@ -27,6 +28,7 @@ export async function afterRemoval(entry) {
   state.known.delete(entry.id);
   await refreshInfo();
   if (state.search.id === entry.id) await go({ ...state.search, id: null, box: null });
+  else if (state.browsing && state.browsing.loaded > 1) takeOff(entry.id);
   else await showAgain();
   showNotice(`${entry.name} was removed from the index.`, [], "good");
 }
@@ -50,6 +52,7 @@ async function addQuery() {
   $("add").close();
   forgetAnswers();
   await refreshInfo();
+  if (!state.results?.hits.length) await showAgain(); // now there is one picture to find
   const showSimilar = () => goLike(items[0]);
   showNotice(
     `${file.name} was added to the index.`,

@@ -1,20 +1,19 @@
 // The dialog with the details of one picture: large, with its columns, both codes, what the model
-// saw,
-// and its removal.
+// saw, and its removal.
 
 import { jsonBody, request, token } from "./api.js";
 import { bitTable } from "./bits.js";
 import { $, make, setName } from "./elements.js";
 import { Overlay } from "./overlay.js";
 import { showPicture } from "./pictures.js";
+import { removeSoon } from "./removal.js";
 import { state } from "./state.js";
-import { plural } from "./words.js";
+import { plural, shownName } from "./words.js";
 
 /** @typedef {import("./grid.js").Entry} Entry */
 /** @typedef {import("./state.js").Ranking} Ranking */
 
-const REMOVE = "Remove from the index";
-const CONFIRM = "Yes, remove it";
+const OUTAGE = "The server does not respond. The picture comes when it does.";
 
 /** The dialog. */
 export class Details {
@@ -24,7 +23,6 @@ export class Details {
    * @param {(entry: Entry) => void} on.like     search for similar pictures
    * @param {(step: number, entry: Entry) => Entry | null} on.beside  the entry before it (step -1)
    *   or after it (1)
-   * @param {(entry: Entry) => void} on.removed  it is no longer in the index
    */
   constructor(on) {
     this.on = on;
@@ -41,6 +39,12 @@ export class Details {
     );
     $("details-open").addEventListener("click", openWithToken);
     $("details-delete").addEventListener("click", () => this.#remove());
+    const note = (/** @type {string} */ text) => ($("details-note").textContent = text);
+    $("details-image").addEventListener("missing", () => note("This picture cannot be shown."));
+    $("details-image").addEventListener("delayed", () => note(OUTAGE));
+    $("details-image").addEventListener("load", () => {
+      if ($("details-note").textContent === OUTAGE) note("");
+    });
   }
 
   /** Show the details of an entry. @param {Entry} entry */
@@ -59,7 +63,7 @@ export class Details {
       "/api/explain",
       jsonBody({ id: entry.id }),
     ]);
-    drawRemoveButton();
+    $("details-delete").hidden = !state.info.writable;
     if (!this.dialog.open) this.dialog.showModal();
     if (available) await this.#drawImage(entry);
   }
@@ -93,34 +97,19 @@ export class Details {
     this.on.like(this.entry);
   }
 
-  /** Remove the picture at the second click. */
-  async #remove() {
-    const button = $("details-delete");
-    const note = $("details-note");
-    if (button.textContent !== CONFIRM) {
-      button.textContent = CONFIRM;
-      note.textContent = "If the file was uploaded here, it is deleted too. Other files are kept.";
-      return;
-    }
-    button.disabled = true;
-    try {
-      await request(`/api/items/${this.entry.id}`, { method: "DELETE" });
-    } catch (/** @type {any} */ problem) {
-      button.disabled = false;
-      note.textContent = problem.message;
-      return;
-    }
+  #remove() {
     this.dialog.close();
-    this.on.removed(this.entry);
+    removeSoon(this.entry);
   }
 }
 
 /** @param {Entry} entry */
-function drawNames({ label, name }) {
-  setName($("details-title"), label ?? name);
+function drawNames(entry) {
+  const { label, name } = entry;
+  setName($("details-title"), shownName(entry));
   setName($("details-name"), label === null ? "" : name);
   $("details-name").hidden = label === null || label === name;
-  $("details-image").alt = `${label ?? name}, ${name}`;
+  $("details-image").alt = `${shownName(entry)}, ${name}`;
 }
 
 /** @param {Entry} entry @param {string} href */
@@ -128,13 +117,6 @@ function drawLinks({ available, image }, href) {
   $("details-image").hidden = $("details-open").hidden = !available;
   $("details-open").href = image;
   $("details-like").href = href;
-}
-
-function drawRemoveButton() {
-  const button = $("details-delete");
-  button.hidden = !state.info.writable;
-  button.textContent = REMOVE;
-  button.disabled = false;
 }
 
 /** Both codes, where there is a query. @param {Entry} entry @param {Ranking | null} ranking */
@@ -155,12 +137,13 @@ function drawBits({ distance, code }, ranking) {
  * @param {Ranking | null} ranking
  * @returns {[name: string, value: string][]}
  */
-function factsOf({ id, columns, rank, distance, score }, ranking) {
+function factsOf({ id, columns, rank, distance, score, ties }, ranking) {
   /** @type {[string, string][]} */
   const facts = [];
   if (ranking) {
     facts.push(["Rank", String(rank)]);
     facts.push(["Distance", `${distance} of ${plural(ranking.bits, "bit")} differ`]);
+    if (ties > 1) facts.push(["Tie", `${ties} results at this distance`]);
     const { scoreName } = ranking;
     const title = scoreName[0].toUpperCase() + scoreName.slice(1);
     if (score !== null) facts.push([title, score.toFixed(4)]);

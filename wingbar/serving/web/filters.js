@@ -1,9 +1,8 @@
 // Filters: chips of labels and of the columns' values, a field for other conditions, and the chips
-// of
-// what is in use.
+// of what is in use.
 
 import { make, makeButton, setName } from "./elements.js";
-import { count } from "./words.js";
+import { count, withSpaces } from "./words.js";
 
 /**
  * The values of the labels or of one column, with their counts where they are known.
@@ -95,7 +94,10 @@ export class Filters {
    */
   #drawChips(group, chips, word = "") {
     const lower = word.toLowerCase();
-    const matching = group.values.filter(([value]) => value.toLowerCase().includes(lower));
+    const texts = (/** @type {string} */ value) => [value, textOf(group.field, value)];
+    const matching = group.values.filter(([value]) =>
+      texts(value).some((text) => text.toLowerCase().includes(lower)),
+    );
     const shown = matching.slice(0, word || this.open.has(group.field) ? MOST : FIRST);
     chips.replaceChildren(...shown.map(([value, n]) => this.#chip(group.field, value, n)));
     if (word && !matching.length) chips.append(make("span", { className: "quiet" }, "No match"));
@@ -124,7 +126,7 @@ export class Filters {
       "data-condition": condition,
     });
     const text = make("span");
-    setName(text, value);
+    setName(text, textOf(field, value));
     chip.append(text);
     if (n !== null) chip.append(make("span", { className: "n" }, count(n)));
     return chip;
@@ -179,7 +181,7 @@ export class Filters {
   /** @param {string} condition */
   #chosenChip(condition) {
     const [, field, sign, value] = CONDITION.exec(condition) ?? [];
-    const text = sign === "=" ? `${field}: ${value}` : condition;
+    const text = sign === "=" ? `${field}: ${textOf(field, value)}` : condition;
     const chip = makeButton(text, () => this.#toggle(condition), {
       className: "chip on",
       "aria-label": `Remove the filter ${text}`,
@@ -188,3 +190,6 @@ export class Filters {
     return chip;
   }
 }
+
+/** A value as it is shown. @param {string} field @param {string} value */
+const textOf = (field, value) => (field === "label" ? withSpaces(value) : value);

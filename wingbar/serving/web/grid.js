@@ -4,7 +4,7 @@
 import { bitPaths } from "./bits.js";
 import { $, setName } from "./elements.js";
 import { showPicture } from "./pictures.js";
-import { plural } from "./words.js";
+import { plural, shownName, withSpaces } from "./words.js";
 
 /** @typedef {import("./state.js").Ranking} Ranking */
 
@@ -78,6 +78,18 @@ export class Grid {
     if (!this.current) this.#select(/** @type {HTMLElement} */ (this.list.firstElementChild));
   }
 
+  /** Remove the card of `id`; whether there was one. @param {number} id */
+  remove(id) {
+    const item = this.cards.get(id)?.item;
+    if (!item) return false;
+    const next = item.nextElementSibling ?? item.previousElementSibling;
+    const hadFocus = item.contains(document.activeElement);
+    if (item === this.current) this.#select(/** @type {HTMLElement | null} */ (next));
+    if (hadFocus && next) hitOf(next).focus({ preventScroll: true });
+    item.remove();
+    return this.cards.delete(id);
+  }
+
   /** Remove all cards. */
   clear() {
     this.cards.clear();
@@ -125,10 +137,18 @@ export class Grid {
     const item = /** @type {HTMLElement} */ (first.cloneNode(true));
     item.dataset.id = String(entry.id);
     const img = item.querySelector("img");
-    img.addEventListener("error", () => item.classList.add("missing"));
+    const showGap = (/** @type {string} */ text) => {
+      item.classList.add("missing");
+      item.querySelector(".gone").textContent = text;
+    };
+    img.addEventListener("load", () => item.classList.remove("missing"));
+    img.addEventListener("missing", () => showGap("This picture cannot be shown"));
+    img.addEventListener("delayed", () => showGap("The server does not respond"));
     item.classList.toggle("missing", entry.available === false);
     if (entry.available !== false) showPicture(img, entry.thumb, true);
-    setName(item.querySelector(".name"), entry.label ?? entry.name);
+    setName(item.querySelector(".name"), shownName(entry));
+    const hasOtherName = entry.label !== null && entry.label !== entry.name;
+    setName(item.querySelector(".file"), hasOtherName ? entry.name : "");
     return item;
   }
 
@@ -244,9 +264,8 @@ const hitOf = (item) => item.querySelector(".hit");
 function fillCard(item, entry, href, ranking) {
   const link = hitOf(item);
   link.href = href;
-  link.title = entry.name;
   link.setAttribute("aria-label", spokenText(entry, ranking));
-  const details = `Details of ${entry.label ?? entry.name}`;
+  const details = `Details of ${shownName(entry)}`;
   item.querySelector(".detail").setAttribute("aria-label", details);
   item.classList.toggle("self", Boolean(entry.self));
   fillMeasures(item, entry, ranking);
@@ -269,10 +288,8 @@ function fillMeasures(item, entry, ranking) {
 
 /** Tie and move. @param {Element} item @param {Entry} entry */
 function fillBadges(item, entry) {
-  const { ties, distance } = entry;
+  const { ties } = entry;
   const tie = put(item, ".tie", ties > 1 ? `tie ×${ties}${entry.tiesGoOn ? "+" : ""}` : "");
-  if (!tie.hidden)
-    tie.title = `${ties} results are ${distance} bits away: the code alone cannot order them`;
   const move = put(item, ".move", moveText(entry.move));
   move.dataset.way = entry.move === "new" || Number(entry.move) > 0 ? "up" : "down";
   const badges = /** @type {HTMLElement} */ (item.querySelector(".badges"));
@@ -318,7 +335,7 @@ function moveText(move) {
 /** The card for screen readers. @param {Entry} entry @param {Ranking | null} ranking */
 function spokenText(entry, ranking) {
   const { label, rank, distance, score, move } = entry;
-  const name = label && label !== entry.name ? `${label}, ${entry.name}` : entry.name;
+  const name = label && label !== entry.name ? `${withSpaces(label)}, ${entry.name}` : entry.name;
   const parts = [rank ? `${rank}: ${name}` : name];
   if (entry.self) parts.push("the query itself");
   if (ranking) {

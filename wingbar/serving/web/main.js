@@ -4,13 +4,14 @@
 //   words, elements      numbers as text; elements of the page
 //   uploads, state       the person's pictures; all that the page remembers
 //   api, address         requests; a search as URL and as parameters
+//   outage               what waits for a lost server
 //   pictures, notice, dialogs, token, bits, overlay, crop, grid, filters   parts of the page
 //   navigation           from one search to the next, and back
 //   status, query, panel, pick, info   what surrounds the pictures
 //   search, results      a search and its results
 //   problems, start      failures; the start page
 //   page                 all of this for one search
-//   exports, details, changes, keyboard   what can be done with it
+//   exports, removal, details, changes, keyboard   what can be done with it
 
 import { linkTo } from "./address.js";
 import { apiHooks } from "./api.js";
@@ -27,6 +28,7 @@ import { listenToPanel } from "./panel.js";
 import { listenForPictures } from "./pick.js";
 import { report, showBusy } from "./problems.js";
 import { listenToQuery } from "./query.js";
+import { listenToRemoval, removalHooks } from "./removal.js";
 import { listenToMore, showMore } from "./start.js";
 import { state } from "./state.js";
 import { askForToken } from "./token.js";
@@ -34,12 +36,12 @@ import { askForToken } from "./token.js";
 apiHooks.token = askForToken;
 apiHooks.busy = showBusy;
 navigationHooks.show = show;
+removalHooks.removed = afterRemoval;
 
 const details = new Details({
   href: linkTo,
   like: goLike,
   beside: (step, entry) => grid.beside(step, entry.id),
-  removed: afterRemoval,
 });
 
 grid.on = {
@@ -55,6 +57,7 @@ listenForPictures();
 listenToPanel();
 listenToExports();
 listenToAdd();
+listenToRemoval();
 listenToKeys();
 listenToDialogs();
 listenToLinks();

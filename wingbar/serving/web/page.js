@@ -3,6 +3,7 @@
 import { $ } from "./elements.js";
 import { grid } from "./grid.js";
 import { goHome } from "./navigation.js";
+import { stopWaiting } from "./outage.js";
 import { drawPanel } from "./panel.js";
 import { report } from "./problems.js";
 import { drawQuery } from "./query.js";
@@ -32,6 +33,7 @@ export function listenToLinks() {
  */
 export async function show(next, how) {
   state.running?.abort();
+  stopWaiting("view");
   state.running = new AbortController();
   const { signal } = state.running;
   drawFrame(next);

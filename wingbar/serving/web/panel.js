@@ -63,6 +63,9 @@ export function drawPanel() {
 /** Check the order that the results are in. @param {boolean} coarse */
 export function drawOrder(coarse) {
   for (const input of orderInputs()) input.checked = (input.value === "coarse") === coarse;
+  $("order-note").textContent = coarse
+    ? "Coarse: by the number of differing bits alone"
+    : "Fine: by bits first, then by the fine stage";
 }
 
 /**

@@ -5,13 +5,15 @@ import { $, setName } from "./elements.js";
 import { grid } from "./grid.js";
 import { go, goHome, removeFilters } from "./navigation.js";
 import { dismissNotice, showNotice } from "./notice.js";
+import { stopWaiting, whenBack } from "./outage.js";
 import { chooseFile } from "./pick.js";
-import { drawTitle } from "./query.js";
+import { drawTitle, setOutcome } from "./query.js";
 import { hasQuery, state } from "./state.js";
 import { clearSummary, showPlaceholder } from "./status.js";
 import { plural } from "./words.js";
 
-const POLL = 3000; // ms between two checks whether the server is back
+/** @type {Record<number, string>} */
+const TITLES = { 404: "Not in this index", 409: "This index is empty" };
 
 /**
  * Say what went wrong and what can be done.
@@ -53,25 +55,13 @@ export function showBusy(seconds) {
  * @param {() => void} again
  */
 function waitUntilBack(message, again) {
-  const { timers } = state;
-  clearInterval(timers.reconnect);
   const retry = () => {
-    clearInterval(timers.reconnect);
+    stopWaiting("view");
     dismissNotice();
     again();
   };
   showNotice(message, [["Try again", retry]]);
-  timers.reconnect = setInterval(async () => {
-    if (!document.hidden && (await isServerUp())) retry();
-  }, POLL);
-}
-
-async function isServerUp() {
-  try {
-    return (await fetch("/healthz")).ok;
-  } catch {
-    return false;
-  }
+  whenBack("view", retry);
 }
 
 /** Show in the place of pictures why the server refused. @param {Problem} problem */
@@ -83,7 +73,8 @@ function showRefusal({ message, status }) {
   if (hasQuery()) drawTitle();
   else setName($("title"), "Pictures");
   $("status").textContent = `Failed: ${message}`;
-  const title = status === 404 ? "Not in this index" : "This search failed";
+  if (hasQuery() && status !== 409) setOutcome("refused"); // an empty index refuses any query
+  const title = TITLES[status] ?? "This search failed";
   showPlaceholder({ title, text: message, actions: waysOut() });
 }
 

@@ -1,13 +1,14 @@
 // The query on the page: its picture and name, the part of it that is searched, what the model saw.
 
-import { fileBody, json, jsonBody } from "./api.js";
+import { fileBody, json, jsonBody, Problem } from "./api.js";
 import { Crop, placeOf } from "./crop.js";
 import { $, setName } from "./elements.js";
 import { go } from "./navigation.js";
+import { stopWaiting, whenBack } from "./outage.js";
 import { Overlay } from "./overlay.js";
 import { showPicture } from "./pictures.js";
 import { hasQuery, queryFile, state } from "./state.js";
-import { bytes } from "./words.js";
+import { bytes, shownName } from "./words.js";
 
 const overlay = new Overlay($("look-button"), $("query-look"), $("query-facts"));
 
@@ -31,8 +32,10 @@ export function listenToQuery() {
   $("picture").addEventListener("load", () => {
     const { naturalWidth, naturalHeight } = $("picture");
     if (!crop.size && naturalWidth) setQuerySize([naturalWidth, naturalHeight]);
+    setGap(null);
   });
-  $("picture").addEventListener("error", showNoPreview);
+  $("picture").addEventListener("missing", () => setGap("missing"));
+  $("picture").addEventListener("delayed", () => setGap("delayed"));
   $("crop-button").addEventListener("click", () => (crop.active ? leaveCrop() : enterCrop()));
   $("whole").addEventListener("click", () => {
     if (state.search.box) go({ ...state.search, box: null });
@@ -63,7 +66,7 @@ export function queryName() {
   const { id, upload } = state.search;
   if (upload !== null) return queryFile()?.name ?? "your picture";
   const item = state.known.get(id);
-  return item ? (item.label ?? item.name) : `picture ${id}`;
+  return item ? shownName(item) : `picture ${id}`;
 }
 
 /** Write the heading of the results. */
@@ -75,6 +78,13 @@ export function setQuerySize(size) {
   $("frame").style.setProperty("--ratio", size[0] / size[1]);
   crop.set(size, state.search.box);
   drawQueryName();
+  drawUse();
+}
+
+/** Note what the server said to the query. @param {"found" | "refused"} outcome */
+export function setOutcome(outcome) {
+  state.query.outcome = outcome;
+  drawUse();
 }
 
 /** Whether the crop box can be changed now. @returns {boolean} */
@@ -89,15 +99,17 @@ export function abandonCrop() {
 function drawNewQuery() {
   const { id, upload } = state.search;
   crop.set(null, null);
-  $("keep").hidden = upload === null || !state.info.writable;
+  state.query = { gap: null, outcome: null };
   offerOverlay();
+  drawUse();
   drawQueryName();
   const picture = $("picture");
-  $("no-preview").hidden = true;
-  picture.hidden = false;
   picture.removeAttribute("src");
   delete picture.dataset.url;
+  stopWaiting(picture);
+  stopWaiting("query");
   if (upload !== null) {
+    picture.onerror = () => setGap("missing");
     picture.src = state.uploads.get(upload).url;
   } else {
     showPicture(picture, `/api/images/${id}`);
@@ -126,22 +138,58 @@ async function loadItem(id) {
   let item;
   try {
     item = await json(`/api/items/${id}`);
-  } catch {
-    return; // the search itself says what is wrong
+  } catch (error) {
+    // the search itself says what is wrong
+    const isGone = error instanceof Problem && error.kind === "gone";
+    if (isGone && state.search.id === id) whenBack("query", () => loadItem(id));
+    return;
   }
   if (state.search.id !== id) return;
   state.known.set(id, { ...state.known.get(id), ...item });
   drawQueryName();
+  drawUse();
   if (state.results) drawTitle();
 }
 
-function showNoPreview() {
-  $("picture").hidden = true;
-  $("no-preview").hidden = false;
-  $("no-preview").textContent =
-    state.search.upload !== null
-      ? "This browser cannot show the file, but it can be searched with."
-      : "The file is no longer there. You can still search with its code.";
+/** @param {typeof state.query.gap} gap */
+function setGap(gap) {
+  state.query.gap = gap;
+  drawUse();
+}
+
+/** Show what can be done with the query, and what stands in the place of its picture. */
+function drawUse() {
+  const { gap } = state.query;
+  const usable = isUsable();
+  $("picture").hidden = gap !== null;
+  $("frame").hidden = gap === "missing" && !usable;
+  $("no-preview").hidden = gap === null;
+  $("no-preview").textContent = gapText();
+  $("crop-button").hidden = !usable || (gap !== null && !crop.size);
+  $("look-button").hidden = !usable || !state.info.explains;
+  $("keep").hidden = !usable || state.search.upload === null || !state.info.writable;
+}
+
+/**
+ * Whether the query can be searched with, as far as is known. If it was refused and there are
+ * filters or a box, those may be at fault.
+ */
+function isUsable() {
+  const { gap, outcome } = state.query;
+  const { where, box } = state.search;
+  return outcome !== "refused" || (gap !== "missing" && (where.length > 0 || box !== null));
+}
+
+/** Why the query's picture is not shown. */
+function gapText() {
+  const { gap, outcome } = state.query;
+  if (gap === "delayed") return "The server does not respond. The picture comes when it does.";
+  const { id, upload } = state.search;
+  const isGone = state.known.get(id)?.available === false;
+  let why = "This picture cannot be shown.";
+  if (upload !== null) why = "This browser cannot show the picture.";
+  if (isGone) why = "The file is no longer there.";
+  return outcome === "found" ? `${why} The search works all the same.` : why;
 }
 
 /** Offer what the model saw in the query, or in the box of it. */

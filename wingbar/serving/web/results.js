@@ -1,12 +1,11 @@
 // The results of a search on the page: the cards, the summary above them, and what moved between
-// the
-// coarse and the fine order.
+// the coarse and the fine order.
 
 import { $ } from "./elements.js";
 import { grid } from "./grid.js";
 import { dismissNotice } from "./notice.js";
 import { drawOrder } from "./panel.js";
-import { drawTitle, queryName, setQuerySize } from "./query.js";
+import { drawTitle, queryName, setOutcome, setQuerySize } from "./query.js";
 import { answerInOtherOrder, answerTo } from "./search.js";
 import { state } from "./state.js";
 import { nothingFound, showPlaceholder } from "./status.js";
@@ -37,6 +36,7 @@ export async function showResults(search, signal, { travel, deep, back }) {
   state.browsing = null;
   const size = response.query;
   if (size && !search.box) setQuerySize([size.width, size.height]);
+  setOutcome("found");
   grid.show(hits, { travel, ranking });
   drawSummary(Boolean(other));
   $("more").hidden = true;

@@ -35,16 +35,23 @@ export async function showStart(signal) {
   setBusy(true);
   const { items, total } = await fetchPage(0, signal);
   state.browsing = { total, loaded: items.length, loading: false, signal };
-  const filtered = search.where.length > 0;
   $("title").hidden = false;
-  $("title").textContent = filtered
+  $("title").textContent = search.where.length
     ? "Pictures that match the filters"
     : "Or start from one of these";
-  const all = plural(info.items, "picture");
-  $("status").textContent = filtered ? `${count(total)} of ${all}` : plural(total, "picture");
+  drawTotal();
   grid.show(items);
   $("more").hidden = items.length >= total;
   showPlaceholder(items.length ? null : nothingFound(null, search.where));
+}
+
+/** Take a picture that was removed off the page, which stays where it is. @param {number} id */
+export function takeOff(id) {
+  const { browsing } = state;
+  const wasShown = grid.remove(id);
+  if (wasShown) browsing.loaded--;
+  if (wasShown || !state.search.where.length) browsing.total--;
+  drawTotal();
 }
 
 /** Show the next pictures, if there are more and they are not on their way. */
@@ -81,6 +88,14 @@ async function fetchPage(offset, signal) {
   const page = await json(`/api/items?${params}`, { signal });
   for (const item of page.items) state.known.set(item.id, item);
   return page;
+}
+
+/** Write how many pictures there are, or match the filters. */
+function drawTotal() {
+  const { total } = state.browsing;
+  const all = plural(state.info.items, "picture");
+  const isFiltered = state.search.where.length > 0;
+  $("status").textContent = isFiltered ? `${count(total)} of ${all}` : plural(total, "picture");
 }
 
 function showEmptyIndex() {

@@ -97,6 +97,8 @@ export const state = {
   answers: new Map(),
   /** The newest record of each picture, by its id. @type {Map<number, Item | Hit>} */
   known: new Map(),
+  /** The picture that is removed from the index in some seconds. @type {Item | null} */
+  removal: null,
   /** The person's pictures. */
   uploads: new Uploads(),
   /**
@@ -105,9 +107,22 @@ export const state = {
    */
   tokenQuestion: null,
   /**
-   * Timers: until the page looks busy, until a slider counts, and of the look after a lost server.
+   * Timers: until the page looks busy, until a slider counts, of the look after a lost server, and
+   * until a picture is removed.
    */
-  timers: { busy: 0, slider: 0, reconnect: 0 },
+  timers: { busy: 0, slider: 0, reconnect: 0, removal: 0 },
+  /** What to do once a lost server is back, by what waits. @type {Map<unknown, () => void>} */
+  waiting: new Map(),
+  /** How it stands with the query. */
+  query: {
+    /**
+     * Why its picture is not on the page: it cannot be shown, or the server does not respond.
+     * @type {"missing" | "delayed" | null}
+     */
+    gap: null,
+    /** What the server said to it, once it has answered. @type {"found" | "refused" | null} */
+    outcome: null,
+  },
 };
 
 /** Whether there is a picture to search with. @param {Search} [search] @returns {boolean} */

@@ -25,10 +25,10 @@ export function setBusy(busy) {
   else document.body.classList.remove("busy");
 }
 
-/** Take away what belongs to results alone: the tools, the times of the stages, the moves. */
+/** Take away what belongs to results alone: the tools, the times of the stages, the order. */
 export function clearSummary() {
   $("bar-tools").hidden = true;
-  $("stages").textContent = $("moves").textContent = "";
+  for (const id of ["stages", "order-note", "moves"]) $(id).textContent = "";
 }
 
 /**

@@ -1,4 +1,4 @@
-// Numbers as people write them: thousands, plurals, milliseconds, bytes.
+// Numbers and labels as people write them: thousands, plurals, milliseconds, bytes, spaces.
 
 const NUMBER = new Intl.NumberFormat("en");
 
@@ -20,6 +20,15 @@ export const plural = (n, word) => `${count(n)} ${n === 1 ? word : `${word}s`}`;
  */
 export const milliseconds = (ms) =>
   ms < 10 ? String(Math.round(ms * 10) / 10) : count(Math.round(ms));
+
+/** A label as people write it: "black_tern" -> "black tern". @param {string} label */
+export const withSpaces = (label) => label.replaceAll("_", " ").trim() || label;
+
+/**
+ * What a picture is called: its label, or the name of its file.
+ * @param {{ label: string | null, name: string }} item
+ */
+export const shownName = ({ label, name }) => (label === null ? name : withSpaces(label));
 
 /** 1_234_567 -> "1.2 MB". @param {number} n @returns {string} */
 export function bytes(n) {
