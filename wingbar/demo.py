@@ -109,7 +109,7 @@ def _evaluated(index: Index, data: Dataset, progress: Progress | None) -> Evalua
 
 
 def _train(data: Dataset, output: Path, bits: int, progress: Progress | None) -> Model:
-    """DLBHC on the digits: ResNet-20 from scratch, in under a minute on 2 cores."""
+    """DLBHC on the digits: ResNet-20 from scratch."""
     from wingbar.methods import dlbhc
     from wingbar.training import loop
     from wingbar.training.run import Run
