@@ -143,6 +143,7 @@ def test_public_records_describe_every_field() -> None:
     assert not missing, "\n".join(f"{name}: {', '.join(left)}" for name, left in missing.items())
 
 
+@pytest.mark.slow
 def test_the_readme_example_runs(
     tmp_path: Path,
     shared_photos: Path,

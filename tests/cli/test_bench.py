@@ -8,6 +8,7 @@ from tests.commands import run
 from wingbar.cli import bench
 
 
+@pytest.mark.slow
 def test_bench_hamming_prints_what_it_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

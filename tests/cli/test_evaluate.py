@@ -10,6 +10,7 @@ from tests.conftest import write_classes
 from wingbar.cli import main
 
 
+@pytest.mark.slow
 def test_evaluate_has_the_keys(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

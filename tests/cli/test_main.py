@@ -38,6 +38,7 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_no_help_but_that_of_a_method_imports_pytorch() -> None:
     script = (
         "import sys; from wingbar.cli import main as cli\n"

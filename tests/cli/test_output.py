@@ -148,6 +148,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_beside_a_bar(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

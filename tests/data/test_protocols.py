@@ -186,6 +186,7 @@ def test_parts_of_a_protocol(like_cifar: Path, tmp_path: Path) -> None:
         read_images(tmp_path / "plain" / "a.jpg", protocol="unseen")
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_protocols(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from wingbar.data import toy
 from wingbar.data.readers import read_dataset
 
 
+@pytest.mark.slow
 def test_species_differ_in_under_2_percent_of_the_pixels() -> None:
     for seed in range(30):
         drawn = [toy.draw_bird(species, seed).astype(int) for species in range(8)]

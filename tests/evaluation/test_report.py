@@ -94,6 +94,7 @@ def test_the_report_of_an_evaluation(
     assert aps[-3:] == pytest.approx(sorted(min(some) for some in by_label.values()), abs=6e-4)
 
 
+@pytest.mark.slow
 def test_a_report_without_features(shared_index_path: Path, queries: Images) -> None:
     with Index.open(shared_index_path) as index:
         page = report.evaluation_page(

@@ -12,6 +12,7 @@ from wingbar.hamming.codes import Codes
 PATHS: tuple[codes.Path, ...] = ("auto", "numpy", "scan", "probe")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_every_path_finds_what_brute_force_finds(data: st.DataObject) -> None:

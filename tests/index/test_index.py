@@ -224,6 +224,7 @@ def test_delete_by_id_and_path(
         assert index.verify() == []
 
 
+@pytest.mark.slow
 def test_changes_by_another_process_show_up(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as first:
         first.add(photos / "red", bits=16)
@@ -248,6 +249,7 @@ def test_a_closed_index_can_be_copied(photos: Path, tmp_path: Path) -> None:
         assert index.search(photos / "red" / "000.jpg") == expected
 
 
+@pytest.mark.slow
 def test_ties_are_ordered_over_the_whole_group(tmp_path: Path) -> None:
     stack = np.stack([np.asarray(picture(i)) for i in range(60)])
     with Index.create(tmp_path / "a.wb") as index:
@@ -468,6 +470,7 @@ def test_embeddings_are_a_sequence_that_ends(index: Index, shared_photos: Path) 
             index.add(made)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_hits_are_members_of_a_set_and_score_at_most_1(index: Index, shared_photos: Path) -> None:
     for fine in ("none", "ties", "pool", "asymmetric"):
         hits = index.search_many(sorted(shared_photos.rglob("*.jpg")), 3, fine=fine)

@@ -271,6 +271,7 @@ def test_a_refit_that_cannot_read_everything_changes_nothing(photos: Path, tmp_p
         assert (content(index), index.model.fingerprint) == (before, fingerprint)
 
 
+@pytest.mark.slow
 def test_a_refit_takes_in_what_changes_meanwhile(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +395,7 @@ def test_a_path_listed_twice_with_two_labels_is_reported(photos: Path, tmp_path:
         assert "the first (a) was taken" in report.failed[0].reason
 
 
+@pytest.mark.slow
 def test_a_label_can_be_taken_away_by_a_list_of_labels(photos: Path, tmp_path: Path) -> None:
     listing = tmp_path / "list.csv"
     listing.write_text("path,label\nphotos/red/000.jpg,a\n")
@@ -502,6 +504,7 @@ def test_an_unmounted_disk_below_the_root_keeps_its_items(tmp_path: Path) -> Non
         }
 
 
+@pytest.mark.slow
 def test_a_deleted_folder_is_given_up_and_an_emptied_one_is_not(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,6 +577,7 @@ def test_an_error_of_the_disk_is_no_proof_that_a_file_is_gone(
         assert len(index) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_first_run_is_continued(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]

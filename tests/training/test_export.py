@@ -234,6 +234,7 @@ def test_an_int8_network_that_saturates_is_refused(monkeypatch: pytest.MonkeyPat
         export.check_kernels(b"", pixels(3))
 
 
+@pytest.mark.slow
 def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) -> None:
     net = export.load_net(trained).eval()
     model = Model.load(trained)

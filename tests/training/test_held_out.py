@@ -18,6 +18,7 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Images:
     return read_images(write_classes(tmp_path_factory.mktemp("queries") / "q", 4, first_seed=300))
 
 
+@pytest.mark.slow
 def test_fine_scores_are_those_of_the_index(shared_index_path: Path, queries: Images) -> None:
     with Index.open(shared_index_path) as index:
         labels = np.unique([str(label) for label in index.labels()], return_inverse=True)[1]
