@@ -501,3 +501,17 @@ def test_threads_share_a_store(empty: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(work, range(100))) == 100
     assert checks.row_problems(empty.connection, BITS, DIM) == []
+
+
+def test_damaged_names_of_tables_are_told_in_one_line(empty: Store, tmp_path: Path) -> None:
+    empty.close()
+    data, told = (tmp_path / "a.wb").read_bytes(), 0
+    for at in (at for at in range(100, 4096) if chr(data[at]).isalpha()):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x99
+        (tmp_path / "b.wb").write_bytes(damaged)
+        try:
+            Store.open(tmp_path / "b.wb").close()
+        except StoreError as error:
+            told += "\n" not in str(error)
+    assert told > 500

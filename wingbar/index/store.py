@@ -37,6 +37,8 @@ CHUNK = 65_536  # codes per blob
 NO_FILE = -1  # the size of an item that is no file
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
+# A damaged name makes Python fail at the text of the error itself.
+_SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a statement took
 _STEPS, _STEPS_PER_PAGE = 20_000_000, 20_000  # that a statement takes at most, in a sound file
 _BUSY_MS = 60_000  # how long a writer waits for another one's transaction
@@ -168,7 +170,7 @@ class Store:
             connection = _connect(path, "rw" if writable else "ro")
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except (sqlite3.Error, OSError) as error:
+        except (*_SQLITE_ERRORS, OSError) as error:
             raise _explained(error, path) from error
         if application != _APPLICATION:
             connection.close()
@@ -184,7 +186,7 @@ class Store:
                 connection.execute("PRAGMA journal_mode = WAL")
                 # what was reported as stored survives a power cut
                 connection.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error as error:
+        except _SQLITE_ERRORS as error:
             connection.close()
             raise _explained(error, path) from error
         except StoreError:
@@ -668,7 +670,7 @@ class Store:
                 yield
             except sqlite3.ProgrammingError:
                 raise  # a bug of ours, which no user can fix
-            except sqlite3.Error as error:
+            except _SQLITE_ERRORS as error:
                 raise _explained(error, self.path) from error
 
     def _look(self) -> None:
@@ -931,7 +933,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 def _explained(error: Exception, path: Path) -> StoreError:
     """The StoreError for an error of SQLite or the file system: what happened and what to do."""
-    text = str(error)
+    text = "a text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
     if isinstance(error, OSError):
         return StoreError(f"{path} cannot be written: {error.strerror or text}")
     if "disk is full" in text or "disk I/O error" in text:
