@@ -39,22 +39,23 @@ def partial_path(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Remove the partial files of `path` that processes which were killed have left behind."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        number = left.name.split(".")[-2]
         with suppress(OSError):
             old = time.time() - left.stat().st_mtime > LEFTOVER_SECONDS
-            if number.isdecimal() and not _is_running(int(number)) and old:
+            if old and not writer_runs(left):
                 left.unlink()
 
 
-def _is_running(process: int) -> bool:
-    if os.name != "posix":
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
+def writer_runs(partial: Path) -> bool:
+    """Whether the process that a partial file names is running; where that cannot be told, yes."""
+    number = partial.name.split(".")[-2]
+    if os.name != "posix" or not number.isdecimal():
         return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
     return True
 
 

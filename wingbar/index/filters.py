@@ -101,9 +101,7 @@ def _near(connection: sqlite3.Connection, condition: Condition) -> str:
     range of its numbers; "" for paths."""
     if condition.field == "path":
         return "; path=*/folder/* finds what is in a folder"
-    column, key = "label", []
-    if condition.field != "label":
-        column, key = "json_extract(columns, ?)", [f'$."{condition.field}"']
+    column, key = _column(condition.field)
     rows = connection.execute(f"SELECT DISTINCT {column} FROM items LIMIT {_NEAR_AMONG}", key)
     values = [str(value) for (value,) in rows if value not in (None, "")]
     if condition.operator not in ("=", "!="):
@@ -146,9 +144,8 @@ def _clause(connection: sqlite3.Connection, condition: Condition, values: list[s
         values += [condition.value, f"*/{condition.value}"]
         test = "(path GLOB ? OR path GLOB ?)"
         return test if condition.operator == "=" else f"NOT {test}"
-    column, key = "label", []
-    if condition.field != "label":
-        column, key = "json_extract(columns, ?)", [f'$."{condition.field}"']
+    column, key = _column(condition.field)
+    if key:
         _require_column(connection, condition.field, key[0])
     number = as_number(condition.value)
     if condition.operator in ("=", "!="):
@@ -161,6 +158,13 @@ def _clause(connection: sqlite3.Connection, condition: Condition, values: list[s
     assert number is not None  # parse_where
     values += [*key, number]
     return f"number({column}) {condition.operator} ?"
+
+
+def _column(field: str) -> tuple[str, list[str]]:
+    """SQL for a field other than the path, and the values that it takes."""
+    if field == "label":
+        return "label", []
+    return "json_extract(columns, ?)", [f'$."{field}"']
 
 
 def _require_column(connection: sqlite3.Connection, name: str, key: str) -> None:

@@ -259,7 +259,7 @@ class Store:
         """Whether another file is at the path now than the one that is open."""
         with self._lock:
             now = _state(self.path)
-            return now is not None and self._seen is not None and now[:2] != self._seen[:2]
+            return now is not None and self._is_another(now)
 
     # -- the model
 
@@ -679,7 +679,7 @@ class Store:
         now = _state(self.path)
         if now is None or now == self._seen or self._is_new:
             return
-        moved = self._seen is not None and now[:2] != self._seen[:2]
+        moved = self._is_another(now)
         if moved and not self._leave_old():
             return
         try:
@@ -696,6 +696,10 @@ class Store:
         self._use(connection, now)
         old.close()
 
+    def _is_another(self, now: _State) -> bool:
+        """Whether this is the state of another file than the one that is open."""
+        return self._seen is not None and now[:2] != self._seen[:2]
+
     def _leave_old(self) -> bool:
         """Merge the log into the file that was moved away, so that it is not replayed into the one
         that is there now."""
@@ -710,8 +714,7 @@ class Store:
         now = _state(self.path)
         if now is None:
             raise StoreError(f"{self.path} is gone: nothing was written; put it back and try again")
-        replaced = self._seen is not None and now[:2] != self._seen[:2]
-        if replaced or self._held not in (None, self.epoch):
+        if self._is_another(now) or self._held not in (None, self.epoch):
             raise StoreError(
                 f"{self.path} was replaced by another file while it was open: nothing was written; "
                 "run the same command again for the new one"

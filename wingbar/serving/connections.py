@@ -84,14 +84,9 @@ class Reader:
             raise NotFoundError(f"there is no item {id_}: it may have been deleted") from None
 
     def embedding(self, id_: int) -> Embeddings:
-        """What the index stores of an item, as a query. Logits are not stored, so they are the
-        code's bits as -1 and 1. Raises NotFoundError."""
+        """What the index stores of an item, as a query: `Index.embedding`. Raises NotFoundError."""
         self.item(id_)
-        model = self.index.model
-        packed = self.codes_of([id_])
-        features = self.store.features([id_], model.dim).astype(np.float32)
-        logits = np.where(codes.unpack(packed, model.bits), np.float32(1), np.float32(-1))
-        return Embeddings(packed, features, logits, model.bits, model.name, model.fingerprint)
+        return self.index.embedding(id_)
 
     def codes_of(self, ids: Sequence[int]) -> codes.Packed:
         """The codes [n, w] uint64 of existing items."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -18,7 +17,7 @@ import numpy as np
 from wingbar import images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import ImageError, StoreError
-from wingbar.files import sync_folder, write_whole
+from wingbar.files import LEFTOVER_SECONDS, sync_folder, write_whole, writer_runs
 from wingbar.index.store import Item
 from wingbar.model.model import NOT_FINITE
 from wingbar.serving.batching import Batcher
@@ -28,7 +27,6 @@ from wingbar.serving.settings import Limits
 
 TRANSACTION = 64  # uploads that are stored together at most
 PARTIAL_SECONDS = 600  # age from which a partial file is a leftover, and not being written
-WRITING_SECONDS = 10  # the same for a file whose process does not run, at least on this machine
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Uploads:
         with suppress(OSError):
             for path in self._folder.glob(".*.partial"):
                 age = time.time() - path.stat().st_mtime
-                if age > PARTIAL_SECONDS or (age > WRITING_SECONDS and not _writer_runs(path)):
+                if age > PARTIAL_SECONDS or (age > LEFTOVER_SECONDS and not writer_runs(path)):
                     path.unlink()
 
     def close(self) -> None:
@@ -246,20 +244,6 @@ class _Hashed:
 def _hash(one: tuple[Upload, Encoded]) -> _Hashed:
     upload, encoded = one
     return _Hashed(upload, encoded, hashlib.sha256(upload.data).digest())
-
-
-def _writer_runs(partial: Path) -> bool:
-    """Whether the process that a partial file names is running; where that cannot be told, yes."""
-    number = partial.name.split(".")[-2]
-    if os.name != "posix" or not number.isdecimal():
-        return True
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
 
 
 def _write(path: Path, data: bytes) -> bool:
