@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.databases import Server, postgres
 from wingbar.index.index import Index
 
 HUES = {"red": (200, 40, 30), "green": (40, 170, 60), "blue": (30, 60, 200)}
@@ -55,3 +57,10 @@ def shared_index_path(shared_photos: Path) -> Path:
     with Index.create(path) as index:
         index.add(shared_photos, bits=24)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server with pgvector; the test is skipped where none is installed."""
+    with postgres() as server:
+        yield server

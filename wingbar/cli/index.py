@@ -30,6 +30,7 @@ from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
     from wingbar.data.records import Images
+    from wingbar.index.engine import Place
     from wingbar.index.index import Index, IndexInfo
     from wingbar.index.refit import RefitReport
     from wingbar.index.sync import AddReport
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 def index_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `index`."""
     parser.add_argument(
-        "index", metavar="INDEX", help="the index file; created if it does not exist"
+        "index",
+        metavar="INDEX",
+        help="the index, a file or a URL such as postgresql://HOST/DATABASE/NAME; created if it "
+        "does not exist",
     )
     parser.add_argument(
         "images",
@@ -88,9 +92,11 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
 def index(args: argparse.Namespace) -> int:
     """Create an index from images, update it with them, or with --refit learn its codes again."""
     from wingbar.hamming import codes
+    from wingbar.index.engine import Url, place_of
     from wingbar.index.index import Index
+    from wingbar.index.place import exists
 
-    path = Path(args.index)
+    path = place_of(args.index)
     if not args.images and not args.refit:
         raise WingbarError("name the images to index: a folder, a CSV file or image files")
     if args.refit and args.images:
@@ -98,7 +104,7 @@ def index(args: argparse.Namespace) -> int:
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
     opened = (
         Index.open(path)
-        if path.exists() or args.refit
+        if args.refit or exists(path)
         else Index.create(path, args.model or "general")
     )
     with opened as found:
@@ -121,7 +127,7 @@ def index(args: argparse.Namespace) -> int:
             {"index": str(path), "items": len(found), **asdict(report)},
             _add_text(path, len(found), report),
         )
-        if len(found) >= codes.COMPILED_FROM:
+        if len(found) >= codes.COMPILED_FROM and not isinstance(path, Url):
             _warm_up(found.model.bits)
         if not len(found):
             raise WingbarError(
@@ -148,7 +154,10 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
     from wingbar import methods
 
     parser.add_argument(
-        "path", metavar="PATH", nargs="?", help="an index, a model directory, or general"
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="an index (file or URL), a model directory, or general",
     )
     add_all_flag(parser)
     parser.add_argument(
@@ -221,23 +230,25 @@ INFO = Verb(
 
 def verify_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `verify`."""
-    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
 
 
 def verify(args: argparse.Namespace) -> int:
     """Print what is wrong with an index; exit code 1 when anything is."""
     from wingbar.index.checks import verify
+    from wingbar.index.engine import place_of
 
-    problems = verify(args.index)
-    if len(problems) == 1 and problems[0].startswith(f"{args.index} "):
+    place = place_of(args.index)  # which is shown without the password
+    problems = verify(place)
+    if len(problems) == 1 and problems[0].startswith(f"{place} "):
         text = problems[0]  # about the file as a whole, such as a picture that is no index
     elif problems:
         advice = "rebuild it with wingbar index, or restore a backup"
         count = counted(len(problems), "problem")
-        text = "\n".join([*problems, f"{args.index}: {count}; {advice}"])
+        text = "\n".join([*problems, f"{place}: {count}; {advice}"])
     else:
-        text = f"{args.index} is intact"
-    print_result(args, {"index": args.index, "problems": problems}, text)
+        text = f"{place} is intact"
+    print_result(args, {"index": str(place), "problems": problems}, text)
     return 1 if problems else 0
 
 
@@ -256,11 +267,12 @@ VERIFY = Verb(
 def _images(args: argparse.Namespace, name: str) -> Images:
     """The part of a source to index. Raises WingbarError where a new index would stay empty."""
     from wingbar.data.readers import read_images
+    from wingbar.index.place import exists
 
     chosen = read_images(
         name, args.split, protocol=args.protocol, seed=args.seed, exclude=args.exclude
     )
-    if not len(chosen) and not Path(args.index).exists():
+    if not len(chosen) and not exists(args.index):
         others = f", only {counted(len(chosen.others), 'other file')}" if chosen.others else ""
         raise WingbarError(f"{name} has no images{others}")
     return chosen
@@ -290,7 +302,7 @@ def _warm_up(bits: int) -> None:
         print_message(f"compiled the search of large indexes for this machine in {seconds:.0f} s")
 
 
-def _add_text(path: Path, items: int, report: AddReport) -> str:
+def _add_text(path: Place, items: int, report: AddReport) -> str:
     counts: dict[str, int] = {
         "added": report.added,
         "updated": report.updated,
@@ -328,7 +340,10 @@ def _index_text(found: Index, info: IndexInfo) -> str:
     from wingbar.data.download import size_text
 
     labels = f" with {counted(info.labels, 'label')}" if info.labels else ""
-    lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}"]
+    lines = [
+        f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)} in "
+        f"{found.engine}"
+    ]
     if info.items:
         lines.append(
             f"Codes of {info.bits} bits: {info.unique_codes:,} of {info.items:,} are unique; "
@@ -370,7 +385,7 @@ def _model_text(path: str, record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _refit_text(path: Path, report: RefitReport) -> str:
+def _refit_text(path: Place, report: RefitReport) -> str:
     return (
         f"{path}: {report.bits}-bit codes (before: {report.bits_before}) learned again from "
         f"{counted(report.sample, 'image')}; {report.codes_changed:,} of "

@@ -26,7 +26,7 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `search`."""
     from wingbar.index.ranking import SearchOptions
 
-    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="one or more query images")
     parser.add_argument(
         "-k",
@@ -104,7 +104,7 @@ SEARCH = Verb(
 
 def explain_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `explain`."""
-    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
     parser.add_argument("image", metavar="IMAGE", help="the query image")
     parser.add_argument("-k", type=int, default=3, help="number of hits (default 3)")
     parser.add_argument(

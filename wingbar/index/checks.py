@@ -1,4 +1,4 @@
-"""Everything that can be wrong with an index file."""
+"""Everything that can be wrong with an index."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from wingbar.errors import StoreError, WingbarError
+from wingbar.index.engine import Url, place_of
+from wingbar.index.place import open_remote
 from wingbar.index.store import (
     CHUNK,
     ITEM_FIELDS,
@@ -23,16 +24,24 @@ from wingbar.index.store import (
 from wingbar.model.model import Model
 
 
-def verify(path: str | os.PathLike[str]) -> list[str]:
-    """Everything that is wrong with the index at `path`, one line each, even where it cannot be
-    opened as an index.
+def verify(path: str | os.PathLike[str] | Url) -> list[str]:
+    """Everything that is wrong with the index at a path or URL, one line each, even where a file
+    cannot be opened as an index.
 
-    Raises StoreError only when there is no file.
+    Raises StoreError only when there is none, or its server cannot be reached.
     """
+    place = place_of(path)
+    if isinstance(place, Url):
+        store_there = open_remote(place)
+        try:
+            with store_there.reading():
+                return list(store_there.problems())
+        finally:
+            store_there.close()
     try:
-        store = Store.open(Path(path))
+        store = Store.open(place)
     except StoreError as error:
-        if not Path(path).is_file():
+        if not place.is_file():
             raise
         return [str(error)]
     try:

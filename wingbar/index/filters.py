@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -16,7 +16,7 @@ from wingbar.errors import QueryError
 
 Where = str | Sequence[str]
 
-_NEAR_AMONG = 10_000  # values that are looked through for one that is near
+NEAR_AMONG = 10_000  # values that are looked through for one that is near
 _WITH_COMMAS = (  # and what parts thousands there
     (re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|0,\d+|,\d+)"), "."),  # 3,50
     (re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+"), "."),  # 1.234,50
@@ -85,25 +85,41 @@ def as_number(text: object) -> float | None:
     return None
 
 
-def why_nothing_passes(connection: sqlite3.Connection, conditions: Sequence[Condition]) -> str:
+def why_nothing_passes(
+    conditions: Sequence[Condition],
+    passes: Callable[[Sequence[Condition]], bool],
+    values: Callable[[str], list[str]],
+) -> str:
     """A sentence on the first field whose conditions no item passes, with values that are near; on
-    all of them, if each passes some."""
+    all of them, if each passes some. `passes` tells whether some item passes conditions, `values`
+    gives values of a field, at most NEAR_AMONG of them."""
     for field in dict.fromkeys(condition.field for condition in conditions):
         mine = [condition for condition in conditions if condition.field == field]
-        if len(matching(connection, mine)) == 0:
+        if not passes(mine):
             described = " and ".join(f"{c.field}{c.operator}{c.value}" for c in mine)
-            return f"no item has {described}{_near(connection, mine[0])}"
+            return f"no item has {described}{_near(mine[0], values)}"
     return "no item passes all of these filters, though some pass each of them"
 
 
-def _near(connection: sqlite3.Connection, condition: Condition) -> str:
+def values_of(connection: sqlite3.Connection, field: str) -> list[str]:
+    """Different values of a field other than the path, at most NEAR_AMONG of them."""
+    column, key = _column(field)
+    rows = connection.execute(f"SELECT DISTINCT {column} FROM items LIMIT {NEAR_AMONG}", key)
+    return [str(value) for (value,) in rows if value not in (None, "")]
+
+
+def no_column(name: str, columns: Sequence[str]) -> QueryError:
+    """The error of a filter on a column that no item has; `columns` are those that there are."""
+    have = ", ".join(["label", "path", *columns])
+    return QueryError(f"no item has a column {name!r}: filter on {have}")
+
+
+def _near(condition: Condition, values_of_field: Callable[[str], list[str]]) -> str:
     """What items have in the field of a condition: the values most like the one asked for, or the
     range of its numbers; "" for paths."""
     if condition.field == "path":
         return "; path=*/folder/* finds what is in a folder"
-    column, key = _column(condition.field)
-    rows = connection.execute(f"SELECT DISTINCT {column} FROM items LIMIT {_NEAR_AMONG}", key)
-    values = [str(value) for (value,) in rows if value not in (None, "")]
+    values = values_of_field(condition.field)
     if condition.operator not in ("=", "!="):
         numbers = [number for value in values if (number := as_number(value)) is not None]
         if not numbers:
@@ -174,5 +190,4 @@ def _require_column(connection: sqlite3.Connection, name: str, key: str) -> None
         rows = connection.execute(
             "SELECT DISTINCT key FROM items, json_each(items.columns) ORDER BY key"
         )
-        have = ", ".join(["label", "path", *(row[0] for row in rows)])
-        raise QueryError(f"no item has a column {name!r}: filter on {have}")
+        raise no_column(name, [row[0] for row in rows])

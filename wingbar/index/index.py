@@ -1,15 +1,13 @@
-"""Index: a file of images that can be searched by image."""
+"""Index: images, in a file or in a store on a server, that can be searched by image."""
 
 from __future__ import annotations
 
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, SupportsInt, TypeGuard
 
@@ -27,9 +25,11 @@ from wingbar.errors import (
     QueryError,
     StoreError,
 )
-from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack, words
+from wingbar.hamming.codes import Codes, Nearest, Packed, unpack
 from wingbar.index.checks import verify
-from wingbar.index.filters import Where, parse_where, why_nothing_passes
+from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url
+from wingbar.index.filters import Where, parse_where
+from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import (
     FINE,
     SHORTLIST,
@@ -39,19 +39,17 @@ from wingbar.index.ranking import (
     Hits,
     Ranked,
     SearchOptions,
-    coarse,
     rank,
+    stage_scores,
 )
 from wingbar.index.refit import RefitReport, refit
 from wingbar.index.sources import batch_of
-from wingbar.index.store import CHUNK, Item, Store
 from wingbar.index.sync import AddReport, add
 from wingbar.model.model import Embeddings, Model, check_same
 from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
 Query = images.Source | Embeddings | int  # an integer is the id of an item
-MERGED_FROM = 20_000  # items that came or went, from which codes are sorted anew
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ class IndexInfo:
     bits: length of the codes; None before the first image of a label-free index.
     dim: length of the features.
     unique_codes: number of distinct codes.
-    search_bytes: memory that a search keeps for the codes, in bytes.
-    bytes: size of the file and of its write-ahead log.
+    search_bytes: memory that a search keeps for the codes in this process, in bytes.
+    bytes: size of the file and of its write-ahead log, or of what a server keeps, in bytes.
     fingerprint: sha256 of the model's model.json, in hexadecimal digits.
     model: name of the model.
     method: how it was made: "itq" for label-free codes, or the training method.
@@ -99,19 +97,10 @@ class Deleted(int):
         return deleted
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """Codes in memory and the state of the file they are from: a checksum by chunk, and its version
-    where known."""
-
-    codes: Codes
-    marks: Mapping[int, int]
-    version: tuple[int, ...] | None
-
-
 class Index:
-    """An index file and its model: `create` or `open` one, then use it in a `with` block or `close`
-    it.
+    """An index and its model: `create` or `open` one, then use it in a `with` block or `close` it.
+    It is a file, or is kept on a server that its URL names: postgresql://HOST/DATABASE/NAME or
+    milvus://HOST/NAME.
 
     Safe to use from several threads: pictures are decoded and encoded side by side, searches of the
     codes take turns, and a search sees a change as a whole or not at all. When another index is put
@@ -119,13 +108,9 @@ class Index:
     that is under way raises StoreError and writes nothing into it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AnyStore) -> None:
         self._store = store
         self.model = Model(store.model_files())
-        self._epoch = store.epoch
-        self._loaded: _Loaded | None = None
-        self._merging: tuple[_Loaded, Future[Codes]] | None = None
-        self._background = ThreadPoolExecutor(1, "wingbar-merge")
         if self.model.is_outdated:
             warnings.warn(
                 f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
@@ -137,7 +122,7 @@ class Index:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], model: Model | str | os.PathLike[str] = "general"
+        cls, path: str | os.PathLike[str] | Url, model: Model | str | os.PathLike[str] = "general"
     ) -> Index:
         """A new index at `path` for images encoded by `model`: a Model, a model directory, or
         "general".
@@ -146,25 +131,31 @@ class Index:
         loaded.
         """
         loaded = model if isinstance(model, Model) else Model.load(model)
-        return cls(Store.create(Path(path), loaded.files))
+        return cls(create_store(path, loaded.files))
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Index:
+    def open(cls, path: str | os.PathLike[str] | Url) -> Index:
         """The index at `path`. Raises StoreError when there is none or it is damaged."""
-        store = Store.open(Path(path))
+        store = open_store(path)
         try:
             return cls(store)
         except ModelError as error:
-            raise StoreError(f"{path} is damaged ({error}): run wingbar verify {path}") from None
+            place = store.path
+            store.close()
+            raise StoreError(f"{place} is damaged ({error}): run wingbar verify {place}") from None
 
     @property
-    def path(self) -> Path:
-        """Where the file is."""
+    def path(self) -> Place:
+        """Where the file is; of an index on a server, its URL without the password."""
         return self._store.path
 
+    @property
+    def engine(self) -> str:
+        """What it is kept in, with versions."""
+        return self._store.engine
+
     def close(self) -> None:
-        """Release the file. Afterwards it is complete in itself and can be copied."""
-        self._background.shutdown(wait=False, cancel_futures=True)
+        """Release it. Afterwards a file is complete in itself and can be copied."""
         self._store.close()
 
     def __enter__(self) -> Index:
@@ -363,39 +354,48 @@ class Index:
         a box beside embeddings or parts of pictures.
         """
         given = _boxed(_listed(queries), options.box)
-        encodes = any(not isinstance(query, Embeddings) for query in given)
-        conditions = parse_where(options.where)
         while True:
-            self._refresh_model()
-            fine = self.fine_of(options)
-            model = self.model
-            embeddings, times = self._embed_queries(given, model)
-            with self.snapshot():
-                if model.fingerprint != self.model.fingerprint and encodes:
-                    # refitted by another process while the queries were encoded: encode them again
-                    continue
-                for query in embeddings:
-                    check_same(query, self.model, str(self.path))
-                searchable = self.searchable()
-                allowed = searchable.only(self._store.matching(conditions)) if conditions else None
-                start = time.perf_counter()
-                packed = np.concatenate(
-                    [np.empty((0, words(self.model.bits)), np.uint64)]
-                    + [query.codes for query in embeddings]
-                )
-                nearest = coarse(searchable, packed, options, fine, allowed)
-                times["coarse"] = (time.perf_counter() - start) * 1000 / max(len(nearest), 1)
-                found = []
-                for i, near in enumerate(nearest):
-                    clock = Clock(times)
-                    ranked = rank(
-                        near, fine, self.scores(searchable, embeddings[i], near, fine), options.k
-                    )
-                    clock.lap("fine")
-                    hits = self._fetch(ranked)
-                    clock.lap("fetch")
-                    found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
+            found = self._store.retried(lambda: self._found(given, options))
+            if found is not None:
                 return found
+            # refitted by another process while the queries were encoded: encode them again
+
+    def shortlists(
+        self, queries: Sequence[Embeddings], options: SearchOptions
+    ) -> tuple[Fine, list[Shortlist]]:
+        """Both stages for queries that are encoded, one embedding each, up to the order of their
+        shortlists; and the fine mode, whose order is that of `ranking.rank`.
+
+        Raises QueryError as `find` does.
+        """
+        with self.snapshot():
+            fine = self.fine_of(options)
+            for query in queries:
+                check_same(query, self.model, str(self.path))
+            return fine, self._store.search_codes(queries, options, fine)
+
+    def _found(self, queries: Sequence[Query], options: SearchOptions) -> list[Hits] | None:
+        """The hits of all queries from one snapshot; None when the model was replaced while they
+        were encoded."""
+        self._refresh_model()
+        model = self.model
+        self.fine_of(options)
+        embeddings, times = self._embed_queries(queries, model)
+        with self.snapshot():
+            encodes = any(not isinstance(query, Embeddings) for query in queries)
+            if model.fingerprint != self.model.fingerprint and encodes:
+                return None
+            fine, shortlists = self.shortlists(embeddings, options)
+            found = []
+            for one in shortlists:
+                clock = Clock({**times, "coarse": one.coarse_ms})
+                ranked = rank(one.near, fine, one.scores, options.k)
+                clock.lap("fine")
+                hits = self._fetch(ranked)
+                clock.lap("fetch")
+                clock.milliseconds["fine"] += one.fine_ms
+                found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
+            return found
 
     def why_nothing_passes(self, where: Where) -> str | None:
         """Why no item passes the filter `where`, with values that are near; None if one does.
@@ -404,11 +404,11 @@ class Index:
         with self._store.reading():
             if len(self._store.matching(conditions)):
                 return None
-            return why_nothing_passes(self._store.connection, conditions)
+            return self._store.why_nothing_passes(conditions)
 
     @contextmanager
     def snapshot(self) -> Iterator[bool]:
-        """A consistent read snapshot of the file, whatever other processes write.
+        """A consistent read snapshot, whatever other processes write; Milvus has none.
 
         Gives whether the model is still the one that was loaded; where it is not, the new one has
         replaced it.
@@ -442,62 +442,17 @@ class Index:
         self, searchable: Codes, query: Embeddings, near: Nearest, fine: Fine
     ) -> NDArray[np.float32] | None:
         """What a fine mode orders a shortlist of one query by: [P] in [-1, 1]; None for "none"."""
-        if fine == "none":
-            return None
-        if fine == "asymmetric":
-            return agreement(query.logits[0], searchable.of(near.ids), self.model.bits)
-        return (
-            self._store.features(near.ids.tolist(), self.model.dim).astype(np.float32)
-            @ query.features[0]
-        )
+        return stage_scores(self._store, searchable, query, near, fine)
 
     def searchable(self) -> Codes:
         """The codes in memory, brought up to date when this or another process has changed the
-        file.
+        index. A search of an index on a server needs none of them; an evaluation does.
 
-        Inserts and deletes since the last call are applied in milliseconds; the large part is
-        rebuilt in the background once they have grown in number.
+        Inserts and deletes in a file since the last call are applied in milliseconds; the large
+        part is rebuilt in the background once they have grown in number.
         """
         with self._store.reading():
-            return self._searchable()
-
-    def _searchable(self) -> Codes:
-        if self._merging is not None and self._merging[1].done():
-            before, merged = self._merging
-            self._merging = None
-            if self._loaded is not None:  # not refitted meanwhile
-                self._loaded = replace(before, codes=merged.result(), version=None)
-        version = self._store.version()
-        if self._loaded is None or self._loaded.version != version:
-            self._loaded = self._up_to_date(self._loaded, version)
-            now = self._loaded.codes
-            if self._merging is None and now.unmerged > max(MERGED_FROM, len(now) // 16):
-                self._merging = self._loaded, self._background.submit(now.merged)
-        return self._loaded.codes
-
-    def _up_to_date(self, before: _Loaded | None, version: tuple[int, ...]) -> _Loaded:
-        marks = self._store.code_marks()
-        if before is None:
-            ids, packed = self._store.codes(self.model.bits)
-            return _Loaded(Codes(packed, self.model.bits, ids), marks, version)
-        changed = [
-            chunk
-            for chunk in {*marks, *before.marks}
-            if marks.get(chunk) != before.marks.get(chunk)
-        ]
-        ids, packed = self._store.codes(self.model.bits, changed)
-        places = (
-            np.concatenate([np.arange(c * CHUNK, (c + 1) * CHUNK) for c in sorted(changed)])
-            if changed
-            else ids[:0]
-        )
-        new = ~before.codes.has(ids)
-        if (before.codes.of(ids[~new]) != packed[~new]).any():  # a copy was put back: start anew
-            return self._up_to_date(None, version)
-        gone = places[before.codes.has(places) & ~np.isin(places, ids, assume_unique=True)]
-        if not new.any() and not len(gone):
-            return replace(before, marks=marks, version=version)
-        return _Loaded(before.codes.changed(ids[new], packed[new], gone), marks, version)
+            return self._store.searchable(self.model.bits)
 
     def _embed_queries(
         self, queries: Sequence[Query], model: Model
@@ -532,7 +487,11 @@ class Index:
         with self.snapshot():
             if not self._store.existing([id_]):
                 raise QueryError(f"{self.path} holds no item {id_}: it may have been deleted")
-            packed = self.searchable().of(np.array([id_], np.int64))
+            packed = (
+                self._store.codes_of([id_], self.model.bits)
+                if isinstance(self._store.path, Url)
+                else self.searchable().of(np.array([id_], np.int64))
+            )
             features = self._store.features([id_], self.model.dim).astype(np.float32)
             signs = np.where(unpack(packed, self.model.bits), np.float32(1), np.float32(-1))
             model = self.model
@@ -566,17 +525,17 @@ class Index:
     def info(self) -> IndexInfo:
         """Numbers about the index; see IndexInfo."""
         self._refresh_model()
-        fitted = self.model.gives_codes
-        searchable = self.searchable().merged() if fitted else None
-        beside = [self.path, Path(f"{self.path}-wal")]
+        bits = self.model.bits if self.model.gives_codes else None
+        with self._store.reading():
+            stored = self._store.info(bits)
         return IndexInfo(
-            items=len(self),
-            labels=len(self._store.label_counts()),
-            bits=self.model.bits if fitted else None,
+            items=stored.items,
+            labels=stored.labels,
+            bits=bits,
             dim=self.model.dim,
-            unique_codes=searchable.unique if searchable else 0,
-            search_bytes=searchable.nbytes if searchable else 0,
-            bytes=sum(path.stat().st_size for path in beside if path.exists()),
+            unique_codes=stored.unique_codes,
+            search_bytes=stored.search_bytes,
+            bytes=stored.bytes,
             fingerprint=self.model.fingerprint,
             model=self.model.name,
             method=self.model.method,
@@ -609,12 +568,7 @@ class Index:
             )
         if ids is None:
             return self._store.codes(self.model.bits)[1]
-        wanted = np.array(list(ids), np.int64)
-        stored, packed = self._store.codes(self.model.bits, np.unique(wanted // CHUNK).tolist())
-        missing = wanted[~np.isin(wanted, stored)]
-        if missing.size:
-            raise StoreError(f"{self.path} holds no item {missing[0]}")
-        return packed[np.searchsorted(stored, wanted)]
+        return self._store.codes_of(list(ids), self.model.bits)
 
     def features(self, ids: Iterable[int] | None = None) -> NDArray[np.float16]:
         """The features [N, d] float16 of the items `ids`, in their order; None for all.
@@ -658,17 +612,11 @@ class Index:
     def _refresh_model(self) -> None:
         """Load the model again when another process has fitted or refitted it."""
         with self._store.reading():
-            fingerprint, epoch = self._store.model_fingerprint(), self._store.epoch
-            if fingerprint != self.model.fingerprint:
+            if self._store.model_fingerprint() != self.model.fingerprint:
                 self._take(Model(self._store.model_files()))
-            if epoch != self._epoch:
-                self._epoch = epoch
-                self._loaded = self._merging = None
 
     def _take(self, model: Model) -> None:
-        """Use another model than the one that the codes in memory are of."""
-        if model.fingerprint != self.model.fingerprint:
-            self._loaded = self._merging = None
+        """Use another model from now on."""
         self.model = model
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import QueryError
-from wingbar.hamming.codes import Codes, Distances, Filter, Ids, Nearest, Packed
+from wingbar.hamming.codes import Codes, Distances, Filter, Ids, Nearest, Packed, agreement
 from wingbar.images import Box
 from wingbar.index.filters import parse_where
+from wingbar.model.model import Embeddings
 
 Fine = Literal["none", "ties", "pool", "asymmetric"]
 FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
@@ -125,6 +126,25 @@ def coarse(
     return searchable.nearest(
         queries, want, radius=options.radius, allowed=allowed, ties="include", limit=TIE_CAP * want
     )
+
+
+class Features(Protocol):
+    """Where features are read from."""
+
+    def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
+        """Features [N, d] of the items `ids`, in their order."""
+
+
+def stage_scores(
+    store: Features, searchable: Codes, query: Embeddings, near: Nearest, fine: Fine
+) -> NDArray[np.float32] | None:
+    """What a fine mode orders the shortlist of one query by: [P] in [-1, 1]; None for "none"."""
+    if fine == "none":
+        return None
+    if fine == "asymmetric":
+        return agreement(query.logits[0], searchable.of(near.ids), query.bits)
+    features = store.features(near.ids.tolist(), query.features.shape[1])
+    return features.astype(np.float32) @ query.features[0]
 
 
 def rank(

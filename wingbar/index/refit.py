@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.errors import ImageError, ModelError, StoreError
-from wingbar.index.store import NO_FILE, Item, Store
+from wingbar.index.engine import NO_FILE, AnyStore, Item
 from wingbar.model.model import SAMPLE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
@@ -41,7 +41,7 @@ class RefitReport:
 
 
 def refit(
-    store: Store,
+    store: AnyStore,
     model: Model,
     *,
     bits: int,
@@ -139,7 +139,7 @@ def _left(items: Mapping[int, Item], encoded: Mapping[int, _Encoded]) -> dict[in
 class _Again:
     """Reads the files of indexed images and encodes them again."""
 
-    store: Store
+    store: AnyStore
     model: Model
     threads: int
     progress: Progress

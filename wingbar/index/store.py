@@ -15,26 +15,32 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
 from wingbar.files import partial_path, remove_leftovers
-from wingbar.hamming.codes import Packed, words
+from wingbar.hamming.codes import Codes, Packed, words
 from wingbar.index import filters
-from wingbar.index.filters import Condition, as_number
+from wingbar.index.engine import NO_FILE as NO_FILE
+from wingbar.index.engine import Item as Item
+from wingbar.index.engine import Row, Shortlist, StoreInfo, require_model
+from wingbar.index.filters import Condition, as_number, parse_where
+from wingbar.index.memory import CHUNK as CHUNK
+from wingbar.index.memory import CodesInMemory
+from wingbar.index.ranking import Fine, SearchOptions, coarse, stage_scores
+from wingbar.model.model import Embeddings
+
+T = TypeVar("T")
 
 FORMAT = 1
-CHUNK = 65_536  # codes per blob
-NO_FILE = -1  # the size of an item that is no file
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 # A damaged name makes Python fail at the text of the error itself.
@@ -72,26 +78,6 @@ CREATE INDEX codes_by_crc ON codes (chunk, crc)  -- tells which chunks changed w
 """
 
 
-@dataclass(frozen=True)
-class Item:
-    """One image of an index as it is stored, without code and feature.
-
-    path: absolute path, or array:HASH for a picture that is no file.
-    label: its class, if any.
-    columns: further columns of its row in a CSV file.
-    size: bytes of the file, or NO_FILE.
-    mtime: time of its last change in nanoseconds since 1970.
-    content: sha256 of the file.
-    """
-
-    path: str
-    label: str | None
-    columns: Mapping[str, str] = field(hash=False)
-    size: int
-    mtime: int
-    content: bytes
-
-
 class Store:
     """An open index file. Every error of SQLite leaves as a StoreError with the next step.
 
@@ -109,6 +95,7 @@ class Store:
         self._reopened = 0
         self._rows_checked = 0  # ids up to this one, for filters
         self._is_new = False
+        self._memory = CodesInMemory(self)
         self._use(connection, _state(path))
 
     def _use(self, connection: sqlite3.Connection, state: _State | None) -> None:
@@ -199,6 +186,7 @@ class Store:
 
         Where another process reads or the file cannot be written, the log stays, and stays valid.
         """
+        self._memory.close()
         with self._lock:
             self._empty_log()
             self._db.close()
@@ -249,6 +237,20 @@ class Store:
             if not nested and _is_immutable(self._db) and _state(self.path) != self._seen:
                 raise StoreError(f"{self.path} was changed while it was read: try again")
 
+    def retried(self, work: Callable[[], T]) -> T:
+        """The result of `work`: a file has no connection that can be lost."""
+        return work()
+
+    @property
+    def engine(self) -> str:
+        """SQLite's version."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    @property
+    def scratch(self) -> Path:
+        """Beside the file."""
+        return self.path
+
     def version(self) -> tuple[int, ...]:
         """Changes whenever this or another process has written to the file."""
         with self._explaining():
@@ -282,28 +284,50 @@ class Store:
         self._db.executemany("INSERT OR REPLACE INTO model VALUES (?, ?)", changed)
         self._set_meta("fingerprint", hashlib.sha256(files["model.json"]).hexdigest())
 
+    def identity(self) -> str:
+        """A random number from when the index was made; of older indexes the time alone."""
+        with self._explaining():
+            return " ".join(value for _, value in _identity(self._db))
+
+    def copied_from(self) -> str | None:
+        """What this index is a copy of, by the mark that `copy` left."""
+        with self._explaining():
+            row = self._db.execute("SELECT 1 FROM meta WHERE name = 'copied_from'").fetchone()
+        return None if row is None else self._meta("copied_from")
+
+    def set_copied_from(self, source: str) -> None:
+        """Leave that mark. Inside `writing`."""
+        self._set_meta("copied_from", source)
+
     # -- write items
 
     def add(
-        self, items: Sequence[Item], packed: Packed, features: NDArray[np.float32], bits: int
+        self,
+        items: Sequence[Item],
+        packed: Packed,
+        features: NDArray[np.floating],
+        bits: int,
+        ids: Sequence[int] | None = None,
     ) -> None:
         """Store items with their codes [N, w] and features [N, d], replacing items of the same
-        path. Inside `writing`."""
-        self.delete(self.ids_of_paths([item.path for item in items]).values())
+        path; with `ids`, under these ids, replacing what has them. Inside `writing`."""
+        old = set(self.ids_of_paths([item.path for item in items]).values())
+        self.delete(old if ids is None else old.union(ids))
         halves = features.astype("<f2")
-        ids = []
-        for item, half in zip(items, halves, strict=True):
+        wanted = [None] * len(items) if ids is None else list(ids)
+        given = []
+        for id_, item, half in zip(wanted, items, halves, strict=True):
             cursor = self._db.execute(
-                "INSERT INTO items (path, label, columns, size, mtime, content, crc) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                _row(item),
+                "INSERT INTO items (id, path, label, columns, size, mtime, content, crc) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (id_, *_row(item)),
             )
             data = half.tobytes()
             self._db.execute(
                 "INSERT INTO features VALUES (?, ?, ?)", (cursor.lastrowid, data, zlib.crc32(data))
             )
-            ids.append(cursor.lastrowid)
-        self._write_codes(np.array(ids, np.int64), packed, bits)
+            given.append(cursor.lastrowid)
+        self._write_codes(np.array(given, np.int64), packed, bits)
 
     def update(self, changes: Mapping[int, Item]) -> None:
         """Replace the records of items by id; code and feature stay. Inside `writing`."""
@@ -347,6 +371,58 @@ class Store:
         Inside `writing`."""
         self._db.execute("DELETE FROM codes")
 
+    # -- search
+
+    def searchable(self, bits: int) -> Codes:
+        """All codes in memory, brought up to date."""
+        with self.reading():
+            return self._memory.searchable(bits)
+
+    def search_codes(
+        self, queries: Sequence[Embeddings], options: SearchOptions, fine: Fine
+    ) -> list[Shortlist]:
+        """Both stages of a search; see `Engine.search_codes`."""
+        if not queries:
+            return []
+        with self.reading():
+            require_model(self, queries, self.model_fingerprint())
+            bits = queries[0].bits
+            searchable = self.searchable(bits)
+            conditions = parse_where(options.where)
+            allowed = searchable.only(self.matching(conditions)) if conditions else None
+            start = time.perf_counter()
+            packed = np.concatenate([query.codes for query in queries])
+            nearest = coarse(searchable, packed, options, fine, allowed)
+            coarse_ms = (time.perf_counter() - start) * 1000 / len(queries)
+            found = []
+            for query, near in zip(queries, nearest, strict=True):
+                start = time.perf_counter()
+                scores = stage_scores(self, searchable, query, near, fine)
+                fine_ms = (time.perf_counter() - start) * 1000
+                found.append(Shortlist(near, scores, coarse_ms, fine_ms))
+            return found
+
+    def info(self, bits: int | None) -> StoreInfo:
+        """What the file holds."""
+        searchable = None if bits is None else self.searchable(bits).merged()
+        beside = [self.path, Path(f"{self.path}-wal")]
+        return StoreInfo(
+            items=self.count(),
+            labels=len(self.label_counts()),
+            unique_codes=searchable.unique if searchable else 0,
+            search_bytes=searchable.nbytes if searchable else 0,
+            bytes=sum(path.stat().st_size for path in beside if path.exists()),
+        )
+
+    def why_nothing_passes(self, conditions: Sequence[Condition]) -> str:
+        """Why the filter lets nothing pass, as `filters.why_nothing_passes`."""
+        with self._explaining():
+            return filters.why_nothing_passes(
+                conditions,
+                lambda some: len(filters.matching(self._db, some)) > 0,
+                lambda field: filters.values_of(self._db, field),
+            )
+
     # -- read
 
     def code_marks(self) -> dict[int, int]:
@@ -374,6 +450,27 @@ class Store:
                 ids.append(places + chunk * CHUNK)
                 packed.append(column[places])
         return np.concatenate(ids), np.concatenate(packed)
+
+    def codes_of(self, ids: Sequence[int], bits: int) -> Packed:
+        """Codes [N, w] uint64 of the items `ids`, in their order. Raises StoreError for an id that
+        is not there."""
+        wanted = np.array(ids, np.int64)
+        stored, packed = self.codes(bits, np.unique(wanted // CHUNK).tolist())
+        missing = wanted[~np.isin(wanted, stored)]
+        if missing.size:
+            raise StoreError(f"{self.path} holds no item {missing[0]}")
+        return packed[np.searchsorted(stored, wanted)]
+
+    def rows(self, above: int, size: int, bits: int, dim: int) -> list[Row]:
+        """Up to `size` items with greater ids than `above`, by ascending id."""
+        with self.reading():
+            found = self._item_rows(above, size)
+            ids = [id_ for id_, _ in found]
+            packed, features = self.codes_of(ids, bits), self.features(ids, dim)
+            return [
+                Row(id_, self._item(id_, row), packed[i], features[i])
+                for i, (id_, row) in enumerate(found)
+            ]
 
     def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one
@@ -610,14 +707,16 @@ class Store:
         return Item(path, label, columns, size, mtime, content)
 
     def _item_rows(
-        self, above: int = -(2**63)
+        self, above: int = -(2**63), limit: int = -1
     ) -> list[tuple[int, tuple[str, str | None, str, int, int, bytes]]]:
-        """The checked ITEM_FIELDS of all items with greater ids than `above`, and their ids."""
+        """The checked ITEM_FIELDS of all items with greater ids than `above`, or of the first
+        `limit` of them, and their ids."""
         out = []
         last = above
         with self._explaining():
             for id_, *row in self._db.execute(
-                f"SELECT id, {ITEM_FIELDS}, crc FROM items WHERE id > ? ORDER BY id", (above,)
+                f"SELECT id, {ITEM_FIELDS}, crc FROM items WHERE id > ? ORDER BY id LIMIT ?",
+                (above, limit),
             ):
                 if id_ <= last:  # a damaged tree can lead round and round
                     raise self._damaged(f"item {id_} comes after item {last}")

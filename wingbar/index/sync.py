@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
 from wingbar.images import Failure, printable
+from wingbar.index.engine import NO_FILE, AnyStore, Item
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sources import Batch, Wanted, content_of
-from wingbar.index.store import NO_FILE, Item, Store
 from wingbar.index.unfinished import Outputs
 from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
@@ -103,7 +103,7 @@ class _Tally:
 
 
 def add(
-    store: Store,
+    store: AnyStore,
     model: Model,
     batch: Batch,
     *,
@@ -157,7 +157,7 @@ class _Sync:
 
     def __init__(
         self,
-        store: Store,
+        store: AnyStore,
         model: Model,
         bits: int | None,
         seed: int,
@@ -176,7 +176,7 @@ class _Sync:
         self._done, self._total = 0, 0
         self._claimed: set[int] = set()
         self._held: dict[str, list[int]] = {}  # items without a file, by the folder that is empty
-        self._outputs = Outputs(store.path, model) if not model.gives_codes else None
+        self._outputs = Outputs(store.scratch, model) if not model.gives_codes else None
         self._changes: dict[int, Item] = {}
         self._by_real: dict[str, str] | None = None  # where links lead -> the path of its item
         # encoded batches that are not stored yet
@@ -362,6 +362,12 @@ class _Sync:
             return
         if self._waiting and not self.model.gives_codes:
             return  # interrupted before the codes were known
+        self.store.retried(lambda: self._write(new_model))
+        self._waiting, self._changes = [], {}
+        self._stored_at = time.monotonic()
+
+    def _write(self, new_model: bool) -> None:
+        """In one transaction: the model, where it is new, and what waits."""
         with self.store.writing():
             self._adopt_or_write_model(new_model)
             for items, raw in self._waiting:
@@ -371,8 +377,6 @@ class _Sync:
             self.store.update(
                 {i: item for i, item in self._changes.items() if taken.get(item.path, i) == i}
             )
-        self._waiting, self._changes = [], {}
-        self._stored_at = time.monotonic()
 
     def remove(self, gone: Mapping[int, str]) -> int:
         """Delete the items of files that are gone, unless they were found to have moved."""

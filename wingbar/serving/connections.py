@@ -61,7 +61,7 @@ class Reader:
 
     def check(self) -> None:
         """Raises StoreError when the index cannot be read or its file was moved or replaced."""
-        path = self.index.path
+        path = self.store.path
         if not path.exists():
             raise StoreError(f"{path} is gone: restore it, or start the server with another index")
         self.store.model_fingerprint()  # follows another index that was put in its place
