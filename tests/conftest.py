@@ -13,7 +13,7 @@ from PIL import Image
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.databases import Server, postgres
+from tests.databases import Server, postgres, require_milvus
 from wingbar.index.index import Index
 
 HUES = {"red": (200, 40, 30), "green": (40, 170, 60), "blue": (30, 60, 200)}
@@ -64,3 +64,10 @@ def postgres_server() -> Iterator[Server]:
     """A PostgreSQL server with pgvector; the test is skipped where none is installed."""
     with postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def milvus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a file of Milvus Lite can be; the test is skipped where that is not installed."""
+    require_milvus()
+    return tmp_path_factory.mktemp("milvus") / "m.db"

@@ -1,7 +1,8 @@
-"""A PostgreSQL server of its own for the tests, on 127.0.0.1."""
+"""Databases of their own for the tests: a PostgreSQL server on 127.0.0.1, a file of Milvus Lite."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import pwd
@@ -10,9 +11,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,14 +24,12 @@ SECONDS = 60.0  # in which a server must answer
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "fsync": "off",
-    "full_page_writes": "off",
-    "synchronous_commit": "off",
     "shared_buffers": "32MB",
     "max_connections": "40",
     "autovacuum": "off",
     "logging_collector": "off",
 }
+HASTY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
 @dataclass
@@ -41,14 +40,15 @@ class Server:
     data: its folder, which it owns.
     port: on 127.0.0.1.
     user: the user of the system that runs it; None for the user of the tests.
+    settings: of the server.
     """
 
     binaries: Path
     data: Path
     port: int
     user: str | None
+    settings: Mapping[str, str]
     _process: subprocess.Popen[bytes] | None = None
-    _databases: list[str] = field(default_factory=list)
 
     def url(self, name: str = "", user: str = "postgres", database: str = "postgres") -> str:
         """The URL of an index there."""
@@ -57,7 +57,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        arguments = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+        arguments = [f"-c{name}={value}" for name, value in self.settings.items()]
         with (self.data.parent / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self.binaries / "postgres", "-D", self.data, "-p", str(self.port), *arguments],
@@ -92,16 +92,34 @@ class Server:
         return done.returncode == 0
 
 
-def skip_or_fail(reason: str) -> NoReturn:
+def has_milvus() -> bool:
+    """Whether a version of Milvus Lite that has binary vectors is installed."""
+    try:
+        return int(importlib.metadata.version("milvus-lite").split(".")[0]) < 3
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def require_milvus() -> None:
+    """Skip the test where there is no Milvus Lite."""
+    if not has_milvus() or importlib.util.find_spec("pymilvus") is None:
+        skip_or_fail(
+            "there is no Milvus Lite: pip install pymilvus 'milvus-lite>=2.5.1,<3' 'setuptools<82'",
+            "WINGBAR_MILVUS",
+        )
+
+
+def skip_or_fail(reason: str, variable: str = "WINGBAR_POSTGRES") -> NoReturn:
     """Skip the test, or fail it when the environment variable says that it has to run."""
-    if os.environ.get("WINGBAR_POSTGRES") == "required":
+    if os.environ.get(variable) == "required":
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 @contextmanager
-def postgres() -> Iterator[Server]:
-    """A server for as long as the block lasts. Skips the test where none is installed."""
+def postgres(settings: Mapping[str, str] = HASTY) -> Iterator[Server]:
+    """A server for as long as the block lasts, by default one that waits for no disk. Skips the
+    test where none is installed."""
     if importlib.util.find_spec("psycopg") is None:
         skip_or_fail("psycopg is not installed: pip install 'wingbar[postgres]'")
     installed = _installed()
@@ -126,7 +144,7 @@ def postgres() -> Iterator[Server]:
             user=user,
             cwd=home,
         )
-        server = Server(installed, data, _free_port(), user)
+        server = Server(installed, data, _free_port(), user, {**SETTINGS, **settings})
         server.start()
         try:
             yield server

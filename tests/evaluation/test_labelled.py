@@ -275,7 +275,7 @@ def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(many, bits=8)
         ids, packed = index.ids(), index.codes()
-        with closing(Store.open(index.path)) as store, store.writing():
+        with closing(Store.open(tmp_path / "a.wb")) as store, store.writing():
             store.replace_embeddings(
                 packed | np.uint64(9), index.features().astype(np.float32), ids, 8
             )

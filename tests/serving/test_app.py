@@ -13,7 +13,7 @@ import pytest
 from tests.servers import ask, jpeg, metrics, problem, service_of, serving
 from wingbar.index.index import Index
 from wingbar.index.ranking import Hits
-from wingbar.serving import app, service
+from wingbar.serving import app, connections
 from wingbar.serving.settings import Limits, Settings
 
 
@@ -92,12 +92,12 @@ def test_filters_that_take_too_long_are_cut_off(shared_index_path: Path) -> None
     limits = Limits(filter_seconds=0)
     many = [f"path=*a*b{i}*" for i in range(32)]
     with serving(Settings(index=shared_index_path, limits=limits)) as client:
-        service.STEPS, steps = 10, service.STEPS
+        connections.STEPS, steps = 10, connections.STEPS
         try:
             problem(client.get("/api/items", params={"where": many}), 422, "32 filters", "0 s")
             problem(client.post("/api/search", json={"id": 1, "where": many}), 422, "32 filters")
         finally:
-            service.STEPS = steps
+            connections.STEPS = steps
         assert client.get("/api/items").json()["total"] == 60
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wingbar.index.index import Index, IndexInfo
     from wingbar.index.refit import RefitReport
     from wingbar.index.sync import AddReport
+    from wingbar.model.model import Model
 
 # -- index
 
@@ -53,7 +54,9 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         help="a folder, a CSV file (path,label,split,...), or image files",
     )
     parser.add_argument(
-        "--model", help="a model directory, or general (the default): no labels, no training"
+        "--model",
+        help="a model directory, another index whose model is taken, or general (the default): no "
+        "labels, no training",
     )
     parser.add_argument(
         "--bits", type=code_length, help="code length of a label-free index (default 64)"
@@ -105,7 +108,7 @@ def index(args: argparse.Namespace) -> int:
     opened = (
         Index.open(path)
         if args.refit or exists(path)
-        else Index.create(path, args.model or "general")
+        else Index.create(path, _model(args.model or "general"))
     )
     with opened as found:
         if args.model:
@@ -278,11 +281,22 @@ def _images(args: argparse.Namespace, name: str) -> Images:
     return chosen
 
 
-def _check_model(name: str, found: Index) -> None:
-    """Raise WingbarError, naming both models, when `name` is not the model of the index."""
+def _model(name: str) -> Model:
+    """The model in a directory, of another index, or the built-in one."""
+    from wingbar.index.engine import Url, place_of
+    from wingbar.index.index import Index
     from wingbar.model.model import Model
 
-    wanted, own = Model.load(name), found.model
+    place = place_of(name)
+    if isinstance(place, Url) or place.is_file():
+        with Index.open(place) as index:
+            return index.model
+    return Model.load(name)
+
+
+def _check_model(name: str, found: Index) -> None:
+    """Raise WingbarError, naming both models, when `name` is not the model of the index."""
+    wanted, own = _model(name), found.model
     fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
     if wanted.files["model.onnx"] != own.files["model.onnx"] or (
         fitted is not None and fitted != own.files.get("rotation.npz")

@@ -32,6 +32,7 @@ __all__ = [
     "Ties",
     "agreement",
     "hamming",
+    "merge_nearest",
     "pack",
     "unpack",
     "warm_up",
@@ -321,6 +322,13 @@ class Codes:
         most = k if ties == "cut" else UNLIMITED if limit is None else max(int(limit), k)
         within = self.bits if radius is None else max(-1, min(int(radius), self.bits))
         return Request(k, most, within, PATHS[path])
+
+
+def merge_nearest(found: Sequence[Nearest], k: int, limit: int) -> Nearest:
+    """The nearest items among the results of one query in several sets of codes, which share no
+    ids: the first `k` by (distance, id) and, up to `limit` in all, what ties with the last of
+    them."""
+    return merge(found, Request(k, limit, 0, PATHS["auto"]))
 
 
 def _sorted(parts: Sequence[Part], ids: Ids, codes: Packed) -> tuple[Ids, Packed]:

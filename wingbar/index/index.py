@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Self, SupportsInt, TypeGuard
 
@@ -368,11 +369,15 @@ class Index:
 
         Raises QueryError as `find` does.
         """
-        with self.snapshot():
-            fine = self.fine_of(options)
-            for query in queries:
-                check_same(query, self.model, str(self.path))
-            return fine, self._store.search_codes(queries, options, fine)
+
+        def found() -> tuple[Fine, list[Shortlist]]:
+            with self.snapshot():
+                fine = self.fine_of(options)
+                for query in queries:
+                    check_same(query, self.model, str(self.path))
+                return fine, self._store.search_codes(queries, options, fine)
+
+        return self._store.retried(found)
 
     def _found(self, queries: Sequence[Query], options: SearchOptions) -> list[Hits] | None:
         """The hits of all queries from one snapshot; None when the model was replaced while they
@@ -421,7 +426,7 @@ class Index:
     def fine_of(self, options: SearchOptions) -> Fine:
         """The fine mode of a search with these options. Raises QueryError when this index cannot
         answer it."""
-        if not self.model.gives_codes or self._store.is_empty():
+        if self.is_empty:
             raise QueryError(
                 f"{self.path} holds no images yet: add some with wingbar index {self.path} IMAGES"
             )
@@ -557,6 +562,10 @@ class Index:
             else self._store.items(list(ids))
         )
 
+    def first_items(self, count: int) -> list[Item]:
+        """The `count` items with the smallest ids, or all."""
+        return [item for _, item in islice(self._store.all_items(), count)]
+
     def codes(self, ids: Iterable[int] | None = None) -> Packed:
         """The codes [N, w] uint64 of the items `ids`, in their order; None for all.
 
@@ -584,6 +593,29 @@ class Index:
         """All features in blocks [at most size, d], for indexes whose features should not all be in
         memory."""
         return self._store.feature_blocks(self.model.dim, size)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to search yet."""
+        return not self.model.gives_codes or self._store.is_empty()
+
+    def existing(self, ids: Iterable[int]) -> list[int]:
+        """Those of `ids` that are in the index."""
+        return self._store.existing(ids)
+
+    def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
+        """Ids of those `paths` that are in the index."""
+        return self._store.ids_of_paths(paths)
+
+    def matching(self, where: Where) -> NDArray[np.int64]:
+        """The ids [N] int64, ascending, of the items that pass the filter `where`; of all without
+        one. Raises QueryError."""
+        conditions = parse_where(where)
+        return self._store.matching(conditions) if conditions else self._store.ids()
+
+    def version(self) -> tuple[int, ...]:
+        """Changes whenever something was written."""
+        return self._store.version()
 
     def labels(self) -> list[str | None]:
         """The label of every item."""
@@ -701,9 +733,7 @@ def explain(index: Index, query: images.Source | int, hits: Sequence[Hit]) -> Ex
         code = unpack(index.model.encode([query]).codes, index.model.bits)[0]
     ids = np.array([hit.id for hit in hits], np.int64)
     theirs = (
-        unpack(index.searchable().of(ids), index.model.bits)
-        if len(ids)
-        else np.empty((0, len(code)), bool)
+        unpack(index.codes(ids), index.model.bits) if len(ids) else np.empty((0, len(code)), bool)
     )
     looks: list[Look | None] = []
     for hit in hits:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from wingbar.errors import ModelError, QueryError, StoreError, one_line
 from wingbar.hamming.codes import Nearest, Packed, agreement, unpack, words
 from wingbar.index.engine import Item, Row, Shortlist, StoreInfo, Url, require_model
-from wingbar.index.filters import NEAR_AMONG, Condition, no_column, parse_where
+from wingbar.index.filters import NEAR_AMONG, Condition, NoColumnError, parse_where
 from wingbar.index.memory import CHUNK
 from wingbar.index.postgres_sql import (
     bit_text,
@@ -893,7 +893,7 @@ class PostgresStore(RemoteStore):
         for name in {c.field for c in conditions} - {"label", "path"}:
             if not self._rows("SELECT 1 FROM {s}.items WHERE columns ? %s LIMIT 1", (name,)):
                 rows = self._rows("SELECT DISTINCT jsonb_object_keys(columns) FROM {s}.items")
-                raise no_column(name, sorted(row[0] for row in rows))
+                raise NoColumnError(name, sorted(row[0] for row in rows))
 
     # -- checks
 

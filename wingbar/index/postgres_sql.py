@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from wingbar.hamming.codes import Packed, pack, unpack
 from wingbar.index.engine import Item
-from wingbar.index.filters import Condition, as_number
+from wingbar.index.filters import Condition, as_number, glob_regex
 
 
 def key_of(path: str) -> bytes:
@@ -115,7 +114,7 @@ def _clause_sql(condition: Condition, values: dict[str, object]) -> str:
         return f"%({name})s"
 
     if condition.field == "path":
-        pattern = _glob_regex(condition.value)
+        pattern = glob_regex(condition.value)
         test = "false"
         if pattern is not None:
             test = f"""(i.path COLLATE "C" ~ {named(f"^(.*/)?(?:{pattern})$")})"""
@@ -134,28 +133,3 @@ def _clause_sql(condition: Condition, values: dict[str, object]) -> str:
             test = f"({test} OR coalesce({compared.format('=')}, false))"
         return test if condition.operator == "=" else f"NOT {test}"
     return compared.format(condition.operator)
-
-
-def _glob_regex(pattern: str) -> str | None:
-    """SQLite's GLOB as a regular expression of PostgreSQL; None for one that nothing matches."""
-    out, place = [], 0
-    while place < len(pattern):
-        character = pattern[place]
-        place += 1
-        if character == "*":
-            out.append(".*")
-        elif character == "?":
-            out.append(".")
-        elif character != "[":
-            out.append(re.sub(r"([^\w\s/-])", r"\\\1", character))
-        else:
-            inverted = pattern[place : place + 1] == "^"
-            first = place + inverted
-            end = pattern.find("]", first + 1)
-            if end < 0:
-                return None
-            members = pattern[first:end].replace("\\", "\\\\").replace("[", "\\[")
-            members = members.replace("]", "\\]")
-            out.append(f"[{'^' if inverted else ''}{members}]")
-            place = end + 1
-    return "".join(out)

@@ -82,18 +82,38 @@ class Hit:
     columns: Mapping[str, str] = field(hash=False)
 
 
+@dataclass(frozen=True)
+class FailedShard:
+    """A shard that did not answer.
+
+    name: its file or its URL, without the password.
+    reason: why, in one sentence.
+    """
+
+    name: str
+    reason: str
+
+
 class Hits(list[Hit]):
     """The hits of one query, best first, and how they were found.
 
     shortlist: number of items that the fine stage looked at.
     cut: whether items that tied with the last of them were left out.
     milliseconds: time of each stage: decode, encode, coarse, fine, fetch.
+    failed: the shards that did not answer, so that hits of theirs are missing; always empty for
+        one index.
     """
 
     def __init__(
-        self, hits: Iterable[Hit], shortlist: int, cut: bool, milliseconds: Mapping[str, float]
+        self,
+        hits: Iterable[Hit],
+        shortlist: int,
+        cut: bool,
+        milliseconds: Mapping[str, float],
+        failed: Sequence[FailedShard] = (),
     ) -> None:
         super().__init__(hits)
+        self.failed = tuple(failed)
         self.shortlist = shortlist
         self.cut = cut
         self.milliseconds = milliseconds

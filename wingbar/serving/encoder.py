@@ -21,7 +21,7 @@ from wingbar.model import runtime
 from wingbar.model.model import NOT_FINITE, Embeddings, Float32, Model
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered, Batcher, BusyError
-from wingbar.serving.connections import Reader
+from wingbar.serving.connections import AnyReader
 from wingbar.serving.settings import Limits
 
 if TYPE_CHECKING:
@@ -192,10 +192,10 @@ class Encoder:
         ]
 
 
-def warm_up(reader: Reader) -> Models:
+def warm_up(reader: AnyReader) -> Models:
     """The models of an index, after a first run of everything that a first search would otherwise
     wait for."""
-    model = reader.index.model
+    model = reader.model
     single_core = SingleCoreModel(model.files)
     side = model.preprocessing.size
     grey = images.load(np.full((side, side, 3), 128, np.uint8), model.preprocessing)

@@ -62,7 +62,7 @@ class Uploads:
         folder: Path,
         limits: Limits,
         encoder: Encoder,
-        writes: ReaderThread,
+        writes: ReaderThread[Reader],
         hashers: Executor,
     ) -> None:
         self._folder, self._encoder, self._writes = folder, encoder, writes
