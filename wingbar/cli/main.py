@@ -13,7 +13,7 @@ from itertools import dropwhile
 from typing import Any
 
 from wingbar import __version__
-from wingbar.cli import bench, data, evaluate, index, search, serve, train
+from wingbar.cli import bench, copy, data, evaluate, index, search, serve, train
 from wingbar.cli.options import Group, Verb
 from wingbar.cli.output import print_message, visible
 from wingbar.errors import OutdatedWarning, WingbarError
@@ -25,6 +25,8 @@ VERBS: tuple[Verb | Group, ...] = (
     evaluate.EVALUATE,
     index.INFO,
     index.VERIFY,
+    copy.COPY,
+    copy.BACKUP,
     train.TRAIN,
     train.EXPORT,
     bench.BENCH,
