@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 
 from tests.brute_force import pairs
-from tests.databases import Server
+from tests.databases import Server, has_milvus
 from tests.index.galleries import DIM, FILTERS, Gallery, gallery, model_of, passing
 from wingbar.errors import QueryError, StoreError
 from wingbar.hamming.codes import agreement, pack
 from wingbar.index.checks import verify
-from wingbar.index.engine import AnyStore, Item
+from wingbar.index.engine import AnyStore, Item, Url
 from wingbar.index.index import Index
 from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import FINE, Fine, SearchOptions, rank
 
-KINDS = ("file", "postgres")
+KINDS = ("file", "postgres", "milvus")
 LENGTHS = (12, 48, 64, 100)
 SMALL, LARGE = 300, 50_000
 
-NewPlace = Callable[[str], str]
+NewPlace = Callable[[str], str | Url]
 
 _numbers = count()
 
@@ -36,10 +36,13 @@ def new_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """A path or URL of each kind at which there is nothing yet."""
     folder = tmp_path_factory.mktemp("stores")
 
-    def place(kind: str) -> str:
+    def place(kind: str) -> str | Url:
         name = f"birds_{next(_numbers)}"
         if kind == "file":
             return str(folder / f"{name}.wb")
+        if kind == "milvus":  # one file for all, since each takes a process
+            file: Path = request.getfixturevalue("milvus_file")
+            return Url("milvus", str(file), name, f"milvus:{file}/{name}", {"lite": "yes"})
         server: Server = request.getfixturevalue("postgres_server")
         return server.url(name) + "?partitions=3"
 
@@ -270,15 +273,16 @@ def compare(new_place: NewPlace, made: Gallery, count: int) -> None:
     them those of NumPy."""
     queries = made.queries(count)
     answers = {}
+    kinds = [kind for kind in KINDS if kind != "milvus" or has_milvus()]
     options = {fine: SearchOptions(k=20, radius=12, shortlist=20) for fine in FINE}
-    for kind in KINDS:
+    for kind in kinds:
         with closing(create_store(new_place(kind), made.model.files)) as store:
             made.add_to(store)
             answers[kind] = [
                 [pairs(one.near) for one in store.search_codes(queries, options[fine], fine)]
                 for fine in FINE
             ]
-    for kind in KINDS:
+    for kind in kinds:
         assert answers[kind] == answers["file"]
     for fine, found in zip(FINE, answers["file"], strict=True):
         for query, pairs_found in zip(queries[:10], found, strict=False):

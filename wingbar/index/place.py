@@ -37,7 +37,11 @@ def exists(place: str | os.PathLike[str] | Url) -> bool:
 
 
 def _kind(url: Url) -> type[RemoteStore]:
-    """The class of stores for a URL; only its own imports a client library."""
+    """The class of stores for a URL; only its own module imports a client library."""
+    if url.scheme == "milvus":
+        from wingbar.index.milvus import MilvusStore
+
+        return MilvusStore
     from wingbar.index.postgres import PostgresStore
 
     return PostgresStore
