@@ -56,6 +56,7 @@ MOST = 16_000  # results that are asked for at a time; Milvus gives 16,384
 PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds before a lost connection is tried again
 LITE_SECONDS = 60  # in which the process of a file must have started
 _PIECE = 45_000  # bytes of a value, which is text of at most 65,535 characters in base64
+_PIECES = 50  # values that are read or written at a time
 _ROWS = 1000  # that are written or read by id at a time
 _LAST = 2**62
 _RECORD = ("id", "record")
@@ -244,12 +245,19 @@ class MilvusStore(RemoteStore):
     # -- meta
 
     def _meta_or_none(self, key: str) -> str | None:
+        return self._metas([key]).get(key)
+
+    def _metas(self, keys: Sequence[str]) -> dict[str, str]:
+        """The values of those keys that there are."""
         found = self._run(
             lambda client: client.query(
-                self._meta_name, filter=f'key == "{key}"', output_fields=["value"]
+                self._meta_name,
+                filter=f"key in {json.dumps(list(keys))}",
+                output_fields=["key", "value"],
+                limit=len(keys),
             )
         )
-        return str(found[0]["value"]) if found else None
+        return {str(row["key"]): str(row["value"]) for row in found}
 
     def _meta(self, key: str) -> str:
         value = self._meta_or_none(key)
@@ -258,8 +266,11 @@ class MilvusStore(RemoteStore):
         return value
 
     def _set_meta(self, key: str, value: str) -> None:
-        row = {"key": key, "value": value, "none": [0.0, 0.0]}
-        self._run(lambda client: client.upsert(self._meta_name, [row]))
+        self._set_metas({key: value})
+
+    def _set_metas(self, values: Mapping[str, str]) -> None:
+        rows = [{"key": key, "value": value, "none": [0.0, 0.0]} for key, value in values.items()]
+        self._run(lambda client: client.upsert(self._meta_name, rows))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -310,8 +321,13 @@ class MilvusStore(RemoteStore):
         sizes: dict[str, int] = json.loads(self._meta("files"))
         files = {}
         for name, size in sizes.items():
-            pieces = [self._meta(f"file {name} {i}") for i in range(-(-size // _PIECE))]
-            files[name] = b"".join(map(base64.b64decode, pieces))
+            keys = [f"file {name} {i}" for i in range(-(-size // _PIECE))]
+            found: dict[str, str] = {}
+            for some in _parts(keys, _PIECES):
+                found.update(self._metas(some))
+            if missing := [key for key in keys if key not in found]:
+                raise StoreError(f"{self.path} is damaged (no {missing[0]} in it): make it again")
+            files[name] = b"".join(base64.b64decode(found[key]) for key in keys)
         return files
 
     def model_fingerprint(self) -> str:
@@ -332,10 +348,15 @@ class MilvusStore(RemoteStore):
                 f"{self.path}: Milvus cannot change the length of codes in place: make a new index "
                 "with --bits"
             )
-        for name, data in files.items():
-            for i in range(-(-len(data) // _PIECE)):
-                piece = data[i * _PIECE : (i + 1) * _PIECE]
-                self._set_meta(f"file {name} {i}", base64.b64encode(piece).decode())
+        pieces = {
+            f"file {name} {place // _PIECE}": base64.b64encode(
+                data[place : place + _PIECE]
+            ).decode()
+            for name, data in files.items()
+            for place in range(0, len(data), _PIECE)
+        }
+        for some in _parts(list(pieces), _PIECES):
+            self._set_metas({key: pieces[key] for key in some})
         self._set_meta("files", json.dumps({name: len(data) for name, data in files.items()}))
         if changes and shape is not None:
             self._make_items(*map(int, shape.split()))
@@ -751,6 +772,11 @@ def _is_lost(error: Exception) -> bool:
 
 
 # -- forms of values
+
+
+def _parts(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
 
 
 def _bytes_of(bits: int) -> int:

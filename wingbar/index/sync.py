@@ -388,6 +388,8 @@ class _Sync:
             return self.store.delete(id_ for path, id_ in still.items() if left[path] == id_)
 
     def _adopt_or_write_model(self, new_model: bool) -> None:
+        if self.store.model_fingerprint() == self.model.fingerprint:
+            return
         stored = self.store.model_files()
         theirs = Model(stored)
         if theirs.files["model.onnx"] != self.model.files["model.onnx"]:
