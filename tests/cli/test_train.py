@@ -52,6 +52,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_named(
     photos: Path,
     tmp_path: Path,
