@@ -49,23 +49,32 @@ def test_it_learns(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_run_again_is_the_same_bit_for_bit(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("exported_before")
+def test_the_same_run_again_is_the_same_bit_for_bit(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = run.recorded(trained)
     loop.train(found.method, found.data, tmp_path / "again", found.config, found.run)
     assert weights(tmp_path / "again") == weights(trained)
+    monkeypatch.setattr(export, "write", lambda *_: None)  # of another run only losses are asked
     other = replace(SMALL, seed=4, epochs=1)
     loop.train(dlbhc, found.data, tmp_path / "other", CONFIG, other)
     assert losses(tmp_path / "other")[:4] != losses(trained)[:4]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 def test_workers_do_not_change_the_run(trained: Path, data: Path, tmp_path: Path) -> None:
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, workers=2))
     assert weights(tmp_path / "m") == weights(trained)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "write", lambda *_: None)  # not in those processes
     steady = replace(SMALL, freeze_bn=True, epochs=3, clip=0.0, lr=0.01)
     one, two = tmp_path / "one", tmp_path / "two"
     loop.train(dlbhc, read_images(data), one, CONFIG, steady)
@@ -156,6 +165,7 @@ def test_nothing_held_out_measures_nothing(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_measuring_on_the_way_does_not_change_the_run(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
