@@ -86,6 +86,29 @@ class Config:
         default=0,
         metadata={"help": "side that regions are resized to, in pixels; 0: that of the image"},
     )
+    region_mean: bool = field(
+        default=False,
+        metadata={"help": "average the losses of an image's regions instead of adding them up"},
+    )
+    box_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "regions are squares with at least this share of the image's side; 0: boxes as "
+            "Algorithm 1 finds them"
+        },
+    )
+    relu_maps: bool = field(
+        default=False,
+        metadata={"help": "find regions on the positive part of the maps"},
+    )
+    unit_vectors: bool = field(
+        default=False,
+        metadata={"help": "C-vectors begin with a length of about 1 instead of sqrt(dim)"},
+    )
+    spread_hash: bool = field(
+        default=False,
+        metadata={"help": "W_h begins with codes that are far apart, one per class"},
+    )
     detach_teacher: bool = field(
         default=True, metadata={"help": "stop the gradient into the teacher of the transfer loss"}
     )
@@ -174,8 +197,11 @@ def proxy_loss(relaxed: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
 
 def spread_codes(classes: int, bits: int) -> Tensor:
     """A code of +1 and -1 for each class, [y, b] float32: of random candidates, each is the one
-    farthest from those chosen before."""
-    candidates = torch.randint(0, 2, (max(4096, 4 * classes), bits)).float() * 2 - 1
+    farthest from those chosen before. They depend on the seed of PyTorch's generator, not on its
+    state, so that the net and its loss draw the same."""
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    size = (max(4096, 4 * classes), bits)
+    candidates = torch.randint(0, 2, size, generator=generator).float() * 2 - 1
     chosen, nearest = [candidates[0]], candidates @ candidates[0]
     while len(chosen) < classes:
         chosen.append(candidates[nearest.argmin()])
@@ -198,6 +224,20 @@ def activation(maps: list[Tensor]) -> Tensor:
     size = (maps[-1].shape[2], maps[-1].shape[3])
     sums = [F.adaptive_avg_pool2d(stage.float(), size).sum(1) for stage in maps]
     return torch.stack(sums).sum(0) / sum(stage.shape[1] for stage in maps)
+
+
+def grown(boxes: Tensor, share: float, size: tuple[int, int]) -> Tensor:
+    """Boxes [B, M, 4] (x1, y1, x2, y2 in pixels) of images of `size` (height, width) as squares
+    about the same centres, moved so that they lie inside: as long as the longer side of the box,
+    at least `share` of the shorter side of the image and at most all of it."""
+    height, width = size
+    short = min(size)
+    longer = torch.maximum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
+    side = longer.clamp(share * short, short)
+    left = ((boxes[..., 0] + boxes[..., 2] - side) / 2).clamp_min(0)
+    top = ((boxes[..., 1] + boxes[..., 3] - side) / 2).clamp_min(0)
+    left, top = torch.minimum(left, width - side), torch.minimum(top, height - side)
+    return torch.stack([left, top, left + side, top + side], -1)
 
 
 def crop(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -266,6 +306,13 @@ class Net(nn.Module):
         )
         self.vectors = nn.Parameter(torch.randn(classes, config.characteristics, config.dim))
         self.hash = nn.Linear(classes * config.characteristics, config.bits, bias=False)
+        with torch.no_grad():
+            if config.unit_vectors:
+                self.vectors /= config.dim**0.5
+            if config.spread_hash:
+                codes = spread_codes(classes, config.bits)
+                # equal for the vectors of a class, which would cancel out otherwise
+                self.hash.weight.copy_(0.1 * codes.T.repeat_interleave(config.characteristics, 1))
 
     def forward(self, pixels: Tensor) -> Output:
         """Pixels [B, H, W, 3] uint8 -> code logits [B, b]; as feature f^l [B, d], or the tanh of
@@ -413,19 +460,26 @@ class Loss(nn.Module):
     def _region_loss(self, net: Net, pixels: Tensor, maps: list[Tensor], labels: Tensor) -> Tensor:
         """L_region (Eq. 14): the losses of the regions, summed over the M regions of an image."""
         count = self.config.regions
-        strength = activation([stage.detach() for stage in maps]).cpu().numpy()
+        seen = [stage.detach() for stage in maps]
+        if self.config.relu_maps:
+            seen = [F.relu(stage) for stage in seen]
+        strength = activation(seen).cpu().numpy()
         size = (pixels.shape[1], pixels.shape[2])
         boxes = [
             [to_pixels(box, strength.shape[1:], size) for box in find_regions(one, count)]
             for one in strength
         ]
-        crops = crop(pixels, torch.tensor(boxes, device=pixels.device), self.config.crop or size[0])
+        placed = torch.tensor(boxes, device=pixels.device)
+        if self.config.box_share:
+            placed = grown(placed, self.config.box_share, size)
+        crops = crop(pixels, placed, self.config.crop or size[0])
         with frozen_statistics(net, self):
             maps = net.backbone.stages(crops, 2)
             maps = [*maps, self.last(maps[1])]
             repeated = labels.repeat_interleave(count)
             losses = self._level_losses(net, maps, net.match(maps[1]), repeated, whole=False)
-        return count * torch.stack(list(losses.values())).sum()  # the losses are means over regions
+        # the losses are means over regions
+        return (1 if self.config.region_mean else count) * torch.stack(list(losses.values())).sum()
 
     @torch.no_grad()
     def end_epoch(self) -> None:
