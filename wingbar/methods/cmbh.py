@@ -34,7 +34,8 @@ RECIPE: dict[str, Any] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of CMBH. The defaults are the paper's; the help of each field is its
+    """The settings of CMBH. The defaults are the paper's but for region_mean, box_share and
+    relu_maps, which are measured in docs/cmbh.md; the help of each field is its
     documentation.
 
     The paper leaves these open:
@@ -48,6 +49,10 @@ class Config:
     hash_per_bit: on, with `hash_weight` 12, because the pair and proxy losses grow with b^2 and the
         others do not: at 12 bits they are as in the paper, and each bit of a longer code is pulled
         as strongly as one of these.
+    region_mean: on, so that the regions of an image weigh as much as the image. Eq. 14 adds them
+        up, and four regions then leave the clipped gradient little of everything else.
+    box_share: 0.5, because the boxes that Algorithm 1 finds cover a tenth of the image on average.
+    relu_maps: on, because the stages of some backbones end without a ReLU.
     crop: 0, regions are enlarged to the size of the whole image.
     head_lr: 1, as the paper gives one learning rate.
     feature: the paper searches by codes alone. For a fine stage, f^l orders items of equal codes
@@ -87,27 +92,19 @@ class Config:
         metadata={"help": "side that regions are resized to, in pixels; 0: that of the image"},
     )
     region_mean: bool = field(
-        default=False,
+        default=True,
         metadata={"help": "average the losses of an image's regions instead of adding them up"},
     )
     box_share: float = field(
-        default=0.0,
+        default=0.5,
         metadata={
             "help": "regions are squares with at least this share of the image's side; 0: boxes as "
             "Algorithm 1 finds them"
         },
     )
     relu_maps: bool = field(
-        default=False,
+        default=True,
         metadata={"help": "find regions on the positive part of the maps"},
-    )
-    unit_vectors: bool = field(
-        default=False,
-        metadata={"help": "C-vectors begin with a length of about 1 instead of sqrt(dim)"},
-    )
-    spread_hash: bool = field(
-        default=False,
-        metadata={"help": "W_h begins with codes that are far apart, one per class"},
     )
     detach_teacher: bool = field(
         default=True, metadata={"help": "stop the gradient into the teacher of the transfer loss"}
@@ -129,6 +126,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        if not 0 <= self.box_share <= 1:
+            raise TrainingError(f"box_share must be from 0 to 1, not {self.box_share}")
         if self.feature not in ("stage", "code"):
             raise TrainingError(f"feature must be stage or code, not {self.feature!r}")
         if (self.transfer or self.regions) and not self.levels:
@@ -197,11 +196,8 @@ def proxy_loss(relaxed: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
 
 def spread_codes(classes: int, bits: int) -> Tensor:
     """A code of +1 and -1 for each class, [y, b] float32: of random candidates, each is the one
-    farthest from those chosen before. They depend on the seed of PyTorch's generator, not on its
-    state, so that the net and its loss draw the same."""
-    generator = torch.Generator().manual_seed(torch.initial_seed())
-    size = (max(4096, 4 * classes), bits)
-    candidates = torch.randint(0, 2, size, generator=generator).float() * 2 - 1
+    farthest from those chosen before."""
+    candidates = torch.randint(0, 2, (max(4096, 4 * classes), bits)).float() * 2 - 1
     chosen, nearest = [candidates[0]], candidates @ candidates[0]
     while len(chosen) < classes:
         chosen.append(candidates[nearest.argmin()])
@@ -306,13 +302,6 @@ class Net(nn.Module):
         )
         self.vectors = nn.Parameter(torch.randn(classes, config.characteristics, config.dim))
         self.hash = nn.Linear(classes * config.characteristics, config.bits, bias=False)
-        with torch.no_grad():
-            if config.unit_vectors:
-                self.vectors /= config.dim**0.5
-            if config.spread_hash:
-                codes = spread_codes(classes, config.bits)
-                # equal for the vectors of a class, which would cancel out otherwise
-                self.hash.weight.copy_(0.1 * codes.T.repeat_interleave(config.characteristics, 1))
 
     def forward(self, pixels: Tensor) -> Output:
         """Pixels [B, H, W, 3] uint8 -> code logits [B, b]; as feature f^l [B, d], or the tanh of
@@ -458,7 +447,8 @@ class Loss(nn.Module):
         return losses
 
     def _region_loss(self, net: Net, pixels: Tensor, maps: list[Tensor], labels: Tensor) -> Tensor:
-        """L_region (Eq. 14): the losses of the regions, summed over the M regions of an image."""
+        """L_region (Eq. 14): the losses of the regions, averaged or summed over the M regions of an
+        image."""
         count = self.config.regions
         seen = [stage.detach() for stage in maps]
         if self.config.relu_maps:
@@ -478,8 +468,8 @@ class Loss(nn.Module):
             maps = [*maps, self.last(maps[1])]
             repeated = labels.repeat_interleave(count)
             losses = self._level_losses(net, maps, net.match(maps[1]), repeated, whole=False)
-        # the losses are means over regions
-        return (1 if self.config.region_mean else count) * torch.stack(list(losses.values())).sum()
+        mean = torch.stack(list(losses.values())).sum()  # each loss is a mean over all regions
+        return mean if self.config.region_mean else count * mean
 
     @torch.no_grad()
     def end_epoch(self) -> None:

@@ -68,18 +68,6 @@ class Config:
     scale: float = field(
         default=30.0, metadata={"help": "factor from cosines to logits in the loss"}
     )
-    released_init: bool = field(
-        default=False,
-        metadata={"help": "draw the weights of the local branch as the released code does"},
-    )
-    scale_dilations: bool = field(
-        default=False,
-        metadata={"help": "scale the dilations of ASPP with the map: they are made for 32 x 32"},
-    )
-    unit_centres: bool = field(
-        default=False,
-        metadata={"help": "class centres begin with a length of about 1 instead of sqrt(dim)"},
-    )
     sub_centres: int = field(default=1, metadata={"help": "centres per class in the loss"})
     head_lr: float = field(
         default=1.0,
@@ -99,9 +87,8 @@ class Aspp(nn.Module):
     """Atrous spatial pyramid pooling (DeepLab): a map [B, channels, h, w] filtered with several
     dilations, [B, hidden, h, w]."""
 
-    def __init__(self, channels: int, hidden: int, scaled: bool = False) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.scaled = scaled
         self.narrow = nn.Conv2d(channels, _BRANCH, 1)
         self.dilated = nn.ModuleList(
             nn.Conv2d(channels, _BRANCH, 3, padding=d, dilation=d) for d in DILATIONS
@@ -114,14 +101,9 @@ class Aspp(nn.Module):
         whole = F.relu(self.pooled(x.mean((2, 3), keepdim=True))).expand(
             -1, -1, x.shape[2], x.shape[3]
         )
-        dilated = [self._filtered(conv, x) for conv in self.dilated]
-        return F.relu(self.join(torch.cat([self.narrow(x), *dilated, whole], 1)))
-
-    def _filtered(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        if not self.scaled:
-            return conv(x)
-        d = max(1, round(conv.dilation[0] * min(x.shape[2:]) / 32))
-        return F.conv2d(x, conv.weight, conv.bias, padding=d, dilation=d)
+        return F.relu(
+            self.join(torch.cat([self.narrow(x), *(conv(x) for conv in self.dilated), whole], 1))
+        )
 
 
 class Attention(nn.Module):
@@ -141,9 +123,10 @@ class Attention(nn.Module):
         return F.normalize(x.float(), dim=1) * score, score[:, 0]
 
 
-def _as_released(module: nn.Module) -> None:
-    """Draw every convolution with a standard deviation of sqrt(2 / fan_out), as the released code
-    does; a bias begins at 0."""
+def _initialise(module: nn.Module) -> None:
+    """Draw every convolution with a standard deviation of sqrt(2 / fan_out) and set its bias to 0,
+    as the released code does. With PyTorch's smaller weights the local branch begins with less
+    than a thousandth of the descriptor's variance."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -161,17 +144,14 @@ class Net(nn.Module):
         self.gem = Gem(config.p)
         self.globally = nn.Linear(backbone.widths[2], config.hidden)
         self.aspp = (
-            Aspp(backbone.widths[1], config.hidden, config.scale_dilations)
-            if config.local and config.aspp
-            else None
+            Aspp(backbone.widths[1], config.hidden) if config.local and config.aspp else None
         )
         channels = config.hidden if config.aspp else backbone.widths[1]
         self.attention = Attention(channels, config.hidden) if config.local else None
         self.join = nn.Linear((2 if config.local else 1) * config.hidden, config.dim)
-        if config.released_init:
-            for module in (self.aspp, self.attention):
-                if module is not None:
-                    _as_released(module)
+        for module in (self.aspp, self.attention):
+            if module is not None:
+                _initialise(module)
 
     def forward(self, pixels: Tensor) -> Output:
         """Pixels [B, H, W, 3] uint8 -> no code, the descriptor [B, dim], not scaled to unit length,
@@ -208,8 +188,9 @@ class Loss(nn.Module):
         super().__init__()
         self.config = config
         self.centres = nn.Parameter(torch.empty(classes, config.sub_centres, config.dim))
-        # only directions count in the loss, and these are uniform on the sphere
-        nn.init.normal_(self.centres, std=config.dim**-0.5 if config.unit_centres else 1.0)
+        # Directions that are uniform on the sphere. The length decides how fast they turn: vectors
+        # of length 1 follow the first images so fast that little is learned (docs/dolg.md).
+        nn.init.normal_(self.centres)
         self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
