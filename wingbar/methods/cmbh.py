@@ -30,6 +30,12 @@ from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
+PAPER: dict[str, Any] = {
+    **{"lr": 0.001, "warmup": 0.0, "schedule": "step", "step_epochs": 70, "epochs": 100},
+    **{"batch": 16, "clip": 0.0, "area": 0.77},
+    **{"region_mean": False, "box_share": 0.0, "relu_maps": False},
+}
+"""An area of 0.77 is that of the paper's random 224 x 224 pixels of 255 x 255."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,8 @@ RECIPE: dict[str, Any] = {
 """The paper's recipe where it differs from the defaults of Run. Its learning rate is 0.05 for a
 batch of 128; this one is scaled to the default batch of 32."""
 
+PAPER: dict[str, Any] = {"lr": 0.05, "batch": 128, "epochs": 100, "size": 512, "clip": 0.0}
+
 DILATIONS = (6, 12, 18)  # of the 3 x 3 convolutions of ASPP
 _BRANCH = 512  # channels of each branch of ASPP
 
