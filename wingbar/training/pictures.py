@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Split:
     labels: their class numbers, [n] int64, from 0.
     held_paths: the m held-out images.
     held_labels: their class numbers, [m] int64.
-    classes: the names of the classes, by number.
+    classes: the names of the classes, by number; where each image is a class, of their files.
     protocol: how the data set was read and what was held out, in words.
     failed: images that cannot be read, with the reason; they are in neither part.
     """
@@ -44,14 +45,15 @@ class Split:
 
 def split(data: Images, run: Run, progress: Progress) -> Split:
     """Leave out images that cannot be read, number the classes, and hold out a seeded share of each
-    class; a class keeps at least one training image.
+    class; a class keeps at least one training image. With `run.instances` each image is a class,
+    and a share of all images is held out.
 
     Raises DataError when fewer than two classes are left.
     """
     good: list[tuple[str, str]] = []
     failed: list[Failure] = []
     labelled = [
-        (str(entry.path), str(entry.path) if run.instances else entry.label)
+        (str(entry.path), str(entry.path if run.instances else entry.label))
         for entry in data
         if run.instances or entry.label is not None
     ]
@@ -81,7 +83,7 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
     if run.instances:
         # a share of the images, whose class numbers follow those of the training images
         held = _held_out(np.zeros_like(labels), run)
-        classes = good_paths[~held].tolist()
+        classes = [Path(path).name for path in good_paths[~held]]
         labels[~held], labels[held] = range(len(classes)), range(len(classes), len(labels))
     else:
         held = _held_out(labels, run)
