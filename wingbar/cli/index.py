@@ -79,6 +79,21 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive_number, help="threads that decode images (default: one per core)"
     )
     parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="IMAGES are the whole truth: remove every item that they do not name",
+    )
+    parser.add_argument(
+        "--rehash",
+        action="store_true",
+        help="read every file, also those whose size and time have not changed",
+    )
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="bring back what was removed with wingbar remove; naming a file does so too",
+    )
+    parser.add_argument(
         "--refit",
         action="store_true",
         help="learn label-free codes again, from everything in the index",
@@ -113,7 +128,14 @@ def index(args: argparse.Namespace) -> int:
             return 0
         with progress_bars() as progress:
             report = found.add(
-                sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
+                sources,
+                bits=args.bits,
+                seed=args.seed,
+                threads=args.threads,
+                progress=progress,
+                rehash=args.rehash,
+                restore=args.restore,
+                is_whole=args.sync,
             )
         print_failures(report.failed)
         print_result(
@@ -134,7 +156,8 @@ INDEX = Verb(
     name="index",
     summary="Create an index from images, or update it.",
     examples="wingbar index photos.wb photos/\n"
-    "wingbar index photos.wb catalogue.csv --split gallery --bits 48",
+    "wingbar index photos.wb catalogue.csv --split gallery --bits 48\n"
+    "wingbar index shop.wb catalogue.csv --sync",
     flags=index_flags,
     run=index,
 )
@@ -304,6 +327,12 @@ def _add_text(path: Path, items: int, report: AddReport) -> str:
     lines = [
         f"{path}: {counted(items, 'image')} ({', '.join(parts)}) in {report.seconds:.1f} s{speed}"
     ]
+    if report.left_out:
+        stay = "image stays" if report.left_out == 1 else "images stay"
+        lines.append(
+            f"{report.left_out:,} {stay} out: removed before and not changed since; --restore "
+            "brings back."
+        )
     if report.continued:
         lines.append(f"Continued with {counted(report.continued, 'image')} of an interrupted run.")
     if report.fitted_on:

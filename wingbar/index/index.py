@@ -43,6 +43,7 @@ from wingbar.index.ranking import (
     rank,
 )
 from wingbar.index.refit import RefitReport, refit
+from wingbar.index.selection import Selection, select
 from wingbar.index.sources import batch_of
 from wingbar.index.store import CHUNK, Item, Store
 from wingbar.index.sync import AddReport, add
@@ -199,6 +200,9 @@ class Index:
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | None = None,
+        rehash: bool = False,
+        restore: bool = False,
+        is_whole: bool = False,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
@@ -214,6 +218,11 @@ class Index:
         A label-free index learns its codes of `bits` bits (default 64) from the first images that
         it gets, drawn with `seed`; later only `refit` changes them. Images that cannot be used are
         listed in the report and stop nothing. `threads` decode pictures (default: one per core).
+
+        `rehash` reads every file, also those of unchanged size and time. A file whose item was
+        removed by `delete` stays out until it changes, unless it is named by itself, as in a list
+        of paths, or with `restore`. With `is_whole` the source is the whole truth: items that it
+        does not name are removed.
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
         the index has, StoreError when the file cannot be written; what was stored before stays.
         """
@@ -235,6 +244,9 @@ class Index:
                 seed=seed,
                 threads=threads,
                 progress=progress,
+                rehash=rehash,
+                restore=restore,
+                is_whole=is_whole,
             )
         with self._store.reading():
             self._take(model)
@@ -246,8 +258,9 @@ class Index:
         """Remove items by id or by path: one of them, or several.
 
         A path may be relative to the current folder. What the index does not hold is skipped, and
-        listed as `missing` of the number that is returned. Raises QueryError for anything that is
-        neither an id nor a path; then nothing is removed.
+        listed as `missing` of the number that is returned. An item that was removed does not come
+        back with its folder or list before its file changes; see `add`. Raises QueryError for
+        anything that is neither an id nor a path; then nothing is removed.
         """
         several: Iterable[object] = (
             [items] if isinstance(items, (int, np.integer, str, os.PathLike)) else items
@@ -265,8 +278,16 @@ class Index:
                     raise QueryError(
                         f"delete takes ids and paths, not {type(item).__name__}: {item!r:.60}"
                     )
-            count = self._store.delete({id_ for found in ids.values() for id_ in found})
+            gone = {id_ for found in ids.values() for id_ in found}
+            count = self._store.delete(gone, by_hand=True)
         return Deleted(count, [name for name, found in ids.items() if not found])
+
+    def select(
+        self, names: Sequence[str | os.PathLike[str]] = (), *, where: Where = ()
+    ) -> Selection:
+        """The items of files or below folders `names` that pass the filter `where`, as for
+        `delete`; see `selection.select`."""
+        return select(self._store, names, where)
 
     def refit(
         self,

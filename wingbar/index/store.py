@@ -32,7 +32,7 @@ from wingbar.hamming.codes import Packed, words
 from wingbar.index import filters
 from wingbar.index.filters import Condition, as_number
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 65_536  # codes per blob
 NO_FILE = -1  # the size of an item that is no file
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
@@ -70,6 +70,18 @@ CREATE TABLE codes (
 );
 CREATE INDEX codes_by_crc ON codes (chunk, crc)  -- tells which chunks changed without their blobs
 """
+# What makes a file of format n one of format n + 1. A step is never changed once it was released.
+_STEPS_UP = {
+    1: """
+CREATE TABLE removed (
+    path TEXT PRIMARY KEY,                  -- of an item that was removed by hand
+    size INTEGER NOT NULL,                  -- and its file, as it was then
+    mtime INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    crc INTEGER NOT NULL
+)
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,15 @@ class Item:
     path: str
     label: str | None
     columns: Mapping[str, str] = field(hash=False)
+    size: int
+    mtime: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Removed:
+    """The file of an item that was removed by hand, as it was then; its fields are as in Item."""
+
     size: int
     mtime: int
     content: bytes
@@ -133,7 +154,7 @@ class Store:
             store._is_new = True
             try:
                 with store.writing():
-                    for statement in _SCHEMA.split(";\n"):
+                    for statement in _schema(FORMAT):
                         store._db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                     store._set_meta("id", uuid.uuid4().hex)
@@ -168,6 +189,7 @@ class Store:
         try:
             writable = _is_writable(path)
             connection = _connect(path, "rw" if writable else "ro")
+            connection.execute("BEGIN")  # the format and the tables are of one moment
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         except (*_SQLITE_ERRORS, OSError) as error:
@@ -181,7 +203,8 @@ class Store:
                 f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
             )
         try:
-            _check_schema(connection, path)
+            _check_schema(connection, path, version)
+            connection.execute("ROLLBACK")
             if writable:  # only now: a file that is not an index stays untouched
                 connection.execute("PRAGMA journal_mode = WAL")
                 # what was reported as stored survives a power cut
@@ -207,12 +230,15 @@ class Store:
     def writing(self) -> Iterator[None]:
         """A transaction that excludes other writers: all of it is stored, or nothing.
 
-        Raises StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
+        A file of an older format is brought up to FORMAT in the same transaction. Raises
+        StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
         """
         with self._transaction():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._require_place()
+                if not self._is_new:
+                    self._upgrade()
                 yield
                 self._require_place()
                 self._db.execute("COMMIT")
@@ -248,6 +274,12 @@ class Store:
                     self._db.execute("ROLLBACK")
             if not nested and _is_immutable(self._db) and _state(self.path) != self._seen:
                 raise StoreError(f"{self.path} was changed while it was read: try again")
+
+    @property
+    def format(self) -> int:
+        """The format of the file now; another process may bring it up to FORMAT at any time."""
+        with self._explaining():
+            return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def version(self) -> tuple[int, ...]:
         """Changes whenever this or another process has written to the file."""
@@ -290,6 +322,7 @@ class Store:
         """Store items with their codes [N, w] and features [N, d], replacing items of the same
         path. Inside `writing`."""
         self.delete(self.ids_of_paths([item.path for item in items]).values())
+        self.forget(item.path for item in items)
         halves = features.astype("<f2")
         ids = []
         for item, half in zip(items, halves, strict=True):
@@ -312,11 +345,14 @@ class Store:
             "content = ?, crc = ? WHERE id = ?",
             [(*_row(item), id_) for id_, item in changes.items()],
         )
+        self.forget(item.path for item in changes.values())
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id and return their number; unknown ids are skipped. Inside
-        `writing`."""
+    def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
+        """Remove items by id and return their number; unknown ids are skipped. `by_hand` keeps in
+        mind which files they had. Inside `writing`."""
         wanted = sorted(ids)
+        if by_hand:
+            self._remember_items(wanted)
         removed = self._db.executemany(
             "DELETE FROM items WHERE id = ?", [(i,) for i in wanted]
         ).rowcount
@@ -330,6 +366,32 @@ class Store:
                 alive[places] = False
                 self._put_chunk(chunk, data, alive)
         return max(removed, 0)
+
+    def _remember_items(self, ids: Iterable[int]) -> None:
+        rows = [
+            row
+            for id_ in ids
+            for row in self._db.execute(
+                "SELECT path, size, mtime, content FROM items WHERE id = ? AND size != ?",
+                (id_, NO_FILE),
+            )
+        ]
+        self.remember({path: Removed(*rest) for path, *rest in rows})
+
+    def remember(self, removed: Mapping[str, Removed]) -> None:
+        """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?, ?)",
+            [
+                (path, one.size, one.mtime, one.content, removed_crc(path, one))
+                for path, one in removed.items()
+            ],
+        )
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """No longer keep in mind that items of these paths were removed. Inside `writing`."""
+        if self._db.execute("SELECT 1 FROM removed LIMIT 1").fetchone():
+            self._db.executemany("DELETE FROM removed WHERE path = ?", [(path,) for path in paths])
 
     def replace_embeddings(
         self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int
@@ -467,6 +529,21 @@ class Store:
         """The sha256 of every item's file, by ascending id."""
         return [row[5] for _, row in self._item_rows()]
 
+    def removed(self) -> dict[str, Removed]:
+        """What was removed by hand, by path."""
+        found = {}
+        with self.reading():
+            if self.format < 2:
+                return {}
+            for path, size, mtime, content, crc in self._db.execute(
+                "SELECT path, size, mtime, content, crc FROM removed ORDER BY path"
+            ):
+                one = Removed(size, mtime, content)
+                if removed_crc(path, one) != crc:
+                    raise self._damaged(f"the removal of {path} has a wrong checksum")
+                found[str(path)] = one
+        return found
+
     def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
         """Ids of those `paths` that are in the index."""
         found = {}
@@ -476,6 +553,16 @@ class Store:
                 if row:
                     found[path] = int(row[0])
         return found
+
+    def ids_below(self, folder: str) -> list[int]:
+        """Ids of the items below a folder, ascending."""
+        first = folder.rstrip(os.sep) + os.sep
+        after = first[:-1] + chr(ord(os.sep) + 1)  # the first text that does not begin with it
+        with self._explaining():
+            rows = self._db.execute(
+                "SELECT id FROM items WHERE path >= ? AND path < ? ORDER BY id", (first, after)
+            )
+            return [int(id_) for (id_,) in rows]
 
     def existing(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are in the index."""
@@ -519,6 +606,12 @@ class Store:
         return self._db
 
     # -- inside
+
+    def _upgrade(self) -> None:
+        """Bring the file up to FORMAT, step by step."""
+        for format_ in range(self.format, FORMAT):
+            self._db.execute(_STEPS_UP[format_])
+            self._db.execute(f"PRAGMA user_version = {format_ + 1}")
 
     def _write_codes(self, ids: NDArray[np.int64], packed: Packed, bits: int) -> None:
         """Write codes [N, w] into the columns at the places of `ids` [N]."""
@@ -759,6 +852,13 @@ def meta_crc(name: object, value: object) -> int:
     return zlib.crc32(f"{name}={value}".encode("utf-8", "surrogatepass"))
 
 
+def removed_crc(path: object, one: Removed) -> int:
+    """The checksum of a row of the table `removed`."""
+    return zlib.crc32(
+        repr((path, one.size, one.mtime, one.content)).encode("utf-8", "surrogatepass")
+    )
+
+
 def disk_bytes(bits: int) -> int:
     """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
     return 4 if bits <= 32 else 8 * words(bits)
@@ -847,15 +947,25 @@ def _empty_stale_log(path: Path) -> None:
     os.truncate(f"{path}-wal", 0)
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StoreError for tables, views and triggers other than those of an index."""
+def _schema(format_: int) -> list[str]:
+    """The statements that make the tables of a format."""
+    return [*_SCHEMA.split(";\n"), *(_STEPS_UP[step] for step in range(1, format_))]
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path, format_: int) -> None:
+    """Raise StoreError for tables, views and triggers other than those of an index of this
+    format."""
+    if format_ < 1:
+        raise StoreError(
+            f"{path} is damaged (its format is {format_}): run wingbar verify --repair {path}"
+        )
     found = {}
     for kind, name, table, text in connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
     ):
         if not (kind == "table" and name in ("sqlite_stat1", "sqlite_stat4")):
             found[kind, name, table] = _plain_sql(text)
-    expected = _expected_schema()
+    expected = _expected_schema(format_)
     if odd := [key for key in found if key not in expected]:
         raise StoreError(
             f"{path} holds a {odd[0][0]} {odd[0][1]!r:.40} that wingbar did not make: it is no "
@@ -870,10 +980,11 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 @cache
-def _expected_schema() -> dict[tuple[str, str, str], str | None]:
+def _expected_schema(format_: int) -> dict[tuple[str, str, str], str | None]:
     fresh = sqlite3.connect(":memory:")
     try:
-        fresh.executescript(_SCHEMA)
+        for statement in _schema(format_):
+            fresh.execute(statement)
         return {
             (kind, name, table): _plain_sql(text)
             for kind, name, table, text in fresh.execute(
