@@ -8,6 +8,7 @@ import pytest
 
 from tests.commands import run
 from tests.conftest import picture
+from tests.duplicates.test_find import write_copies
 from wingbar.index.index import Index
 
 
@@ -77,3 +78,69 @@ def test_index_sync_and_rehash(tmp_path: Path, capsys: pytest.CaptureFixture[str
     listed.write_text("path\np/0.jpg\np/1.jpg\n")
     code, out, _ = run(capsys, "index", path, listed, "--sync", "--rehash")
     assert (code, f"{path}: 2 images (2 unchanged, 1 removed)" in out) == (0, True)
+
+
+# -- duplicates
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of pictures and copies of them, which no test may change."""
+    folder = write_copies(tmp_path_factory.mktemp("copies") / "p")
+    with Index.create(folder.parent / "a.wb") as index:
+        index.add(folder, bits=64)
+    return folder.parent / "a.wb"
+
+
+def test_duplicates_as_text_json_page_and_list(
+    copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, drop = tmp_path / "copies.html", tmp_path / "drop.txt"
+    code, out, err = run(capsys, "duplicates", copies, "--html", page, "--drop-list", drop)
+    assert (code, err) == (0, "")
+    assert f"{copies}: 4 groups of copies among 29 images; 5 can go" in out
+    assert "keep" in out
+    assert out.endswith(f"The page is {page}\nThe list is {drop}\n")
+    assert "Copies in a.wb" in page.read_text()
+    listed = drop.read_text().splitlines()
+    assert sorted(Path(line).name for line in listed) == [
+        "00.png",
+        "01 recompressed.jpg",
+        "01 small.png",
+        "02 part.png",
+        "03.png",
+    ]
+    code, out, _ = run(capsys, "duplicates", copies, "--exact", "--json")
+    record = json.loads(out)
+    assert (record["copies"], record["radius"], len(record["groups"])) == (1, None, 1)
+    assert record["groups"][0][1]["how"] == "same file"
+    code, out, _ = run(capsys, "duplicates", copies, "--exact", "--drop-list", "-")
+    assert [Path(line).name for line in out.splitlines()] == ["00.png"]
+    mine = shutil.copy(copies, tmp_path / "mine.wb")
+    code, out, _ = run(capsys, "remove", mine, "--list", drop)
+    assert (code, "removed 5 images, 24 left" in out) == (0, True)
+
+
+def test_duplicates_that_cannot_be_searched_for(
+    copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "duplicates", copies, "--radius", 65)
+    assert (code, "from 0 to 64" in err, err.count("\n")) == (2, True, 1)
+    code, _, err = run(
+        capsys, "duplicates", copies, "--exact", "--html", tmp_path / "no" / "x.html"
+    )
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_search_for_distinct_hits(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = copies.parent / "p" / "00.png"
+    code, out, _ = run(capsys, "search", copies, query, "-k", 29, "--distinct")
+    hits = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert Path(hits[0]["path"]).name in ("00.png", "00 again.png")
+    assert len(hits[0]["copies"]) == 1
+    seen = [hit["id"] for hit in hits] + [one for hit in hits for one in hit["copies"]]
+    assert sorted(seen) == list(range(1, 30))
+    code, out, _ = run(capsys, "search", copies, query, "-k", 29)
+    assert [hit["rank"] for hit in map(json.loads, out.splitlines())] == list(range(1, 30))
+    assert "copies" not in json.loads(out.splitlines()[0])

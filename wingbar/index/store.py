@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,9 @@ class Item:
     size: int
     mtime: int
     content: bytes
+
+
+_ItemFields = tuple[str, str | None, str, int, int, bytes]
 
 
 @dataclass(frozen=True)
@@ -317,26 +320,32 @@ class Store:
     # -- write items
 
     def add(
-        self, items: Sequence[Item], packed: Packed, features: NDArray[np.float32], bits: int
+        self,
+        items: Sequence[Item],
+        packed: Packed,
+        features: NDArray[np.float32] | NDArray[np.float16],
+        bits: int,
+        ids: Sequence[int] | None = None,
     ) -> None:
         """Store items with their codes [N, w] and features [N, d], replacing items of the same
-        path. Inside `writing`."""
+        path. They get new ids, or `ids` [N] where nothing has them yet. Inside `writing`."""
         self.delete(self.ids_of_paths([item.path for item in items]).values())
         self.forget(item.path for item in items)
         halves = features.astype("<f2")
-        ids = []
-        for item, half in zip(items, halves, strict=True):
+        stored = []
+        given: Sequence[int | None] = [None] * len(items) if ids is None else ids
+        for item, half, id_ in zip(items, halves, given, strict=True):
             cursor = self._db.execute(
-                "INSERT INTO items (path, label, columns, size, mtime, content, crc) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                _row(item),
+                "INSERT INTO items (id, path, label, columns, size, mtime, content, crc) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (id_, *_row(item)),
             )
             data = half.tobytes()
             self._db.execute(
                 "INSERT INTO features VALUES (?, ?, ?)", (cursor.lastrowid, data, zlib.crc32(data))
             )
-            ids.append(cursor.lastrowid)
-        self._write_codes(np.array(ids, np.int64), packed, bits)
+            stored.append(cursor.lastrowid)
+        self._write_codes(np.array(stored, np.int64), packed, bits)
 
     def update(self, changes: Mapping[int, Item]) -> None:
         """Replace the records of items by id; code and feature stay. Inside `writing`."""
@@ -431,7 +440,7 @@ class Store:
                     continue
                 chunk, data, alive_bytes, crc = row
                 self._check_chunk(chunk, data, alive_bytes, crc, bits)
-                column = _from_disk(data, bits)
+                column = codes_from_disk(data, bits)
                 places = np.flatnonzero(alive_from_disk(alive_bytes)[: len(column)])
                 ids.append(places + chunk * CHUNK)
                 packed.append(column[places])
@@ -620,7 +629,7 @@ class Store:
             mine = chunks == chunk
             places = ids[mine] % CHUNK
             data, alive = self._chunk(chunk)
-            column = _from_disk(data, bits)
+            column = codes_from_disk(data, bits)
             if len(column) <= places.max():
                 more = np.zeros((int(places.max()) + 1 - len(column), packed.shape[1]), np.uint64)
                 column = np.concatenate([column, more])
@@ -672,39 +681,23 @@ class Store:
         crc = meta_crc(name, value)
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc))
 
-    def _checked(
-        self, id_: int, row: Sequence[object]
-    ) -> tuple[str, str | None, str, int, int, bytes]:
+    def _checked(self, id_: int, row: Sequence[object]) -> _ItemFields:
         """The ITEM_FIELDS of a row that ends with its crc. Raises StoreError when they are not what
         was stored."""
         fields = tuple(row[:-1])
-        path, label, columns, size, mtime, content = fields
         if item_crc(fields) != row[-1]:
             raise self._damaged(f"item {id_} has a wrong checksum")
-        if (
-            isinstance(path, str)
-            and (label is None or isinstance(label, str))
-            and isinstance(columns, str)
-            and isinstance(size, int)
-            and isinstance(mtime, int)
-            and isinstance(content, bytes)
-        ):
-            return path, label, columns, size, mtime, content
+        if _are_item_fields(fields):
+            return fields
         raise self._damaged(f"item {id_} is no item")
 
-    def _item(self, id_: int, row: tuple[str, str | None, str, int, int, bytes]) -> Item:
-        path, label, text, size, mtime, content = row
-        try:
-            columns = json.loads(text)
-        except (ValueError, RecursionError):
-            columns = None
-        if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
+    def _item(self, id_: int, row: _ItemFields) -> Item:
+        item = item_of_row(row)
+        if item is None:
             raise self._damaged(f"item {id_} has columns that are no text")
-        return Item(path, label, columns, size, mtime, content)
+        return item
 
-    def _item_rows(
-        self, above: int = -(2**63)
-    ) -> list[tuple[int, tuple[str, str | None, str, int, int, bytes]]]:
+    def _item_rows(self, above: int = -(2**63)) -> list[tuple[int, _ItemFields]]:
         """The checked ITEM_FIELDS of all items with greater ids than `above`, and their ids."""
         out = []
         last = above
@@ -859,6 +852,28 @@ def removed_crc(path: object, one: Removed) -> int:
     )
 
 
+def item_of_row(fields: tuple[object, ...]) -> Item | None:
+    """The item of the ITEM_FIELDS of a row; None where they are of other kinds than those of an
+    item."""
+    if not _are_item_fields(fields):
+        return None
+    path, label, text, size, mtime, content = fields
+    try:
+        columns = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
+        return None
+    return Item(path, label, columns, size, mtime, content)
+
+
+def _are_item_fields(fields: tuple[object, ...]) -> TypeGuard[_ItemFields]:
+    kinds: Sequence[type | tuple[type, ...]] = (str, (str, type(None)), str, int, int, bytes)
+    return len(fields) == len(kinds) and all(
+        isinstance(value, kind) for value, kind in zip(fields, kinds, strict=True)
+    )
+
+
 def disk_bytes(bits: int) -> int:
     """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
     return 4 if bits <= 32 else 8 * words(bits)
@@ -880,7 +895,8 @@ def _to_disk(packed: Packed, bits: int) -> bytes:
     return packed.astype("<u4" if bits <= 32 else "<u8").tobytes()
 
 
-def _from_disk(data: bytes, bits: int) -> Packed:
+def codes_from_disk(data: bytes, bits: int) -> Packed:
+    """The codes [N, w] of a column, whole ones of `disk_bytes` each."""
     flat = np.frombuffer(data, "<u4" if bits <= 32 else "<u8").astype(np.uint64)
     return flat.reshape(-1, words(bits))
 

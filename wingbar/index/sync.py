@@ -453,7 +453,7 @@ class _Sync:
     def _adopt_or_write_model(self, new_model: bool) -> None:
         stored = self.store.model_files()
         theirs = Model(stored)
-        if theirs.files["model.onnx"] != self.model.files["model.onnx"]:
+        if theirs.files.get("model.onnx") != self.model.files.get("model.onnx"):
             raise StoreError(
                 f"{self.store.path} was given another model by another process: run the same "
                 "command again"
