@@ -17,6 +17,7 @@ from wingbar.cli.options import (
     whole_number,
 )
 from wingbar.cli.output import (
+    LISTED,
     constant_bits_text,
     model_record,
     print_failures,
@@ -245,17 +246,27 @@ INFO = Verb(
 def verify_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `verify`."""
     parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="keep everything that can be read, list what is dropped, and put the damaged file "
+        "aside",
+    )
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Print what is wrong with an index; exit code 1 when anything is."""
+    """Print what is wrong with an index; exit code 1 when anything is. With --repair, make it
+    whole."""
     from wingbar.index.checks import verify
+
+    if args.repair:
+        return _repair(args)
 
     problems = verify(args.index)
     if len(problems) == 1 and problems[0].startswith(f"{args.index} "):
         text = problems[0]  # about the file as a whole, such as a picture that is no index
     elif problems:
-        advice = "rebuild it with wingbar index, or restore a backup"
+        advice = "wingbar verify --repair keeps what can be read"
         count = counted(len(problems), "problem")
         text = "\n".join([*problems, f"{args.index}: {count}; {advice}"])
     else:
@@ -264,10 +275,34 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _repair(args: argparse.Namespace) -> int:
+    from wingbar.index.repair import repair
+
+    with progress_bars() as progress:
+        done = repair(args.index, progress=progress)
+    if done.damaged is None:
+        text = f"{args.index} is intact: nothing to repair"
+    else:
+        lines = [f"{args.index} is whole again: {counted(done.items, 'image')} kept"]
+        if done.made_again:
+            lines.append(f"{counted(done.made_again, 'image')} were encoded again.")
+        if done.unchecked:
+            lines.append(
+                f"{counted(done.unchecked, 'code')} could not be checked: a bit of one is wrong."
+            )
+        lines += [f"dropped: {line}" for line in done.dropped[:LISTED]]
+        if len(done.dropped) > LISTED:
+            lines.append(f"and {len(done.dropped) - LISTED:,} more; --json lists them all")
+        lines.append(f"The damaged file is {done.damaged} now; delete it when all is well.")
+        text = "\n".join(lines)
+    print_result(args, asdict(done), text)
+    return 0
+
+
 VERIFY = Verb(
     name="verify",
     summary="Check an index and its checksums; exit code 1 if it is damaged.",
-    examples="wingbar verify photos.wb && echo intact",
+    examples="wingbar verify photos.wb && echo intact\nwingbar verify photos.wb --repair",
     flags=verify_flags,
     run=verify,
 )
@@ -295,7 +330,7 @@ def _check_model(name: str, found: Index) -> None:
 
     wanted, own = Model.load(name), found.model
     fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
-    if wanted.files["model.onnx"] != own.files["model.onnx"] or (
+    if wanted.files.get("model.onnx") != own.files.get("model.onnx") or (
         fitted is not None and fitted != own.files.get("rotation.npz")
     ):
         raise WingbarError(
