@@ -31,6 +31,8 @@ MOST_STRETCH = 1.05  # ratio of aspects up to which two pictures may be one fram
 
 Float32 = NDArray[np.float32]
 
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, green and blue
+
 
 class Overlap(NamedTuple):
     """How two pictures lie over each other.
@@ -76,6 +78,13 @@ class Small:
         return _details(_resized(self.grey, GRID))
 
     @cached_property
+    def frame(self) -> tuple[Float32, Float32]:
+        """All of the picture with the longer side GRID: its details in unit length [h, w], and its
+        colours [h, w, 3]."""
+        colours = _colours(Image.fromarray(self.pixels), _grid_size(self.pixels), None)
+        return _unit(_details(colours @ _GREY)), colours
+
+    @cached_property
     def spectrum(self) -> NDArray[np.complex64]:
         """FFT of the grid, padded to GRID x GRID."""
         return np.fft.rfft2(self.grid, (GRID, GRID)).astype(np.complex64)
@@ -107,7 +116,10 @@ def overlap(one: Small, other: Small) -> Overlap:
     aspects = sorted((one.size[0] / one.size[1], other.size[0] / other.size[1]))
     if aspects[1] / aspects[0] <= MOST_STRETCH:
         whole = (0.0, 0.0, float(one.grey.width), float(one.grey.height))
-        found.append(_compared(one, other, whole))
+        if one.frame[0].shape == other.frame[0].shape:
+            found.append(_of_frames(one.frame, other.frame, 1.0))
+        else:
+            found.append(_compared(one, other, whole))
         if found[0].agreement >= CERTAIN:
             return found[0]
     found += [_as_part(one, other), _as_part(other, one)]
@@ -185,17 +197,31 @@ def _refined(
 
 def _compared(whole: Small, part: Small, box: tuple[float, float, float, float]) -> Overlap:
     """A box of `whole` against all of `part`."""
-    shown = Image.fromarray(part.pixels)
-    scale = GRID / max(shown.size)
-    size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
-    small = np.asarray(shown.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), np.float32)
-    cut = Image.fromarray(whole.pixels).resize(size, Image.Resampling.BILINEAR, box)
-    crop = np.asarray(cut, np.float32)
-    weights = np.array([0.299, 0.587, 0.114], np.float32)
-    agreement = float((_unit(_details(crop @ weights)) * _unit(_details(small @ weights))).sum())
-    colour = float(np.abs(crop - small).mean()) / 255
+    colours = _colours(Image.fromarray(whole.pixels), _grid_size(part.pixels), box)
     area = (box[2] - box[0]) * (box[3] - box[1])
-    return Overlap(agreement, colour, area / (whole.grey.width * whole.grey.height))
+    share = area / (whole.grey.width * whole.grey.height)
+    return _of_frames((_unit(_details(colours @ _GREY)), colours), part.frame, share)
+
+
+def _of_frames(
+    one: tuple[Float32, Float32], other: tuple[Float32, Float32], share: float
+) -> Overlap:
+    """Two frames of equal shape laid over each other."""
+    colour = float(np.abs(one[1] - other[1]).mean()) / 255
+    return Overlap(float((one[0] * other[0]).sum()), colour, share)
+
+
+def _grid_size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    """Width and height of a picture with the longer side GRID."""
+    height, width = pixels.shape[:2]
+    scale = GRID / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _colours(
+    picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None
+) -> Float32:
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box), np.float32)
 
 
 def _resized(grey: Image.Image, longer: int) -> Float32:
