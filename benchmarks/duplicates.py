@@ -92,8 +92,8 @@ def measure_quality(folder: Path, count: int, seed: int, with_peers: bool) -> No
                 start = time.perf_counter()
                 try:
                     pairs = peer(files)
-                except ImportError as error:
-                    print(f"  {name}: not installed ({error})")
+                except (ImportError, RuntimeError) as error:  # RuntimeError: of another PyTorch
+                    print(f"  {name}: cannot be imported ({error})")
                     continue
                 show(name, pairs, written, time.perf_counter() - start)
 

@@ -19,6 +19,8 @@ def test_what_the_page_says() -> None:
         "differ in at most 9 bits",
         "cosine of at least 0.60",
         "&lt;b&gt;a.jpg",
+        "2 pictures, 1 can go",
+        '<p class="quiet">/p</p>',
         "labelled green and red &amp; blue",
         "a part of the other",
         "3 bits, cosine 0.81, pixels 0.97",

@@ -29,14 +29,19 @@ def measured(count: int, copies: int = 0) -> Chance:
 
 
 def test_the_radius_lets_a_small_share_of_the_pairs_through() -> None:
-    codes, _ = gallery(600)
-    found = measured(600)
+    codes, _ = gallery(1200)
+    found = measured(1200)
     distances = np.concatenate(
-        [codes.distances(codes.of(np.array([i])).ravel())[i + 1 :] for i in range(600)]
+        [codes.distances(codes.of(np.array([i])).ravel())[i + 1 :] for i in range(1200)]
     )
     assert (distances <= found.radius).mean() <= WITHIN * 1.2
     assert (distances <= found.radius + 1).mean() > WITHIN * 0.8
     assert found.sample == 300
+
+
+def test_a_small_gallery_lets_more_through() -> None:
+    """Where a few copies are a large share of all pairs, they must not become the limit."""
+    assert measured(1200).radius < measured(60).radius == 24
 
 
 def test_copies_do_not_move_the_limits_much() -> None:

@@ -16,10 +16,10 @@ COPIES_SHOWN = 24  # of one group
 
 _HOW = {
     "same file": "same file",
-    "same picture": "same picture, scaled or recompressed",
+    "same picture": "same picture",
     "part": "a part of the other",
     "through another": "linked by another one here",
-    "by feature": "alike by feature, pixels not compared",
+    "by feature": "alike by feature",
 }
 
 
@@ -35,6 +35,7 @@ class _CopyView(NamedTuple):
 
 class _GroupView(NamedTuple):
     title: str
+    folder: str
     labels: str
     copies: list[_CopyView]
     more: int
@@ -111,17 +112,27 @@ def _share(found: Duplicates) -> str:
 
 def _group(group: Sequence[Copy]) -> _GroupView:
     labels = sorted({copy.label for copy in group if copy.label is not None})
+    folders = {_folder(copy) for copy in group}
+    shared = folders.pop() if len(folders) == 1 else ""
     return _GroupView(
-        f"{len(group):,} copies" if len(group) > 2 else "A pair",
+        f"{len(group):,} pictures, {len(group) - 1:,} can go",
+        shared,
         f"labelled {' and '.join(labels)}" if len(labels) > 1 else "",
-        [_copy(copy, len(labels) > 1) for copy in group[:COPIES_SHOWN]],
+        [
+            _copy(copy, "" if shared else _folder(copy), len(labels) > 1)
+            for copy in group[:COPIES_SHOWN]
+        ],
         max(0, len(group) - COPIES_SHOWN),
     )
 
 
-def _copy(copy: Copy, labels_differ: bool) -> _CopyView:
+def _folder(copy: Copy) -> str:
     path = Path(copy.path)
-    name = path.name or copy.path
+    return str(path.parent) if path.is_absolute() else ""
+
+
+def _copy(copy: Copy, folder: str, labels_differ: bool) -> _CopyView:
+    name = Path(copy.path).name or copy.path
     likeness = ""
     if copy.how not in (None, "same file"):
         likeness = f"{counted(copy.distance, 'bit')}, cosine {copy.score:.2f}"
@@ -130,7 +141,7 @@ def _copy(copy: Copy, labels_differ: bool) -> _CopyView:
     return _CopyView(
         picture(copy.path, name),
         name,
-        str(path.parent) if path.is_absolute() else "",
+        folder,
         "" if copy.how is None else _HOW[copy.how],
         size_text(copy),
         likeness,

@@ -26,7 +26,8 @@ from wingbar.hamming.codes import Codes, Ids
 
 SAMPLE = 300  # items whose distances and cosines are looked at
 NEIGHBOURS = 8  # neighbours by chance that `min_score` lets through, for each item
-WITHIN = 0.05  # largest share of all pairs that `radius` lets through
+WITHIN = 0.05  # largest share of all pairs that `radius` lets through,
+FEW_WITHIN = 50  # unless that is fewer than this many others for each item
 FEWEST = 20  # items from which there is anything to measure
 NEAR = 100  # nearest codes among which the nearest neighbour by feature is looked for
 SAME = 0.999  # cosine from which a neighbour is taken for a copy and not for chance
@@ -64,7 +65,8 @@ def measure(codes: Codes, features: Callable[[Ids], NDArray[np.floating]], seed:
     packed = codes.of(ids)
     within = codes.counts(packed).sum(0).cumsum() - len(ids)  # without the items themselves
     share = within / (len(ids) * (count - 1))
-    radius = max(0, int(np.searchsorted(share, WITHIN, "right")) - 1)
+    limit = max(WITHIN, FEW_WITHIN / count)
+    radius = max(0, min(bits // 2, int(np.searchsorted(share, limit, "right")) - 1))
 
     own = features(ids).astype(np.float32)
     pairs = (own @ own.T)[np.triu_indices(len(own), 1)]
