@@ -12,6 +12,10 @@ from PIL import Image
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(os, "sched_setaffinity"):  # threads that spin while they wait are told so, too
+        cores = sorted(os.sched_getaffinity(0))
+        worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})
 
 from tests.databases import Server, postgres, require_milvus
 from wingbar.index.index import Index

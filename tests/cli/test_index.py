@@ -180,7 +180,7 @@ def test_a_damaged_index_is_exit_code_1(
     code, out, _ = run(capsys, "verify", path)
     assert code == 1
     assert "item 3" in out
-    assert f"{path}: 1 problem; rebuild it" in out
+    assert f"{path}: 1 problem; wingbar verify --repair" in out
     code, out, _ = run(capsys, "verify", path, "--json")
     assert (code, len(json.loads(out)["problems"])) == (1, 1)
 

@@ -131,6 +131,7 @@ def test_what_cannot_be_scored(
         evaluate_landmarks(index, [Path("z.jpg")], tmp_path / "s.csv")
 
 
+@pytest.mark.slow
 def test_landmark_solutions(buildings: Dataset, tmp_path: Path) -> None:
     entries = [Entry(entry.path, f"L{i % 6}") for i, entry in enumerate(buildings.gallery)]
     queries = buildings.query.paths

@@ -800,3 +800,153 @@ def test_an_image_for_which_the_network_gives_no_numbers_is_named(
         assert np.isfinite(index.features()).all()
         assert index.add(photos).added == 1
         assert index.verify() == []
+
+
+# -- removed by hand, the whole truth, and files whose time lies
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder of four pictures."""
+    (tmp_path / "few").mkdir()
+    for i in range(4):
+        picture(i).save(tmp_path / "few" / f"{i}.jpg")
+    return tmp_path / "few"
+
+
+def names(index: Index) -> list[str]:
+    return sorted(Path(path).name for path in index.paths())
+
+
+def test_what_was_removed_by_hand_stays_out_until_its_file_changes(
+    few: Path, tmp_path: Path
+) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        index.delete([few / "0.jpg", few / "1.jpg"])
+        report = index.add(few)
+        assert (counts(report), report.left_out) == ((0, 0, 2, 0, 0, 0), 2)
+        os.utime(few / "0.jpg", (5, 5))  # touched, not changed
+        picture(100).save(few / "1.jpg")  # changed
+        report = index.add(few)
+        assert (counts(report), report.left_out) == ((1, 0, 2, 0, 0, 0), 1)
+        assert names(index) == ["1.jpg", "2.jpg", "3.jpg"]
+        assert index.add(few).left_out == 1  # and its new time is known now
+        assert index.verify() == []
+
+
+def test_a_removed_file_that_moves_stays_out(few: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        shutil.copy(few / "0.jpg", few / "copy.jpg")
+        index.add(few)
+        index.delete([few / "copy.jpg"])
+        (few / "copy.jpg").rename(few / "renamed.jpg")
+        report = index.add(few)
+        assert (report.added, report.left_out) == (0, 1)
+        assert index.add(few, rehash=True).left_out == 1
+        shutil.copy(few / "0.jpg", few / "another.jpg")  # the removed one is still there
+        assert index.add(few).added == 1
+        assert names(index) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "another.jpg"]
+
+
+def test_what_brings_a_removed_item_back(few: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        for source, more in (
+            ([few / "0.jpg"], {}),
+            (few / "0.jpg", {}),
+            (few, {"restore": True}),
+        ):
+            index.delete(few / "0.jpg")
+            assert index.add(few).added == 0
+            assert index.add(source, **more).added == 1  # type: ignore[arg-type]
+            assert index.add(few).unchanged == 4  # and it stays
+        index.delete(index.ids())
+        assert index.add(few).left_out == 4
+        index.add([np.asarray(picture(7))], keys=["k"])
+        index.delete(index.ids())
+        assert index.add([np.asarray(picture(7))], keys=["k"]).added == 1  # it has no file
+
+
+def test_a_list_that_is_the_whole_truth(few: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "shop.csv"
+    listed.write_text("path,label\nfew/0.jpg,a\nfew/2.jpg,b\n")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        index.add([np.asarray(picture(7))], keys=["k"])
+        assert counts(index.add(listed)) == (0, 2, 0, 0, 0, 0)  # a list alone removes nothing
+        report = index.add(listed, is_whole=True)
+        assert counts(report) == (0, 0, 2, 0, 3, 0)
+        assert names(index) == ["0.jpg", "2.jpg"]
+        # what a list gave up may come back with a list
+        listed.write_text("path,label\nfew/0.jpg,a\nfew/1.jpg,b\n")
+        assert counts(index.add(listed, is_whole=True)) == (1, 0, 1, 0, 1, 0)
+        listed.write_text("path,label\n")
+        with pytest.raises(DataError, match="whole truth names no images: nothing was removed"):
+            index.add(listed, is_whole=True)
+        assert names(index) == ["0.jpg", "1.jpg"]
+
+
+def test_folders_that_are_the_whole_truth(few: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "disk").mkdir(parents=True)
+    picture(20).save(other / "x.jpg")
+    picture(21).save(other / "disk" / "y.jpg")
+    os.symlink(few, tmp_path / "link")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add([read_images(few), read_images(other)], bits=8)
+        # the same folder by another name, and a disk that is not mounted
+        (other / "disk" / "y.jpg").unlink()
+        linked = [read_images(tmp_path / "link"), read_images(other)]
+        report = index.add(linked, is_whole=True)
+        assert (counts(report), report.kept) == ((0, 0, 5, 0, 0, 0), 1)
+        report = index.add(few, is_whole=True)
+        assert counts(report) == (0, 0, 4, 0, 2, 0)
+        assert names(index) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+
+
+def test_a_change_that_size_and_time_do_not_show(few: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        status = os.stat(few / "0.jpg")
+        data = bytearray((few / "0.jpg").read_bytes())
+        other = bytearray((few / "1.jpg").read_bytes())
+        size = max(len(data), len(other))
+        for name, content in (("0.jpg", data), ("1.jpg", other)):  # padded behind the picture
+            (few / name).write_bytes(content.ljust(size, b"\0"))
+        index.add(few)
+        before = index.contents()
+        status = os.stat(few / "0.jpg")
+        (few / "0.jpg").write_bytes(other.ljust(size, b"\0"))
+        os.utime(few / "0.jpg", ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert counts(index.add(few)) == (0, 0, 4, 0, 0, 0)
+        assert counts(index.add(few, rehash=True)) == (0, 1, 3, 0, 0, 0)
+        assert sorted(index.contents()) != sorted(before)
+        assert index.contents().count(index.contents()[0]) == 2 or len(set(index.contents())) == 3
+
+
+def test_reading_everything_again_takes_new_labels(few: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        listed = tmp_path / "l.csv"
+        listed.write_text("path,label\nfew/0.jpg,a\nfew/1.jpg,b\n")
+        assert counts(index.add(listed, rehash=True)) == (0, 2, 0, 0, 0, 0)
+        assert index.label_counts() == {"a": 1, "b": 1}
+
+
+def test_the_clock_goes_back(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is written after the clock was set back is older than what was indexed."""
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        monkeypatch.setattr("time.time", lambda: 1e9)
+        picture(100).save(few / "0.jpg")
+        os.utime(few / "0.jpg", (1e9, 1e9))
+        os.utime(few / "1.jpg", (2**33, 2**33))  # and one from the future
+        report = index.add(few)
+        assert counts(report) == (0, 1, 3, 0, 0, 0)
+        assert report.seconds >= 0
+        index.delete(few / "0.jpg")
+        os.utime(few / "0.jpg", (1, 1))
+        assert index.add(few).left_out == 1
+        assert counts(index.add(few)) == (0, 0, 3, 0, 0, 0)

@@ -97,6 +97,7 @@ def test_the_core_imports_neither_torch_nor_scipy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.slow
 def test_an_image_has_the_same_code_from_every_kind_of_source(
     fitted: Model, tmp_path: Path
 ) -> None:

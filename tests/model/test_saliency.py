@@ -124,6 +124,7 @@ def test_dolg_shows_its_attention_in_the_picture_s_shape(of_dolg: Path, photos: 
     assert square.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_a_method_without_places_says_so(
     shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

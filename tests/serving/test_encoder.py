@@ -64,6 +64,7 @@ def test_pictures_beyond_the_limit_get_429(
         assert ask(client, jpeg()).status_code == 200
 
 
+@pytest.mark.slow
 def test_concurrent_searches_are_encoded_together(
     client: httpx.Client, shared_photos: Path
 ) -> None:

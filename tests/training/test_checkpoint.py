@@ -79,6 +79,7 @@ def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
         loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, epochs=1), resume=True)
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_else_is_refused(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_folder_that_holds_something_else_is_refused(
         loop.train(dlbhc, found, trained, CONFIG, replace(SMALL, lr=1.0), resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_cannot_be_exported(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "new" / "train").mkdir(parents=True)
     (tmp_path / "new" / "train" / "run.json").write_bytes(

@@ -17,6 +17,7 @@ from wingbar.cli.options import (
     whole_number,
 )
 from wingbar.cli.output import (
+    LISTED,
     constant_bits_text,
     model_record,
     print_failures,
@@ -86,6 +87,21 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive_number, help="threads that decode images (default: one per core)"
     )
     parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="IMAGES are the whole truth: remove every item that they do not name",
+    )
+    parser.add_argument(
+        "--rehash",
+        action="store_true",
+        help="read every file, also those whose size and time have not changed",
+    )
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="bring back what was removed with wingbar remove; naming a file does so too",
+    )
+    parser.add_argument(
         "--refit",
         action="store_true",
         help="learn label-free codes again, from everything in the index",
@@ -122,7 +138,14 @@ def index(args: argparse.Namespace) -> int:
             return 0
         with progress_bars() as progress:
             report = found.add(
-                sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
+                sources,
+                bits=args.bits,
+                seed=args.seed,
+                threads=args.threads,
+                progress=progress,
+                rehash=args.rehash,
+                restore=args.restore,
+                is_whole=args.sync,
             )
         print_failures(report.failed)
         print_result(
@@ -143,7 +166,8 @@ INDEX = Verb(
     name="index",
     summary="Create an index from images, or update it.",
     examples="wingbar index photos.wb photos/\n"
-    "wingbar index photos.wb catalogue.csv --split gallery --bits 48",
+    "wingbar index photos.wb catalogue.csv --split gallery --bits 48\n"
+    "wingbar index shop.wb catalogue.csv --sync",
     flags=index_flags,
     run=index,
 )
@@ -234,19 +258,28 @@ INFO = Verb(
 def verify_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `verify`."""
     parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="keep everything that can be read, list what is dropped, and put the damaged file "
+        "aside",
+    )
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Print what is wrong with an index; exit code 1 when anything is."""
+    """Print what is wrong with an index; exit code 1 when anything is. With --repair, make it
+    whole."""
     from wingbar.index.checks import verify
     from wingbar.index.engine import place_of
 
+    if args.repair:
+        return _repair(args)
     place = place_of(args.index)  # which is shown without the password
     problems = verify(place)
     if len(problems) == 1 and problems[0].startswith(f"{place} "):
         text = problems[0]  # about the file as a whole, such as a picture that is no index
     elif problems:
-        advice = "rebuild it with wingbar index, or restore a backup"
+        advice = "wingbar verify --repair keeps what can be read"
         count = counted(len(problems), "problem")
         text = "\n".join([*problems, f"{place}: {count}; {advice}"])
     else:
@@ -255,10 +288,34 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _repair(args: argparse.Namespace) -> int:
+    from wingbar.index.repair import repair
+
+    with progress_bars() as progress:
+        done = repair(args.index, progress=progress)
+    if done.damaged is None:
+        text = f"{args.index} is intact: nothing to repair"
+    else:
+        lines = [f"{args.index} is whole again: {counted(done.items, 'image')} kept"]
+        if done.made_again:
+            lines.append(f"{counted(done.made_again, 'image')} were encoded again.")
+        if done.unchecked:
+            lines.append(
+                f"{counted(done.unchecked, 'code')} could not be checked: a bit of one is wrong."
+            )
+        lines += [f"dropped: {line}" for line in done.dropped[:LISTED]]
+        if len(done.dropped) > LISTED:
+            lines.append(f"and {len(done.dropped) - LISTED:,} more; --json lists them all")
+        lines.append(f"The damaged file is {done.damaged} now; delete it when all is well.")
+        text = "\n".join(lines)
+    print_result(args, asdict(done), text)
+    return 0
+
+
 VERIFY = Verb(
     name="verify",
     summary="Check an index and its checksums; exit code 1 if it is damaged.",
-    examples="wingbar verify photos.wb && echo intact",
+    examples="wingbar verify photos.wb && echo intact\nwingbar verify photos.wb --repair",
     flags=verify_flags,
     run=verify,
 )
@@ -298,7 +355,7 @@ def _check_model(name: str, found: Index) -> None:
     """Raise WingbarError, naming both models, when `name` is not the model of the index."""
     wanted, own = _model(name), found.model
     fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
-    if wanted.files["model.onnx"] != own.files["model.onnx"] or (
+    if wanted.files.get("model.onnx") != own.files.get("model.onnx") or (
         fitted is not None and fitted != own.files.get("rotation.npz")
     ):
         raise WingbarError(
@@ -330,6 +387,12 @@ def _add_text(path: Place, items: int, report: AddReport) -> str:
     lines = [
         f"{path}: {counted(items, 'image')} ({', '.join(parts)}) in {report.seconds:.1f} s{speed}"
     ]
+    if report.left_out:
+        stay = "image stays" if report.left_out == 1 else "images stay"
+        lines.append(
+            f"{report.left_out:,} {stay} out: removed before and not changed since; --restore "
+            "brings back."
+        )
     if report.continued:
         lines.append(f"Continued with {counted(report.continued, 'image')} of an interrupted run.")
     if report.fitted_on:

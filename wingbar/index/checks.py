@@ -15,11 +15,13 @@ from wingbar.index.place import open_remote
 from wingbar.index.store import (
     CHUNK,
     ITEM_FIELDS,
+    Removed,
     Store,
     alive_from_disk,
     disk_bytes,
     item_crc,
     meta_crc,
+    removed_crc,
 )
 from wingbar.model.model import Model
 
@@ -118,6 +120,12 @@ def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> 
                 f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: not whole codes of {bits} "
                 "bits"
             )
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'removed'").fetchone():
+        for path, size, mtime, content, crc in connection.execute(
+            "SELECT path, size, mtime, content, crc FROM removed"
+        ):
+            if removed_crc(path, Removed(size, mtime, content)) != crc:
+                yield f"removal of {path}: wrong checksum"
     if ids != with_feature:
         yield (
             f"{len(set(ids) ^ set(with_feature))} items without a feature, or features without "

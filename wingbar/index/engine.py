@@ -56,6 +56,15 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Removed:
+    """The file of an item that was removed by hand, as it was then; its fields are as in Item."""
+
+    size: int
+    mtime: int
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Url:
     """An index on a server.
 
@@ -202,9 +211,9 @@ class Engine(Protocol):
         """Store items with their codes [N, w] and features [N, d], replacing items of the same
         path; with `ids`, under these ids, replacing what has them. Inside `writing`."""
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id and return their number; unknown ids are skipped. Inside
-        `writing`."""
+    def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
+        """Remove items by id and return their number; unknown ids are skipped. `by_hand` keeps in
+        mind which files they had. Inside `writing`."""
 
     def search_codes(
         self, queries: Sequence[Embeddings], options: SearchOptions, fine: Fine
@@ -333,6 +342,18 @@ class AnyStore(Engine, Protocol):
 
     def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
         """Ids of those `paths` that are in the index."""
+
+    def ids_below(self, folder: str) -> list[int]:
+        """Ids of the items below a folder, ascending."""
+
+    def removed(self) -> dict[str, Removed]:
+        """What was removed by hand, by path; nothing where the store cannot keep that in mind."""
+
+    def remember(self, removed: Mapping[str, Removed]) -> None:
+        """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """No longer keep in mind that items of these paths were removed. Inside `writing`."""
 
     def existing(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are in the index."""

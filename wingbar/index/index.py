@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
-from typing import Self, SupportsInt, TypeGuard
+from typing import Self, SupportsInt, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from wingbar.errors import (
     StoreError,
 )
 from wingbar.hamming.codes import Codes, Nearest, Packed, unpack
+from wingbar.index.chance import Chance, measure
 from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url
 from wingbar.index.filters import Where, parse_where
@@ -34,23 +35,28 @@ from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import (
     FINE,
     SHORTLIST,
+    TIE_CAP,
     Clock,
     Fine,
     Hit,
     Hits,
     Ranked,
     SearchOptions,
+    folded,
     rank,
     stage_scores,
 )
 from wingbar.index.refit import RefitReport, refit
+from wingbar.index.selection import Selection, select
 from wingbar.index.sources import batch_of
 from wingbar.index.sync import AddReport, add
+from wingbar.index.vectors import add_vectors, checked_vectors
 from wingbar.model.model import Embeddings, Model, check_same
 from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
-Query = images.Source | Embeddings | int  # an integer is the id of an item
+# an integer is the id of an item, an array of floats a vector
+Query = images.Source | Embeddings | int | NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ class Index:
     def __init__(self, store: AnyStore) -> None:
         self._store = store
         self.model = Model(store.model_files())
+        self._chance: tuple[tuple[int, ...], Chance] | None = None
         if self.model.is_outdated:
             warnings.warn(
                 f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
@@ -183,14 +190,19 @@ class Index:
         | NDArray[np.uint8]
         | Sequence[images.Source]
         | Sequence[Entry]
-        | Sequence[Images],
+        | Sequence[Images]
+        | None = None,
         *,
+        vectors: NDArray[np.floating] | None = None,
         keys: Sequence[str] | None = None,
         labels: Sequence[str | None] | None = None,
         bits: int | None = None,
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | None = None,
+        rehash: bool = False,
+        restore: bool = False,
+        is_whole: bool = False,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
@@ -203,12 +215,23 @@ class Index:
         their content; the same key with other pixels replaces the item. `labels` gives pictures or
         a list of paths their classes, None for none.
 
+        An index of a model without a network (`Model.of_vectors`) takes `vectors` [N, d] that were
+        made elsewhere in place of a source, and one of the `keys` for each: the path of the picture
+        that it is of, or any other text. The same key with another vector replaces the item.
+
         A label-free index learns its codes of `bits` bits (default 64) from the first images that
         it gets, drawn with `seed`; later only `refit` changes them. Images that cannot be used are
         listed in the report and stop nothing. `threads` decode pictures (default: one per core).
+
+        `rehash` reads every file, also those of unchanged size and time. A file whose item was
+        removed by `delete` stays out until it changes, unless it is named by itself, as in a list
+        of paths, or with `restore`. With `is_whole` the source is the whole truth: items that it
+        does not name are removed.
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
         the index has, StoreError when the file cannot be written; what was stored before stays.
         """
+        if (source is None) == (vectors is None):
+            raise DataError("add takes images, or vectors=, and one of them at a time")
         _require_images(source)
         self._refresh_model()
         if self.model.gives_codes and bits not in (None, self.model.bits):
@@ -218,6 +241,19 @@ class Index:
             )
         if bits is not None and not 1 <= bits <= self.model.longest_code:
             raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
+        if vectors is not None:
+            with self._store.held():
+                report, model = add_vectors(
+                    self._store, self.model, vectors, keys, labels, bits=bits, seed=seed
+                )
+            with self._store.reading():
+                self._take(model)
+            return report
+        if not self.model.has_network:
+            raise ModelError(
+                f"{self.path} holds vectors that were made elsewhere: add(vectors=..., keys=...) "
+                "takes more of them; images need an index of their own"
+            )
         with self._store.held():
             report, model = add(
                 self._store,
@@ -227,6 +263,9 @@ class Index:
                 seed=seed,
                 threads=threads,
                 progress=progress,
+                rehash=rehash,
+                restore=restore,
+                is_whole=is_whole,
             )
         with self._store.reading():
             self._take(model)
@@ -238,8 +277,9 @@ class Index:
         """Remove items by id or by path: one of them, or several.
 
         A path may be relative to the current folder. What the index does not hold is skipped, and
-        listed as `missing` of the number that is returned. Raises QueryError for anything that is
-        neither an id nor a path; then nothing is removed.
+        listed as `missing` of the number that is returned. An item that was removed does not come
+        back with its folder or list before its file changes; see `add`. Raises QueryError for
+        anything that is neither an id nor a path; then nothing is removed.
         """
         several: Iterable[object] = (
             [items] if isinstance(items, (int, np.integer, str, os.PathLike)) else items
@@ -257,8 +297,16 @@ class Index:
                     raise QueryError(
                         f"delete takes ids and paths, not {type(item).__name__}: {item!r:.60}"
                     )
-            count = self._store.delete({id_ for found in ids.values() for id_ in found})
+            gone = {id_ for found in ids.values() for id_ in found}
+            count = self._store.delete(gone, by_hand=True)
         return Deleted(count, [name for name, found in ids.items() if not found])
+
+    def select(
+        self, names: Sequence[str | os.PathLike[str]] = (), *, where: Where = ()
+    ) -> Selection:
+        """The items of files or below folders `names` that pass the filter `where`, as for
+        `delete`; see `selection.select`."""
+        return select(self._store, names, where)
 
     def refit(
         self,
@@ -300,9 +348,10 @@ class Index:
         shortlist: int = SHORTLIST,
         where: Where = (),
         box: images.Box | None = None,
+        distinct: bool = False,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
-        of this index, or one embedding by its model.
+        of this index, one embedding by its model, or for an index of vectors one vector [d].
 
         Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage,
         by `fine`: "none" keeps that order; "ties" orders items of equal distance by the cosine of
@@ -313,7 +362,8 @@ class Index:
 
         `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20";
         several on one field with = are alternatives, otherwise all must hold. Of the query image
-        only `box` (x, y, width, height in pixels of the upright picture) is looked at. Raises
+        only `box` (x, y, width, height in pixels of the upright picture) is looked at. With
+        `distinct`, copies are folded into the best of them, see `Hits.copies`. Raises
         QueryError when the index is empty, holds no item of that id, or an argument is out of
         range, ImageError when the query image cannot be read.
         """
@@ -328,7 +378,13 @@ class Index:
                 "of them to search_many"
             )
         options = SearchOptions(
-            k=k, radius=radius, fine=fine, shortlist=shortlist, where=where, box=box
+            k=k,
+            radius=radius,
+            fine=fine,
+            shortlist=shortlist,
+            where=where,
+            box=box,
+            distinct=distinct,
         )
         return self.find([query], options)[0]
 
@@ -341,12 +397,14 @@ class Index:
         fine: Fine | None = None,
         shortlist: int = SHORTLIST,
         where: Where = (),
+        distinct: bool = False,
     ) -> list[Hits]:
         """`search` for many queries: one Hits each, in their order. Stage times are shares of the
         whole batch."""
-        return self.find(
-            queries, SearchOptions(k=k, radius=radius, fine=fine, shortlist=shortlist, where=where)
+        options = SearchOptions(
+            k=k, radius=radius, fine=fine, shortlist=shortlist, where=where, distinct=distinct
         )
+        return self.find(queries, options)
 
     def find(self, queries: Iterable[Query], options: SearchOptions) -> list[Hits]:
         """`search_many` with its arguments as one record; a `box` is cut out of every query.
@@ -392,15 +450,57 @@ class Index:
                 return None
             fine, shortlists = self.shortlists(embeddings, options)
             found = []
-            for one in shortlists:
+            for query, one in zip(embeddings, shortlists, strict=True):
                 clock = Clock({**times, "coarse": one.coarse_ms})
-                ranked = rank(one.near, fine, one.scores, options.k)
+                ranked, copies = (
+                    self._distinct(query, one, options, fine)
+                    if options.distinct
+                    else (rank(one.near, fine, one.scores, options.k), None)
+                )
                 clock.lap("fine")
                 hits = self._fetch(ranked)
                 clock.lap("fetch")
                 clock.milliseconds["fine"] += one.fine_ms
-                found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
+                found.append(
+                    Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds, copies=copies)
+                )
             return found
+
+    def _distinct(
+        self, query: Embeddings, found: Shortlist, options: SearchOptions, fine: Fine
+    ) -> tuple[Ranked, Mapping[int, Sequence[int]]]:
+        """The first k distinct items of one query, and the copies of each. While copies fill the
+        shortlist, a longer one is searched, up to TIE_CAP times as long."""
+        limits = self.chance()
+        longer = options
+        while True:
+            ranked = rank(found.near, fine, found.scores)
+            first, copies, are_enough = folded(
+                ranked,
+                options.k,
+                [item.content for item in self._store.items(ranked.ids.tolist())],
+                self._store.codes_of(ranked.ids.tolist(), self.model.bits),
+                self._store.features(ranked.ids.tolist(), self.model.dim).astype(np.float32),
+                limits.radius,
+                limits.copy_score,
+            )
+            ended = longer.k >= TIE_CAP * max(options.k, options.shortlist)
+            length = len(found.near.ids)
+            if are_enough or ended or length < max(longer.k, 1):
+                return first, copies
+            longer = replace(longer, k=2 * max(length, longer.k))
+            [found] = self._store.search_codes([query], longer, fine)
+
+    def chance(self) -> Chance:
+        """How alike different pictures of this index are by chance; see `chance.measure`. Measured
+        when it is first wanted, and again when the index has changed."""
+        with self._store.reading():
+            searchable, version = self.searchable(), self._store.version()
+            if self._chance is None or self._chance[0] != version:
+                dim = self.model.dim
+                measured = measure(searchable, lambda ids: self._store.features(ids.tolist(), dim))
+                self._chance = version, measured
+            return self._chance[1]
 
     def why_nothing_passes(self, where: Where) -> str | None:
         """Why no item passes the filter `where`, with values that are near; None if one does.
@@ -464,10 +564,13 @@ class Index:
     ) -> tuple[list[Embeddings], dict[str, float]]:
         """The embedding of each query, and milliseconds a query for decoding and encoding."""
         start = time.perf_counter()
+        queries = [
+            self._embedded_vector(query, model) if _is_vector(query) else query for query in queries
+        ]
         pixels = {
-            i: self._pixels(query, model)
+            i: self._pixels(cast("images.Source", query), model)
             for i, query in enumerate(queries)
-            if not isinstance(query, (Embeddings, int))
+            if not isinstance(query, (Embeddings, int)) and not _is_vector(query)
         }
         decoded = time.perf_counter()
         encoded = dict(zip(pixels, model.encode_pixels(pixels.values()), strict=True))
@@ -482,6 +585,14 @@ class Index:
             elif isinstance(query, int):
                 encoded[i] = self.embedding(query)
         return [encoded[i] for i in range(len(queries))], times
+
+    def _embedded_vector(self, vector: NDArray[np.floating], model: Model) -> Embeddings:
+        if model.has_network:
+            raise QueryError(
+                f"{self.path} is an index of images by {model}: search by an image, an id or an "
+                "embedding by that model, not by a vector"
+            )
+        return model.embed(checked_vectors(vector[None], model.dim))
 
     def embedding(self, id_: int) -> Embeddings:
         """What the index stores of an item, as a query.
@@ -678,13 +789,18 @@ def _boxed(queries: list[Query], box: images.Box | None) -> list[Query]:
         return queries
     parts: list[Query] = []
     for query in queries:
-        if isinstance(query, (images.Part, Embeddings, int)):
+        if isinstance(query, (images.Part, Embeddings, int)) or _is_vector(query):
             raise QueryError(
                 "a box is cut out of an image: it cannot be given beside an id, an embedding or a "
                 "part"
             )
-        parts.append(images.Part(query, box))
+        parts.append(images.Part(cast("images.Whole", query), box))
     return parts
+
+
+def _is_vector(query: object) -> TypeGuard[NDArray[np.floating]]:
+    """Whether a query is a vector and no picture."""
+    return isinstance(query, np.ndarray) and query.ndim == 1 and query.dtype.kind == "f"
 
 
 def _is_id(value: object) -> TypeGuard[SupportsInt]:

@@ -437,9 +437,9 @@ class MilvusStore(RemoteStore):
             ]
         )
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id and return their number; unknown ids are skipped. Inside
-        `writing`."""
+    def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
+        """Remove items by id and return their number; unknown ids are skipped. Milvus does not keep
+        in mind what was removed `by_hand`. Inside `writing`."""
         wanted = self.existing(ids)
         for start in range(0, len(wanted), _ROWS):
             self._delete_part(wanted[start : start + _ROWS])

@@ -30,7 +30,16 @@ from numpy.typing import NDArray
 
 from wingbar.errors import ModelError, QueryError, StoreError, one_line
 from wingbar.hamming.codes import Nearest, Packed, agreement, unpack, words
-from wingbar.index.engine import Item, Row, Shortlist, StoreInfo, Url, require_model
+from wingbar.index.engine import (
+    NO_FILE,
+    Item,
+    Removed,
+    Row,
+    Shortlist,
+    StoreInfo,
+    Url,
+    require_model,
+)
 from wingbar.index.filters import NEAR_AMONG, Condition, NoColumnError, parse_where
 from wingbar.index.memory import CHUNK
 from wingbar.index.postgres_sql import (
@@ -89,7 +98,14 @@ CREATE TABLE {s}.items (
     crc bigint NOT NULL
 ) PARTITION BY HASH (key);
 CREATE INDEX ON {s}.items (id);
-CREATE INDEX ON {s}.items (label)
+CREATE INDEX ON {s}.items (label);
+CREATE TABLE {s}.removed (
+    key uuid PRIMARY KEY,          -- of the path of an item that was removed by hand
+    path text NOT NULL,
+    size bigint NOT NULL,          -- and its file, as it was then
+    mtime bigint NOT NULL,
+    content bytea NOT NULL
+)
 """
 _SHAPED_SCHEMA = """
 CREATE TABLE {s}.codes (id bigint PRIMARY KEY, code bit({bits}) NOT NULL) PARTITION BY HASH (id);
@@ -598,17 +614,46 @@ class PostgresStore(RemoteStore):
             (item_fields(id_, key_of(changes[id_].path), changes[id_]) for id_ in known),
         )
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id and return their number; unknown ids are skipped. Inside
-        `writing`."""
+    def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
+        """Remove items by id and return their number; unknown ids are skipped. `by_hand` keeps in
+        mind which files they had. Inside `writing`."""
         wanted = sorted(id_ for id_ in ids if -(2**63) <= id_ < 2**63)
         if not wanted:
             return 0
+        if by_hand:
+            gone = self.items(self.existing(wanted))
+            self.remember(
+                {
+                    item.path: Removed(item.size, item.mtime, item.content)
+                    for item in gone
+                    if item.size != NO_FILE
+                }
+            )
         removed = self._run("DELETE FROM {s}.items WHERE id = ANY(%s)", (wanted,)).rowcount
         if self._has_shape():
             for table in _SHAPED:
                 self._run(f"DELETE FROM {{s}}.{table} WHERE id = ANY(%s)", (wanted,))
         return removed
+
+    def removed(self) -> dict[str, Removed]:
+        """What was removed by hand, by path."""
+        rows = self._rows("SELECT path, size, mtime, content FROM {s}.removed ORDER BY path")
+        return {path: Removed(size, mtime, bytes(content)) for path, size, mtime, content in rows}
+
+    def remember(self, removed: Mapping[str, Removed]) -> None:
+        """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""
+        self.forget(removed)
+        for path, one in removed.items():
+            self._run(
+                "INSERT INTO {s}.removed VALUES (%s, %s, %s, %s, %s)",
+                (uuid.UUID(bytes=key_of(path)), path, one.size, one.mtime, one.content),
+            )
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """No longer keep in mind that items of these paths were removed. Inside `writing`."""
+        keys = [uuid.UUID(bytes=key_of(path)) for path in paths]
+        if keys:
+            self._run("DELETE FROM {s}.removed WHERE key = ANY(%s)", (keys,))
 
     def _has_shape(self) -> bool:
         return bool(self._rows("SELECT 1 FROM {s}.meta WHERE name = 'shape'"))

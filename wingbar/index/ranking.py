@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import QueryError
-from wingbar.hamming.codes import Codes, Distances, Filter, Ids, Nearest, Packed, agreement
+from wingbar.hamming.codes import (
+    Codes,
+    Distances,
+    Filter,
+    Ids,
+    Nearest,
+    Packed,
+    agreement,
+    hamming,
+)
 from wingbar.images import Box
 from wingbar.index.filters import parse_where
 from wingbar.model.model import Embeddings
@@ -36,6 +45,8 @@ class SearchOptions:
     where: filters, as "label=monarch", "path=blue/*" or "price<20"; all must hold, except that
         several on one field with = are alternatives.
     box: part of the query picture to look at: x, y, width, height in pixels of the upright picture.
+    distinct: whether copies of a hit are folded into it: items of the same content, or so alike by
+        code and feature that chance does not explain it (chance.py).
     """
 
     k: int = 10
@@ -44,6 +55,7 @@ class SearchOptions:
     shortlist: int = SHORTLIST
     where: Sequence[str] = ()
     box: Box | None = None
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -102,6 +114,8 @@ class Hits(list[Hit]):
     milliseconds: time of each stage: decode, encode, coarse, fine, fetch.
     failed: the shards that did not answer, so that hits of theirs are missing; always empty for
         one index.
+    copies: of a search for distinct hits: the ids of the items that were folded into each hit, by
+        its id; best first.
     """
 
     def __init__(
@@ -111,9 +125,11 @@ class Hits(list[Hit]):
         cut: bool,
         milliseconds: Mapping[str, float],
         failed: Sequence[FailedShard] = (),
+        copies: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(hits)
         self.failed = tuple(failed)
+        self.copies = copies or {}
         self.shortlist = shortlist
         self.cut = cut
         self.milliseconds = milliseconds
@@ -192,6 +208,58 @@ def fine_places(
         return distances.astype(np.float64)
     exact = scores.astype(np.float64)
     return distances - 0.25 - exact / 4 if fine == "ties" else -3.0 - exact
+
+
+def folded(
+    ranked: Ranked,
+    k: int,
+    contents: Sequence[bytes],
+    packed: Packed,
+    features: NDArray[np.float32],
+    radius: int,
+    copy_score: float,
+) -> tuple[Ranked, dict[int, list[int]], bool]:
+    """The first `k` distinct of ranked items [n], and the ids of the copies of each by its id.
+
+    A copy of an item before it has the same content, or a code [n, w] at most `radius` bits away
+    and a feature [n, d] of at least the cosine `copy_score`. Also tells whether there were k.
+    """
+    kept: list[int] = []
+    copies: dict[int, list[int]] = {}
+    for place, content in enumerate(contents):
+        of = _first_alike(place, content, kept, contents, packed, features, radius, copy_score)
+        if of is not None:
+            copies.setdefault(int(ranked.ids[of]), []).append(int(ranked.ids[place]))
+        elif len(kept) < k:
+            kept.append(place)
+        else:
+            break
+    rows = np.array(kept, np.int64)
+    scores = None if ranked.scores is None else ranked.scores[rows]
+    first = Ranked(ranked.ids[rows], ranked.distances[rows], scores, ranked.shortlist, ranked.cut)
+    return first, copies, len(kept) >= k
+
+
+def _first_alike(
+    place: int,
+    content: bytes,
+    kept: Sequence[int],
+    contents: Sequence[bytes],
+    packed: Packed,
+    features: NDArray[np.float32],
+    radius: int,
+    copy_score: float,
+) -> int | None:
+    """The place of the first kept item that the one at `place` is a copy of."""
+    if not kept:
+        return None
+    alike = (hamming(packed[place], packed[kept]) <= radius) & (
+        features[kept] @ features[place] >= copy_score
+    )
+    for i, other in enumerate(kept):
+        if alike[i] or contents[other] == content:
+            return other
+    return None
 
 
 class Clock:

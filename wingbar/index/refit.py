@@ -56,7 +56,7 @@ def refit(
     inside the transaction. Raises ModelError for a trained model, and StoreError when a file is no
     longer what was indexed or another process has refitted the index; then nothing is changed.
     """
-    if model.method != "itq":
+    if not model.is_label_free:
         raise ModelError(
             f"{model.name} was trained with {model.method}: its codes are not fitted to an index"
         )
@@ -162,6 +162,13 @@ class _Again:
         process has changed or removed meanwhile. Raises StoreError where a file is not what was
         indexed."""
         done = 0
+        if not self.model.has_network:  # the vectors are the features themselves
+            for ids in batched(items, 4096):
+                here = self.store.existing(ids)
+                yield here, self.store.features(here, self.model.dim).astype(np.float32)
+                done += len(ids)
+                self.progress(stage, done, len(items))
+            return
         for batch in batched(in_order(items.items(), self._read, self.threads), BATCH):
             read: list[int] = []
             pixels: list[images.Pixels] = []

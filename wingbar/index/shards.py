@@ -107,6 +107,8 @@ class Shards:
 
         Raises QueryError as `Index.find` does, StoreError when no shard answers.
         """
+        if options.distinct:
+            raise QueryError("copies are folded in one index only: leave distinct out")
         for query in queries:
             check_same(query, self.model, shard_names(self.places))
         for attempt in (1, 2, 3):  # an item may be deleted between its being found and read

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from wingbar.hamming.codes import Codes, Packed, words
 from wingbar.index import filters
 from wingbar.index.engine import NO_FILE as NO_FILE
 from wingbar.index.engine import Item as Item
+from wingbar.index.engine import Removed as Removed
 from wingbar.index.engine import Row, Shortlist, StoreInfo, require_model
 from wingbar.index.filters import Condition, as_number, parse_where
 from wingbar.index.memory import CHUNK as CHUNK
@@ -40,7 +41,7 @@ from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 # A damaged name makes Python fail at the text of the error itself.
@@ -76,6 +77,21 @@ CREATE TABLE codes (
 );
 CREATE INDEX codes_by_crc ON codes (chunk, crc)  -- tells which chunks changed without their blobs
 """
+# What makes a file of format n one of format n + 1. A step is never changed once it was released.
+_STEPS_UP = {
+    1: """
+CREATE TABLE removed (
+    path TEXT PRIMARY KEY,                  -- of an item that was removed by hand
+    size INTEGER NOT NULL,                  -- and its file, as it was then
+    mtime INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    crc INTEGER NOT NULL
+)
+""",
+}
+
+
+_ItemFields = tuple[str, str | None, str, int, int, bytes]
 
 
 class Store:
@@ -120,7 +136,7 @@ class Store:
             store._is_new = True
             try:
                 with store.writing():
-                    for statement in _SCHEMA.split(";\n"):
+                    for statement in _schema(FORMAT):
                         store._db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                     store._set_meta("id", uuid.uuid4().hex)
@@ -155,6 +171,7 @@ class Store:
         try:
             writable = _is_writable(path)
             connection = _connect(path, "rw" if writable else "ro")
+            connection.execute("BEGIN")  # the format and the tables are of one moment
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         except (*_SQLITE_ERRORS, OSError) as error:
@@ -168,7 +185,8 @@ class Store:
                 f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
             )
         try:
-            _check_schema(connection, path)
+            _check_schema(connection, path, version)
+            connection.execute("ROLLBACK")
             if writable:  # only now: a file that is not an index stays untouched
                 connection.execute("PRAGMA journal_mode = WAL")
                 # what was reported as stored survives a power cut
@@ -195,12 +213,15 @@ class Store:
     def writing(self) -> Iterator[None]:
         """A transaction that excludes other writers: all of it is stored, or nothing.
 
-        Raises StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
+        A file of an older format is brought up to FORMAT in the same transaction. Raises
+        StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
         """
         with self._transaction():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._require_place()
+                if not self._is_new:
+                    self._upgrade()
                 yield
                 self._require_place()
                 self._db.execute("COMMIT")
@@ -250,6 +271,12 @@ class Store:
     def scratch(self) -> Path:
         """Beside the file."""
         return self.path
+
+    @property
+    def format(self) -> int:
+        """The format of the file now; another process may bring it up to FORMAT at any time."""
+        with self._explaining():
+            return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def version(self) -> tuple[int, ...]:
         """Changes whenever this or another process has written to the file."""
@@ -313,6 +340,7 @@ class Store:
         path; with `ids`, under these ids, replacing what has them. Inside `writing`."""
         old = set(self.ids_of_paths([item.path for item in items]).values())
         self.delete(old if ids is None else old.union(ids))
+        self.forget(item.path for item in items)
         halves = features.astype("<f2")
         wanted = [None] * len(items) if ids is None else list(ids)
         given = []
@@ -336,11 +364,14 @@ class Store:
             "content = ?, crc = ? WHERE id = ?",
             [(*_row(item), id_) for id_, item in changes.items()],
         )
+        self.forget(item.path for item in changes.values())
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id and return their number; unknown ids are skipped. Inside
-        `writing`."""
+    def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
+        """Remove items by id and return their number; unknown ids are skipped. `by_hand` keeps in
+        mind which files they had. Inside `writing`."""
         wanted = sorted(ids)
+        if by_hand:
+            self._remember_items(wanted)
         removed = self._db.executemany(
             "DELETE FROM items WHERE id = ?", [(i,) for i in wanted]
         ).rowcount
@@ -354,6 +385,32 @@ class Store:
                 alive[places] = False
                 self._put_chunk(chunk, data, alive)
         return max(removed, 0)
+
+    def _remember_items(self, ids: Iterable[int]) -> None:
+        rows = [
+            row
+            for id_ in ids
+            for row in self._db.execute(
+                "SELECT path, size, mtime, content FROM items WHERE id = ? AND size != ?",
+                (id_, NO_FILE),
+            )
+        ]
+        self.remember({path: Removed(*rest) for path, *rest in rows})
+
+    def remember(self, removed: Mapping[str, Removed]) -> None:
+        """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?, ?)",
+            [
+                (path, one.size, one.mtime, one.content, removed_crc(path, one))
+                for path, one in removed.items()
+            ],
+        )
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """No longer keep in mind that items of these paths were removed. Inside `writing`."""
+        if self._db.execute("SELECT 1 FROM removed LIMIT 1").fetchone():
+            self._db.executemany("DELETE FROM removed WHERE path = ?", [(path,) for path in paths])
 
     def replace_embeddings(
         self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int
@@ -445,7 +502,7 @@ class Store:
                     continue
                 chunk, data, alive_bytes, crc = row
                 self._check_chunk(chunk, data, alive_bytes, crc, bits)
-                column = _from_disk(data, bits)
+                column = codes_from_disk(data, bits)
                 places = np.flatnonzero(alive_from_disk(alive_bytes)[: len(column)])
                 ids.append(places + chunk * CHUNK)
                 packed.append(column[places])
@@ -564,6 +621,21 @@ class Store:
         """The sha256 of every item's file, by ascending id."""
         return [row[5] for _, row in self._item_rows()]
 
+    def removed(self) -> dict[str, Removed]:
+        """What was removed by hand, by path."""
+        found = {}
+        with self.reading():
+            if self.format < 2:
+                return {}
+            for path, size, mtime, content, crc in self._db.execute(
+                "SELECT path, size, mtime, content, crc FROM removed ORDER BY path"
+            ):
+                one = Removed(size, mtime, content)
+                if removed_crc(path, one) != crc:
+                    raise self._damaged(f"the removal of {path} has a wrong checksum")
+                found[str(path)] = one
+        return found
+
     def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
         """Ids of those `paths` that are in the index."""
         found = {}
@@ -573,6 +645,16 @@ class Store:
                 if row:
                     found[path] = int(row[0])
         return found
+
+    def ids_below(self, folder: str) -> list[int]:
+        """Ids of the items below a folder, ascending."""
+        first = folder.rstrip(os.sep) + os.sep
+        after = first[:-1] + chr(ord(os.sep) + 1)  # the first text that does not begin with it
+        with self._explaining():
+            rows = self._db.execute(
+                "SELECT id FROM items WHERE path >= ? AND path < ? ORDER BY id", (first, after)
+            )
+            return [int(id_) for (id_,) in rows]
 
     def existing(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are in the index."""
@@ -617,6 +699,12 @@ class Store:
 
     # -- inside
 
+    def _upgrade(self) -> None:
+        """Bring the file up to FORMAT, step by step."""
+        for format_ in range(self.format, FORMAT):
+            self._db.execute(_STEPS_UP[format_])
+            self._db.execute(f"PRAGMA user_version = {format_ + 1}")
+
     def _write_codes(self, ids: NDArray[np.int64], packed: Packed, bits: int) -> None:
         """Write codes [N, w] into the columns at the places of `ids` [N]."""
         chunks = ids // CHUNK
@@ -624,7 +712,7 @@ class Store:
             mine = chunks == chunk
             places = ids[mine] % CHUNK
             data, alive = self._chunk(chunk)
-            column = _from_disk(data, bits)
+            column = codes_from_disk(data, bits)
             if len(column) <= places.max():
                 more = np.zeros((int(places.max()) + 1 - len(column), packed.shape[1]), np.uint64)
                 column = np.concatenate([column, more])
@@ -676,39 +764,23 @@ class Store:
         crc = meta_crc(name, value)
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc))
 
-    def _checked(
-        self, id_: int, row: Sequence[object]
-    ) -> tuple[str, str | None, str, int, int, bytes]:
+    def _checked(self, id_: int, row: Sequence[object]) -> _ItemFields:
         """The ITEM_FIELDS of a row that ends with its crc. Raises StoreError when they are not what
         was stored."""
         fields = tuple(row[:-1])
-        path, label, columns, size, mtime, content = fields
         if item_crc(fields) != row[-1]:
             raise self._damaged(f"item {id_} has a wrong checksum")
-        if (
-            isinstance(path, str)
-            and (label is None or isinstance(label, str))
-            and isinstance(columns, str)
-            and isinstance(size, int)
-            and isinstance(mtime, int)
-            and isinstance(content, bytes)
-        ):
-            return path, label, columns, size, mtime, content
+        if _are_item_fields(fields):
+            return fields
         raise self._damaged(f"item {id_} is no item")
 
-    def _item(self, id_: int, row: tuple[str, str | None, str, int, int, bytes]) -> Item:
-        path, label, text, size, mtime, content = row
-        try:
-            columns = json.loads(text)
-        except (ValueError, RecursionError):
-            columns = None
-        if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
+    def _item(self, id_: int, row: _ItemFields) -> Item:
+        item = item_of_row(row)
+        if item is None:
             raise self._damaged(f"item {id_} has columns that are no text")
-        return Item(path, label, columns, size, mtime, content)
+        return item
 
-    def _item_rows(
-        self, above: int = -(2**63), limit: int = -1
-    ) -> list[tuple[int, tuple[str, str | None, str, int, int, bytes]]]:
+    def _item_rows(self, above: int = -(2**63), limit: int = -1) -> list[tuple[int, _ItemFields]]:
         """The checked ITEM_FIELDS of all items with greater ids than `above`, or of the first
         `limit` of them, and their ids."""
         out = []
@@ -858,6 +930,35 @@ def meta_crc(name: object, value: object) -> int:
     return zlib.crc32(f"{name}={value}".encode("utf-8", "surrogatepass"))
 
 
+def removed_crc(path: object, one: Removed) -> int:
+    """The checksum of a row of the table `removed`."""
+    return zlib.crc32(
+        repr((path, one.size, one.mtime, one.content)).encode("utf-8", "surrogatepass")
+    )
+
+
+def item_of_row(fields: tuple[object, ...]) -> Item | None:
+    """The item of the ITEM_FIELDS of a row; None where they are of other kinds than those of an
+    item."""
+    if not _are_item_fields(fields):
+        return None
+    path, label, text, size, mtime, content = fields
+    try:
+        columns = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
+        return None
+    return Item(path, label, columns, size, mtime, content)
+
+
+def _are_item_fields(fields: tuple[object, ...]) -> TypeGuard[_ItemFields]:
+    kinds: Sequence[type | tuple[type, ...]] = (str, (str, type(None)), str, int, int, bytes)
+    return len(fields) == len(kinds) and all(
+        isinstance(value, kind) for value, kind in zip(fields, kinds, strict=True)
+    )
+
+
 def disk_bytes(bits: int) -> int:
     """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
     return 4 if bits <= 32 else 8 * words(bits)
@@ -879,7 +980,8 @@ def _to_disk(packed: Packed, bits: int) -> bytes:
     return packed.astype("<u4" if bits <= 32 else "<u8").tobytes()
 
 
-def _from_disk(data: bytes, bits: int) -> Packed:
+def codes_from_disk(data: bytes, bits: int) -> Packed:
+    """The codes [N, w] of a column, whole ones of `disk_bytes` each."""
     flat = np.frombuffer(data, "<u4" if bits <= 32 else "<u8").astype(np.uint64)
     return flat.reshape(-1, words(bits))
 
@@ -946,15 +1048,25 @@ def _empty_stale_log(path: Path) -> None:
     os.truncate(f"{path}-wal", 0)
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StoreError for tables, views and triggers other than those of an index."""
+def _schema(format_: int) -> list[str]:
+    """The statements that make the tables of a format."""
+    return [*_SCHEMA.split(";\n"), *(_STEPS_UP[step] for step in range(1, format_))]
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path, format_: int) -> None:
+    """Raise StoreError for tables, views and triggers other than those of an index of this
+    format."""
+    if format_ < 1:
+        raise StoreError(
+            f"{path} is damaged (its format is {format_}): run wingbar verify --repair {path}"
+        )
     found = {}
     for kind, name, table, text in connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
     ):
         if not (kind == "table" and name in ("sqlite_stat1", "sqlite_stat4")):
             found[kind, name, table] = _plain_sql(text)
-    expected = _expected_schema()
+    expected = _expected_schema(format_)
     if odd := [key for key in found if key not in expected]:
         raise StoreError(
             f"{path} holds a {odd[0][0]} {odd[0][1]!r:.40} that wingbar did not make: it is no "
@@ -969,10 +1081,11 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 @cache
-def _expected_schema() -> dict[tuple[str, str, str], str | None]:
+def _expected_schema(format_: int) -> dict[tuple[str, str, str], str | None]:
     fresh = sqlite3.connect(":memory:")
     try:
-        fresh.executescript(_SCHEMA)
+        for statement in _schema(format_):
+            fresh.execute(statement)
         return {
             (kind, name, table): _plain_sql(text)
             for kind, name, table, text in fresh.execute(

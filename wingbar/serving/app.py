@@ -470,6 +470,7 @@ def _search_record(answer: Answer, service: Service) -> dict[str, Any]:
             "code": code,
             **_links(hit.id),
             "available": available,
+            "copies": list(found.hits.copies.get(hit.id, ())),
         }
         for hit, code, available in zip(
             found.hits, _bit_texts(found.hit_codes, found.bits), found.available, strict=True

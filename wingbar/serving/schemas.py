@@ -80,6 +80,7 @@ class SearchParameters(BaseModel):
         "upright picture",
         examples=["10,20,300,200"],
     )
+    distinct: bool = Field(False, description="whether copies of a hit are folded into it")
 
     def options(self) -> SearchOptions:
         """The same for an index. Raises ImageError for an invalid box."""
@@ -91,6 +92,7 @@ class SearchParameters(BaseModel):
             shortlist=self.shortlist,
             where=self.where,
             box=box,
+            distinct=self.distinct,
         )
 
 
@@ -136,6 +138,9 @@ class HitOut(BaseModel):
     thumb: str = Field(description="URL of a thumbnail")
     image: str = Field(description="URL of the picture")
     available: bool = Field(description="whether its file exists")
+    copies: list[int] = Field(
+        description="ids of its copies that were folded into it, if distinct hits were asked for"
+    )
 
 
 class Milliseconds(BaseModel):

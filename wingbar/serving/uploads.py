@@ -164,7 +164,7 @@ class Uploads:
             self._insert(reader, by_path, new)
         else:
             entries = [Entry(path, one.upload.label, one.columns) for path, one in by_path.items()]
-            reader.index.add([Images(entries, "uploads")], threads=1)
+            reader.index.add([Images(entries, "uploads", named=True)], threads=1)
             with reader.store.writing():
                 self._restore(by_path, new)
 
