@@ -335,7 +335,7 @@ def test_what_another_process_adds_and_deletes_is_taken_over(
                 return store.codes(24)
 
         for step in range(4):
-            other.add(photos / "blue")
+            other.add(photos / "blue", restore=True)
             found = searched()
             assert found[0].distance == 0
             assert str(query) in {hit.path for hit in found}

@@ -835,6 +835,25 @@ def test_what_was_removed_by_hand_stays_out_until_its_file_changes(
         assert index.verify() == []
 
 
+def test_what_stays_out_is_not_read(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or removing a hundred thousand pictures would make every run slow."""
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(few, bits=8)
+        index.delete(few / "0.jpg")
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "read", lambda _: pytest.fail("it was read"))
+            assert index.add(few).left_out == 1
+        status = os.stat(few / "0.jpg")
+        data = (few / "1.jpg").read_bytes().ljust(status.st_size, b"\0")
+        (few / "0.jpg").write_bytes(data[: status.st_size])
+        os.utime(few / "0.jpg", ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert index.add(few).left_out == 1
+        report = index.add(few, rehash=True)
+        assert (report.left_out, report.added + len(report.failed)) == (0, 1)
+
+
 def test_a_removed_file_that_moves_stays_out(few: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(few, bits=8)

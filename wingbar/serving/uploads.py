@@ -113,7 +113,8 @@ class Uploads:
         are writing."""
         with suppress(OSError):
             for path in self._folder.glob(".*.partial"):
-                age = time.time() - path.stat().st_mtime
+                # one from the future is old too: the clock was set back
+                age = abs(time.time() - path.stat().st_mtime)
                 if age > PARTIAL_SECONDS or (age > LEFTOVER_SECONDS and not writer_runs(path)):
                     path.unlink()
 
