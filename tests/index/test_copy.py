@@ -77,13 +77,17 @@ def test_a_copy_that_is_run_again_brings_the_target_up_to_date(
     again = copy(source, target)
     assert (again.copied, again.present, again.removed) == (0, 297, 0)
     with closing(open_store(source)) as store, store.writing():
-        store.delete([1, 300])
+        store.delete([1])
+        store.delete([300], by_hand=True)
         store.update({5: made.items[2]})
         store.add(made.items[3:4], pack(made.bits[3:4]), made.features[3:4], 48)
     report = copy(source, target)
     assert (report.items, report.copied, report.present, report.removed) == (296, 2, 294, 2)
     assert contents(source) == contents(target)
     assert verify(target) == []
+    with closing(open_store(source)) as ours, closing(open_store(target)) as theirs:
+        assert list(theirs.removed()) == [made.items[299].path]
+        assert theirs.removed() == ours.removed()
 
 
 def test_a_copy_that_was_stopped_continues(

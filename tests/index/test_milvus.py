@@ -64,7 +64,8 @@ def test_there_and_back_and_a_folder(url: Url, tmp_path: Path) -> None:
         assert index.verify() == []
         for one in (index, file):
             one.delete(photos / "blue" / "000.jpg")
-            assert one.add(photos).added == 1
+            assert one.add(photos).left_out == 1
+            assert one.add(photos, restore=True).added == 1
         assert index.paths() == file.paths()
         np.testing.assert_array_equal(index.codes(), file.codes())
     with closing(open_store(url)) as store, pytest.raises(StoreError, match="cannot change the"):

@@ -17,7 +17,7 @@ from tests.index.galleries import DIM, FILTERS, Gallery, gallery, model_of, pass
 from wingbar.errors import QueryError, StoreError
 from wingbar.hamming.codes import agreement, pack
 from wingbar.index.checks import verify
-from wingbar.index.engine import AnyStore, Item, Url
+from wingbar.index.engine import AnyStore, Item, Removed, Url
 from wingbar.index.index import Index
 from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import FINE, Fine, SearchOptions, rank
@@ -245,6 +245,26 @@ def test_new_items_get_new_ids_and_a_path_is_one_item(fresh: AnyStore) -> None:
         fresh.update({3: Item("/moved.jpg", "moved", {"a": "ü"}, 1, 2, b"m" * 32)})
     assert fresh.items([3])[0].path == "/moved.jpg"
     np.testing.assert_array_equal(fresh.codes_of([3], 48), pack(made.bits[2:3]))
+    assert verify(fresh.path) == []
+
+
+def test_what_was_removed_by_hand_is_kept_in_mind(fresh: AnyStore) -> None:
+    made = gallery(8, 48)
+    made.add_to(fresh)
+    with fresh.writing():
+        assert fresh.delete([2, 3, 4], by_hand=True) == 3
+        fresh.delete([5])
+    gone = {made.items[i].path: made.items[i] for i in (1, 2, 3)}
+    assert fresh.removed() == {
+        path: Removed(item.size, item.mtime, item.content) for path, item in gone.items()
+    }
+    made.add_to(fresh, [1])
+    with fresh.writing():
+        fresh.forget([made.items[2].path, "/nowhere"])
+        fresh.remember({made.items[3].path: Removed(1, 2, b"r" * 32)})
+    assert fresh.removed() == {made.items[3].path: Removed(1, 2, b"r" * 32)}
+    assert fresh.ids_below("/photos/south") == [1, 7]
+    assert fresh.ids_below("/photos/sou") == []
     assert verify(fresh.path) == []
 
 

@@ -270,16 +270,23 @@ def verify(args: argparse.Namespace) -> int:
     """Print what is wrong with an index; exit code 1 when anything is. With --repair, make it
     whole."""
     from wingbar.index.checks import verify
-    from wingbar.index.engine import place_of
+    from wingbar.index.engine import Url, place_of
 
-    if args.repair:
-        return _repair(args)
     place = place_of(args.index)  # which is shown without the password
+    if args.repair:
+        if isinstance(place, Url):
+            raise WingbarError(
+                f"{place} is on a server, and only files are repaired: restore a copy of it"
+            )
+        return _repair(args)
+
     problems = verify(place)
     if len(problems) == 1 and problems[0].startswith(f"{place} "):
         text = problems[0]  # about the file as a whole, such as a picture that is no index
     elif problems:
         advice = "wingbar verify --repair keeps what can be read"
+        if isinstance(place, Url):
+            advice = "restore a copy of it"
         count = counted(len(problems), "problem")
         text = "\n".join([*problems, f"{place}: {count}; {advice}"])
     else:

@@ -228,7 +228,21 @@ def _transfer(
             rest = list(there.up_to(2**63 - 1))
             _write(theirs, [], rest, model)
             tally.removed += len(rest)
+        _copy_removals(ours, theirs)
     return tally, done, digest.hexdigest()
+
+
+def _copy_removals(ours: AnyStore, theirs: AnyStore) -> None:
+    """What was removed by hand stays out of the copy as well."""
+    wanted, there = ours.removed(), theirs.removed()
+
+    def write() -> None:
+        with theirs.writing():
+            theirs.forget(path for path in there if path not in wanted)
+            theirs.remember(wanted)
+
+    if wanted != there:
+        theirs.retried(write)
 
 
 def _write(theirs: AnyStore, fresh: Sequence[Row], gone: Sequence[int], model: Model) -> None:

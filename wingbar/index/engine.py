@@ -347,7 +347,7 @@ class AnyStore(Engine, Protocol):
         """Ids of the items below a folder, ascending."""
 
     def removed(self) -> dict[str, Removed]:
-        """What was removed by hand, by path; nothing where the store cannot keep that in mind."""
+        """What was removed by hand, by path."""
 
     def remember(self, removed: Mapping[str, Removed]) -> None:
         """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""

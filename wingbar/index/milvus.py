@@ -20,6 +20,7 @@ import base64
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import time
 import uuid
@@ -34,7 +35,16 @@ from numpy.typing import NDArray
 
 from wingbar.errors import ModelError, StoreError, one_line
 from wingbar.hamming.codes import Nearest, Packed, agreement, merge_nearest, pack, unpack, words
-from wingbar.index.engine import Item, Row, Shortlist, StoreInfo, Url, require_model
+from wingbar.index.engine import (
+    NO_FILE,
+    Item,
+    Removed,
+    Row,
+    Shortlist,
+    StoreInfo,
+    Url,
+    require_model,
+)
 from wingbar.index.filters import NEAR_AMONG, Condition, NoColumnError, parse_where, passes
 from wingbar.index.memory import CHUNK
 from wingbar.index.ranking import TIE_CAP, Fine, SearchOptions
@@ -410,6 +420,7 @@ class MilvusStore(RemoteStore):
         self._upsert(rows)
         gone = {id_ for id_, _ in known.values()} - set(wanted)
         self.delete(gone)
+        self.forget(items[i].path for i in chosen)
 
     def _upsert(self, rows: Sequence[dict[str, Any]]) -> None:
         for start in range(0, len(rows), _ROWS):
@@ -436,17 +447,66 @@ class MilvusStore(RemoteStore):
                 for row in rows
             ]
         )
+        self.forget(item.path for item in changes.values())
 
     def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
-        """Remove items by id and return their number; unknown ids are skipped. Milvus does not keep
-        in mind what was removed `by_hand`. Inside `writing`."""
+        """Remove items by id and return their number; unknown ids are skipped. `by_hand` keeps in
+        mind which files they had. Inside `writing`."""
         wanted = self.existing(ids)
+        if by_hand:
+            gone = [item for item in self.items(wanted) if item.size != NO_FILE]
+            self.remember(
+                {item.path: Removed(item.size, item.mtime, item.content) for item in gone}
+            )
         for start in range(0, len(wanted), _ROWS):
             self._delete_part(wanted[start : start + _ROWS])
         return len(wanted)
 
     def _delete_part(self, ids: list[int]) -> None:
         self._run(lambda client: client.delete(self._name, ids=ids))
+
+    def removed(self) -> dict[str, Removed]:
+        """What was removed by hand, by path."""
+        found = self._run(
+            lambda client: client.query(
+                self._meta_name,
+                filter='key like "removed %"',
+                output_fields=["value"],
+                limit=MOST,
+            )
+        )
+        rows = sorted(json.loads(row["value"]) for row in found)
+        return {
+            path: Removed(int(size), int(mtime), bytes.fromhex(content))
+            for path, size, mtime, content in rows
+        }
+
+    def remember(self, removed: Mapping[str, Removed]) -> None:
+        """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""
+        if removed:
+            self._set_metas(
+                {
+                    f"removed {_key(path)}": json.dumps(
+                        [path, str(one.size), str(one.mtime), one.content.hex()]
+                    )
+                    for path, one in removed.items()
+                }
+            )
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """No longer keep in mind that items of these paths were removed. Inside `writing`."""
+        keys = [f"removed {_key(path)}" for path in paths]
+        for some in _parts(keys, _ROWS):
+            if there := list(self._metas(some)):
+                self._forget_keys(there)
+
+    def _forget_keys(self, keys: list[str]) -> None:
+        self._run(lambda client: client.delete(self._meta_name, ids=keys))
+
+    def ids_below(self, folder: str) -> list[int]:
+        """Ids of the items below a folder, ascending."""
+        start = folder.rstrip(os.sep) + os.sep
+        return [id_ for id_, item in self.all_items() if item.path.startswith(start)]
 
     def clear_codes(self) -> None:
         """Nothing: `replace_embeddings` replaces all codes."""

@@ -17,6 +17,7 @@ a `retried` piece of work, is repeated with growing pauses when the connection i
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import struct
 import time
@@ -78,6 +79,10 @@ _PIECE = 2**20  # bytes of a row of `model`
 _COPY_BYTES = 2**20  # that are sent at a time
 
 _ITEM = "path, label, columns, size, mtime, content"
+_REMOVED_AGAIN = (
+    "ON CONFLICT (key) DO UPDATE SET size = excluded.size, mtime = excluded.mtime, "
+    "content = excluded.content"
+)
 _SHAPED = ("codes", "features")  # tables whose columns have the model's lengths
 
 _SCHEMA = """
@@ -97,15 +102,15 @@ CREATE TABLE {s}.items (
     content bytea NOT NULL,
     crc bigint NOT NULL
 ) PARTITION BY HASH (key);
-CREATE INDEX ON {s}.items (id);
-CREATE INDEX ON {s}.items (label);
 CREATE TABLE {s}.removed (
     key uuid PRIMARY KEY,          -- of the path of an item that was removed by hand
     path text NOT NULL,
     size bigint NOT NULL,          -- and its file, as it was then
     mtime bigint NOT NULL,
     content bytea NOT NULL
-)
+);
+CREATE INDEX ON {s}.items (id);
+CREATE INDEX ON {s}.items (label)
 """
 _SHAPED_SCHEMA = """
 CREATE TABLE {s}.codes (id bigint PRIMARY KEY, code bit({bits}) NOT NULL) PARTITION BY HASH (id);
@@ -561,6 +566,7 @@ class PostgresStore(RemoteStore):
             ),
         )
         self._copy_embeddings(wanted, packed[chosen], features[chosen], bits)
+        self.forget(items[i].path for i in chosen)
 
     def _new_ids(self, count: int) -> list[int]:
         rows = self._rows("SELECT nextval('{s}.ids') FROM generate_series(1, %s)", (count,))
@@ -613,6 +619,7 @@ class PostgresStore(RemoteStore):
             "items (key, id, path, label, columns, numbers, size, mtime, content, crc)",
             (item_fields(id_, key_of(changes[id_].path), changes[id_]) for id_ in known),
         )
+        self.forget(changes[id_].path for id_ in known)
 
     def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
         """Remove items by id and return their number; unknown ids are skipped. `by_hand` keeps in
@@ -621,13 +628,10 @@ class PostgresStore(RemoteStore):
         if not wanted:
             return 0
         if by_hand:
-            gone = self.items(self.existing(wanted))
-            self.remember(
-                {
-                    item.path: Removed(item.size, item.mtime, item.content)
-                    for item in gone
-                    if item.size != NO_FILE
-                }
+            self._run(
+                "INSERT INTO {s}.removed SELECT key, path, size, mtime, content FROM {s}.items "
+                "WHERE id = ANY(%s) AND size <> %s " + _REMOVED_AGAIN,
+                (wanted, NO_FILE),
             )
         removed = self._run("DELETE FROM {s}.items WHERE id = ANY(%s)", (wanted,)).rowcount
         if self._has_shape():
@@ -637,23 +641,32 @@ class PostgresStore(RemoteStore):
 
     def removed(self) -> dict[str, Removed]:
         """What was removed by hand, by path."""
-        rows = self._rows("SELECT path, size, mtime, content FROM {s}.removed ORDER BY path")
+        rows = self._rows(
+            'SELECT path, size, mtime, content FROM {s}.removed ORDER BY path COLLATE "C"'
+        )
         return {path: Removed(size, mtime, bytes(content)) for path, size, mtime, content in rows}
 
     def remember(self, removed: Mapping[str, Removed]) -> None:
         """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""
-        self.forget(removed)
         for path, one in removed.items():
             self._run(
-                "INSERT INTO {s}.removed VALUES (%s, %s, %s, %s, %s)",
-                (uuid.UUID(bytes=key_of(path)), path, one.size, one.mtime, one.content),
+                "INSERT INTO {s}.removed VALUES (%s::uuid, %s, %s, %s, %s) " + _REMOVED_AGAIN,
+                (key_of(path).hex(), path, one.size, one.mtime, one.content),
             )
 
     def forget(self, paths: Iterable[str]) -> None:
         """No longer keep in mind that items of these paths were removed. Inside `writing`."""
-        keys = [uuid.UUID(bytes=key_of(path)) for path in paths]
-        if keys:
-            self._run("DELETE FROM {s}.removed WHERE key = ANY(%s)", (keys,))
+        if self._rows("SELECT 1 FROM {s}.removed LIMIT 1"):
+            keys = [key_of(path).hex() for path in paths]
+            self._run("DELETE FROM {s}.removed WHERE key = ANY(%s::uuid[])", (keys,))
+
+    def ids_below(self, folder: str) -> list[int]:
+        """Ids of the items below a folder, ascending."""
+        rows = self._rows(
+            "SELECT id FROM {s}.items WHERE starts_with(path, %s) ORDER BY id",
+            (folder.rstrip(os.sep) + os.sep,),
+        )
+        return [row[0] for row in rows]
 
     def _has_shape(self) -> bool:
         return bool(self._rows("SELECT 1 FROM {s}.meta WHERE name = 'shape'"))

@@ -7,7 +7,7 @@ import os
 import threading
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wingbar.errors import StoreError
 from wingbar.hamming.codes import Codes
 from wingbar.index import filters
-from wingbar.index.engine import AnyStore, Removed, Url
+from wingbar.index.engine import AnyStore, Url
 from wingbar.index.filters import Condition
 from wingbar.index.memory import CodesInMemory
 
@@ -119,21 +119,6 @@ class RemoteStore(AnyStore):
     def contents(self) -> list[bytes]:
         """The sha256 of every item's file, by ascending id."""
         return [item.content for _, item in self.all_items()]
-
-    def ids_below(self, folder: str) -> list[int]:
-        """Ids of the items below a folder, ascending."""
-        first = folder.rstrip(os.sep) + os.sep
-        return [id_ for id_, item in self.all_items() if item.path.startswith(first)]
-
-    def removed(self) -> dict[str, Removed]:
-        """Nothing, where a store does not keep it in mind."""
-        return {}
-
-    def remember(self, removed: Mapping[str, Removed]) -> None:
-        """Nothing, where a store does not keep it in mind."""
-
-    def forget(self, paths: Iterable[str]) -> None:
-        """Nothing, where a store does not keep it in mind."""
 
     def label_counts(self) -> dict[str, int]:
         """The number of items of each label; items without a label are left out."""
