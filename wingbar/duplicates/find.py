@@ -39,7 +39,7 @@ MOST_NEAR, FEWEST_NEAR = 1000, 50  # candidates by code for each item
 NEIGHBOURS = 8  # candidates by feature for each item, whose pixels are compared
 BLOCK = 2048  # items whose codes are searched for at a time
 COARSE = 50  # mean number of other items with the same code from which codes tell too little
-IN_MEMORY = 1500  # small pictures that are kept, 230 kB each
+IN_MEMORY = 1500  # small pictures that are kept, 270 kB each
 
 
 @dataclass(frozen=True, kw_only=True)
