@@ -422,12 +422,11 @@ def _add_text(path: Place, items: int, report: AddReport) -> str:
 def _index_text(found: Index, info: IndexInfo) -> str:
     """What an index holds, how good its codes are, and its model."""
     from wingbar.data.download import size_text
+    from wingbar.index.engine import Url
 
     labels = f" with {counted(info.labels, 'label')}" if info.labels else ""
-    lines = [
-        f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)} in "
-        f"{found.engine}"
-    ]
+    kept = f" in {found.engine}" if isinstance(found.path, Url) else ""
+    lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}{kept}"]
     if info.items:
         lines.append(
             f"Codes of {info.bits} bits: {info.unique_codes:,} of {info.items:,} are unique; "

@@ -151,11 +151,16 @@ async def _keep_fresh(service: Service) -> None:
             log.warning("%s", in_log(error))
 
 
+def status_of(error: Exception) -> int:
+    """The status of the answer to an error: that of its class, or of the nearest one above it."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
+
+
 def _add_handlers(app: FastAPI, service: Service) -> None:
     """Answer every error with a problem."""
 
     async def on_wingbar_error(request: Request, error: Exception) -> Response:
-        status = STATUSES.get(type(error), 500)  # type: ignore[arg-type]  # registered for WingbarError
+        status = status_of(error)
         if status >= 500:
             log.error("%s %s: %s", *map(in_log, (request.method, request.url.path, error)))
         # paths of folders are never returned
@@ -437,7 +442,7 @@ def _batch_response(
     answers: Sequence[Answer | WingbarError], milliseconds: dict[str, float], service: Service
 ) -> Response:
     records = (
-        problem_record(STATUSES[type(answer)], str(answer))
+        problem_record(status_of(answer), str(answer))
         if isinstance(answer, WingbarError)
         else _search_record(answer, service)
         for answer in answers
