@@ -68,6 +68,7 @@ def test_remove_what_a_file_lists(
     assert (code, "cannot be read" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_index_sync_and_rehash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, path = tmp_path / "p", tmp_path / "a.wb"
     folder.mkdir()
@@ -92,6 +93,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent / "a.wb"
 
 
+@pytest.mark.slow
 def test_duplicates_as_text_json_page_and_list(
     copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def names(found: Duplicates) -> list[list[tuple[str, str | None]]]:
     return sorted([(Path(copy.path).name, copy.how) for copy in group] for group in found.groups)
 
 
+@pytest.mark.slow
 def test_copies_of_every_kind_are_grouped_and_the_largest_is_kept(found: Duplicates) -> None:
     assert names(found) == [
         [("00 again.png", None), ("00.png", "same file")],
@@ -100,6 +101,7 @@ def test_limits_that_are_given(path: Path) -> None:
         DuplicateOptions(min_score=1.5)
 
 
+@pytest.mark.slow
 def test_files_that_are_gone_are_compared_by_feature(path: Path, tmp_path: Path) -> None:
     """Nothing is called a copy on weak evidence because its picture cannot be read."""
     folder = write_copies(tmp_path / "p")
@@ -122,6 +124,7 @@ def test_an_empty_index(tmp_path: Path) -> None:
         find_duplicates(index)
 
 
+@pytest.mark.slow
 def test_codes_that_only_tell_classes_apart(
     path: Path, found: Duplicates, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,6 +244,7 @@ def test_without_all_features(index: Index, queries: Images) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
     (photos / "empty").mkdir()
     with Index.create(tmp_path / "a.wb") as index:

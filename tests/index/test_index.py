@@ -237,6 +237,7 @@ def test_changes_by_another_process_show_up(photos: Path, tmp_path: Path) -> Non
         assert first.model.bits == 20
 
 
+@pytest.mark.slow
 def test_a_closed_index_can_be_copied(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(photos, bits=16)

@@ -191,6 +191,7 @@ def zeroed(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("harm", [flipped, torn, zeroed])
+@pytest.mark.slow
 def test_random_damage(
     path: Path, whole: Path, harm: Callable[[np.random.Generator, bytes], bytes]
 ) -> None:
@@ -261,6 +262,7 @@ def test_a_kill_before_the_exchange_leaves_the_damaged_index(
     assert repair(path).items == COUNT - 3
 
 
+@pytest.mark.slow
 def test_an_index_that_is_written_to(path: Path) -> None:
     damage(path, "UPDATE items SET label = 'x' WHERE id = 9")
     told = pytest.raises(StoreError, match="is being written by another process")

@@ -158,6 +158,7 @@ def test_an_index_that_was_replaced_by_another_file(tmp_path: Path, photos: Path
         problem(client.get("/readyz"), 503, "own.wb was replaced")
 
 
+@pytest.mark.slow
 def test_an_index_that_replaces_the_file_is_opened(tmp_path: Path, photos: Path) -> None:
     small_index(tmp_path / "own.wb", photos)
     with serving(Settings(index=tmp_path / "own.wb")) as client:
