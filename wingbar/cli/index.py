@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from wingbar.index.index import Index, IndexInfo
     from wingbar.index.refit import RefitReport
     from wingbar.index.sync import AddReport
-    from wingbar.model.model import Model
 
 # -- index
 
@@ -112,7 +111,7 @@ def index(args: argparse.Namespace) -> int:
     """Create an index from images, update it with them, or with --refit learn its codes again."""
     from wingbar.hamming import codes
     from wingbar.index.engine import Url, place_of
-    from wingbar.index.index import Index
+    from wingbar.index.index import Index, model_at
     from wingbar.index.place import exists
 
     path = place_of(args.index)
@@ -124,7 +123,7 @@ def index(args: argparse.Namespace) -> int:
     opened = (
         Index.open(path)
         if args.refit or exists(path)
-        else Index.create(path, _model(args.model or "general"))
+        else Index.create(path, model_at(args.model or "general"))
     )
     with opened as found:
         if args.model:
@@ -345,22 +344,11 @@ def _images(args: argparse.Namespace, name: str) -> Images:
     return chosen
 
 
-def _model(name: str) -> Model:
-    """The model in a directory, of another index, or the built-in one."""
-    from wingbar.index.engine import Url, place_of
-    from wingbar.index.index import Index
-    from wingbar.model.model import Model
-
-    place = place_of(name)
-    if isinstance(place, Url) or place.is_file():
-        with Index.open(place) as index:
-            return index.model
-    return Model.load(name)
-
-
 def _check_model(name: str, found: Index) -> None:
     """Raise WingbarError, naming both models, when `name` is not the model of the index."""
-    wanted, own = _model(name), found.model
+    from wingbar.index.index import model_at
+
+    wanted, own = model_at(name), found.model
     fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
     if wanted.files.get("model.onnx") != own.files.get("model.onnx") or (
         fitted is not None and fitted != own.files.get("rotation.npz")

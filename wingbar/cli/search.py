@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Verb, add_ranking_flags
+from wingbar.cli.options import Verb, add_ranking_flags, add_where_flag
 from wingbar.cli.output import json_text, print_message, print_result, visible
 from wingbar.errors import ImageError, WingbarError, counted, one_line
 
@@ -51,13 +51,7 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
         help="search with this part of the query images only, in pixels",
     )
     add_ranking_flags(parser)
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FILTER",
-        help="only items that match, as label=monarch, path=blue/* or price<20; may be repeated",
-    )
+    add_where_flag(parser)
     parser.add_argument(
         "--distinct", action="store_true", help="fold copies of a hit into it, and count them"
     )

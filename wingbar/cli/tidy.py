@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Verb, positive_number, whole_number
+from wingbar.cli.options import Verb, add_where_flag, positive_number, whole_number
 from wingbar.cli.output import LISTED, print_message, print_result, progress_bars
 from wingbar.errors import WingbarError, counted, one_line
 
@@ -28,13 +28,7 @@ def remove_flags(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="files, or folders with all that is below them; they need not exist any more",
     )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FILTER",
-        help="only items that match, as label=monarch, path=blue/* or price<20; may be repeated",
-    )
+    add_where_flag(parser)
     parser.add_argument(
         "--list",
         metavar="FILE",

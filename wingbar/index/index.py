@@ -29,7 +29,7 @@ from wingbar.errors import (
 from wingbar.hamming.codes import Codes, Nearest, Packed, unpack
 from wingbar.index.chance import Chance, measure
 from wingbar.index.checks import verify
-from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url
+from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url, place_of
 from wingbar.index.filters import Where, parse_where
 from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import (
@@ -761,6 +761,18 @@ class Index:
     def _take(self, model: Model) -> None:
         """Use another model from now on."""
         self.model = model
+
+
+def model_at(name: str | os.PathLike[str]) -> Model:
+    """The model of an index (a file or a URL), in a directory, or the built-in one.
+
+    Raises StoreError or ModelError.
+    """
+    place = place_of(name)
+    if isinstance(place, Url) or place.is_file():
+        with Index.open(place) as index:
+            return index.model
+    return Model.load(name)
 
 
 def _listed(queries: Iterable[Query]) -> list[Query]:

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from wingbar.errors import DataError, ModelError, StoreError, one_line
 from wingbar.files import partial_path, remove_leftovers
 from wingbar.hamming.codes import Packed, pack, unpack
-from wingbar.index.index import Index
+from wingbar.index.index import Index, model_at
 from wingbar.index.store import CHUNK, NO_FILE, Item, Store
 from wingbar.index.vectors import checked_vectors
 from wingbar.model.model import Model
@@ -259,7 +259,7 @@ def import_file(
             raise DataError(
                 "--bits is for codes that are learned anew: leave out --model or --bits"
             )
-        return _import_whole(path, target, rows, _model_at(model))
+        return _import_whole(path, target, rows, model_at(model))
     except BaseException:
         with suppress(OSError):  # no half-made index is left behind
             target.unlink(missing_ok=True)
@@ -348,14 +348,6 @@ def _fill(target: Path, model: Model, rows: _Rows, packed: Packed | None) -> Non
                 )
     finally:
         store.close()
-
-
-def _model_at(name: str | os.PathLike[str]) -> Model:
-    """The model in a directory or in an index."""
-    if Path(name).is_file():
-        with Index.open(name) as index:
-            return index.model
-    return Model.load(name)
 
 
 def _check(path: Path, rows: _Rows) -> None:
