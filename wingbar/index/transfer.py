@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -370,8 +371,7 @@ def _check(path: Path, rows: _Rows) -> None:
     if len(bad):
         raise DataError(f"{path}: the feature of row {bad[0]} is not finite: leave such rows out")
     if rows.paths is not None and len(set(rows.paths)) < len(rows.paths):
-        seen: set[str] = set()
-        twice = next(one for one in rows.paths if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+        twice = next(one for one, times in Counter(rows.paths).items() if times > 1)
         raise DataError(f"{path}: the path {twice!r} is there twice: paths tell items apart")
     if rows.ids is not None and (
         len(np.unique(rows.ids)) < len(rows.ids) or rows.ids.min() < 1 or rows.ids.max() >= 2**47
