@@ -203,6 +203,7 @@ class Index:
         rehash: bool = False,
         restore: bool = False,
         is_whole: bool = False,
+        unproven: bool = False,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
@@ -227,8 +228,12 @@ class Index:
         removed by `delete` stays out until it changes, unless it is named by itself, as in a list
         of paths, or with `restore`. With `is_whole` the source is the whole truth: items that it
         does not name are removed.
+
+        A machine whose features are not those of the index's proof (model/proof.py) adds nothing to
+        items of another machine, unless `unproven` allows it; a new index goes by what the machine
+        computes, and a note says so.
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
-        the index has, StoreError when the file cannot be written; what was stored before stays.
+        the index has or the proof is not passed, StoreError when the file cannot be written; what was stored before stays.
         """
         if (source is None) == (vectors is None):
             raise DataError("add takes images, or vectors=, and one of them at a time")
@@ -266,6 +271,7 @@ class Index:
                 rehash=rehash,
                 restore=restore,
                 is_whole=is_whole,
+                unproven=unproven,
             )
         with self._store.reading():
             self._take(model)

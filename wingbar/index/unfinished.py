@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
-from wingbar.model.model import Model
+from wingbar.model.model import PROOF, Model
 
 _MAGIC = b"wbraw001"
 _HEADER = struct.Struct("<8s32sI")  # magic, sha256 of the network, numbers per picture
@@ -38,7 +38,8 @@ class Outputs:
     def __init__(self, index: Path, model: Model) -> None:
         self.path = Path(f"{index}-sample")
         prepared = json.dumps(model.record["preparation"], sort_keys=True).encode()
-        self._network = hashlib.sha256(model.files["model.onnx"] + prepared).digest()
+        proof = model.files.get(PROOF, b"")  # of another machine, which computes otherwise
+        self._network = hashlib.sha256(model.files["model.onnx"] + prepared + proof).digest()
         self._kept, whole = self._read()
         self._whole: int | None = whole  # bytes of whole records, until the first append
 
