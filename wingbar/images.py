@@ -277,7 +277,11 @@ def crop_box(size: tuple[int, int], preprocessing: Preprocessing) -> Box:
     if preprocessing.whole or preprocessing.squash:
         return 0, 0, width, height
     if preprocessing.edge:
-        return _box_in_scaled(size, preprocessing.edge, preprocessing.size)
+        scaled = _scaled_size(size, preprocessing.edge)
+        left, top = ((length - preprocessing.size) // 2 for length in scaled)
+        across, down = width / scaled[0], height / scaled[1]
+        square = preprocessing.size
+        return left * across, top * down, square * across, square * down
     side = max(1.0, min(width, height) * preprocessing.keep)
     return (width - side) / 2, (height - side) / 2, side, side
 
@@ -734,21 +738,24 @@ def _scale(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     if preprocessing.whole:
         size = _whole_size(image.size, preprocessing.size * max(preprocessing.scales))
         return np.asarray(image.resize(size, preprocessing.filter, reducing_gap=3.0))
-    left, top, width, height = crop_box(image.size, preprocessing)
-    box = (left, top, left + width, top + height)
-    square = (preprocessing.size, preprocessing.size)
+    side = preprocessing.size
+    if preprocessing.edge:  # in two steps, as the encoders that want it were trained
+        scaled = _scaled_size(image.size, preprocessing.edge)
+        left, top = ((length - side) // 2 for length in scaled)
+        whole = image.resize(scaled, preprocessing.filter, reducing_gap=3.0)
+        return np.asarray(whole.crop((left, top, left + side, top + side)))
+    x, y, width, height = crop_box(image.size, preprocessing)
+    box = (x, y, x + width, y + height)
+    square = (side, side)
     return np.asarray(image.resize(square, preprocessing.filter, box, reducing_gap=3.0))
 
 
-def _box_in_scaled(size: tuple[int, int], edge: int, side: int) -> Box:
-    """The central square of `side` pixels of a picture whose short side was scaled to `edge` and
-    whose long side was rounded down to whole pixels, as a box in the picture itself."""
+def _scaled_size(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Width and height of a picture whose short side is scaled to `edge`; the long one is rounded
+    down to whole pixels."""
+    width, height = size
     short = min(size)
-    scaled = [edge if length == short else edge * length // short for length in size]
-    starts = [(length - side) // 2 for length in scaled]
-    left, top = (at * own / new for at, own, new in zip(starts, size, scaled, strict=True))
-    width, height = (side * own / new for own, new in zip(size, scaled, strict=True))
-    return left, top, width, height
+    return edge * width // short, edge * height // short
 
 
 def _whole_size(shape: tuple[int, int], side: float) -> tuple[int, int]:

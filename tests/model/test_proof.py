@@ -43,7 +43,7 @@ def small_model(
         "weights": weights,
         "codes": rng.standard_normal((DIM, BITS)).astype(np.float32),
     }
-    steps = [
+    steps: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ("Cast", ["pixels"], ["float"], {"to": TensorProto.FLOAT}),
         ("Gather", ["float", "order"], ["ordered"], {"axis": 3}),
         ("Sub", ["ordered", "mean"], ["centred"], {}),
@@ -104,7 +104,8 @@ def made() -> Model:
 
 def test_pictures_are_small_and_tell_channels_apart() -> None:
     drawn = proof.draw_pictures()
-    assert (drawn.shape, drawn.dtype) == ((8, 48, 64, 3), np.uint8)
+    assert drawn.shape == (8, 48, 64, 3)
+    assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn, proof.draw_pictures())
     means = drawn.mean((1, 2))
     assert np.ptp(means, axis=1).min() > 10  # of three channels of a picture

@@ -311,7 +311,7 @@ def verify(args: argparse.Namespace) -> int:
     problems = verify(place)
     if len(problems) == 1 and problems[0].startswith(f"{place} "):
         text = problems[0]  # about the file as a whole, such as a picture that is no index
-    elif not problems and (other := _otherwise(place)) is not None:
+    elif not problems and (other := _otherwise(args.index)) is not None:
         problems = [other]
         text = f"{place} is intact, but {other}"
     elif problems:
@@ -326,12 +326,12 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _otherwise(place: Place) -> str | None:
+def _otherwise(name: str) -> str | None:
     """What this machine computes otherwise than the one that made an intact index."""
     from wingbar.index.index import model_at
     from wingbar.model import proof
 
-    model = model_at(place)
+    model = model_at(name)
     return proof.problem(model) if model.has_network else None
 
 
@@ -361,8 +361,7 @@ def _repair(args: argparse.Namespace) -> int:
 
 VERIFY = Verb(
     name="verify",
-    summary="Check an index, its checksums and the proof of its model; exit code 1 if it is damaged, "
-    "or this machine computes other codes.",
+    summary="Check an index, its checksums and its model's proof; exit code 1 if one is wrong.",
     examples="wingbar verify photos.wb && echo intact\nwingbar verify photos.wb --repair",
     flags=verify_flags,
     run=verify,

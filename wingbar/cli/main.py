@@ -13,7 +13,19 @@ from itertools import dropwhile
 from typing import Any
 
 from wingbar import __version__
-from wingbar.cli import bench, copy, data, evaluate, index, search, serve, tidy, train, transfer
+from wingbar.cli import (
+    bench,
+    copy,
+    data,
+    evaluate,
+    index,
+    model,
+    search,
+    serve,
+    tidy,
+    train,
+    transfer,
+)
 from wingbar.cli.options import Group, Verb
 from wingbar.cli.output import print_message, visible
 from wingbar.errors import MachineWarning, OutdatedWarning, WingbarError
@@ -33,6 +45,7 @@ VERBS: tuple[Verb | Group, ...] = (
     copy.BACKUP,
     train.TRAIN,
     train.EXPORT,
+    model.MODEL,
     bench.BENCH,
     data.DATA,
     serve.SERVE,

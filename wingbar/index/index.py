@@ -233,7 +233,8 @@ class Index:
         items of another machine, unless `unproven` allows it; a new index goes by what the machine
         computes, and a note says so.
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
-        the index has or the proof is not passed, StoreError when the file cannot be written; what was stored before stays.
+        the index has or the proof is not passed, StoreError when the file cannot be written; what
+        was stored before stays.
         """
         if (source is None) == (vectors is None):
             raise DataError("add takes images, or vectors=, and one of them at a time")
