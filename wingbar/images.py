@@ -739,10 +739,13 @@ def _scale(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         size = _whole_size(image.size, preprocessing.size * max(preprocessing.scales))
         return np.asarray(image.resize(size, preprocessing.filter, reducing_gap=3.0))
     side = preprocessing.size
-    if preprocessing.edge:  # in two steps, as the encoders that want it were trained
+    # without shortcuts, as the encoders that want these were trained
+    if preprocessing.squash:
+        return np.asarray(image.resize((side, side), preprocessing.filter))
+    if preprocessing.edge:
         scaled = _scaled_size(image.size, preprocessing.edge)
         left, top = ((length - side) // 2 for length in scaled)
-        whole = image.resize(scaled, preprocessing.filter, reducing_gap=3.0)
+        whole = image.resize(scaled, preprocessing.filter)
         return np.asarray(whole.crop((left, top, left + side, top + side)))
     x, y, width, height = crop_box(image.size, preprocessing)
     box = (x, y, x + width, y + height)

@@ -113,7 +113,8 @@ def prepared(image: Image.Image) -> Tensor:
     array = np.asarray(scaled)
     top, left = (array.shape[0] - SIZE) // 2, (array.shape[1] - SIZE) // 2
     cut = array[top : top + SIZE, left : left + SIZE].astype(np.float32) * np.float32(1 / 255)
-    normal = (cut - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD)
+    mean, std = (np.array(value, np.float32) for value in (CLIP_MEAN, CLIP_STD))
+    normal = (cut - mean) / std
     return torch.from_numpy(normal).permute(2, 0, 1)
 
 

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.model import encoders
 from tests.model.encoders import EDGE, SIZE, TEN, WIDTH
 from wingbar.errors import ModelError
-from wingbar.images import Preprocessing
+from wingbar.images import Preprocessing, load
 from wingbar.index.index import Index
-from wingbar.model import imported, proof
+from wingbar.model import proof
 from wingbar.model.imported import CLIP_MEAN, CLIP_STD, HALF, Form, from_onnx, read_preprocessor
 from wingbar.model.model import PROOF, Model
 
@@ -53,7 +53,7 @@ def test_every_form_gives_what_pytorch_gives(
     model = from_onnx(folder / f"{kind}.onnx", replace(FORM, **TAKEN[pool]), "vit")
     found = model.encode(TEN) if model.gives_codes else None
     assert found is None  # label-free: codes are learned from the images of an index
-    raw = model.run([imported.images.load(one, model.preprocessing) for one in TEN])
+    raw = model.run([load(one, model.preprocessing) for one in TEN])
     assert raw.shape == (10, WIDTH)
     np.testing.assert_allclose(raw, encoders.features(vit, pool), atol=1e-4)
     assert (model.method, model.batch, model.dim) == ("itq", 16, WIDTH)
@@ -113,13 +113,13 @@ SQUARE = Form(preprocessing=Preprocessing(size=16, squash=True), mean=HALF, std=
 
 def means(form: Form = SQUARE) -> np.ndarray:
     """The mean of each normalised channel of TEN, of unit length."""
-    loaded = [imported.images.load(one, form.preprocessing) for one in TEN]
+    loaded = [load(one, form.preprocessing) for one in TEN]
     found = np.stack([(one.mean((0, 1)) * form.scale - form.mean) / form.std for one in loaded])
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def run(model: Model) -> np.ndarray:
-    return model.run([imported.images.load(one, model.preprocessing) for one in TEN])
+    return model.run([load(one, model.preprocessing) for one in TEN])
 
 
 def test_float16_a_map_of_features_and_pixels_up_to_255(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_float16_a_map_of_features_and_pixels_up_to_255(tmp_path: Path) -> None:
     half = graph_of(tmp_path / "half.onnx", pooled(), shape, TensorProto.FLOAT16)
     np.testing.assert_allclose(run(from_onnx(half, SQUARE, "half")), means(), atol=3e-3)
     same = [helper.make_node("Relu", ["x"], ["y"])]
-    for opset in (13, 18):
+    for opset in (11, 13, 18):
         map_ = graph_of(tmp_path / f"map{opset}.onnx", same, shape, opset=opset)
         form = replace(SQUARE, pool="mean", mean=(0.0, 0.0, 0.0), std=(1.0, 2.0, 4.0), scale=1.0)
         np.testing.assert_allclose(run(from_onnx(map_, form, "map")), means(form), atol=1e-5)
@@ -164,7 +164,7 @@ def test_ranges_of_the_batch_make_it_one_by_one(tmp_path: Path) -> None:
 
 
 def run_one(model: Model, one: Any) -> np.ndarray:
-    return model.run([imported.images.load(one, model.preprocessing)])
+    return model.run([load(one, model.preprocessing)])
 
 
 def test_weights_beside_a_file_are_taken_in_and_others_are_not(tmp_path: Path) -> None:
@@ -221,6 +221,12 @@ def test_a_graph_that_is_no_encoder_is_one_line(
     with pytest.raises(ModelError, match=reason) as refused:
         from_onnx(path, replace(SQUARE, **change), "none")
     assert str(refused.value).isprintable()
+
+
+def test_a_graph_that_is_too_old_is_one_line(tmp_path: Path) -> None:
+    path = graph_of(tmp_path / "a.onnx", pooled(), ["B", 3, 16, 16], opset=9)
+    with pytest.raises(ModelError, match="is of opset 9: export it as 11 or later"):
+        from_onnx(path, SQUARE, "old")
 
 
 def test_two_inputs_and_no_network(tmp_path: Path) -> None:

@@ -53,7 +53,10 @@ def test_a_torchscript_file(tmp_path: Path) -> None:
     network, form = Small().eval(), Form(preprocessing=SEEN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, about TorchScript itself
-        torch.jit.trace(network, torch.zeros(1, 3, SIZE, SIZE)).save(str(tmp_path / "a.pt"))
+        traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
+            network, torch.zeros(1, 3, SIZE, SIZE)
+        )
+        traced.save(str(tmp_path / "a.pt"))
     model = foreign.from_torchscript(tmp_path / "a.pt", form, "sscd")
     np.testing.assert_allclose(found(model), expected(network, form), atol=1e-4)
     (tmp_path / "b.pt").write_bytes(b"words")

@@ -240,8 +240,8 @@ def _form_from_flags(args: argparse.Namespace, path: Path) -> Form:
     from wingbar.model.imported import Form, read_preprocessor
 
     beside = [folder / "preprocessor_config.json" for folder in (path.parent, path.parent.parent)]
-    config = args.preprocessor or next((one for one in beside if one.is_file()), None)
-    if args.size is None and config is None:
+    config = args.preprocessor or next((one for one in beside if one.is_file()), "")
+    if args.size is None and not config:
         raise WingbarError(
             f"how {path} wants its pictures is not known: put its preprocessor_config.json beside "
             "it, or give --size, and what else is not as usual"

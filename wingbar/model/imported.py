@@ -37,9 +37,16 @@ HALF = (0.5, 0.5, 0.5)
 OUTPUTS = ("image_embeds", "pooler_output", "last_hidden_state")
 PARITY = 1e-4  # by which a number of a feature may differ from what the graph gives by itself
 _INEXACT = 0.02  # where it computes in 8 or 16 bits: a step of rounding more or less is no mistake
+_INTEGER_KINDS = ("Quant", "Integer")  # parts of the names of operators of 8 bits
+_INT64, _FLOAT16 = 7, 10  # of TensorProto; integers are shapes and axes, and no parameters
+_OLDEST = 11  # opset: of what is put into a graph
 _LARGEST_PART = 2**31 - 1  # bytes of a serialised graph
 _OWN = "wingbar."  # begins the names of what is put into a graph
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +194,6 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 # -- graphs
 
-_INTEGER_KINDS = ("Quant", "Integer")  # parts of the names of operators of 8 bits
-_INT64, _FLOAT16 = 7, 10  # of TensorProto; integers are shapes and axes, and no parameters
-
 
 @dataclass(frozen=True)
 class _Encoder:
@@ -236,7 +240,9 @@ def _onnx() -> Any:
 
 def _encoder_of(graph: onnx.ModelProto, form: Form) -> _Encoder:
     """What a graph takes and gives, found by running it on one black picture."""
-    session = runtime.open_session(_serialised(graph), cores(), "this encoder")
+    network = _serialised(graph)
+    runtime.check_network(network)
+    session = runtime.open_session(network, cores(), "this encoder")
     if len(session.get_inputs()) != 1:
         names = ", ".join(one.name for one in session.get_inputs())
         raise ModelError(
@@ -278,7 +284,7 @@ def _output_of(names: Sequence[str], wanted: str) -> str:
         return wanted or names[0]
     known = next((name for name in OUTPUTS if name in names), None)
     if known is None:
-        raise ModelError(f"name the --output to take, one of {', '.join(names)}")
+        raise ModelError(f"name the output to --take, one of {', '.join(names)}")
     return known
 
 
@@ -297,15 +303,20 @@ def _pooled_length(output: str, shape: tuple[int, ...], form: Form, layout: str)
         3: "it has a vector for each token: add --pool cls, or --pool mean with as many --skip as "
         "there are tokens before the patches",
         4: "it is a map of features: add --pool mean",
-    }.get(rank, "name another --output")
+    }.get(rank, "--take another")
     raise ModelError(f"the output {output} of one picture has the shape {list(shape)}: {advice}")
 
 
 def _wrapped(graph: onnx.ModelProto, form: Form, given: _Encoder) -> bytes:
     """The graph from pixels [B, H, W, 3] uint8 to unit features [B, d] float32."""
     onnx = _onnx()
+    if _opset(graph) < _OLDEST:
+        raise ModelError(
+            f"the network is of opset {_opset(graph)}: export it as {_OLDEST} or later"
+        )
     wrapped = onnx.ModelProto()
     wrapped.CopyFrom(graph)
+    wrapped.ir_version = max(wrapped.ir_version, 4)  # where weights are no longer inputs
     entry, exit_ = given.input, given.output
     if any(name in ("pixels", "feature") or name.startswith(_OWN) for name in _names(wrapped)):
         wrapped = onnx.compose.add_prefix(wrapped, prefix="encoder.")
@@ -394,7 +405,8 @@ def _names(graph: onnx.ModelProto) -> set[str]:
 
 def _opset(graph: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a graph uses."""
-    return next(one.version for one in graph.opset_import if one.domain in ("", "ai.onnx"))
+    own = (one.version for one in graph.opset_import if one.domain in ("", "ai.onnx"))
+    return next(own, 0)
 
 
 def _serialised(graph: onnx.ModelProto) -> bytes:
@@ -417,8 +429,9 @@ def _check_parity(model: Model, graph: onnx.ModelProto, form: Form, given: _Enco
     expected = []
     pixels = [images.load(one, form.preprocessing) for one in proof.draw_pictures()]
     for one in pixels:
-        x = one.astype(np.float64) * form.scale
-        x = (x - form.mean) / form.std if given.type is not np.uint8 else one
+        x = one.astype(np.float64)
+        if given.type is not np.uint8:
+            x = (x * form.scale - form.mean) / form.std
         x = x.transpose(2, 0, 1) if given.layout == "nchw" else x
         found = _run(session, given.output, given.input, x[None].astype(given.type))
         expected.append(_pool(found[0].astype(np.float64), form, given))

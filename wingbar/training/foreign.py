@@ -49,7 +49,9 @@ def from_torchscript(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's, about TorchScript itself
-            network = torch.jit.load(str(path), map_location="cpu").eval()
+            network = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location="cpu"
+            ).eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"{path} is no TorchScript file ({one_line(error)})") from None
     return from_torch(network, form, name, source)
