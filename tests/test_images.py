@@ -607,7 +607,27 @@ def test_the_centre_of_a_picture_whose_short_side_was_scaled(
     x, y, width, height = images.crop_box(size, seen)
     assert width == pytest.approx(short * 32 / 36, abs=1)
     assert height == pytest.approx(short * 32 / 36, abs=1)
-    assert (x + width / 2, y + height / 2) == pytest.approx((size[0] / 2, size[1] / 2), abs=1)
+    assert (x + width / 2, y + height / 2) == pytest.approx(
+        (size[0] / 2, size[1] / 2), abs=1 + short / 36
+    )
+
+
+def test_the_centre_of_a_long_strip_takes_no_memory_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    strip = np.zeros((3, 60_000, 3), np.uint8)
+    strip[:, 29_990:30_010] = 200
+    sizes, resize = [], Image.Image.resize
+
+    def seen(self: Image.Image, size: tuple[int, int], *rest: Any, **more: Any) -> Image.Image:
+        sizes.append(size)
+        return resize(self, size, *rest, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", seen)
+    pixels = images.load(strip, Preprocessing(size=32, edge=36, bicubic=True))
+    assert sizes == [(32, 32)]
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.min() == 200  # the centre, 3 x 3 pixels
 
 
 def test_a_picture_that_is_squeezed_into_the_square() -> None:

@@ -57,6 +57,9 @@ MAX_PANORAMA = 4 * MAX_PIXELS  # of a JPEG that is decoded at a fraction of its 
 MAX_SCANS = 100  # of a JPEG; progressive ones have about 10, and each costs a pass over all pixels
 MAX_SCANNED = 4 * 10**9  # pixels times scans of a JPEG
 STEP = 32  # sides of whole pictures are multiples: the stride of the last stage of every backbone
+LONGEST_SCALED = (
+    8  # shape of a picture, long side by short, that is scaled as a whole for its centre
+)
 LONGEST = 2.0  # the longest side of a whole picture, in multiples of `size`
 
 SKIPPED_FOLDERS = frozenset(
@@ -742,8 +745,8 @@ def _scale(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     # without shortcuts, as the encoders that want these were trained
     if preprocessing.squash:
         return np.asarray(image.resize((side, side), preprocessing.filter))
-    if preprocessing.edge:
-        scaled = _scaled_size(image.size, preprocessing.edge)
+    scaled = _scaled_size(image.size, preprocessing.edge)
+    if 0 < max(scaled) <= LONGEST_SCALED * preprocessing.edge:
         left, top = ((length - side) // 2 for length in scaled)
         whole = image.resize(scaled, preprocessing.filter)
         return np.asarray(whole.crop((left, top, left + side, top + side)))

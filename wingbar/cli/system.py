@@ -52,7 +52,9 @@ def system_text(record: Mapping[str, Any], problem: str | None) -> str:
         f"{record['system']}, {record['processor']} ({features}), {record['cores']} cores",
     ]
     if record["proof"] is None:
-        lines.append(f"{record['model']} has no proof: it was made before there were any.")
+        lines.append(
+            f"{record['model']} has no proof: it has no network, or is older than proofs are."
+        )
     elif problem is not None:
         lines.append(f"Proof not passed: {problem}.")
     else:
