@@ -8,9 +8,7 @@ features can stand beside those of any other machine that passes.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +87,9 @@ def proven(model: Model) -> Model:
     ranges are taken while they run, becomes one that is run on one image at a time. Raises
     ModelError when it cannot be run.
     """
+    import platform  # a search, which imports this module, has no use for them
+    from importlib.metadata import version
+
     pictures = draw_pictures()
     single = model.altered({PROOF: None}, {"batch": 1})
     outputs, *_ = _run(single, pictures)
