@@ -217,7 +217,7 @@ def _read(path: Path) -> onnx.ModelProto:
         graph = onnx.load(str(path), load_external_data=False)
         # onnx takes in no file from outside of the folder
         onnx.load_external_data_for_model(graph, str(path.parent))
-        if not isinstance(graph, onnx.ModelProto) or not graph.graph.node:
+        if not graph.graph.node:
             raise ModelError(f"{path} is not an ONNX network: it has no nodes")
     except ModelError:
         raise

@@ -12,18 +12,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from wingbar import images
 from wingbar.errors import ModelError, one_line
 from wingbar.images import Preprocessing
-from wingbar.model.imported import Form, from_onnx
+from wingbar.model import proof
+from wingbar.model.imported import PARITY, Form, from_onnx
 from wingbar.model.model import Model
 
 LIBRARIES = ("timm", "torchvision")
 # where networks of torchvision keep their classifiers
 _HEADS = ("fc", "classifier", "heads", "head")
-_TIMM_CROPS = ("center", "squash")
+_TIMM_CROPS = ("center", "squash")  # ways in which timm cuts a square that wingbar has too
 
 
 def from_library(name: str, called: str = "") -> Model:
@@ -86,17 +89,14 @@ def from_torch(
 
 
 def _check_parity(model: Model, network: nn.Module, form: Form) -> None:
-    """Raise ModelError unless the model gives what PyTorch does, to 1e-4."""
-    from wingbar import images
-    from wingbar.model import imported, proof
-
+    """Raise ModelError unless the model gives what PyTorch does, to PARITY."""
     pixels = [images.load(one, form.preprocessing) for one in proof.draw_pictures()]
-    x = torch.tensor([one.tolist() for one in pixels], dtype=torch.float32) * form.scale
+    x = torch.from_numpy(np.stack(pixels)).float() * form.scale
     x = ((x - torch.tensor(form.mean)) / torch.tensor(form.std)).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = nn.functional.normalize(network(x), dim=1).numpy()
-    difference = float(abs(model.run(pixels) - expected).max())
-    if not difference <= imported.PARITY:
+    difference = float(np.abs(model.run(pixels) - expected).max())
+    if not difference <= PARITY:
         raise ModelError(
             f"the exported network differs from PyTorch's by {difference:.2g}: nothing was written"
         )
