@@ -90,6 +90,8 @@ def test_a_file_with_flags_or_its_configuration(capsys: Capture, tmp_path: Path)
     (tmp_path / "onnx").mkdir()
     path = graph_of(tmp_path / "onnx" / "net.onnx", pooled(), ["B", 3, "H", "W"])
     command = ["model", "import", path, "-o"]
+    gone = run(capsys, "model", "import", tmp_path / "gone.onnx", "-o", tmp_path / "0")
+    assert gone == (2, "", f"wingbar: there is no file {tmp_path / 'gone.onnx'}\n")
     code, _, err = run(capsys, *command, tmp_path / "0")
     assert (code, "put its preprocessor_config.json beside it, or give --size" in err) == (2, True)
     flags = ["--size", 32, "--edge", 40, "--bicubic", "--mean", "0,0,0", "--std", "1,1,1"]

@@ -105,6 +105,8 @@ def import_model(args: argparse.Namespace) -> int:
         model = _foreign().from_library(args.torch, args.name or "")
     elif Path(args.source).suffix in (".onnx", ".pt"):
         path = Path(args.source)
+        if not path.is_file():
+            raise WingbarError(f"there is no file {path}")
         model = _imported(path, _form_from_flags(args, path), args.name or path.stem, {})
     else:
         model = _fetched(args, output)
