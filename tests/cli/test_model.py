@@ -79,6 +79,8 @@ def test_a_checksum_is_compared(capsys: Capture, hub: Shelf, tmp_path: Path) -> 
     assert "its sha256 is" in err
     assert not (tmp_path / "m" / "model.json").exists()
     assert run(capsys, *command, "--revision", "other")[0] == 2  # not on this hub
+    code, _, err = run(capsys, *command, "--to-255")
+    assert (code, err) == (2, "wingbar: --to-255 is for files: leave it out\n")
 
 
 def loaded(path: Path) -> tuple[Preprocessing, dict[str, Any]]:
@@ -111,6 +113,8 @@ def test_a_file_with_flags_or_its_configuration(capsys: Capture, tmp_path: Path)
         (["--size", 32, "--mean", "1,2"], "three numbers"),
         (["--size", 32, "--std", "1,1,0"], "std are above 0"),
         (["--preprocessor", tmp_path / "none"], "cannot be read"),
+        (["--bicubic"], "--edge, --squash and --bicubic go with --size"),
+        (["--size", 32, "--revision", "main"], "--revision is for encoders by name: leave it out"),
     ]:
         code, _, err = run(capsys, *command, tmp_path / "3", *flag)
         assert (code, reason in err, err.count("\n")) == (2, True, 1), flag

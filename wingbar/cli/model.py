@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
     from wingbar.data.encoders import KnownEncoder
     from wingbar.model.imported import Form
     from wingbar.model.model import Model
+
+# flags that only one kind of source has a use for
+_OF_NAMES = ("accept_licence", "hub", "revision", "sha256")
+_OF_FILES = (
+    "preprocessor",
+    "size",
+    "edge",
+    "squash",
+    "bicubic",
+    "mean",
+    "std",
+    "to_255",
+    "layout",
+    "take",
+    "pool",
+)
 
 # -- model import
 
@@ -102,13 +119,16 @@ def import_model(args: argparse.Namespace) -> int:
     if (output / "model.json").exists():
         raise WingbarError(f"{output} holds a model already: name another directory")
     if args.torch is not None:
+        _refuse(args, (*_OF_NAMES, *_OF_FILES), "is of no use with --torch")
         model = _foreign().from_library(args.torch, args.name or "")
     elif Path(args.source).suffix in (".onnx", ".pt"):
+        _refuse(args, _OF_NAMES, "is for encoders by name")
         path = Path(args.source)
         if not path.is_file():
             raise WingbarError(f"there is no file {path}")
         model = _imported(path, _form_from_flags(args, path), args.name or path.stem, {})
     else:
+        _refuse(args, _OF_FILES, "is for files")
         model = _fetched(args, output)
     model.save(output)
     print_result(args, model_record(model), _imported_text(model, args.output))
@@ -160,6 +180,13 @@ MODEL = Group(
     examples="wingbar model list\nwingbar model import dinov2-small -o models/dinov2",
     verbs=(IMPORT, LIST),
 )
+
+
+def _refuse(args: argparse.Namespace, flags: Sequence[str], reason: str) -> None:
+    """Raise WingbarError when one of these flags was given."""
+    for flag in flags:
+        if getattr(args, flag):
+            raise WingbarError(f"--{flag.replace('_', '-')} {reason}: leave it out")
 
 
 def _line(encoder: KnownEncoder) -> str:
@@ -248,6 +275,8 @@ def _form_from_flags(args: argparse.Namespace, path: Path) -> Form:
             f"how {path} wants its pictures is not known: put its preprocessor_config.json beside "
             "it, or give --size, and what else is not as usual"
         )
+    if args.size is None and (args.edge or args.squash or args.bicubic):
+        raise WingbarError("--edge, --squash and --bicubic go with --size")
     try:
         if args.size is None:
             form = read_preprocessor(config)

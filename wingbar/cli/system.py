@@ -1,4 +1,4 @@
-"""What `wingbar info --system` and `wingbar verify` say about this machine."""
+"""What `wingbar info --system` says about this machine."""
 
 from __future__ import annotations
 
