@@ -306,6 +306,16 @@ def test_the_teacher_is_detached_or_not(detach: bool) -> None:
     ]
 
 
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_loss_detaches_the_teacher_as_the_config_says(detach: bool) -> None:
+    """The classifiers of the other stages are only in the teacher of the transfer loss."""
+    net, loss, _ = made(regions=0, hash_warmup=9, detach_teacher=detach)
+    labels = torch.tensor([1, 4, 0, 1])
+    loss(net, pictures(4), labels, torch.arange(4))["transfer"].backward()
+    taught = [p.grad for c in loss.classifiers for p in c.parameters()]
+    assert all((grad is None or not grad.any()) == detach for grad in taught)
+
+
 # -- regions
 
 

@@ -97,6 +97,28 @@ def test_eight_images_are_overfitted(method: ModuleType) -> None:
     assert totals[-1] < 0.2 * totals[0]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="this CPU emulates bfloat16, in a minute"
+)
+def test_bfloat16_gives_nearly_the_same(method: ModuleType) -> None:
+    """As a run with `--precision bfloat16` computes: 8 bits of mantissa, so two digits agree."""
+    net, loss, _ = made(method)
+    loss.end_epoch()
+    net.eval(), loss.eval()
+    exact = loss(net, *batch())["total"].item()
+    feature = net(batch()[0]).feature
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(net, *batch())["total"]
+        rough = net(batch()[0]).feature
+    found.backward()
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact, rel=0.05)
+    assert not torch.equal(rough.float(), feature), "it was computed in float32"
+    assert torch.nn.functional.cosine_similarity(rough.float(), feature).min() > 0.99
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ModelError, match="no method named 'dlbch': have cmbh, dlbhc"):
         methods.get("dlbch")
