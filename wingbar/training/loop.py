@@ -358,13 +358,13 @@ def _device(rank: int) -> torch.device:
 
 
 def _optimizer(groups: list[dict[str, Any]], run: Run) -> torch.optim.Optimizer:
-    """SGD over a method's parameter groups."""
-    return torch.optim.SGD(
-        [{**group, "weight_decay": run.weight_decay * group["decay_scale"]} for group in groups],
-        lr=run.lr,
-        momentum=run.momentum,
-        nesterov=run.nesterov,
-    )
+    """SGD or Adam over a method's parameter groups."""
+    decaying = [
+        {**group, "weight_decay": run.weight_decay * group["decay_scale"]} for group in groups
+    ]
+    if run.optimizer == "adam":
+        return torch.optim.Adam(decaying, lr=run.lr)
+    return torch.optim.SGD(decaying, lr=run.lr, momentum=run.momentum, nesterov=run.nesterov)
 
 
 @contextmanager

@@ -56,6 +56,9 @@ class Run:
     epochs: int = field(default=20, metadata={"help": "passes over the training images"})
     batch: int = field(default=32, metadata={"help": "images per step, over all processes"})
     lr: float = field(default=0.01, metadata={"help": "learning rate"})
+    optimizer: str = field(
+        default="sgd", metadata={"help": "sgd, or adam, which needs a far lower --lr"}
+    )
     momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
     nesterov: bool = field(default=False, metadata={"help": "use Nesterov momentum"})
     weight_decay: float = field(default=5e-4, metadata={"help": "weight decay"})
@@ -117,6 +120,7 @@ class Run:
     def __post_init__(self) -> None:
         rules = [
             (self.schedule in ("cosine", "step"), "schedule must be cosine or step"),
+            (self.optimizer in ("sgd", "adam"), "optimizer must be sgd or adam"),
             (
                 self.precision in ("auto", "float32", "bfloat16"),
                 "precision must be auto, float32 or bfloat16",
