@@ -21,6 +21,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "csq": {},
     "orthohash": {},
     "hashnet": {},
+    "crh": {},
+    "fish": {},
+    "adsh": {},
 }
 
 

@@ -28,10 +28,9 @@ def test_the_central_loss_and_its_gradient_by_hand() -> None:
         lambda u: csq.central_loss(u, torch.tensor(centres)), by_hand, RNG.standard_normal((4, 6))
     )
     far = torch.full((1, 2), 100.0, requires_grad=True)  # log 0 of the formula as it stands
-    csq.central_loss(far, -torch.ones(1, 2)).backward()
-    assert far.grad is not None
-    assert far.grad.isfinite().all()
-    assert (far.grad > 0.5).all()
+    [slope] = torch.autograd.grad(csq.central_loss(far, -torch.ones(1, 2)), far)
+    assert slope.isfinite().all()
+    assert (slope > 0.5).all()
 
 
 def test_the_quantization_loss_and_its_gradient_by_hand() -> None:
@@ -61,7 +60,7 @@ def test_the_loss_adds_them_up() -> None:
     config = csq.Config(bits=8, quantization=0.3)
     loss = csq.Loss(backbones.create("resnet8"), config, 5, 9)
     logits, labels = torch.randn(4, 8), torch.tensor([0, 4, 4, 2])
-    found = loss(Given(logits), torch.empty(0), labels, torch.arange(4))  # type: ignore[arg-type]
+    found = loss(Given(logits), torch.empty(0), labels, torch.arange(4))
     assert found["central"] == csq.central_loss(logits, loss.centres[labels])
     assert found["quantization"] == 0.3 * csq.quantization_loss(logits)
     assert found["total"] == found["central"] + found["quantization"]
@@ -71,4 +70,4 @@ def test_the_loss_adds_them_up() -> None:
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"bits": 0}, {"quantization": -1.0}):
         with pytest.raises(TrainingError, match="bits must be at least 1"):
-            csq.Config(**wrong)  # type: ignore[arg-type]
+            csq.Config(**wrong)

@@ -54,7 +54,7 @@ def test_beta_grows_and_a_batch_of_one_has_no_pairs() -> None:
     one_hot = torch.nn.functional.one_hot(labels, 3).float()
     for step in range(3):
         beta = math.sqrt(1 + 0.5 * step)
-        found = loss(Given(logits), torch.empty(0), labels, torch.arange(4))  # type: ignore[arg-type]
+        found = loss(Given(logits), torch.empty(0), labels, torch.arange(4))
         expected = hashnet.pair_loss(torch.tanh(beta * logits), one_hot, 1.5)
         assert found["total"].item() == pytest.approx(expected.item(), rel=1e-6)
     assert hashnet.pair_loss(torch.ones(1, 4), torch.ones(1, 2), 1.0) == 0

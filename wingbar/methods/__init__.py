@@ -28,7 +28,7 @@ from wingbar.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NAMES = ("cmbh", "dlbhc", "dolg", "csq", "orthohash", "hashnet")
+NAMES = ("cmbh", "dlbhc", "dolg", "csq", "orthohash", "hashnet", "crh", "fish", "adsh")
 MULTI_LABEL = ("csq", "orthohash", "hashnet")
 """The methods that learn from images with several labels."""
 
@@ -58,7 +58,7 @@ def get(name: str) -> ModuleType:
 def body_and_head(net: nn.Module, loss: nn.Module, head_lr: float) -> list[dict[str, Any]]:
     """Parameter groups for `param_groups`: `net.backbone` at the run's learning rate, everything
     else of a Net and its Loss at `head_lr` times that. All parameters decay."""
-    body = list(net.backbone.parameters())
+    body = list(net.get_submodule("backbone").parameters())
     listed = set(map(id, body))
     head = [
         parameter
