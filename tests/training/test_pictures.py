@@ -69,3 +69,18 @@ def test_batches_cover_an_epoch_once_and_are_shared_out() -> None:
     assert pictures.batches(run, 20, 3, 0, 0, 1) != whole
     few = pictures.batches(run, 4, 0, 0, 0, 1)  # fewer images than a batch
     assert [len(batch) for batch in few] == [4]
+
+
+def test_pictures_in_memory_are_read_once_and_varied_alike(data: Path) -> None:
+    parts = pictures.split(read_images(data), SMALL, no_progress)
+    held = pictures.decoded(parts.paths, 72, no_progress)  # pictures are 96 x 72
+    assert {array.shape for array in held} == {(72, 96, 3)}
+    assert {array.shape for array in pictures.decoded(parts.paths[:2], 36, no_progress)} == {
+        (36, 48, 3)
+    }
+    from_files, from_memory = Pictures(parts, SMALL), Pictures(parts, SMALL, held)
+    for row in (0, 7):
+        given, expected = from_memory[1, row], from_files[1, row]
+        assert given[1:] == expected[1:]
+        difference = (given[0].int() - expected[0].int()).abs().float().mean()
+        assert difference < 4  # JPEGs are decoded at a fraction where that is enough

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from wingbar import images
 from wingbar.data.records import Images
 from wingbar.errors import TrainingError
 from wingbar.model.model import Model
@@ -29,7 +30,7 @@ from wingbar.networks import backbones
 from wingbar.parallel import Progress, no_progress
 from wingbar.training import checkpoint, export, held_out
 from wingbar.training.checkpoint import Position
-from wingbar.training.pictures import Pictures, Split, batches, split
+from wingbar.training.pictures import Pictures, Split, batches, decoded, split
 from wingbar.training.run import Recorded, Run, describe, recorded
 
 
@@ -127,9 +128,11 @@ class Training:
         rank: int = 0,
         world: int = 1,
         progress: Progress = no_progress,
+        sources: Sequence[images.Source] | None = None,
     ) -> None:
-        """The state before the first step, in process `rank` of `world`. Raises ModelError for a
-        backbone or weights that are missing."""
+        """The state before the first step, in process `rank` of `world`. `sources` are the training
+        images where they have been decoded before. Raises ModelError for a backbone or weights
+        that are missing."""
         self.settings, self.run, self.split, self.output = settings, settings.run, split, output
         self.rank, self.world, self.progress = rank, world, progress
         self.device = _device(rank)
@@ -149,6 +152,9 @@ class Training:
         if world > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.joint, broadcast_buffers=False)
 
+        if sources is None and run.cache:
+            sources = decoded(split.paths, run.cache, progress)
+        self.pictures = Pictures(split, run, sources)
         self.epoch = self.step = 0
         self.steps = max(items // run.batch, 1)
         self._saved_at = time.monotonic()
@@ -204,7 +210,7 @@ class Training:
             self.run, len(self.split.paths), self.epoch, self.step, self.rank, self.world
         )
         return DataLoader(
-            Pictures(self.split, self.run),
+            self.pictures,
             batch_sampler=shares,
             num_workers=self.run.workers,
             worker_init_fn=_start_worker,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -121,11 +122,34 @@ def _held_out(labels: NDArray[np.int64], run: Run) -> NDArray[np.bool_]:
     return held
 
 
+def decoded(paths: Sequence[str], side: int, progress: Progress) -> list[images.Pixels]:
+    """The upright pictures at `paths`, [H, W, 3] uint8, made smaller where their short side exceeds
+    `side` pixels. Raises ImageError as `images.load` does."""
+
+    def read(path: str) -> images.Pixels:
+        picture = images.upright(path)
+        scale = side / min(picture.size)
+        if scale < 1:
+            shape = (round(picture.width * scale), round(picture.height * scale))
+            picture = picture.resize(shape, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return np.asarray(picture)
+
+    found = []
+    for pixels in in_order(paths, read, cores()):
+        found.append(pixels)
+        progress("decoding images", len(found), len(paths))
+    return found
+
+
 class Pictures(Dataset[tuple[Tensor, int, int]]):
     """The training images of a split, varied at random: indexed by (epoch, row), each is pixels
     [size, size, 3] uint8, class number, row."""
 
-    def __init__(self, split: Split, run: Run) -> None:
+    def __init__(
+        self, split: Split, run: Run, sources: Sequence[images.Source] | None = None
+    ) -> None:
+        """`sources` are what is read in place of the split's paths: pictures decoded before."""
+        self.sources = split.paths if sources is None else sources
         self.split, self.seed, self.instances = split, run.seed, run.instances
         self.preprocessing = Preprocessing(size=run.size)
         self.augmentation = Augmentation(area=run.area, mirror=run.mirror, lighting=run.lighting)
@@ -134,7 +158,7 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
         """The image of a row; its variation depends on (seed, epoch, row) alone."""
         epoch, row = place
         rng = np.random.default_rng([self.seed, epoch, row])
-        source: images.Source = self.split.paths[row]
+        source: images.Source = self.sources[row]
         if self.instances:
             source = version(images.upright(source), rng)
         pixels = images.augment(source, self.preprocessing, self.augmentation, rng)

@@ -115,6 +115,13 @@ class Run:
     workers: int = field(
         default=1, metadata={"help": "processes that decode images; 0: the training process does"}
     )
+    cache: int = field(
+        default=0,
+        metadata={
+            "help": "keep the training images in memory, decoded, with this short side in pixels, "
+            "somewhat above --size; 0: decode them in every epoch"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "random seed; it determines the run"})
 
     def __post_init__(self) -> None:
@@ -129,7 +136,7 @@ class Run:
                 min(self.size, self.epochs, self.batch, self.step_epochs) >= 1,
                 "size, epochs, batch and step_epochs must be at least 1",
             ),
-            (self.test_size >= 0, "test_size must not be negative"),
+            (min(self.test_size, self.cache) >= 0, "test_size and cache must not be negative"),
             (0 <= self.held_out < 1, "held_out must be at least 0 and below 1"),
             (0 < self.area <= 1, "area must be above 0 and at most 1"),
             (
