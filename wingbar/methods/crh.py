@@ -7,8 +7,8 @@ each class gets the free code that its images are closest to, so that similar cl
 similar codes. Long codes are made of several heads, each with a codebook of its own: a class has a
 sub-code in each.
 
-Code and feature are those of OrthoHash. Written from the paper's equations; the authors' code has no
-licence and was not used.
+Code and feature are those of OrthoHash. Written from the paper's equations: the authors' code has
+no licence.
 """
 
 from __future__ import annotations
