@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from wingbar import images
+from wingbar import images, methods
 from wingbar.data.records import Images
-from wingbar.errors import TrainingError
+from wingbar.errors import DataError, TrainingError
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import Progress, no_progress
@@ -53,9 +53,10 @@ def train(
     processes share each batch. Images that cannot be read are left out and listed in
     `output/train/run.json`.
 
-    Raises DataError for data that cannot be trained on, ModelError for missing weights,
-    TrainingError when the loss is not finite (naming the term; the last checkpoint stays) or
-    `output` holds something else. KeyboardInterrupt ends the current step and leaves a checkpoint.
+    Raises DataError for data that this method or none can be trained on, ModelError for missing
+    weights, TrainingError when the loss is not finite (naming the term; the last checkpoint stays)
+    or `output` holds something else. KeyboardInterrupt ends the current step and leaves a
+    checkpoint.
     """
     settings = Recorded(
         method=method,
@@ -64,6 +65,7 @@ def train(
         data=data,
         start=None if start is None else os.fspath(start),
     )
+    _check_labels(method, data)
     output = Path(output)
     described = describe(settings)
     with _processes() as (rank, world):
@@ -83,6 +85,16 @@ def train(
         if rank == 0:
             return training.finish()
     return Model.load(output)
+
+
+def _check_labels(method: ModuleType, data: Images) -> None:
+    """Raise DataError where images have several labels and the method learns from one."""
+    name = method.__name__.rsplit(".", 1)[-1]
+    if data.multi_label and name not in methods.MULTI_LABEL:
+        raise DataError(
+            f"{name} learns from one label per image, and these have several: train "
+            f"{', '.join(methods.MULTI_LABEL)} on them"
+        )
 
 
 def export_checkpoint(folder: str | os.PathLike[str], progress: Progress | None = None) -> Model:

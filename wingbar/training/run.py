@@ -179,7 +179,7 @@ class Recorded:
 
 def describe(settings: Recorded) -> dict[str, Any]:
     """Everything needed to repeat a run, as JSON; `recorded` reads it back."""
-    described = {
+    described: dict[str, Any] = {
         "method": settings.method.__name__.rsplit(".", 1)[-1],
         "config": asdict(settings.config),
         "run": asdict(settings.run),
@@ -191,6 +191,8 @@ def describe(settings: Recorded) -> dict[str, Any]:
             if settings.run.instances or entry.label is not None
         ],
     }
+    if settings.data.multi_label:
+        described["multi_label"] = True
     return json.loads(json.dumps(described))  # as it is read back: tuples become lists
 
 
@@ -212,7 +214,7 @@ def recorded(folder: str | os.PathLike[str]) -> Recorded:
             method=method,
             config=method.Config(**found["config"]),
             run=Run(**found["run"]),
-            data=Images(entries, found["data"]),
+            data=Images(entries, found["data"], multi_label=bool(found.get("multi_label", False))),
             start=found["start"],
         )
     except FileNotFoundError:
