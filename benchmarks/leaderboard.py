@@ -11,6 +11,11 @@ so that an early end (--time-limit, Ctrl-C) leaves a fair comparison: all method
 code lengths on the first data set, then the classes never seen, then the rest. --jobs cells run at
 once; the pictures of each are decoded once, into memory.
 
+On a machine with a GPU, a process for each of its cores but a few keeps it busy:
+
+    python benchmarks/leaderboard.py run OUT --data small/butterflies --data small/clothing \\
+        --device cuda --jobs 12 --workers 0 --time-limit 500
+
 Codes are the network's on both sides, after the last epoch. Nothing is selected on the queries.
 Settings of the methods are those that their pages in docs/ recommend, else their defaults.
 """
@@ -23,6 +28,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -203,14 +209,17 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
         own.protocol if cell.classes == "all" else f"{own.protocol}; trained: {train.protocol}"
     )
     return {
-        "data": Path(cell.data).name,
-        **{key: value for key, value in cell._asdict().items() if key != "data"},
+        **_described(cell),
         "protocol": protocol,
         "gallery_codes": "network codes on both sides, last epoch",
         "train_images": len(train),
         **made,
         "scores": scores,
     }
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+    return {**cell._asdict(), "data": Path(cell.data).name}
 
 
 def scored(query: Side, gallery: Side) -> dict[str, Any]:
@@ -383,7 +392,12 @@ def _last_losses(work: Path) -> dict[str, float]:
 def write_cell(cell: Cell, args: argparse.Namespace) -> None:
     """Measure a cell and write its file."""
     started = time.perf_counter()
-    record = measure(cell, args)
+    try:
+        record = measure(cell, args)
+    except ValueError as error:  # a fitted method that cannot have this many bits
+        print(f"{cell.name}: {error}")
+        record = {**_described(cell), "reason": str(error)}
+    shutil.rmtree(args.out / "work" / cell.name, ignore_errors=True)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     record |= {
         "command": args.command_line,
@@ -505,6 +519,7 @@ PAGE = Path(__file__).with_suffix(".md")  # its text above the tables
 def table(args: argparse.Namespace) -> None:
     """Print the page that the cells make."""
     records = [json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))]
+    records = [record for record in records if "scores" in record]
     if not records:
         raise SystemExit(f"{args.out} has no cells: run some first")
     lines = [_head(records)]

@@ -28,7 +28,7 @@ from wingbar.networks.backbones import Backbone
 RECIPE: dict[str, Any] = {}
 PAPER: dict[str, Any] = {
     **{"lr": 0.01, "weight_decay": 0.0, "warmup": 0.0, "schedule": "step", "step_epochs": 30},
-    **{"epochs": 90, "batch": 128, "clip": 0.0, "head_lr": 1.0},
+    **{"epochs": 90, "batch": 128, "clip": 0.0},
 }
 
 ROUNDS = 15  # of the codes of the labels
@@ -37,8 +37,8 @@ RIDGE = 1e-4  # delta in their equations
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of FISH. The defaults are the paper's but for head_lr; the help of each field
-    is its documentation."""
+    """The settings of FISH. The defaults are the paper's; the help of each field is its
+    documentation."""
 
     bits: int = field(default=48, metadata={"help": "code length in bits"})
     space: float = field(
@@ -52,7 +52,7 @@ class Config:
         metadata={"help": "least share of the highest activation from which pixels are erased"},
     )
     head_lr: float = field(
-        default=10.0, metadata={"help": "factor of --lr for everything but the backbone"}
+        default=1.0, metadata={"help": "factor of --lr for everything but the backbone"}
     )
 
     def __post_init__(self) -> None:
