@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -78,15 +79,21 @@ class Gallery:
     predicted_classes: Int64
     confusion: Int64
 
+    @cached_property
+    def label_places(self) -> dict[str, int]:
+        """The place of each label in `label_names`."""
+        return {name: i for i, name in enumerate(self.label_names)}
+
     def matches(self, label: str) -> Bool:
         """Which labels match that of a query, [y + 1]: the same or, of several, those that share
         one with it. The last, which -1 selects, stands for items without a label and is False."""
-        own = labels_of(label)
-        found = [
-            not own.isdisjoint(labels_of(name)) if self.multi_label else name == label
-            for name in self.label_names
-        ]
-        return np.array([*found, False])
+        found = np.zeros(len(self.label_names) + 1, bool)
+        if self.multi_label:
+            own = labels_of(label)
+            found[:-1] = [not own.isdisjoint(labels_of(name)) for name in self.label_names]
+        elif label in self.label_places:
+            found[self.label_places[label]] = True
+        return found
 
     def of_labels(self, matches: Bool) -> Int64:
         """The rows of the items whose labels match, by `matches` [y + 1], ascending."""
