@@ -82,6 +82,8 @@ def test_classes_get_the_codes_that_their_images_are_closest_to() -> None:
         expected.append(crh.assignment(torch.tensor(costs)).tolist())
     loss.end_epoch()
     assert loss.assigned.tolist() == expected
+    assert not loss.sums.any()
+    assert not loss.counts.any()
     assert not torch.equal(loss.centres(), first)
     for epoch in (2, 3):
         loss(Given(-logits), torch.empty(0), labels, torch.arange(6))
