@@ -29,7 +29,7 @@ from wingbar.networks.centres import random_codes
 RECIPE: dict[str, Any] = {}
 PAPER: dict[str, Any] = {
     **{"lr": 2.5e-4, "momentum": 0.91, "weight_decay": 1e-4, "warmup": 0.0, "schedule": "step"},
-    **{"step_epochs": 1000, "batch": 16, "clip": 0.0, "head_lr": 1.0},
+    **{"step_epochs": 1000, "batch": 16, "clip": 0.0},
 }
 """One rate, as the methods for fine-grained hashing have it."""
 
@@ -43,7 +43,7 @@ class Config:
         default=200.0, metadata={"help": "factor of the distance to an image's own row of B"}
     )
     head_lr: float = field(
-        default=10.0, metadata={"help": "factor of --lr for everything but the backbone"}
+        default=1.0, metadata={"help": "factor of --lr for everything but the backbone"}
     )
 
     def __post_init__(self) -> None:

@@ -25,14 +25,18 @@ from wingbar.networks.backbones import Backbone
 from wingbar.networks.layers import memberships
 
 RECIPE: dict[str, Any] = {}
-PAPER: dict[str, Any] = {"batch": 256, "clip": 0.0}
-"""The paper chose its learning rate for each data set."""
+PAPER: dict[str, Any] = {"batch": 256, "clip": 0.0, "head_lr": 10.0}
+"""The paper chose its learning rate for each data set, and gave the hash layer ten times that."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of HashNet; the help of each field is its documentation. `similarity` and
-    `growth` are those of the released code."""
+    `growth` are those of the released code.
+
+    head_lr: 1, not the paper's 10, with which the layer's outputs grow so fast at the default
+        learning rate that tanh is flat before much is learned.
+    """
 
     bits: int = field(default=48, metadata={"help": "code length in bits"})
     similarity: float = field(
@@ -43,7 +47,7 @@ class Config:
         default=0.005, metadata={"help": "growth of beta: it is (1 + growth * steps) ** 0.5"}
     )
     head_lr: float = field(
-        default=10.0, metadata={"help": "factor of --lr for everything but the backbone"}
+        default=1.0, metadata={"help": "factor of --lr for everything but the backbone"}
     )
 
     def __post_init__(self) -> None:
