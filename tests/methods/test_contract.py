@@ -18,6 +18,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "cmbh": {"dim": 32, "width": 16, "regions": 1, "crop": 16, "hash_warmup": 1},
     "dlbhc": {},
     "dolg": {"dim": 32, "hidden": 32},
+    "csq": {},
+    "orthohash": {},
+    "hashnet": {},
+    "crh": {},
+    "fish": {},
+    "adsh": {},
 }
 
 
@@ -81,6 +87,17 @@ def test_every_parameter_gets_a_gradient_and_a_group(method: ModuleType) -> None
     every = [*net.parameters(), *loss.parameters()]
     assert len(grouped) == len(every)
     assert {id(p) for p in grouped} == {id(p) for p in every}
+
+
+@pytest.mark.parametrize("name", methods.MULTI_LABEL)
+def test_images_of_one_class_each_are_a_case_of_several(name: str) -> None:
+    pixels, labels, rows = batch()
+    one_hot = torch.nn.functional.one_hot(labels, CLASSES).bool()
+    totals = []
+    for given in (labels, one_hot, one_hot | one_hot.roll(1, 1)):
+        net, loss, _ = made(methods.get(name))
+        totals.append(loss(net, pixels, given, rows)["total"].item())
+    assert totals[0] == totals[1] != totals[2]
 
 
 @pytest.mark.slow

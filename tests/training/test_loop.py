@@ -14,7 +14,7 @@ from tests.runs import CONFIG, SMALL, command, in_two_processes, losses, weights
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, ModelError, TrainingError
-from wingbar.methods import dlbhc
+from wingbar.methods import dlbhc, orthohash
 from wingbar.model.model import Model
 from wingbar.parallel import no_progress
 from wingbar.training import export, loop, run
@@ -271,3 +271,27 @@ def test_the_command_says_what_came_out(
     ):
         assert main.main(wrong) == 2
     assert os.listdir(tmp_path) != []
+
+
+def test_some_methods_learn_from_several_labels_and_the_others_refuse(
+    data: Path, tmp_path: Path
+) -> None:
+    entries = [
+        replace(entry, label="a|b" if i % 3 == 0 else "bc"[i % 2])
+        for i, entry in enumerate(read_images(data))
+    ]
+    several = Images(entries, "several", multi_label=True)
+    with pytest.raises(DataError, match="dlbhc learns from one label per image"):
+        loop.train(dlbhc, several, tmp_path / "m", CONFIG, SMALL)
+    assert not (tmp_path / "m").exists()
+    settings = Recorded(orthohash, orthohash.Config(bits=8), SMALL, several, None)
+    parts = split(several, SMALL, no_progress)
+    training = loop.Training(settings, parts, tmp_path / "m")
+    pixels, labels, rows = next(iter(training._loader()))
+    assert labels.shape == (8, 3)
+    assert math.isfinite(training.train_step(pixels, labels, rows)["total"])
+    described = run.describe(settings)
+    (tmp_path / "m" / "train").mkdir(parents=True)
+    (tmp_path / "m" / "train" / "run.json").write_text(json.dumps(described))
+    assert run.recorded(tmp_path / "m").data.multi_label
+    assert "multi_label" not in run.describe(replace(settings, data=read_images(data)))
