@@ -107,7 +107,7 @@ def test_a_file_with_flags_or_its_configuration(capsys: Capture, tmp_path: Path)
     assert run(capsys, *command, tmp_path / "2", "--name", "mine")[0] == 0
     assert loaded(tmp_path / "2")[0] == Preprocessing(size=48, squash=True)
     assert Model.load(tmp_path / "2").name == "mine"
-    for flag, reason in [
+    wrong: list[tuple[list[Any], str]] = [
         (["--size", 32, "--edge", 16], "edge is at least size"),
         (["--size", 32, "--edge", 64, "--squash"], "not several"),
         (["--size", 32, "--mean", "1,2"], "three numbers"),
@@ -115,7 +115,8 @@ def test_a_file_with_flags_or_its_configuration(capsys: Capture, tmp_path: Path)
         (["--preprocessor", tmp_path / "none"], "cannot be read"),
         (["--bicubic"], "--edge, --squash and --bicubic go with --size"),
         (["--size", 32, "--revision", "main"], "--revision is for encoders by name: leave it out"),
-    ]:
+    ]
+    for flag, reason in wrong:
         code, _, err = run(capsys, *command, tmp_path / "3", *flag)
         assert (code, reason in err, err.count("\n")) == (2, True, 1), flag
 
