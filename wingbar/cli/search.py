@@ -71,6 +71,7 @@ def search(args: argparse.Namespace) -> int:
         where=args.where,
         box=None if args.box is None else parse_box(args.box),
         distinct=args.distinct,
+        expand=args.expand,
     )
     code = 0
     told: str | None = None  # why the filter lets nothing pass; the same for every query
@@ -136,7 +137,7 @@ def explain(args: argparse.Namespace) -> int:
     from wingbar.index.index import Index, explain
     from wingbar.index.ranking import SearchOptions
 
-    options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist)
+    options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist, expand=args.expand)
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
     with Index.open(args.index) as index:
         explained = explain(index, source, index.find([source], options)[0])

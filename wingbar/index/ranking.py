@@ -31,6 +31,7 @@ from wingbar.model.model import Embeddings
 Fine = Literal["none", "ties", "pool", "asymmetric"]
 FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
 SHORTLIST = 200
+LONGEST_EXPAND = 200  # neighbours that a query is averaged with
 TIE_CAP = 10  # ties extend a shortlist to at most this many times its requested length
 
 
@@ -47,6 +48,8 @@ class SearchOptions:
     box: part of the query picture to look at: x, y, width, height in pixels of the upright picture.
     distinct: whether copies of a hit are folded into it: items of the same content, or so alike by
         code and feature that chance does not explain it (chance.py).
+    expand: number of neighbours that a query is averaged with, from 0 for none to LONGEST_EXPAND;
+        None for the index's own choice.
     """
 
     k: int = 10
@@ -56,6 +59,7 @@ class SearchOptions:
     where: Sequence[str] = ()
     box: Box | None = None
     distinct: bool = False
+    expand: int | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -66,6 +70,8 @@ class SearchOptions:
             raise QueryError(f"radius must be at least 0, not {self.radius}")
         if self.fine is not None and self.fine not in FINE:
             raise QueryError(f"fine must be one of {', '.join(FINE)}, not {self.fine!r}")
+        if self.expand is not None and not 0 <= self.expand <= LONGEST_EXPAND:
+            raise QueryError(f"expand must be from 0 to {LONGEST_EXPAND}, not {self.expand}")
         where = (self.where,) if isinstance(self.where, str) else tuple(self.where)
         object.__setattr__(self, "where", where)
         parse_where(where)

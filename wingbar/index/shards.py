@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wingbar.errors import QueryError, StoreError, WingbarError
 from wingbar.hamming.codes import Nearest, Packed, merge_nearest
+from wingbar.index.averaging import expanded, first_search
 from wingbar.index.engine import Item, Place, Shortlist, Url, place_of
 from wingbar.index.filters import NoColumnError, without_column
 from wingbar.index.index import Index, IndexInfo
@@ -111,6 +112,7 @@ class Shards:
             raise QueryError("copies are folded in one index only: leave distinct out")
         for query in queries:
             check_same(query, self.model, shard_names(self.places))
+        queries = self._expanded(queries, options)
         for attempt in (1, 2, 3):  # an item may be deleted between its being found and read
             found = self._each(lambda index: self._shortlists(index, queries, options))
             _require_columns(found.of.values())
@@ -124,6 +126,27 @@ class Shards:
             if hits is not None:
                 return hits
         raise AssertionError  # the last turn returned
+
+    def _expanded(self, queries: Sequence[Embeddings], options: SearchOptions) -> list[Embeddings]:
+        """The queries averaged with their neighbours in all shards, as `Index.expanded` does."""
+        first = first_search(options, self.model)
+        if first is None:
+            return list(queries)
+        found = self._each(lambda index: self._shortlists(index, queries, first))
+        lists = {i: one for i, one in found.of.items() if isinstance(one, _Lists)}
+        out = []
+        for q, query in enumerate(queries):
+            one = _merged({i: some.shortlists[q] for i, some in lists.items()}, first, "pool")
+            ranked = rank(one.near, "pool", one.scores, first.k)
+            near = self._owners(ranked.ids.tolist(), _stored)
+            kept = [i for i, id_ in enumerate(ranked.ids.tolist()) if _has(near.of, id_)]
+            if ranked.scores is None or not kept:
+                out.append(query)
+                continue
+            rows = [near.of[id_ >> ID_BITS][local_id(id_)] for id_ in ranked.ids[kept].tolist()]
+            features, packed = (np.stack(part) for part in zip(*rows, strict=True))
+            out.append(expanded(query, features, packed, ranked.scores[kept]))
+        return out
 
     def _shortlists(
         self, index: Index, queries: Sequence[Embeddings], options: SearchOptions
@@ -429,6 +452,20 @@ def _matching(index: Index, where: Sequence[str]) -> NDArray[np.int64] | NoColum
             if left is None:
                 return error
             where = left
+
+
+def _stored(
+    index: Index, local: Sequence[int]
+) -> dict[int, tuple[NDArray[np.float16], NDArray[np.uint64]]]:
+    """In a shard's thread: feature and code of those items that are still there."""
+    with index.snapshot():
+        there = index.existing(local)
+        rows = zip(index.features(there), index.codes(there), strict=True)
+        return dict(zip(there, rows, strict=True))
+
+
+def _has(found: Mapping[int, Mapping[int, object]], id_: int) -> bool:
+    return local_id(id_) in found.get(id_ >> ID_BITS, {})
 
 
 def global_id(shard: int, id_: int) -> int:

@@ -20,7 +20,7 @@ from wingbar import images
 from wingbar.errors import ModelError, QueryError, one_line
 from wingbar.files import write_whole
 from wingbar.hamming import codes
-from wingbar.model import itq, runtime
+from wingbar.model import fitting, itq, runtime
 from wingbar.parallel import BATCH, batched, cores, in_order
 
 if TYPE_CHECKING:
@@ -205,6 +205,16 @@ class Model:
         return self.method in ("itq", VECTORS)
 
     @property
+    def averages(self) -> bool:
+        """Whether the items of its index are averaged with their neighbours."""
+        return bool(self.record.get("fitted", {}).get("for") == "classes")
+
+    @property
+    def expand(self) -> int:
+        """The number of neighbours that searches of its index average queries with by default."""
+        return int(self.record.get("fitted", {}).get("expand", 0))
+
+    @property
     def dim(self) -> int:
         """Length of the feature."""
         return int(self.record["dim"]) if self.rotation is None else self.rotation.dim
@@ -296,9 +306,11 @@ class Model:
             packed, features, logits.astype(np.float32), bits, self.name, self.fingerprint
         )
 
-    def fitted(self, raw: Float32, bits: int, seed: int) -> Model:
+    def fitted(
+        self, raw: Float32, bits: int, seed: int, options: fitting.FitOptions | None = None
+    ) -> Model:
         """This label-free model with codes of `bits` bits, fitted to raw outputs [n, r] of a sample
-        of n images (ITQ).
+        of n images.
 
         Raises ModelError when the model has codes of its own or `bits` is out of range.
         """
@@ -307,18 +319,15 @@ class Model:
                 f"{self.name} was trained with {self.method} and has codes of its own: nothing to "
                 "fit"
             )
-        rng = np.random.default_rng(seed)
         try:
             # vectors are kept as they are
-            rotation = (itq.fit if self.has_network else itq.fit_codes)(raw, bits, rng)
+            fit = fitting.fit(raw, bits, seed, options, keep_features=not self.has_network)
         except ValueError as error:
             raise ModelError(str(error)) from None
-        record = {
-            **self.record,
-            "fitted": {"sample": len(raw), "bits": bits, "dim": rotation.dim, "seed": seed},
-        }
+        shape = {"sample": len(raw), "bits": bits, "dim": fit.rotation.dim, "seed": seed}
+        record = {**self.record, "fitted": {**shape, **fit.record()}}
         rest = {name: data for name, data in self.files.items() if name != "model.json"}
-        return Model(with_record(rest | {"rotation.npz": rotation.to_bytes()}, record))
+        return Model(with_record(rest | {"rotation.npz": fit.rotation.to_bytes()}, record))
 
     def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:
         """This model with another preprocessing, which makes it another model: it needs an index of
@@ -556,7 +565,11 @@ def _are_scores(value: Any) -> bool:
 
 
 def _is_fitting(value: Any) -> bool:
-    return isinstance(value, dict) and _is_count(value.get("sample", 1))
+    return (
+        isinstance(value, dict)
+        and _is_count(value.get("sample", 1))
+        and (value.get("expand", 0) == 0 or _is_count(value["expand"]))
+    )
 
 
 _PARTS: dict[str, Callable[[Any], bool]] = {

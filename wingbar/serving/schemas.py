@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from wingbar import images
 from wingbar.errors import QueryError
 from wingbar.index.filters import parse_where
-from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
+from wingbar.index.ranking import LONGEST_EXPAND, SHORTLIST, Fine, SearchOptions
 
 PROBLEM = "application/problem+json"
 MOST_HITS = 1000
@@ -81,6 +81,13 @@ class SearchParameters(BaseModel):
         examples=["10,20,300,200"],
     )
     distinct: bool = Field(False, description="whether copies of a hit are folded into it")
+    expand: int | None = Field(
+        None,
+        ge=0,
+        le=LONGEST_EXPAND,
+        description="number of neighbours that the query is averaged with; the index's own choice "
+        "by default",
+    )
 
     def options(self) -> SearchOptions:
         """The same for an index. Raises ImageError for an invalid box."""
@@ -93,6 +100,7 @@ class SearchParameters(BaseModel):
             where=self.where,
             box=box,
             distinct=self.distinct,
+            expand=self.expand,
         )
 
 
