@@ -46,6 +46,7 @@ from wingbar.index.ranking import (
     folded,
     rank,
     stage_scores,
+    with_chances,
 )
 from wingbar.index.refit import RefitReport, refit
 from wingbar.index.selection import Selection, select
@@ -54,6 +55,8 @@ from wingbar.index.sync import AddReport, add
 from wingbar.index.vectors import add_vectors, checked_vectors
 from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
+from wingbar.model.random_pairs import RandomPairs, sample_of
+from wingbar.model.random_pairs import measure as measure_pairs
 from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
@@ -121,6 +124,7 @@ class Index:
         self._store = store
         self.model = Model(store.model_files())
         self._chance: tuple[tuple[int, ...], Chance] | None = None
+        self._random_pairs: tuple[tuple[str, int], RandomPairs | None] | None = None
         if self.model.is_outdated:
             warnings.warn(
                 f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
@@ -371,6 +375,7 @@ class Index:
         box: images.Box | None = None,
         distinct: bool = False,
         expand: int | None = None,
+        cut: float | None = None,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
         of this index, one embedding by its model, or for an index of vectors one vector [d].
@@ -387,7 +392,8 @@ class Index:
         only `box` (x, y, width, height in pixels of the upright picture) is looked at. With
         `distinct`, copies are folded into the best of them, see `Hits.copies`. With `expand`, a
         first search finds so many neighbours, and the query is averaged with them; None means the
-        index's own choice, which is 0 unless it is one for classes.
+        index's own choice, which is 0 unless it is one for classes. The list ends where
+        `Hit.p_chance` exceeds `cut`.
 
         Raises QueryError when the index is empty, holds no item of that id, or an argument is out
         of range, ImageError when the query image cannot be read.
@@ -411,6 +417,7 @@ class Index:
             box=box,
             distinct=distinct,
             expand=expand,
+            cut=cut,
         )
         return self.find([query], options)[0]
 
@@ -425,6 +432,7 @@ class Index:
         where: Where = (),
         distinct: bool = False,
         expand: int | None = None,
+        cut: float | None = None,
     ) -> list[Hits]:
         """`search` for many queries: one Hits each, in their order. Stage times are shares of the
         whole batch."""
@@ -436,6 +444,7 @@ class Index:
             where=where,
             distinct=distinct,
             expand=expand,
+            cut=cut,
         )
         return self.find(queries, options)
 
@@ -492,6 +501,9 @@ class Index:
                     self._distinct(query, one, options, fine)
                     if options.distinct
                     else (rank(one.near, fine, one.scores, options.k), None)
+                )
+                ranked = with_chances(
+                    ranked, self.random_pairs(), fine, query.logits[0], options.cut
                 )
                 clock.lap("fine")
                 hits = self._fetch(ranked)
@@ -559,6 +571,25 @@ class Index:
                 measured = measure(searchable, lambda ids: self._store.features(ids.tolist(), dim))
                 self._chance = version, measured
             return self._chance[1]
+
+    def random_pairs(self) -> RandomPairs | None:
+        """How near two random items are, which `Hit.p_chance` is taken from; None for too few
+        items.
+
+        The model of a label-free index knows it from the images that it was fitted to. Else it is
+        measured when it is first wanted, and again when the index has twice or half as many items.
+        """
+        if self.model.random_pairs is not None:
+            return self.model.random_pairs
+        with self._store.reading():
+            size = self.model.fingerprint, len(self).bit_length()
+            if self._random_pairs is None or self._random_pairs[0] != size:
+                ids = self._store.ids()
+                some = ids[sample_of(len(ids))].tolist()
+                codes, bits = self._store.codes_of(some, self.model.bits), self.model.bits
+                features = self._store.features(some, self.model.dim)
+                self._random_pairs = size, measure_pairs(codes, features, bits)
+            return self._random_pairs[1]
 
     def why_nothing_passes(self, where: Where) -> str | None:
         """Why no item passes the filter `where`, with values that are near; None if one does.
@@ -688,9 +719,17 @@ class Index:
         )
         items = self._store.items(ids)
         return [
-            Hit(rank, id_, item.path, item.label, distance, score, item.columns)
-            for rank, (id_, item, distance, score) in enumerate(
-                zip(ids, items, ranked.distances.tolist(), scores, strict=True), start=1
+            Hit(rank, id_, item.path, item.label, distance, score, item.columns, chance)
+            for rank, (id_, item, distance, score, chance) in enumerate(
+                zip(
+                    ids,
+                    items,
+                    ranked.distances.tolist(),
+                    scores,
+                    ranked.p_chances(),
+                    strict=True,
+                ),
+                start=1,
             )
         ]
 

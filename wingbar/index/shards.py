@@ -35,8 +35,10 @@ from wingbar.index.ranking import (
     Ranked,
     SearchOptions,
     rank,
+    with_chances,
 )
 from wingbar.model.model import Embeddings, Model, check_same
+from wingbar.model.random_pairs import RandomPairs
 
 T = TypeVar("T")
 
@@ -56,10 +58,12 @@ class Answers(Generic[T]):
 
 @dataclass(frozen=True)
 class _Lists:
-    """The shortlists of all queries in one shard, and the column of the filter that it lacks."""
+    """The shortlists of all queries in one shard, how near its items are to each other by chance,
+    and the column of the filter that it lacks."""
 
     fine: Fine
     shortlists: list[Shortlist]
+    random_pairs: RandomPairs | None = None
     missing: NoColumnError | None = None
 
 
@@ -122,7 +126,11 @@ class Shards:
                 _merged({i: one.shortlists[q] for i, one in lists.items()}, options, fine)
                 for q in range(len(queries))
             ]
-            hits = self._hits(merged, options, fine, found.failed, last=attempt == 3)
+            known = (one.random_pairs for one in lists.values())
+            by_chance = next((one for one in known if one is not None), None)
+            hits = self._hits(
+                queries, merged, options, fine, by_chance, found.failed, last=attempt == 3
+            )
             if hits is not None:
                 return hits
         raise AssertionError  # the last turn returned
@@ -157,7 +165,8 @@ class Shards:
         missing: NoColumnError | None = None
         while not index.is_empty:
             try:
-                return _Lists(*index.shortlists(queries, options), missing)
+                fine, shortlists = index.shortlists(queries, options)
+                return _Lists(fine, shortlists, index.random_pairs(), missing)
             except NoColumnError as error:
                 missing = error
                 left = without_column(options.where, error.column)
@@ -176,18 +185,21 @@ class Shards:
 
     def _hits(
         self,
+        queries: Sequence[Embeddings],
         merged: Sequence[Shortlist],
         options: SearchOptions,
         fine: Fine,
+        random_pairs: RandomPairs | None,
         failed: tuple[FailedShard, ...],
         last: bool,
     ) -> list[Hits] | None:
         """The records of what was found; None when one is gone, and it was not the last try."""
         ranked: list[Ranked] = []
         clocks: list[Clock] = []
-        for one in merged:
+        for query, one in zip(queries, merged, strict=True):
             clock = Clock({"coarse": one.coarse_ms})
-            ranked.append(rank(one.near, fine, one.scores, options.k))
+            order = rank(one.near, fine, one.scores, options.k)
+            ranked.append(with_chances(order, random_pairs, fine, query.logits[0], options.cut))
             clock.lap("fine")
             clock.milliseconds["fine"] += one.fine_ms
             clocks.append(clock)
@@ -505,8 +517,10 @@ def _hits_of(order: Ranked, items: Mapping[int, Item]) -> list[Hit]:
     scores: list[float | None] = [None] * len(order.ids)
     if order.scores is not None:
         scores = list(np.clip(order.scores, -1, 1).tolist())
-    found = zip(order.ids.tolist(), order.distances.tolist(), scores, strict=True)
-    there = [(id_, distance, score) for id_, distance, score in found if id_ in items]
+    found = zip(
+        order.ids.tolist(), order.distances.tolist(), scores, order.p_chances(), strict=True
+    )
+    there = [one for one in found if one[0] in items]
     return [
         Hit(
             place,
@@ -516,8 +530,9 @@ def _hits_of(order: Ranked, items: Mapping[int, Item]) -> list[Hit]:
             distance,
             score,
             items[id_].columns,
+            p_chance,
         )
-        for place, (id_, distance, score) in enumerate(there, start=1)
+        for place, (id_, distance, score, p_chance) in enumerate(there, start=1)
     ]
 
 

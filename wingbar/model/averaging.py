@@ -120,7 +120,8 @@ def plain_of(stored: NDArray[np.floating]) -> Float32:
 
 def joined(average: Float32, plain: Float32) -> Float32:
     """What is stored of averages and plain features [M, d]: [M, 2 d], of unit length."""
-    return np.hstack([SCALE * average, plain]) / np.float32(np.sqrt(SCALE**2 + 1))
+    both = np.hstack([np.float32(SCALE) * average, plain])
+    return (both / np.sqrt(SCALE**2 + 1)).astype(np.float32)
 
 
 def without_average(stored: NDArray[np.float16]) -> NDArray[np.int64]:

@@ -20,7 +20,8 @@ from wingbar import images
 from wingbar.errors import ModelError, QueryError, one_line
 from wingbar.files import write_whole
 from wingbar.hamming import codes
-from wingbar.model import fitting, itq, runtime
+from wingbar.model import averaging, fitting, itq, random_pairs, runtime
+from wingbar.model.random_pairs import RandomPairs
 from wingbar.parallel import BATCH, batched, cores, in_order
 
 if TYPE_CHECKING:
@@ -204,6 +205,15 @@ class Model:
         """Whether the codes are learned from the items of each index."""
         return self.method in ("itq", VECTORS)
 
+    @cached_property
+    def random_pairs(self) -> RandomPairs | None:
+        """How near two random items are, where the codes were fitted to a sample of them; None for
+        other models, and for those of older versions."""
+        fitted = self.record.get("fitted", {})
+        if not self.gives_codes:
+            return None
+        return RandomPairs.from_record(fitted.get("random_pairs"), self.bits)
+
     @property
     def averages(self) -> bool:
         """Whether the items of its index are averaged with their neighbours."""
@@ -324,8 +334,10 @@ class Model:
             fit = fitting.fit(raw, bits, seed, options, keep_features=not self.has_network)
         except ValueError as error:
             raise ModelError(str(error)) from None
+        chance = _random_pairs(fit.rotation, raw, bool(options and options.purpose == "classes"))
         shape = {"sample": len(raw), "bits": bits, "dim": fit.rotation.dim, "seed": seed}
-        record = {**self.record, "fitted": {**shape, **fit.record()}}
+        told = {} if chance is None else {"random_pairs": chance.record()}
+        record = {**self.record, "fitted": {**shape, **fit.record(), **told}}
         rest = {name: data for name, data in self.files.items() if name != "model.json"}
         return Model(with_record(rest | {"rotation.npz": fit.rotation.to_bytes()}, record))
 
@@ -392,6 +404,19 @@ class Model:
     def _raw_length(self) -> int:
         """Length r of a raw output."""
         return self._feature_length + (self.bits if self._has_logits else 0)
+
+
+def _random_pairs(rotation: itq.Rotation, raw: Float32, averages: bool) -> RandomPairs | None:
+    """How near two random items of the sample [n, r] are, as an index stores them."""
+    logits, features = rotation.apply(raw)
+    packed = codes.pack(logits >= 0)
+    if averages:
+        plain = averaging.plain_of(features)
+        average = averaging.averages_of(plain)
+        packed = averaging.codes_of_averages(rotation, average)
+        features = averaging.joined(average, plain)
+    rows = random_pairs.sample_of(len(raw))
+    return random_pairs.measure(packed[rows], features[rows], rotation.bits)
 
 
 def over_scales(
