@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from wingbar.model import itq
 from wingbar.model.averaging import averages_of
 from wingbar.model.fitting import FEWEST, FitOptions, description, fit
 from wingbar.model.itq import unit
+from wingbar.model.rotations import fit_lsh, fit_pca
 from wingbar.model.whitening import mutual_neighbours, whitening
 
 ITQ, WHITENED = FitOptions(codes="itq"), FitOptions(codes="whitened")
@@ -82,6 +85,17 @@ def test_half_of_the_mean_stays_in_features_that_are_not_averaged() -> None:
     np.testing.assert_array_equal(plain.code, classes.code)
     np.testing.assert_allclose(plain.feature_mean, raw.mean(0) / 2, atol=1e-6)
     np.testing.assert_allclose(classes.feature_mean, raw.mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("codes", "made"), [("pca", fit_pca), ("lsh", fit_lsh)])
+def test_other_codes_beside_the_features_of_itq(codes: str, made: Any) -> None:
+    raw = sample()
+    logits, features = fit(raw, 8, 3, FitOptions(codes=codes)).rotation.apply(raw)
+    np.testing.assert_array_equal(logits, made(raw, 8, np.random.default_rng(3)).apply(raw)[0])
+    centred = raw - raw.mean(0) / 2
+    np.testing.assert_allclose(features @ features.T, unit(centred) @ unit(centred).T, atol=1e-4)
+    with pytest.raises(ModelError, match="codes of averages are whitened or itq"):
+        FitOptions(codes=codes, purpose="classes")
 
 
 def test_features_can_be_kept() -> None:

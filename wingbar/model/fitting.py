@@ -11,21 +11,27 @@ those of such averages.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from wingbar.errors import ModelError
-from wingbar.model import averaging, itq
+from wingbar.model import averaging, itq, rotations
 from wingbar.model.itq import Float32, Float64, Rotation
 from wingbar.model.whitening import confusion, mutual_neighbours, whitening
 
-CODES = ("whitened", "itq")
+CODES = ("whitened", "itq", "pca", "lsh")
 PURPOSES = ("copies", "instances", "classes")
 DEFAULT_PURPOSE = "instances"
 COMPARED = ("whitened", "itq")  # the one that confuses least is taken; the first, if equal
-_NAMES = {"whitened": "whitened by mutual neighbours", "itq": "ITQ"}
+_NAMES = {
+    "whitened": "whitened by mutual neighbours",
+    "itq": "ITQ",
+    "pca": "principal directions",
+    "lsh": "random hyperplanes",
+}
+_PLAIN = {"pca": rotations.fit_pca, "lsh": rotations.fit_lsh}  # what others have to beat
 FEWEST = 64  # images from which halves of them can be compared
 
 
@@ -48,6 +54,11 @@ class FitOptions:
         ):
             if value is not None and value not in known:
                 raise ModelError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        if self.purpose == "classes" and self.codes in _PLAIN:
+            raise ModelError(
+                f"codes of averages are whitened or itq, not {self.codes}: leave --codes or "
+                "--for classes out"
+            )
 
     def or_as(self, fitted: Mapping[str, Any]) -> FitOptions:
         """These options, and where they leave something open what was asked for when codes were
@@ -145,6 +156,9 @@ def _rotation(
         x = sample.astype(np.float64)
         white = whitening(x, mutual_neighbours(itq.unit(x)))
         return _fit_in(white, sample, bits, rng, averages)
+    if codes in _PLAIN:
+        code = _PLAIN[codes](sample, bits, rng)
+        return replace(itq.fit(sample, bits, rng), mean=code.mean, code=code.code)
     if averages:
         return _fit_in(np.eye(sample.shape[1]), sample, bits, rng, averages)
     return itq.fit(sample, bits, rng)
