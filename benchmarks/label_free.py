@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import copies
+import copies  # type: ignore[import-not-found,unused-ignore]  # beside this file
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -117,7 +117,7 @@ def altered(folder: Path, name: str, cache: Path | None) -> dict[str, Raw]:
             )
         if kept is None:
             return made
-        np.savez(kept, **made)
+        np.savez(kept, allow_pickle=False, **made)
     with np.load(kept) as file:
         return {key: unit(file[key].astype(np.float32)) for key in file if key != "paths"}
 

@@ -45,7 +45,7 @@ def test_every_hit_has_its_chance_and_the_list_ends_at_the_cut(index: Index) -> 
     query = vectors(1, seed=8)[0]
     for fine in FINE:
         hits = index.search(query, 300, fine=fine, shortlist=300)
-        chances = [hit.p_chance for hit in hits]
+        chances = [hit.p_chance or 2 for hit in hits]
         assert chances == sorted(chances)
         by_distance = pairs.of_distances(np.array([hit.distance for hit in hits])).tolist()
         by_cosine = pairs.of_cosines(np.array([hit.score or 0 for hit in hits])).tolist()
@@ -54,9 +54,9 @@ def test_every_hit_has_its_chance_and_the_list_ends_at_the_cut(index: Index) -> 
         if fine == "pool":
             assert chances == pytest.approx(by_cosine, rel=1e-4)
         cut = index.search(query, 300, fine=fine, shortlist=300, cut=0.2)
-        assert list(cut) == [hit for hit in hits if hit.p_chance <= 0.2]
+        assert list(cut) == [hit for hit in hits if (hit.p_chance or 2) <= 0.2]
         assert 0 < len(cut) < 300
-    assert index.search(7, 1)[0].p_chance < 0.001
+    assert (index.search(7, 1)[0].p_chance or 2) < 0.001
     assert index.search_many([7], 1, cut=1e-9) == [[]]
 
 

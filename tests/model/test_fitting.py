@@ -112,6 +112,25 @@ def test_the_same_seed_gives_the_same_map() -> None:
     assert first.record() == second.record()
 
 
+def test_labels_on_some_pictures_help_the_others() -> None:
+    order = np.random.default_rng(1).permutation(600)
+    labels = [str(i // 25) if i % 4 == 0 else None for i in order]
+    found = fit(sample(), 5, 0, FitOptions(adapt="labels"), labels=labels)
+    assert (found.codes, found.record()["adapt"]) == ("whitened", "labels")
+    assert description(found.record()) == "whitened by mutual neighbours and labels"
+    without = fit(sample(), 5, 0, WHITENED, labels=labels)
+    assert without.rotation.to_bytes() == fit(sample(), 5, 0, WHITENED).rotation.to_bytes()
+    theirs, plain = (
+        right(one.rotation.apply(sample())[0] >= 0, order // 25) for one in (found, without)
+    )
+    assert theirs > plain
+    for few in ([None] * 600, [None] * 599 + ["a"], ()):
+        with pytest.raises(ValueError, match="no two of the images"):
+            fit(sample(), 16, 0, FitOptions(adapt="labels"), labels=few)
+    with pytest.raises(ModelError, match="whitened codes learn from labels, not itq"):
+        FitOptions(adapt="labels", codes="itq")
+
+
 @pytest.mark.parametrize("options", [{"codes": "magic"}, {"purpose": "magic"}])
 def test_an_unknown_kind(options: dict[str, str]) -> None:
     with pytest.raises(ModelError, match=r"must be one of .*, not 'magic'"):

@@ -82,6 +82,7 @@ def test_equal_logits_agree_as_bits_do(pairs: RandomPairs) -> None:
 def test_it_is_kept_in_a_record(pairs: RandomPairs) -> None:
     assert RandomPairs.from_record(pairs.record(), BITS) == pairs
     falling = {**pairs.record(), "cosines": pairs.record()["cosines"][::-1]}
+    odd: object
     for odd in (None, [], {}, {"within": [1]}, falling, {**pairs.record(), "within": ["a"] * 25}):
         assert RandomPairs.from_record(odd, BITS) is None
     assert RandomPairs.from_record(pairs.record(), BITS + 1) is None

@@ -7,6 +7,7 @@ from wingbar.model.itq import unit
 from wingbar.model.whitening import (
     RIDGE,
     RIDGE_OF_FEW,
+    adapted,
     confusion,
     mutual_neighbours,
     whitening,
@@ -64,6 +65,20 @@ def test_whitened_neighbours_are_of_one_class_more_often() -> None:
         return float((pairs[:, 0] // 20 == pairs[:, 1] // 20).mean())
 
     assert right(white) > right(unit(x)) + 0.05
+
+
+def test_labels_take_pairs_out_and_bring_others_in() -> None:
+    x = unit(clusters())
+    pairs = mutual_neighbours(x)
+    labels = np.where(np.arange(160) < 60, np.arange(160) // 20, -1)
+    found = adapted(pairs, labels, np.random.default_rng(0))
+    one, other = labels[found.T]
+    assert ((one == other) | (one < 0) | (other < 0)).all()
+    unlabelled = [pair for pair in pairs.tolist() if labels[pair].min() < 0]
+    assert [pair for pair in found.tolist() if labels[pair].min() < 0] == unlabelled
+    assert (found[:, 0] < found[:, 1]).all()
+    for row in range(60):  # five partners drawn, but for itself, beside those that drew it
+        assert (found == row).sum() >= 3
 
 
 def test_without_a_pair_that_differs() -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def index_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `index`."""
-    from wingbar.model.fitting import CODES, PURPOSES
+    from wingbar.model.fitting import ADAPT, CODES, PURPOSES
 
     parser.add_argument(
         "index",
@@ -75,6 +75,11 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         "--codes",
         choices=CODES,
         help="what label-free codes are fitted with (default: what suits the images best)",
+    )
+    parser.add_argument(
+        "--adapt",
+        choices=ADAPT,
+        help="let label-free codes learn from the labels that some of the images have",
     )
     parser.add_argument(
         "--split",
@@ -149,6 +154,7 @@ def index(args: argparse.Namespace) -> int:
                     bits=args.bits,
                     codes=args.codes,
                     purpose=args.purpose,
+                    adapt=args.adapt,
                     seed=args.seed,
                     threads=args.threads,
                     progress=progress,
@@ -161,6 +167,7 @@ def index(args: argparse.Namespace) -> int:
                 bits=args.bits,
                 codes=args.codes,
                 purpose=args.purpose,
+                adapt=args.adapt,
                 seed=args.seed,
                 threads=args.threads,
                 progress=progress,

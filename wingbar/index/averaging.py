@@ -26,19 +26,19 @@ from wingbar.model.model import Embeddings, Model
 def average_new(store: AnyStore, model: Model) -> int:
     """Give the items of an index for classes that have no average yet the one over their nearest
     neighbours among all items there are now; returns their number. The others stay as they are.
+    Inside `writing`.
 
     An item without a neighbour, as the first one, waits for the next time. All features are in
     memory meanwhile.
     """
     if not model.averages:
         return 0
-    with store.writing():
-        stored = store.all_features(model.dim)
-        rows = without_average(stored)
-        if not len(rows) or len(stored) < 2:
-            return 0
-        packed, features = averages(model, stored, rows)
-        store.replace_embeddings(packed, features, store.ids()[rows], model.bits)
+    stored = store.all_features(model.dim)
+    rows = without_average(stored)
+    if not len(rows) or len(stored) < 2:
+        return 0
+    packed, features = averages(model, stored, rows)
+    store.replace_embeddings(packed, features, store.ids()[rows], model.bits)
     return len(rows)
 
 

@@ -205,6 +205,7 @@ class Index:
         bits: int | None = None,
         codes: str | None = None,
         purpose: str | None = None,
+        adapt: str | None = None,
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | None = None,
@@ -232,8 +233,9 @@ class Index:
         fitted with, one of fitting.CODES (default: what suits the images best), `purpose` what is
         searched for: "copies", "instances" (default) or "classes". An index for classes averages
         each item with its nearest neighbours when it is added, at the end of the `add`; items that
-        have their average keep it until `refit`. Images that cannot be used are listed
-        in the report and stop nothing. `threads` decode pictures (default: one per core).
+        have their average keep it until `refit`. With `adapt` "labels" the codes learn from the
+        labels that some images have. Images that cannot be used are listed in the report and stop
+        nothing. `threads` decode pictures (default: one per core).
 
         `rehash` reads every file, also those of unchanged size and time. A file whose item was
         removed by `delete` stays out until it changes, unless it is named by itself, as in a list
@@ -251,7 +253,7 @@ class Index:
                 f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, "
                 "or use --refit to change it"
             )
-        options = FitOptions(codes=codes, purpose=purpose)
+        options = FitOptions(codes=codes, purpose=purpose, adapt=adapt)
         _require_as_fitted(self.path, self.model, options)
         if bits is not None and not 1 <= bits <= self.model.longest_code:
             raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
@@ -336,12 +338,13 @@ class Index:
         bits: int | None = None,
         codes: str | None = None,
         purpose: str | None = None,
+        adapt: str | None = None,
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> RefitReport:
         """Learn the codes of a label-free index again from the images it holds now, as a new index
-        would; `codes` and `purpose` as for `add`, by default as they were asked for before.
+        would; `codes`, `purpose` and `adapt` as for `add`, by default as asked for before.
 
         All files are read again; the index changes in one transaction or not at all.
         Raises StoreError when a file is no longer what was indexed, ModelError for a trained model.
@@ -353,7 +356,7 @@ class Index:
                 self.model,
                 bits=self.model.bits if bits is None else bits,
                 seed=seed,
-                options=FitOptions(codes=codes, purpose=purpose),
+                options=FitOptions(codes=codes, purpose=purpose, adapt=adapt),
                 threads=threads,
                 progress=progress,
             )
@@ -882,7 +885,9 @@ def _require_as_fitted(path: Place, model: Model, options: FitOptions) -> None:
         )
     fitted = model.record.get("fitted", {})
     have = {"codes": fitted.get("codes", "itq"), "for": fitted.get("for", DEFAULT_PURPOSE)}
-    for name, wanted in (("codes", options.codes), ("for", options.purpose)):
+    have["adapt"] = fitted.get("adapt")
+    wants = (("codes", options.codes), ("for", options.purpose), ("adapt", options.adapt))
+    for name, wanted in wants:
         if wanted not in (None, have[name]):
             raise ModelError(
                 f"{path} has {name}={have[name]}, not {wanted}: leave --{name} out, or use "

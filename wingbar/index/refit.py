@@ -75,12 +75,14 @@ def refit(
     report = progress or no_progress
     again = _Again(store, model, threads or cores(), report)
     emptied = StoreError(f"{store.path} was emptied by another process: there is nothing to refit")
-    raw = [rows for _, rows in again.outputs(sample, "reading")]
-    if not raw:
+    read = list(again.outputs(sample, "reading"))
+    if not read:
         raise emptied
+    raw = np.concatenate([rows for _, rows in read])
+    labels = [sample[id_].label for ids, _ in read for id_ in ids]
     report("learning codes", 0, len(sample))
     options = (options or FitOptions()).or_as(model.record.get("fitted", {}))
-    fitted = model.fitted(np.concatenate(raw), bits, seed, options)
+    fitted = model.fitted(raw, bits, seed, options, labels)
     report("learning codes", len(sample), len(sample))
     encoded: dict[int, _Encoded] = {}
     for _ in range(ROUNDS):

@@ -163,7 +163,9 @@ def add(
         job.commit()
         raise
     removed = job.remove(gone)
-    average_new(store, job.model)
+    if job.model.averages:
+        with store.writing():
+            average_new(store, job.model)
     seconds = time.monotonic() - start
     tally = job.tally
     report = AddReport(
@@ -413,7 +415,11 @@ class _Sync:
             raw = np.concatenate([raw for _, raw in self._waiting])
             self.progress("learning codes", 0, len(raw))
             mine = self.model = self.model.fitted(
-                raw, BITS if self.bits is None else self.bits, self.seed, self.options
+                raw,
+                BITS if self.bits is None else self.bits,
+                self.seed,
+                self.options,
+                [item.label for items, _ in self._waiting for item in items],
             )
             self.commit(new_model=True)
             self.progress("learning codes", len(raw), len(raw))

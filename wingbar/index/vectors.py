@@ -55,8 +55,11 @@ def add_vectors(
     items = list(_items(rows, keys, labels))
     fitted_on = 0
     if not model.gives_codes and len(rows):
-        sample = rows[sample_of(len(rows), seed)]
-        model = model.fitted(sample, min(BITS, model.dim) if bits is None else bits, seed, options)
+        chosen = sample_of(len(rows), seed)
+        sample = rows[chosen]
+        length = min(BITS, model.dim) if bits is None else bits
+        known_labels = [items[row].label for row in chosen]
+        model = model.fitted(sample, length, seed, options, known_labels)
         fitted_on = len(sample)
     known = {item.path: (id_, item) for id_, item in store.all_items()}
     same = _unchanged(store, model, items, rows, known)

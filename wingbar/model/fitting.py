@@ -4,24 +4,29 @@ The default is ITQ in a space that is whitened by mutual neighbours (whitening.p
 comparison without labels is against it: both are fitted to one half of the sample; in the other
 half, pictures that are neighbours should have nearer codes than random ones.
 
+With labels on some of the pictures, pairs of one label take part in the whitening.
+
 An index for classes averages each picture with its neighbours (averaging.py), and its codes are
 those of such averages.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbar.errors import ModelError
 from wingbar.model import averaging, itq, rotations
 from wingbar.model.itq import Float32, Float64, Rotation
-from wingbar.model.whitening import confusion, mutual_neighbours, whitening
+from wingbar.model.whitening import adapted, confusion, mutual_neighbours, whitening
 
 CODES = ("whitened", "itq", "pca", "lsh")
+ADAPT = ("labels",)
 PURPOSES = ("copies", "instances", "classes")
 DEFAULT_PURPOSE = "instances"
 COMPARED = ("whitened", "itq")  # the one that confuses least is taken; the first, if equal
@@ -42,18 +47,23 @@ class FitOptions:
 
     codes: one of CODES; None for what suits the sample best.
     purpose: what pictures are searched for, one of PURPOSES; None for DEFAULT_PURPOSE.
+    adapt: "labels" to learn from the labels that some pictures have; None to look at none.
     """
 
     codes: str | None = None
     purpose: str | None = None
+    adapt: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("codes", self.codes, CODES),
             ("the purpose", self.purpose, PURPOSES),
+            ("adapt", self.adapt, ADAPT),
         ):
             if value is not None and value not in known:
                 raise ModelError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        if self.adapt and self.codes not in (None, "whitened"):
+            raise ModelError(f"whitened codes learn from labels, not {self.codes}: leave one out")
         if self.purpose == "classes" and self.codes in _PLAIN:
             raise ModelError(
                 f"codes of averages are whitened or itq, not {self.codes}: leave --codes or "
@@ -66,6 +76,7 @@ class FitOptions:
         return FitOptions(
             codes=self.codes or _known(fitted.get("asked"), CODES),
             purpose=self.purpose or _known(fitted.get("for"), PURPOSES),
+            adapt=self.adapt or _known(fitted.get("adapt"), ADAPT),
         )
 
 
@@ -97,6 +108,7 @@ class Fitted:
             "compared": dict(self.compared),
             "asked": self.options.codes,
             "for": purpose,
+            "adapt": self.options.adapt,
             "expand": averaging.NEIGHBOURS if purpose == "classes" else 0,
         }
 
@@ -107,12 +119,14 @@ def fit(
     seed: int,
     options: FitOptions | None = None,
     keep_features: bool = False,
+    labels: Sequence[str | None] = (),
 ) -> Fitted:
     """Fit codes of `bits` bits to raw features [n, r] of a sample. With `keep_features` the
-    features stay what they are.
+    features stay what they are. `labels` are those of the sample, None for none; only `adapt`
+    looks at them.
 
-    Raises ValueError for bits out of range, an empty sample, or where averages are to be stored in
-    features that are kept.
+    Raises ValueError for bits out of range, an empty sample, no two pictures of one label to adapt
+    to, or where averages are to be stored in features that are kept.
     """
     options = options or FitOptions()
     averages = options.purpose == "classes"
@@ -120,10 +134,13 @@ def fit(
         raise ValueError("vectors are kept as they are: an index of them has no averages")
     compared: dict[str, float] = {}
     codes = options.codes
+    numbers = None
+    if options.adapt:
+        codes, numbers = "whitened", _numbers(labels)
     if codes is None:
         compared = _compared(sample, bits, seed)
         codes = min(compared, key=lambda kind: compared[kind], default="itq")
-    rotation = _rotation(sample, bits, seed, codes, averages)
+    rotation = _rotation(sample, bits, seed, codes, averages, numbers)
     if keep_features:
         rotation = itq.keeping_features(rotation)
     return Fitted(rotation, codes, options, compared)
@@ -136,6 +153,8 @@ def description(record: Mapping[str, Any]) -> str:
     if chosen not in _NAMES:
         return ""
     shares = record.get("compared", {})
+    if record.get("adapt") == "labels":
+        return f"{_NAMES[chosen]} and labels"
     if len(shares) < 2:
         return _NAMES[chosen]
     others = ", ".join(
@@ -148,14 +167,22 @@ def description(record: Mapping[str, Any]) -> str:
 
 
 def _rotation(
-    sample: Float32, bits: int, seed: int, codes: str, averages: bool = False
+    sample: Float32,
+    bits: int,
+    seed: int,
+    codes: str,
+    averages: bool = False,
+    labels: NDArray[np.int64] | None = None,
 ) -> Rotation:
-    """Codes of one kind, and for an index for classes with `averages`."""
+    """Codes of one kind, for an index for classes with `averages`; whitened ones with labels [n],
+    -1 for none."""
     rng = np.random.default_rng(seed)
     if codes == "whitened":
         x = sample.astype(np.float64)
-        white = whitening(x, mutual_neighbours(itq.unit(x)))
-        return _fit_in(white, sample, bits, rng, averages)
+        pairs = mutual_neighbours(itq.unit(x))
+        if labels is not None:
+            pairs = adapted(pairs, labels, rng)
+        return _fit_in(whitening(x, pairs), sample, bits, rng, averages)
     if codes in _PLAIN:
         code = _PLAIN[codes](sample, bits, rng)
         return replace(itq.fit(sample, bits, rng), mean=code.mean, code=code.code)
@@ -190,6 +217,18 @@ def _fit_in(
         feature=feature.astype(np.float32),
     )
     return averaging.halves(rotation) if averages else rotation
+
+
+def _numbers(labels: Sequence[str | None]) -> NDArray[np.int64]:
+    """The number of each label [n], -1 for none. Raises ValueError where no two are equal."""
+    counts = Counter(label for label in labels if label is not None)
+    if not any(count > 1 for count in counts.values()):
+        raise ValueError(
+            "no two of the images that codes are learned from have one label: label some, or "
+            "leave --adapt labels out"
+        )
+    number_of = {label: number for number, label in enumerate(sorted(counts))}
+    return np.array([-1 if label is None else number_of[label] for label in labels], np.int64)
 
 
 def _compared(sample: Float32, bits: int, seed: int) -> dict[str, float]:

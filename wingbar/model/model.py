@@ -317,10 +317,15 @@ class Model:
         )
 
     def fitted(
-        self, raw: Float32, bits: int, seed: int, options: fitting.FitOptions | None = None
+        self,
+        raw: Float32,
+        bits: int,
+        seed: int,
+        options: fitting.FitOptions | None = None,
+        labels: Sequence[str | None] = (),
     ) -> Model:
         """This label-free model with codes of `bits` bits, fitted to raw outputs [n, r] of a sample
-        of n images.
+        of n images with these labels, if any.
 
         Raises ModelError when the model has codes of its own or `bits` is out of range.
         """
@@ -331,7 +336,9 @@ class Model:
             )
         try:
             # vectors are kept as they are
-            fit = fitting.fit(raw, bits, seed, options, keep_features=not self.has_network)
+            fit = fitting.fit(
+                raw, bits, seed, options, keep_features=not self.has_network, labels=labels
+            )
         except ValueError as error:
             raise ModelError(str(error)) from None
         chance = _random_pairs(fit.rotation, raw, bool(options and options.purpose == "classes"))

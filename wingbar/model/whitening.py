@@ -46,6 +46,23 @@ def mutual_neighbours(features: Float64, count: int = NEIGHBOURS) -> Pairs:
     return np.stack([one[is_mutual], other[is_mutual]], axis=1)[np.argsort(arrows[is_mutual])]
 
 
+def adapted(pairs: Pairs, labels: NDArray[np.int64], rng: np.random.Generator) -> Pairs:
+    """`pairs` [m, 2] with what labels [n] say, -1 for none: without those of two classes, and with
+    NEIGHBOURS partners of its class, drawn at random, for each labelled row.
+
+    Where all rows are labelled, S is the within-class scatter of linear discriminant analysis
+    (Fisher, 1936), but for neighbours counting twice.
+    """
+    one, other = labels[pairs.T]
+    kept = [pairs[(one < 0) | (other < 0) | (one == other)]]
+    for label in np.unique(labels[labels >= 0]):
+        rows = np.flatnonzero(labels == label)
+        mine = np.repeat(rows, NEIGHBOURS)
+        drawn = np.stack([mine, rng.choice(rows, len(mine))], axis=1)
+        kept.append(np.sort(drawn[drawn[:, 0] != drawn[:, 1]], axis=1))
+    return np.concatenate(kept)
+
+
 def whitening(x: Float64, pairs: Pairs) -> Float64:
     """S^(-1/2) [r, r], symmetric, for the covariance S of the differences of `pairs` of rows of
     x [n, r], with a ridge. Raises ValueError without a pair that differs."""
