@@ -198,7 +198,7 @@ def test_what_does_not_fit_the_index_is_said(index: Index, photos: Path, tmp_pat
     report = index.refit(purpose="instances", codes="itq")
     assert (index.model.dim, index.model.expand, report.fitted["for"]) == (DIM, 0, "instances")
     assert index.verify() == []
-    with pytest.raises(ModelError, match="has adapt=None, not labels: leave --adapt out"):
+    with pytest.raises(ModelError, match="has adapt=none, not labels: leave --adapt out"):
         index.add(photos, adapt="labels")
     report = index.refit(purpose="instances", codes="whitened", adapt="labels")
     assert report.fitted["adapt"] == "labels"

@@ -143,6 +143,13 @@ def test_what_is_left_open_is_as_it_was_asked_for() -> None:
     assert FitOptions(purpose="copies").or_as(before).purpose == "copies"
     assert fit(sample(50), 8, 0).record()["asked"] is None
     assert FitOptions().or_as({"sample": 9}) == FitOptions()
+    assert FitOptions(adapt="labels").or_as(before) == FitOptions(purpose="classes", adapt="labels")
+    labelled = {"asked": None, "for": "copies", "adapt": "labels"}
+    assert FitOptions().or_as(labelled) == FitOptions(purpose="copies", adapt="labels")
+    assert FitOptions(adapt="none").or_as(labelled).adapt == "none"
+    assert FitOptions(codes="lsh").or_as(labelled) == FitOptions(codes="lsh", purpose="copies")
+    asked = {"asked": "lsh", "for": "instances"}
+    assert FitOptions(purpose="classes").or_as(asked) == FitOptions(purpose="classes")
 
 
 def test_what_was_chosen_in_words() -> None:
@@ -152,4 +159,7 @@ def test_what_was_chosen_in_words() -> None:
         "neighbours (ITQ 2.03%)"
     )
     assert description({"codes": "itq", "compared": {}}) == "ITQ"
+    assert description({"codes": "itq", "for": "classes", "expand": 10}) == (
+        "ITQ; for classes, each item averaged with its 10 nearest"
+    )
     assert description({"sample": 9}) == description({"codes": "of a later version"}) == ""

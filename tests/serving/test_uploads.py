@@ -342,6 +342,10 @@ def test_an_upload_into_an_index_for_classes_is_averaged(tmp_path: Path) -> None
         assert one["hits"] == ask(client, jpeg(5), k=37, expand=10).json()["hits"]
         plain = ask(client, jpeg(5), k=37, expand=0).json()["hits"]
         assert [hit["score"] for hit in one["hits"]] != [hit["score"] for hit in plain]
+        for hit in one["hits"]:  # the code that is shown is the one that was searched for
+            assert hit["distance"] == sum(
+                a != b for a, b in zip(hit["code"], one["code"], strict=True)
+            )
         chances = [hit["p_chance"] for hit in one["hits"]]
         assert chances == sorted(chances)
         cut = ask(client, jpeg(5), k=37, cut=chances[9]).json()["hits"]

@@ -124,7 +124,7 @@ class Index:
         self._store = store
         self.model = Model(store.model_files())
         self._chance: tuple[tuple[int, ...], Chance] | None = None
-        self._random_pairs: tuple[tuple[str, int], RandomPairs | None] | None = None
+        self._random_pairs: tuple[str, RandomPairs | None] | None = None
         if self.model.is_outdated:
             warnings.warn(
                 f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
@@ -580,19 +580,21 @@ class Index:
         items.
 
         The model of a label-free index knows it from the images that it was fitted to. Else it is
-        measured when it is first wanted, and again when the index has twice or half as many items.
+        measured when it is first wanted.
         """
         if self.model.random_pairs is not None:
             return self.model.random_pairs
         with self._store.reading():
-            size = self.model.fingerprint, len(self).bit_length()
-            if self._random_pairs is None or self._random_pairs[0] != size:
+            known = self._random_pairs
+            is_known = known is not None and known[0] == self.model.fingerprint
+            if known is None or not is_known or known[1] is None:
                 ids = self._store.ids()
                 some = ids[sample_of(len(ids))].tolist()
                 codes, bits = self._store.codes_of(some, self.model.bits), self.model.bits
                 features = self._store.features(some, self.model.dim)
-                self._random_pairs = size, measure_pairs(codes, features, bits)
-            return self._random_pairs[1]
+                known = self.model.fingerprint, measure_pairs(codes, features, bits)
+                self._random_pairs = known
+            return known[1]
 
     def why_nothing_passes(self, where: Where) -> str | None:
         """Why no item passes the filter `where`, with values that are near; None if one does.
@@ -885,7 +887,7 @@ def _require_as_fitted(path: Place, model: Model, options: FitOptions) -> None:
         )
     fitted = model.record.get("fitted", {})
     have = {"codes": fitted.get("codes", "itq"), "for": fitted.get("for", DEFAULT_PURPOSE)}
-    have["adapt"] = fitted.get("adapt")
+    have["adapt"] = fitted.get("adapt") or "none"
     wants = (("codes", options.codes), ("for", options.purpose), ("adapt", options.adapt))
     for name, wanted in wants:
         if wanted not in (None, have[name]):

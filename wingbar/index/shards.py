@@ -116,7 +116,7 @@ class Shards:
             raise QueryError("copies are folded in one index only: leave distinct out")
         for query in queries:
             check_same(query, self.model, shard_names(self.places))
-        queries = self._expanded(queries, options)
+        queries = self.expanded(queries, options)
         for attempt in (1, 2, 3):  # an item may be deleted between its being found and read
             found = self._each(lambda index: self._shortlists(index, queries, options))
             _require_columns(found.of.values())
@@ -135,7 +135,7 @@ class Shards:
                 return hits
         raise AssertionError  # the last turn returned
 
-    def _expanded(self, queries: Sequence[Embeddings], options: SearchOptions) -> list[Embeddings]:
+    def expanded(self, queries: Sequence[Embeddings], options: SearchOptions) -> list[Embeddings]:
         """The queries averaged with their neighbours in all shards, as `Index.expanded` does."""
         first = first_search(options, self.model)
         if first is None:

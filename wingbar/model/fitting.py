@@ -26,7 +26,7 @@ from wingbar.model.itq import Float32, Float64, Rotation
 from wingbar.model.whitening import adapted, confusion, mutual_neighbours, whitening
 
 CODES = ("whitened", "itq", "pca", "lsh")
-ADAPT = ("labels",)
+ADAPT = ("labels", "none")
 PURPOSES = ("copies", "instances", "classes")
 DEFAULT_PURPOSE = "instances"
 COMPARED = ("whitened", "itq")  # the one that confuses least is taken; the first, if equal
@@ -47,7 +47,7 @@ class FitOptions:
 
     codes: one of CODES; None for what suits the sample best.
     purpose: what pictures are searched for, one of PURPOSES; None for DEFAULT_PURPOSE.
-    adapt: "labels" to learn from the labels that some pictures have; None to look at none.
+    adapt: "labels" to learn from the labels that some pictures have; None or "none" not to.
     """
 
     codes: str | None = None
@@ -62,7 +62,7 @@ class FitOptions:
         ):
             if value is not None and value not in known:
                 raise ModelError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-        if self.adapt and self.codes not in (None, "whitened"):
+        if self.adapt == "labels" and self.codes not in (None, "whitened"):
             raise ModelError(f"whitened codes learn from labels, not {self.codes}: leave one out")
         if self.purpose == "classes" and self.codes in _PLAIN:
             raise ModelError(
@@ -73,11 +73,14 @@ class FitOptions:
     def or_as(self, fitted: Mapping[str, Any]) -> FitOptions:
         """These options, and where they leave something open what was asked for when codes were
         fitted before, by the part "fitted" of a model.json."""
-        return FitOptions(
-            codes=self.codes or _known(fitted.get("asked"), CODES),
-            purpose=self.purpose or _known(fitted.get("for"), PURPOSES),
-            adapt=self.adapt or _known(fitted.get("adapt"), ADAPT),
-        )
+        codes = self.codes or _known(fitted.get("asked"), CODES)
+        if self.codes is None and (self.adapt == "labels" or self.purpose == "classes"):
+            codes = None  # what was asked for then may not go with what is asked for now
+        adapt = self.adapt or _known(fitted.get("adapt"), ADAPT)
+        if self.adapt is None and codes not in (None, "whitened"):
+            adapt = None
+        purpose = self.purpose or _known(fitted.get("for"), PURPOSES)
+        return FitOptions(codes=codes, purpose=purpose, adapt=adapt)
 
 
 def _known(value: object, names: Sequence[str]) -> str | None:
@@ -135,7 +138,7 @@ def fit(
     compared: dict[str, float] = {}
     codes = options.codes
     numbers = None
-    if options.adapt:
+    if options.adapt == "labels":
         codes, numbers = "whitened", _numbers(labels)
     if codes is None:
         compared = _compared(sample, bits, seed)
@@ -152,18 +155,23 @@ def description(record: Mapping[str, Any]) -> str:
     chosen = record.get("codes")
     if chosen not in _NAMES:
         return ""
+    text = _NAMES[chosen]
     shares = record.get("compared", {})
     if record.get("adapt") == "labels":
-        return f"{_NAMES[chosen]} and labels"
-    if len(shares) < 2:
-        return _NAMES[chosen]
-    others = ", ".join(
-        f"{_NAMES.get(kind, kind)} {share:.2%}" for kind, share in shares.items() if kind != chosen
-    )
-    return (
-        f"{_NAMES[chosen]}, which takes {shares[chosen]:.2%} of random pairs for nearer than "
-        f"held-out neighbours ({others})"
-    )
+        text += " and labels"
+    elif len(shares) > 1:
+        others = ", ".join(
+            f"{_NAMES.get(kind, kind)} {share:.2%}"
+            for kind, share in shares.items()
+            if kind != chosen
+        )
+        text += (
+            f", which takes {shares[chosen]:.2%} of random pairs for nearer than held-out "
+            f"neighbours ({others})"
+        )
+    if record.get("for") == "classes":
+        text += f"; for classes, each item averaged with its {record['expand']} nearest"
+    return text
 
 
 def _rotation(
