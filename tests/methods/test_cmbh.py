@@ -221,19 +221,6 @@ def test_hash_losses_wait_for_the_banks() -> None:
     assert of_codes(alone, pictures(6), labels[:6], torch.arange(6))["pair"].item() > 0
 
 
-@pytest.mark.parametrize(
-    ("classes", "bits", "apart"), [(75, 12, 3), (8, 4, 2), (20, 4, 0), (1, 1, 0)]
-)
-def test_first_codes_are_far_apart(classes: int, bits: int, apart: int) -> None:
-    torch.manual_seed(0)
-    found = cmbh.spread_codes(classes, bits)
-    assert found.shape == (classes, bits)
-    assert set(found.flatten().tolist()) <= {-1.0, 1.0}
-    distance = (bits - found @ found.T) / 2 + bits * torch.eye(classes)
-    assert distance.min() >= apart
-    assert len({tuple(code) for code in found.tolist()}) == min(classes, 2**bits)
-
-
 def test_banks_are_the_codes_of_the_epoch_before() -> None:
     net, loss, _ = made(items=12, hash_warmup=0)
     net.eval()
@@ -304,6 +291,16 @@ def test_the_teacher_is_detached_or_not(detach: bool) -> None:
         True,
         not detach,
     ]
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_loss_detaches_the_teacher_as_the_config_says(detach: bool) -> None:
+    """The classifiers of the other stages are only in the teacher of the transfer loss."""
+    net, loss, _ = made(regions=0, hash_warmup=9, detach_teacher=detach)
+    labels = torch.tensor([1, 4, 0, 1])
+    loss(net, pictures(4), labels, torch.arange(4))["transfer"].backward()
+    taught = [p.grad for c in loss.classifiers for p in c.parameters()]
+    assert all((grad is None or not grad.any()) == detach for grad in taught)
 
 
 # -- regions

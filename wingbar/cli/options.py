@@ -57,6 +57,16 @@ def add_protocol_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_multi_label_flag(parser: argparse.ArgumentParser) -> None:
+    """--multi-label, as in data.readers.read_dataset."""
+    parser.add_argument(
+        "--multi-label",
+        action="store_true",
+        help="a label such as cat|dog is two labels, and images match when they share one; lists "
+        "with several ones in a line need no such flag",
+    )
+
+
 def add_all_flag(parser: argparse.ArgumentParser) -> None:
     """--all, for verbs that print only the gist of a long record."""
     parser.add_argument("--all", action="store_true", help="print every figure, one per line")

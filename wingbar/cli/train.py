@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wingbar.cli.options import (
     Verb,
     add_field_flags,
+    add_multi_label_flag,
     add_protocol_flag,
     from_field_flags,
     whole_number,
@@ -46,6 +47,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="learn from this part of DATA, or from all, instead")
     add_protocol_flag(parser)
+    add_multi_label_flag(parser)
     parser.add_argument(
         "--split-seed",
         type=whole_number,
@@ -127,7 +129,13 @@ def train(args: argparse.Namespace) -> int:
     else:
         method = methods.get(args.method)
         part = _training_part(args.data, args.split, args.protocol)
-        data = read_images(args.data, part, protocol=args.protocol, seed=args.split_seed)
+        data = read_images(
+            args.data,
+            part,
+            protocol=args.protocol,
+            seed=args.split_seed,
+            multi_label=args.multi_label,
+        )
         chosen = run.Recorded(
             method,
             from_field_flags(method.Config, args),

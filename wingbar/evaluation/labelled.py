@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbar.data.records import Images
+from wingbar.data.records import Images, labels_of
 from wingbar.errors import DataError, counted
 from wingbar.evaluation.metrics import Health, health
 from wingbar.evaluation.scoring import (
@@ -119,8 +119,8 @@ class Evaluation:
     features_read: share of the gallery's features that the fine mode reads for a query, in [0, 1].
     fine: the fine mode, one of "none", "ties", "pool", "asymmetric".
     shortlist: number of nearest codes that it re-ranks, at least 1; ties with the last one come on
-        top.
-
+        top. With a radius, the number of items.
+    radius: largest distance in bits of the codes that it re-ranks; None for any.
     expand: number of neighbours that each query was averaged with.
 
     queries_without_match: queries whose label no item has (but for their own copies).
@@ -164,6 +164,7 @@ class Evaluation:
     features_read: float
     fine: Fine
     shortlist: int
+    radius: int | None
     expand: int
     queries_without_match: int
     queries_in_gallery: int
@@ -186,6 +187,7 @@ def evaluate(
     protocol: str | None = None,
     fine: Fine | None = None,
     shortlist: int = SHORTLIST,
+    radius: int | None = None,
     expand: int | None = None,
     gallery_codes: GalleryCodes = "network",
     exhaustive: bool = True,
@@ -193,7 +195,7 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Search `index` for each labelled image of `query` and score the rankings; an item is relevant
-    when its label is equal.
+    when its label is equal or, where `query` says that images have several, when they share one.
 
     The rankings come from the index's own search. A query that is itself in the gallery (same file
     content) is searched without its copies; a query that is listed twice is scored once.
@@ -203,10 +205,20 @@ def evaluate(
     shorter than its nominal length (`keep_constant_bits` scores it all the same).
     """
     expand = index.model.expand if expand is None else expand
-    options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist, expand=expand)
+    if radius is not None:
+        fine = fine or "pool"
+        if fine == "none":
+            raise DataError(
+                "a radius is for a fine mode: leave it out, or choose another than none"
+            )
     with index.snapshot():
+        gallery = read_gallery(index, gallery_codes, exhaustive, query.multi_label)
+        if radius is not None:
+            shortlist = len(gallery.ids)  # so that the radius alone limits the pool
+        options = SearchOptions(
+            k=shortlist, fine=fine, shortlist=shortlist, radius=radius, expand=expand
+        )
         fine_mode = index.fine_of(options)
-        gallery = read_gallery(index, gallery_codes, exhaustive)
         queries = _labelled_queries(query)
         bit_usage = health(codes.unpack(gallery.network_codes, index.model.bits))
         if not keep_constant_bits:
@@ -219,10 +231,14 @@ def evaluate(
             )
         bits, gallery_size = index.model.bits, len(gallery.ids)
     copies = sum(score.has_copies for score in scores)
+    query_labels, gallery_labels = (
+        {own for label in labels for own in (labels_of(label) if query.multi_label else [label])}
+        for labels in ([q.label for q in queries.once], gallery.label_names)
+    )
     excluded = _Excluded(
         queries_without_match=unmatched,
-        labels_without_items=sorted({q.label for q in queries.once} - set(gallery.label_names)),
-        labels_without_queries=sorted(set(gallery.label_names) - {q.label for q in queries.once}),
+        labels_without_items=sorted(query_labels - gallery_labels),
+        labels_without_queries=sorted(gallery_labels - query_labels),
         queries_repeated=queries.repeated,
         queries_in_gallery=copies,
         empty_folders=queries.empty_folders,
@@ -235,7 +251,13 @@ def evaluate(
 
     return Evaluation(
         protocol=_protocol(
-            protocol or query.protocol, gallery_codes, fine_mode, shortlist, expand, copies
+            protocol or query.protocol,
+            gallery_codes,
+            f"{fine_mode} of {'all' if radius is not None else shortlist}"
+            + (f" at most {counted(radius, 'bit')} away" if radius is not None else ""),
+            expand,
+            copies,
+            query.multi_label,
         ),
         queries=len(scores),
         gallery=gallery_size,
@@ -262,6 +284,7 @@ def evaluate(
         features_read=mean("features_read"),
         fine=fine_mode,
         shortlist=shortlist,
+        radius=radius,
         expand=expand,
         queries_without_match=excluded.queries_without_match,
         queries_in_gallery=excluded.queries_in_gallery,
@@ -400,7 +423,12 @@ class _Excluded:
 
 
 def _protocol(
-    data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, expand: int, copies: int
+    data: str,
+    gallery_codes: GalleryCodes,
+    rerank: str,
+    expand: int,
+    copies: int,
+    multi_label: bool,
 ) -> str:
     """One line that says what the numbers mean."""
     source = {
@@ -410,9 +438,10 @@ def _protocol(
     queries = counted(copies, "query", "queries")
     without = f"; {queries} searched without their own copies" if copies else ""
     averaged = f"; queries averaged with {counted(expand, 'neighbour')} each" if expand else ""
+    relevance = "; relevant items share a label with the query" if multi_label else ""
     return (
-        f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} "
-        f"of {shortlist}{averaged}{without}"
+        f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; "
+        f"rerank={rerank}{averaged}{relevance}{without}"
     )
 
 

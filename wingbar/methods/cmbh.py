@@ -28,6 +28,7 @@ from wingbar.errors import TrainingError
 from wingbar.methods import Output
 from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks.backbones import Backbone
+from wingbar.networks.centres import spread_codes
 
 RECIPE: dict[str, Any] = {}
 PAPER: dict[str, Any] = {
@@ -198,17 +199,6 @@ def proxy_loss(relaxed: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
     similar = F.one_hot(labels, classes).float()
     similar = similar - (1 - similar) / max(classes - 1, 1)
     return (relaxed @ proxies.T - bits * similar).square().mean()
-
-
-def spread_codes(classes: int, bits: int) -> Tensor:
-    """A code of +1 and -1 for each class, [y, b] float32: of random candidates, each is the one
-    farthest from those chosen before."""
-    candidates = torch.randint(0, 2, (max(4096, 4 * classes), bits)).float() * 2 - 1
-    chosen, nearest = [candidates[0]], candidates @ candidates[0]
-    while len(chosen) < classes:
-        chosen.append(candidates[nearest.argmin()])
-        nearest = torch.maximum(nearest, candidates @ chosen[-1])
-    return torch.stack(chosen)
 
 
 def transfer_loss(levels: list[Tensor], logits: Tensor, detach: bool) -> Tensor:

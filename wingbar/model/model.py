@@ -88,7 +88,7 @@ class Model:
     files: the content of each file by name; they are the whole model.
     record: the content of model.json.
     name: what messages call it.
-    method: cmbh, dlbhc, dolg, itq for a label-free model, or vectors for one without a network,
+    method: one of methods.NAMES, itq for a label-free model, or vectors for one without a network,
         whose features are made elsewhere.
     fine: the fine mode that searches use by default.
     preprocessing: how images become the network's pixels.
