@@ -147,6 +147,7 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
                 protocol=protocol,
                 fine=args.fine,
                 shortlist=args.shortlist,
+                expand=args.expand,
                 gallery_codes=args.gallery_codes,
                 exhaustive=args.exhaustive,
                 keep_constant_bits=args.keep_constant_bits,
@@ -209,6 +210,7 @@ def _evaluate_revisited(
         data,
         fine=args.fine,
         shortlist=args.shortlist,
+        expand=args.expand,
         whole_queries=args.whole_queries,
         progress=progress,
     )
@@ -238,6 +240,7 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
             Path(args.solution),
             fine=args.fine,
             shortlist=args.shortlist,
+            expand=args.expand,
             progress=progress,
         )
     print_failures(result.failed)

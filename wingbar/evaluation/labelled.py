@@ -24,6 +24,7 @@ from wingbar.evaluation.scoring import (
     LabelledQuery,
     QueryScore,
     encoded_blocks,
+    expanded_block,
     read_gallery,
     score_block,
 )
@@ -120,6 +121,8 @@ class Evaluation:
     shortlist: number of nearest codes that it re-ranks, at least 1; ties with the last one come on
         top.
 
+    expand: number of neighbours that each query was averaged with.
+
     queries_without_match: queries whose label no item has (but for their own copies).
     queries_in_gallery: scored queries whose file is in the gallery; searched without its copies.
     queries_repeated: queries that were listed again; each was scored once.
@@ -161,6 +164,7 @@ class Evaluation:
     features_read: float
     fine: Fine
     shortlist: int
+    expand: int
     queries_without_match: int
     queries_in_gallery: int
     queries_repeated: int
@@ -182,6 +186,7 @@ def evaluate(
     protocol: str | None = None,
     fine: Fine | None = None,
     shortlist: int = SHORTLIST,
+    expand: int | None = None,
     gallery_codes: GalleryCodes = "network",
     exhaustive: bool = True,
     keep_constant_bits: bool = False,
@@ -197,7 +202,8 @@ def evaluate(
     either side has no labels, or when bits are constant over 100 items or more: the code is then
     shorter than its nominal length (`keep_constant_bits` scores it all the same).
     """
-    options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist)
+    expand = index.model.expand if expand is None else expand
+    options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist, expand=expand)
     with index.snapshot():
         fine_mode = index.fine_of(options)
         gallery = read_gallery(index, gallery_codes, exhaustive)
@@ -228,7 +234,9 @@ def evaluate(
         return float(np.mean([getattr(score, name) for score in scores]))
 
     return Evaluation(
-        protocol=_protocol(protocol or query.protocol, gallery_codes, fine_mode, shortlist, copies),
+        protocol=_protocol(
+            protocol or query.protocol, gallery_codes, fine_mode, shortlist, expand, copies
+        ),
         queries=len(scores),
         gallery=gallery_size,
         gallery_codes=gallery_codes,
@@ -254,6 +262,7 @@ def evaluate(
         features_read=mean("features_read"),
         fine=fine_mode,
         shortlist=shortlist,
+        expand=expand,
         queries_without_match=excluded.queries_without_match,
         queries_in_gallery=excluded.queries_in_gallery,
         queries_repeated=excluded.queries_repeated,
@@ -339,7 +348,9 @@ def _score(
     failed: list[Failure] = []
     unmatched = 0
     for block in encoded_blocks(index, queries, failed, progress):
-        block_scores, block_unmatched = score_block(index, gallery, block, options)
+        block_scores, block_unmatched = score_block(
+            index, gallery, expanded_block(index, block, options), options
+        )
         scores += block_scores
         unmatched += len(block_unmatched)
     return scores, unmatched, failed
@@ -389,7 +400,7 @@ class _Excluded:
 
 
 def _protocol(
-    data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, copies: int
+    data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, expand: int, copies: int
 ) -> str:
     """One line that says what the numbers mean."""
     source = {
@@ -398,9 +409,10 @@ def _protocol(
     }[gallery_codes]
     queries = counted(copies, "query", "queries")
     without = f"; {queries} searched without their own copies" if copies else ""
+    averaged = f"; queries averaged with {counted(expand, 'neighbour')} each" if expand else ""
     return (
         f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} "
-        f"of {shortlist}{without}"
+        f"of {shortlist}{averaged}{without}"
     )
 
 
