@@ -107,7 +107,7 @@ def _harmonic(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(counts.sum()) + 1))])
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _value(distances, classes, shares, counts, harmonic):  # type: ignore[no-untyped-def]
     """Expected AP of one image, from its distances [y]."""
     value = 0.0
@@ -128,14 +128,14 @@ def _value(distances, classes, shares, counts, harmonic):  # type: ignore[no-unt
     return value
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _values(distances, classes, shares, counts, harmonic, values):  # type: ignore[no-untyped-def]
     """`_value` of every image, into values [n]."""
     for i in range(len(values)):
         values[i] = _value(distances[i], classes[i], shares[i], counts, harmonic)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _flip(codes, own, distances, classes, shares, c, j, moved):  # type: ignore[no-untyped-def]
     """Change bit j of class c in codes [y, b], and with it own [n, b] and distances [n, y]; tell in
     moved [n] whose own code changed."""
@@ -143,18 +143,22 @@ def _flip(codes, own, distances, classes, shares, c, j, moved):  # type: ignore[
     for i in range(len(own)):
         distances[i, c] += 1 if own[i, j] != codes[c, j] else -1
         moved[i] = False
-        vote, concerned = 0.0, False
+        concerned = False
         for k in range(classes.shape[1]):
             concerned = concerned or classes[i, k] == c
+        if not concerned:
+            continue
+        vote = 0.0
+        for k in range(classes.shape[1]):
             vote += shares[i, k] if codes[classes[i, k], j] else -shares[i, k]
-        if concerned and (vote >= 0) != own[i, j]:
+        if (vote >= 0) != own[i, j]:
             own[i, j] = not own[i, j]
             moved[i] = True
             for other in range(len(codes)):
                 distances[i, other] += 1 if own[i, j] != codes[other, j] else -1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _anneal(  # type: ignore[no-untyped-def]
     codes, own, distances, classes, shares, counts, harmonic, changes, allowed, best
 ):
