@@ -59,8 +59,7 @@ def main() -> None:
         indexes = {}
         for name, gallery in galleries.items():
             index = Index.create(args.work / f"{kind.replace(', ', '-')}-{name}.wb", model)
-            learned = {} if purpose is None else {"bits": bits, "purpose": purpose}
-            index.add(gallery, **learned)
+            index.add(gallery, bits=None if purpose is None else bits, purpose=purpose)
             indexes[name] = index
         found = [
             evaluate(indexes[gallery], queries[query], keep_constant_bits=True)
