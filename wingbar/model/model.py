@@ -348,6 +348,21 @@ class Model:
         rest = {name: data for name, data in self.files.items() if name != "model.json"}
         return Model(with_record(rest | {"rotation.npz": fit.rotation.to_bytes()}, record))
 
+    def opened(self) -> Model:
+        """This trained model with codes left open, as a label-free model: the network gives its
+        features, and each index learns codes from those of its own images. That is for classes that
+        training did not see, which the trained codes mix up with those it saw.
+
+        Raises ModelError for a model whose codes are open already.
+        """
+        if self.is_label_free:
+            raise ModelError(f"{self.name} learns its codes from each index already")
+        closed = ("bits", "format", "files", "held_out_map")
+        record = {key: value for key, value in self.record.items() if key not in closed}
+        files = {"model.onnx": self.files["model.onnx"]}
+        opened = {"name": f"{self.name}-open", "method": "itq", "trained": self.method}
+        return Model(with_record(files, {**record, **opened, "fine": "pool"}))
+
     def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:
         """This model with another preprocessing, which makes it another model: it needs an index of
         its own, as codes and features change. A rotation stays.
