@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.conftest import picture, write_classes
 from tests.evaluation.test_metrics import ap
+from tests.index.test_averaging import label_free_model
 from wingbar.data.readers import read_dataset, read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, QueryError
@@ -286,6 +287,26 @@ def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
             evaluate(index, read_images(many))
         result = evaluate(index, read_images(many), keep_constant_bits=True)
         assert result.constant_bits == (0, 3)
+
+
+def test_queries_are_averaged_as_the_search_does(tmp_path: Path) -> None:
+    files = sorted(write_classes(tmp_path / "photos", 12).rglob("*.jpg"))
+    others = sorted(write_classes(tmp_path / "queries", 2, first_seed=700).rglob("*.jpg"))
+    queries = Images([Entry(path, "ab"[i % 2]) for i, path in enumerate(others)], "drawn")
+    with Index.create(tmp_path / "a.wb", label_free_model()) as index:
+        index.add(files, labels=["a", "b"] * 18, bits=16, purpose="classes")
+        found = evaluate(index, queries)
+        assert found.expand == 10
+        assert "queries averaged with 10 neighbours each" in found.protocol
+        assert found.per_query == evaluate(index, queries, expand=10).per_query
+        plain = evaluate(index, queries, expand=0)
+        assert "averaged" not in plain.protocol
+        assert plain.per_query != found.per_query
+        hits = index.search(queries.paths[0], 36, fine="pool", shortlist=36)
+        ranked = [hit.label == found.per_query[0].label for hit in hits]
+        by_search = expected_ap(np.arange(36), np.array(ranked))
+        feature_map = found.per_query[0].feature_map
+        assert feature_map == pytest.approx(by_search, abs=1e-6)
 
 
 def test_with_several_labels_items_that_share_one_are_relevant(

@@ -15,12 +15,14 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import picture
+from tests.conftest import picture, write_classes
+from tests.index.test_averaging import label_free_model
 from tests.model.test_proof import small_model
 from tests.servers import LONG, ask, jpeg, problem, process, serving, small_index
 from wingbar.errors import MachineWarning, StoreError
 from wingbar.index.index import Index
 from wingbar.model import proof
+from wingbar.model.averaging import without_average
 from wingbar.serving.settings import Settings
 from wingbar.serving.uploads import Uploads
 
@@ -348,3 +350,30 @@ def test_a_server_on_a_machine_that_computes_otherwise(tmp_path: Path) -> None:
             assert ask(client, jpeg(2), k=1).status_code == 200
     [warning] = [one for one in said if issubclass(one.category, MachineWarning)]
     assert str(warning.message).endswith("clear bits are others: searches are less exact")
+
+
+def test_an_upload_into_an_index_for_classes_is_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "classes.wb"
+    with Index.create(path, label_free_model()) as index:
+        index.add(write_classes(tmp_path / "photos", 12), bits=16, purpose="classes")
+        before = index.features()
+    with serving(Settings(index=path)) as client:
+        stored = client.post("/api/items", files={"image": ("a.jpg", jpeg(77))})
+        assert stored.status_code == 201
+        one = ask(client, jpeg(5), k=37).json()
+        assert one["hits"] == ask(client, jpeg(5), k=37, expand=10).json()["hits"]
+        plain = ask(client, jpeg(5), k=37, expand=0).json()["hits"]
+        assert [hit["score"] for hit in one["hits"]] != [hit["score"] for hit in plain]
+        for hit in one["hits"]:  # the code that is shown is the one that was searched for
+            assert hit["distance"] == sum(
+                a != b for a, b in zip(hit["code"], one["code"], strict=True)
+            )
+        chances = [hit["p_chance"] for hit in one["hits"]]
+        assert chances == sorted(chances)
+        cut = ask(client, jpeg(5), k=37, cut=chances[9]).json()["hits"]
+        assert cut == [hit for hit in one["hits"] if hit["p_chance"] <= chances[9]]
+        problem(ask(client, jpeg(5), cut=0), 422)
+    with Index.open(path) as index:
+        assert len(index) == 37
+        assert not len(without_average(index.features()))
+        np.testing.assert_array_equal(index.features()[:36], before)

@@ -166,6 +166,7 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
                 protocol=protocol,
                 fine=args.fine,
                 shortlist=args.shortlist,
+                expand=args.expand,
                 radius=args.radius,
                 gallery_codes=args.gallery_codes,
                 exhaustive=args.exhaustive,
@@ -234,6 +235,7 @@ def _evaluate_revisited(
         data,
         fine=args.fine,
         shortlist=args.shortlist,
+        expand=args.expand,
         whole_queries=args.whole_queries,
         progress=progress,
     )
@@ -263,6 +265,7 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
             Path(args.solution),
             fine=args.fine,
             shortlist=args.shortlist,
+            expand=args.expand,
             progress=progress,
         )
     print_failures(result.failed)

@@ -84,7 +84,7 @@ def add_where_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
-    """--fine and --shortlist, as in index.ranking.SearchOptions."""
+    """--fine, --shortlist and --expand, as in index.ranking.SearchOptions."""
     from wingbar.index.ranking import FINE, SearchOptions
 
     parser.add_argument(
@@ -96,6 +96,13 @@ def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
         default=SearchOptions.shortlist,
         help="number of nearest codes that the second stage re-ranks "
         f"(default {SearchOptions.shortlist})",
+    )
+    parser.add_argument(
+        "--expand",
+        type=int,
+        metavar="K",
+        help="average each query with its K nearest neighbours in the index, which finds more of "
+        "its kind (default: 0, but 10 in an index for classes)",
     )
 
 

@@ -178,7 +178,13 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="MODEL",
-        help="a training run with a checkpoint; for --int8 and --see a model directory",
+        help="a training run with a checkpoint; for --open, --int8 and --see a model directory",
+    )
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="leave the codes open: each index learns them from its own images, for classes that "
+        "training did not see",
     )
     parser.add_argument(
         "--int8",
@@ -197,12 +203,18 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
         "images, 'whole 224 0.7,1,1.4' for whole images at several scales",
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="with --int8 and --see: the model directory to create"
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="with --open, --int8 and --see: the model directory to create",
     )
 
 
 def export(args: argparse.Namespace) -> int:
-    """Make a model of a checkpoint, or a variant of a model: other preprocessing, or int8."""
+    """Make a model of a checkpoint, or a variant of a model: open codes, other preprocessing, or
+    int8."""
+    if args.open:
+        return _export_open(args)
     if args.see:
         return _export_preprocessing(args)
     if args.int8:
@@ -212,8 +224,10 @@ def export(args: argparse.Namespace) -> int:
 
 EXPORT = Verb(
     name="export",
-    summary="Export a checkpoint as a model, quantise a model, or change its preprocessing.",
+    summary="Export a checkpoint as a model, quantise a model, change its preprocessing, or leave "
+    "its codes open.",
     examples="wingbar export models/photos48\n"
+    "wingbar export models/photos48 --open -o models/open\n"
     "wingbar export models/photos48 --int8 --calibrate photos/ -o models/small",
     flags=export_flags,
     run=export,
@@ -238,6 +252,18 @@ def _export_checkpoint(args: argparse.Namespace) -> int:
         model = loop.export_checkpoint(args.path, progress)
     print_failures(run.failures(args.path), f"{args.path}/train/run.json")
     print_result(args, model_record(model), _trained_text(model, args.path))
+    return 0
+
+
+def _export_open(args: argparse.Namespace) -> int:
+    from wingbar.model import proof
+    from wingbar.model.model import Model
+
+    if not args.output:
+        raise WingbarError("--open needs -o NEW, the model directory to create")
+    opened = proof.proven(Model.load(args.path).opened())
+    opened.save(args.output)
+    print_result(args, model_record(opened), f"{args.output}: {opened}")
     return 0
 
 

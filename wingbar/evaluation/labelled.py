@@ -24,6 +24,7 @@ from wingbar.evaluation.scoring import (
     LabelledQuery,
     QueryScore,
     encoded_blocks,
+    expanded_block,
     read_gallery,
     score_block,
 )
@@ -120,6 +121,7 @@ class Evaluation:
     shortlist: number of nearest codes that it re-ranks, at least 1; ties with the last one come on
         top. With a radius, the number of items.
     radius: largest distance in bits of the codes that it re-ranks; None for any.
+    expand: number of neighbours that each query was averaged with.
 
     queries_without_match: queries whose label no item has (but for their own copies).
     queries_in_gallery: scored queries whose file is in the gallery; searched without its copies.
@@ -163,6 +165,7 @@ class Evaluation:
     fine: Fine
     shortlist: int
     radius: int | None
+    expand: int
     queries_without_match: int
     queries_in_gallery: int
     queries_repeated: int
@@ -185,6 +188,7 @@ def evaluate(
     fine: Fine | None = None,
     shortlist: int = SHORTLIST,
     radius: int | None = None,
+    expand: int | None = None,
     gallery_codes: GalleryCodes = "network",
     exhaustive: bool = True,
     keep_constant_bits: bool = False,
@@ -200,6 +204,7 @@ def evaluate(
     either side has no labels, or when bits are constant over 100 items or more: the code is then
     shorter than its nominal length (`keep_constant_bits` scores it all the same).
     """
+    expand = index.model.expand if expand is None else expand
     if radius is not None:
         fine = fine or "pool"
         if fine == "none":
@@ -210,7 +215,9 @@ def evaluate(
         gallery = read_gallery(index, gallery_codes, exhaustive, query.multi_label)
         if radius is not None:
             shortlist = len(gallery.ids)  # so that the radius alone limits the pool
-        options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist, radius=radius)
+        options = SearchOptions(
+            k=shortlist, fine=fine, shortlist=shortlist, radius=radius, expand=expand
+        )
         fine_mode = index.fine_of(options)
         queries = _labelled_queries(query)
         bit_usage = health(codes.unpack(gallery.network_codes, index.model.bits))
@@ -248,6 +255,7 @@ def evaluate(
             gallery_codes,
             f"{fine_mode} of {'all' if radius is not None else shortlist}"
             + (f" at most {counted(radius, 'bit')} away" if radius is not None else ""),
+            expand,
             copies,
             query.multi_label,
         ),
@@ -277,6 +285,7 @@ def evaluate(
         fine=fine_mode,
         shortlist=shortlist,
         radius=radius,
+        expand=expand,
         queries_without_match=excluded.queries_without_match,
         queries_in_gallery=excluded.queries_in_gallery,
         queries_repeated=excluded.queries_repeated,
@@ -362,7 +371,9 @@ def _score(
     failed: list[Failure] = []
     unmatched = 0
     for block in encoded_blocks(index, queries, failed, progress):
-        block_scores, block_unmatched = score_block(index, gallery, block, options)
+        block_scores, block_unmatched = score_block(
+            index, gallery, expanded_block(index, block, options), options
+        )
         scores += block_scores
         unmatched += len(block_unmatched)
     return scores, unmatched, failed
@@ -412,7 +423,12 @@ class _Excluded:
 
 
 def _protocol(
-    data: str, gallery_codes: GalleryCodes, rerank: str, copies: int, multi_label: bool
+    data: str,
+    gallery_codes: GalleryCodes,
+    rerank: str,
+    expand: int,
+    copies: int,
+    multi_label: bool,
 ) -> str:
     """One line that says what the numbers mean."""
     source = {
@@ -421,10 +437,11 @@ def _protocol(
     }[gallery_codes]
     queries = counted(copies, "query", "queries")
     without = f"; {queries} searched without their own copies" if copies else ""
+    averaged = f"; queries averaged with {counted(expand, 'neighbour')} each" if expand else ""
     relevance = "; relevant items share a label with the query" if multi_label else ""
     return (
         f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; "
-        f"rerank={rerank}{relevance}{without}"
+        f"rerank={rerank}{averaged}{relevance}{without}"
     )
 
 

@@ -279,6 +279,18 @@ def _encoded(index: Index, batch: Sequence[_Read], failed: list[Failure]) -> Blo
     return Block([readable[i].query for i in kept], finite, [readable[i].content for i in kept])
 
 
+def expanded_block(index: Index, block: Block, options: SearchOptions) -> Block:
+    """The block with its queries averaged with their neighbours, where the options or the index
+    say so."""
+    queries = index.expanded(list(block.embeddings), options)
+    codes_, features, logits = (
+        np.concatenate([getattr(query, name) for query in queries])
+        for name in ("codes", "features", "logits")
+    )
+    found = replace(block.embeddings, codes=codes_, features=features, logits=logits)
+    return block._replace(embeddings=found)
+
+
 # -- scores
 
 

@@ -6,9 +6,10 @@
   `forward(pixels [B, H, W, 3] uint8) -> Output`.
 - `Loss(backbone, config, classes, items)`: everything that only training needs, created after the
   Net and with the same backbone. `forward(net, pixels, labels, rows)` returns a dict of scalar
-  tensors, "total" among them; `end_epoch()` is called after each epoch. labels [B] int64 are class
-  numbers, rows [B] int64 numbers of training images, both from 0. Methods in MULTI_LABEL also take
-  labels [B, classes] bool, for images of several classes.
+  tensors, "total" among them; `end_epoch()` is called after each epoch, and `end_training(net)`,
+  where there is one, after the last. labels [B] int64 are class numbers, rows [B] int64 numbers of
+  training images, both from 0. Methods in MULTI_LABEL also take labels [B, classes] bool, for
+  images of several classes.
 - `param_groups(net, loss, config)`: the optimizer's parameter groups, each with `params`,
   `lr_scale` and `decay_scale`, the factors of the run's learning rate and weight decay.
 - `RECIPE`: the fields of `Run` whose defaults the method changes.

@@ -36,9 +36,10 @@ class Rotation:
         features = unit((x - feature_mean) @ feature)
 
     mean: [r] float32.
-    code: [r, b] float32, orthonormal columns.
+    code: [r, b] float32.
     feature_mean: [r] float32.
-    feature: [r, d] float32, orthonormal columns.
+    feature: [r, d] float32. Its columns and those of `code` are orthonormal, or after whitening
+        those of an orthonormal matrix times a symmetric one.
     """
 
     mean: Float32
@@ -116,10 +117,14 @@ def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) ->
 def fit_codes(features: Float32, bits: int, rng: np.random.Generator) -> Rotation:
     """Fit codes of `bits` bits to unit features [n, d] and leave the features as they are: the
     `feature` of this Rotation is the identity. Raises ValueError as `fit` does."""
-    fitted = fit(features, bits, rng, dim=bits)
-    d = features.shape[1]
+    return keeping_features(fit(features, bits, rng, dim=bits))
+
+
+def keeping_features(rotation: Rotation) -> Rotation:
+    """The same codes, with the raw features as they are: `feature` is the identity."""
+    r = len(rotation.mean)
     return replace(
-        fitted, feature_mean=np.zeros(d, np.float32), feature=np.eye(d, dtype=np.float32)
+        rotation, feature_mean=np.zeros(r, np.float32), feature=np.eye(r, dtype=np.float32)
     )
 
 

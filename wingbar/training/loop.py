@@ -327,8 +327,10 @@ class Training:
         return feature, None if output.code is None else output.code.float().cpu().numpy()
 
     def finish(self) -> Model:
-        """Measure, choose the fine mode, export. The model directory is complete once model.json
-        appears."""
+        """End the training of methods that have a last step, measure, choose the fine mode, export.
+        The model directory is complete once model.json appears."""
+        if hasattr(self.loss, "end_training"):
+            self.loss.end_training(self.net)
         measured = self.measure()
         scores = measured.scores
         described = describe(self.settings)
