@@ -772,7 +772,7 @@ class Index:
         return (
             [item for _, item in self._store.all_items()]
             if ids is None
-            else self._store.items(list(ids))
+            else self._store.items([int(i) for i in ids])
         )
 
     def first_items(self, count: int) -> list[Item]:
@@ -790,17 +790,16 @@ class Index:
             )
         if ids is None:
             return self._store.codes(self.model.bits)[1]
-        return self._store.codes_of(list(ids), self.model.bits)
+        return self._store.codes_of([int(i) for i in ids], self.model.bits)
 
     def features(self, ids: Iterable[int] | None = None) -> NDArray[np.float16]:
         """The features [N, d] float16 of the items `ids`, in their order; None for all.
 
         Raises StoreError for an id that is not there.
         """
-        dim = self.model.dim
-        return (
-            self._store.all_features(dim) if ids is None else self._store.features(list(ids), dim)
-        )
+        if ids is None:
+            return self._store.all_features(self.model.dim)
+        return self._store.features([int(i) for i in ids], self.model.dim)
 
     def feature_blocks(self, size: int = 65_536) -> Iterator[NDArray[np.float16]]:
         """All features in blocks [at most size, d], for indexes whose features should not all be in
