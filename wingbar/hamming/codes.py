@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbar.hamming.costs import of_machine
 from wingbar.hamming.part import AllowedRows, Part, merge
-from wingbar.hamming.records import PATHS, Distances, Ids, Nearest, Packed, Path, Request
+from wingbar.hamming.records import PATHS, TYPICAL, Distances, Ids, Nearest, Packed, Path, Request
 
 __all__ = [
     "COMPILED_FROM",
@@ -320,7 +321,10 @@ class Codes:
         k = int(k)
         most = k if ties == "cut" else UNLIMITED if limit is None else max(int(limit), k)
         within = self.bits if radius is None else max(-1, min(int(radius), self.bits))
-        return Request(k, most, within, PATHS[path])
+        costs = TYPICAL
+        if path == "auto" and any(part.compiled for part in self._parts):
+            costs = of_machine(self.bits)
+        return Request(k, most, within, PATHS[path], costs)
 
 
 def _sorted(parts: Sequence[Part], ids: Ids, codes: Packed) -> tuple[Ids, Packed]:

@@ -31,17 +31,7 @@ FIRST_ROOM = 1024  # noted codes for which a query has room at first, besides th
 SAMPLE_SIZE = 16_384
 SAMPLE_FROM_K = 64
 
-# Cost model: nanoseconds on the machine of docs/hamming.md. Only their ratios matter, and only for
-# the speed.
-NS_SCANNED_BYTE = 0.025  # reading codes in order
-NS_SHARED_BYTE = 0.009  # the same in a batch, whose queries share what was read
-NS_BUCKET = 4.0  # looking up a bucket
-NS_ADJACENT_CANDIDATE = 0.8  # comparing a code that lies beside the one before
-NS_SCATTERED_CANDIDATE = 5.0  # comparing a code elsewhere in the cache
-NS_UNCACHED_CANDIDATE = 10.0  # comparing a code elsewhere in memory
-NS_NOTED_CANDIDATE = 25.0  # noting a code that is within the threshold
-NS_LISTED_ROW = 2.0  # comparing one of the listed rows
-CACHED_BYTES = 24 << 20  # codes of up to this size stay in the cache
+# The cost model, by the `Costs` of the machine.
 MAX_PROBE_SHARE = 0.6  # probing continues while its expected cost is below this share of a scan
 MAX_TRIAL_SHARE = 0.1  # and in any case until it has cost this share
 
@@ -462,12 +452,16 @@ class Buckets(NamedTuple):
     choices: [b' + 1] float64, the number of substrings at each distance from one of b' bits.
     own: [m] float64, the number of codes in the query's own bucket of each table.
     beside: [m] float64, the number of codes in the buckets at one bit from it.
-    ns_candidate: nanoseconds to compare a code of any table but the first.
+    ns_bucket: nanoseconds to look up a bucket.
+    ns_adjacent: nanoseconds to compare a code of the first table.
+    ns_candidate: nanoseconds to compare a code of any other.
     """
 
     choices: np.ndarray
     own: np.ndarray
     beside: np.ndarray
+    ns_bucket: float
+    ns_adjacent: float
     ns_candidate: float
 
 
@@ -500,7 +494,7 @@ def _probe_words(table, allowed, query, request, found, ns_byte):
     ones = (1 << width) - 1
     nbytes = unique.size * unique.itemsize
     ns_scan = nbytes * ns_byte
-    buckets = _buckets(table, query, nbytes)
+    buckets = _buckets(table, query, nbytes, request.costs)
     radius = state[THRESHOLD]
     ball = (
         tables > 1
@@ -518,7 +512,7 @@ def _probe_words(table, allowed, query, request, found, ns_byte):
                 else:
                     rest = _ns_all_tables(buckets, state[THRESHOLD], s, t, left)
                 step = _ns_step(buckets, s, t)
-                step += NS_NOTED_CANDIDATE * max(0, request.k - state[ITEMS])  # until k are known
+                step += request.costs.noted * max(0, request.k - state[ITEMS])  # until k are known
                 if rest > left and spent + step > MAX_TRIAL_SHARE * ns_scan:
                     return False
             part = _substring(query[0], bits - width * (t + 1), ones)
@@ -553,9 +547,9 @@ def _probe_words(table, allowed, query, request, found, ns_byte):
                     break
                 mask = _next_mask(mask)
             spent += (
-                NS_BUCKET * buckets.choices[s]
-                + compared * (NS_ADJACENT_CANDIDATE if t == 0 else buckets.ns_candidate)
-                + NS_NOTED_CANDIDATE * max(0, state[ENTRIES] - entries)
+                buckets.ns_bucket * buckets.choices[s]
+                + compared * (buckets.ns_adjacent if t == 0 else buckets.ns_candidate)
+                + request.costs.noted * max(0, state[ENTRIES] - entries)
             )
             certain = s if ball else tables * s + t
             if state[THRESHOLD] <= certain:
@@ -564,7 +558,7 @@ def _probe_words(table, allowed, query, request, found, ns_byte):
 
 
 @_inlined
-def _buckets(table, query, nbytes):
+def _buckets(table, query, nbytes, costs):
     """The sizes of the query's buckets, for `nbytes` bytes of codes."""
     tables, width = table.heads.shape[0], min(table.bits, 16)
     ones = (1 << width) - 1
@@ -582,7 +576,9 @@ def _buckets(table, query, nbytes):
         choices,
         own,
         beside,
-        NS_SCATTERED_CANDIDATE if nbytes < CACHED_BYTES else NS_UNCACHED_CANDIDATE,
+        costs.bucket,
+        costs.adjacent,
+        costs.scattered[0 if nbytes <= 4 << 20 else 1 if nbytes <= 16 << 20 else 2],
     )
 
 
@@ -607,8 +603,8 @@ def _ns_step(buckets, s, t):
     bits, and estimated by the mean of the latter beyond."""
     choices = buckets.choices
     codes = buckets.own[t] if s == 0 else buckets.beside[t] * choices[s] / choices[1]
-    ns_candidate = NS_ADJACENT_CANDIDATE if t == 0 else buckets.ns_candidate
-    return NS_BUCKET * choices[s] + codes * ns_candidate
+    ns_candidate = buckets.ns_adjacent if t == 0 else buckets.ns_candidate
+    return buckets.ns_bucket * choices[s] + codes * ns_candidate
 
 
 @_inlined
@@ -754,7 +750,7 @@ def nearest(table, query, request, allowed, low, high):
     state[THRESHOLD] = request.radius
     done = False
     if request.path != SCAN and table.heads.shape[0] > 0:
-        done = _probe(table, allowed, query, request, found, NS_SCANNED_BYTE)
+        done = _probe(table, allowed, query, request, found, request.costs.scanned_byte)
         if not done:  # what was found bounds the distance of the nearest
             _forget(found, state[THRESHOLD])
     if not done and request.path != TRY_PROBE:
@@ -794,7 +790,9 @@ def nearest_many(table, queries, request, allowed, room):
     if request.path != SCAN and table.heads.shape[0] > 0:
         for q in range(count):
             own = _of_query(found, q)
-            scanned[q] = not _probe(table, allowed, queries[q], request, own, NS_SHARED_BYTE)
+            scanned[q] = not _probe(
+                table, allowed, queries[q], request, own, request.costs.shared_byte
+            )
             if scanned[q]:
                 _forget(own, own.state[THRESHOLD])
     queue = np.flatnonzero(scanned)

@@ -20,6 +20,7 @@ from wingbar.hamming.records import (
     SCAN,
     TRY_PROBE,
     Bitmap,
+    Costs,
     Distances,
     Ids,
     Nearest,
@@ -196,7 +197,7 @@ class Part:
             return self._nearest_many(queries, request, allowed, threads)
         table, bitmap = self.table, ALL_ROWS if allowed is None else allowed.bitmap
         query = self._comparable(queries)[0]
-        if allowed and request.path == AUTO and self._is_listed(len(allowed.rows)):
+        if allowed and request.path == AUTO and self._is_listed(len(allowed.rows), request.costs):
             found = kernels.nearest_listed(table, query, request, allowed.rows)
         elif threads > 1 and self.size >= THREADED_FROM and request.path != PROBE:
             return [self._nearest_by_threads(query, request, bitmap, threads)]
@@ -208,12 +209,9 @@ class Part:
         """Queries copied into the one type and layout that the loops are compiled for."""
         return np.array(queries, self.table.unique.dtype, order="C")
 
-    def _is_listed(self, count: int) -> bool:
+    def _is_listed(self, count: int, costs: Costs) -> bool:
         """Whether comparing `count` rows one by one costs less than a scan."""
-        from wingbar.hamming import kernels
-
-        ns_scan = self.table.unique.nbytes * kernels.NS_SCANNED_BYTE
-        return count * kernels.NS_LISTED_ROW < ns_scan
+        return count * costs.listed_row < self.table.unique.nbytes * costs.scanned_byte
 
     def _result(self, rows: Rows, distances: Distances, total: int) -> Nearest:
         """The result of a kernel as a record: rows [K] of `total` become ids."""

@@ -48,6 +48,32 @@ class Table(NamedTuple):
     order: NDArray[np.uint32]
 
 
+class Costs(NamedTuple):
+    """What the steps of a search cost on a machine, in nanoseconds: they decide between a scan and
+    probing, and change the speed of a search, never its result. `costs.py` measures them.
+
+    scanned_byte: reading a byte of codes in order.
+    shared_byte: the same in a batch, whose queries share what was read.
+    bucket: looking up a bucket.
+    adjacent: comparing a code that lies beside the one before.
+    scattered: comparing a code elsewhere, among up to 4, 16 and 64 MiB of codes and beyond.
+    noted: noting a code that is within the threshold.
+    listed_row: comparing one of the listed rows.
+    """
+
+    scanned_byte: float
+    shared_byte: float
+    bucket: float
+    adjacent: float
+    scattered: tuple[float, float, float]
+    noted: float
+    listed_row: float
+
+
+# Of the machine of docs/hamming.md, an Intel Xeon with AVX-512: for where nothing is measured.
+TYPICAL = Costs(0.025, 0.009, 4.0, 0.8, (5.0, 5.0, 10.0), 25.0, 2.0)
+
+
 class Request(NamedTuple):
     """What is asked of every query of a search.
 
@@ -56,12 +82,14 @@ class Request(NamedTuple):
     radius: largest distance of an item in bits, from 0 to b; nothing is found for -1.
     path: how to search: AUTO, NUMPY, SCAN, PROBE, or TRY_PROBE, which probes if that is likely to
         be cheap and otherwise gives up.
+    costs: by which AUTO and TRY_PROBE choose.
     """
 
     k: int
     limit: int
     radius: int
     path: int
+    costs: Costs = TYPICAL
 
 
 class Nearest(NamedTuple):
