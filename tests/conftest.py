@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,12 @@ from PIL import Image
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(os, "sched_setaffinity"):  # threads that spin while they wait are told so, too
+        cores = sorted(os.sched_getaffinity(0))
+        worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})
 
+from tests.databases import Server, postgres, require_milvus
 from wingbar.index.index import Index
 
 HUES = {"red": (200, 40, 30), "green": (40, 170, 60), "blue": (30, 60, 200)}
@@ -55,3 +61,17 @@ def shared_index_path(shared_photos: Path) -> Path:
     with Index.create(path) as index:
         index.add(shared_photos, bits=24)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server with pgvector; the test is skipped where none is installed."""
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def milvus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a file of Milvus Lite can be; the test is skipped where that is not installed."""
+    require_milvus()
+    return tmp_path_factory.mktemp("milvus") / "m.db"

@@ -76,6 +76,7 @@ def test_nothing_encoded_has_no_speed() -> None:
     assert demo.text(shown).startswith("demo.wb: 1 image indexed\n")
 
 
+@pytest.mark.slow
 def test_one_image_a_class_is_shown_without_numbers(tmp_path: Path, shared_photos: Path) -> None:
     for label in ("red", "green", "blue"):
         (tmp_path / "p" / label).mkdir(parents=True)
@@ -122,6 +123,7 @@ def test_own_images_without_labels(
     assert "✓" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_names_from_files_are_escaped(tmp_path: Path, shared_photos: Path) -> None:
     folder = tmp_path / "<b>bold"
     folder.mkdir()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wingbar.data.readers import read_dataset, read_images
     from wingbar.data.records import Dataset, Images
+    from wingbar.duplicates.find import DuplicateOptions, Duplicates, find_duplicates
     from wingbar.errors import (
         DataError,
         ImageError,
@@ -39,6 +40,8 @@ _HOME = {
     "AddReport": "index.sync",
     "DataError": "errors",
     "Dataset": "data.records",
+    "DuplicateOptions": "duplicates.find",
+    "Duplicates": "duplicates.find",
     "Embeddings": "model.model",
     "Evaluation": "evaluation.labelled",
     "Failure": "images",
@@ -58,6 +61,7 @@ _HOME = {
     "WingbarError": "errors",
     "evaluate": "evaluation.labelled",
     "expected_ap": "evaluation.metrics",
+    "find_duplicates": "duplicates.find",
     "read_dataset": "data.readers",
     "read_images": "data.readers",
     "train": "training.loop",

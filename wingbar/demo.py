@@ -121,7 +121,7 @@ def _train(data: Dataset, output: Path, bits: int, progress: Progress | None) ->
         backbone="resnet20",
         weights="none",
         size=32,
-        epochs=10,
+        epochs=15,
         lr=0.2,
         area=0.6,
         mirror=False,

@@ -40,7 +40,8 @@ def remove_leftovers(path: Path) -> None:
     """Remove the partial files of `path` that processes which were killed have left behind."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with suppress(OSError):
-            old = time.time() - left.stat().st_mtime > LEFTOVER_SECONDS
+            # one from the future is old too: the clock was set back
+            old = abs(time.time() - left.stat().st_mtime) > LEFTOVER_SECONDS
             if old and not writer_runs(left):
                 left.unlink()
 

@@ -286,6 +286,23 @@ def upright(source: Source) -> Image.Image:
     return _open(source, None)
 
 
+def small(source: Source, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The upright picture, RGB, with its longer side `side`, and the width and height that it has
+    in full. Raises ImageError as `load` does."""
+    given = read(source) if isinstance(source, (str, os.PathLike)) else source
+    image = _open(given, side)
+    size = _upright_size(given) if isinstance(given, bytes) else image.size
+    scale = side / max(image.size)
+    shape = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(shape, Image.Resampling.BILINEAR, reducing_gap=3.0), size or image.size
+
+
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of the upright picture in a file. Raises ImageError as `load` does."""
+    data = read(path)
+    return _upright_size(data) or _open(data, None).size
+
+
 def thumbnail(source: Source, side: int) -> bytes:
     """A small upright picture for web pages: a JPEG without EXIF, its longer side at most `side`
     pixels. Raises ImageError as `load` does."""
@@ -604,6 +621,18 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # broken EXIF raises many kinds, and the picture is still good
         turn = None
     return image if turn is None else image.transpose(turn)
+
+
+def _upright_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of the upright picture that the bytes of a file hold, from its header; None
+    if Pillow does not read it."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:  # as in _decode; the picture itself was read in another way
+        return None
+    return (height, width) if is_turned else (width, height)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

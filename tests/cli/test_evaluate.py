@@ -98,6 +98,7 @@ def test_an_evaluation_is_a_few_lines(
     assert not {"None", "()", "("} & {line.split()[-1] for line in out.splitlines()}
 
 
+@pytest.mark.slow
 def test_the_text_says_where_the_report_is(
     photos: Path,
     tmp_path: Path,
@@ -112,6 +113,7 @@ def test_the_text_says_where_the_report_is(
     assert out.splitlines()[-1] == f"The report is {page}: open it in a browser."
 
 
+@pytest.mark.slow
 def test_the_parts_are_named(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +127,7 @@ def test_the_parts_are_named(
     assert "query, gallery, train, val, test, or all" in shown
 
 
+@pytest.mark.slow
 def test_a_solution_of_landmarks(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

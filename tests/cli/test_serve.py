@@ -35,6 +35,20 @@ def test_the_defaults_are_those_of_the_settings(
     assert served == [Settings(index=Path("a.wb"))]
 
 
+def test_several_indexes_are_served_as_one(
+    served: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "postgresql://me:secret@server/pictures/c"
+    code, out, err = run(capsys, "serve", "a.wb", "b.wb", url)
+    assert (code, err) == (0, "")
+    assert out.startswith("wingbar serves a.wb, b.wb, postgresql://me@server/pictures/c at ")
+    run(capsys, "serve", url)
+    [three, one] = [settings.index for settings in served]
+    assert isinstance(three, tuple)
+    assert [str(place) for place in three[:2]] == ["a.wb", "b.wb"]
+    assert one == three[2:]
+
+
 def test_flags_become_settings(served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     flags = (
         "--host 0.0.0.0 --port 0 --token write-token --read-token read-token --public "

@@ -10,6 +10,7 @@ from tests.model.test_model import trained_model
 from tests.runs import command
 from wingbar import methods
 from wingbar.cli import main
+from wingbar.cli.options import from_field_flags
 from wingbar.cli.output import LISTED
 from wingbar.images import Preprocessing
 from wingbar.model.model import Model
@@ -90,6 +91,19 @@ def test_a_method_has_flags_of_its_own(name: str, capsys: pytest.CaptureFixture[
     args = main.parser_for(["train", name]).parse_args(["train", name, "photos", "-o", "m"])
     for key, value in methods.get(name).RECIPE.items():
         assert getattr(args, key) == value
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_the_recipe_of_the_paper_is_one_flag(name: str) -> None:
+    method = methods.get(name)
+    words = ["train", name, "photos", "-o", "m", "--recipe", "paper", "--clip", "3", "--seed", "7"]
+    args = main.parser_for(words).parse_args(words)
+    expected = {**method.RECIPE, **method.PAPER, "clip": 3.0, "seed": 7}
+    for record in (method.Config, Run):
+        made = from_field_flags(record, args)
+        for field in fields(record):
+            assert getattr(made, field.name) == expected.pop(field.name, field.default), field.name
+    assert not expected
 
 
 def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -> None:

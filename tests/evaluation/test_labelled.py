@@ -244,6 +244,7 @@ def test_without_all_features(index: Index, queries: Images) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_said(photos: Path, tmp_path: Path) -> None:
     (photos / "empty").mkdir()
     with Index.create(tmp_path / "a.wb") as index:
@@ -275,7 +276,7 @@ def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(many, bits=8)
         ids, packed = index.ids(), index.codes()
-        with closing(Store.open(index.path)) as store, store.writing():
+        with closing(Store.open(tmp_path / "a.wb")) as store, store.writing():
             store.replace_embeddings(
                 packed | np.uint64(9), index.features().astype(np.float32), ids, 8
             )

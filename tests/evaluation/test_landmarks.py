@@ -40,6 +40,7 @@ def index(buildings: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Index
     return made
 
 
+@pytest.mark.slow
 def test_both_rankings_are_scored_by_the_protocol(index: Index, buildings: Dataset) -> None:
     result = evaluate_revisited(index, buildings, fine="pool", shortlist=5)
     row_of = {str(path): row for row, path in enumerate(buildings.gallery.paths)}
@@ -94,6 +95,7 @@ def test_a_search_of_everything_in_the_pool_is_the_ranking_by_features(
     assert whole.features != result.features
 
 
+@pytest.mark.slow
 def test_distractors_and_what_is_missing(buildings: Dataset, tmp_path: Path) -> None:
     picture(99).save(tmp_path / "other.jpg")
     (tmp_path / "bad.jpg").write_text("no")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import lzma
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from wingbar.cli import main
 from wingbar.data import toy
 from wingbar.errors import OutdatedWarning
 from wingbar.hamming import codes
+from wingbar.index import store
 from wingbar.index.checks import verify
 from wingbar.index.index import Index
 from wingbar.index.ranking import SearchOptions
@@ -134,3 +137,58 @@ def test_an_index_of_the_old_built_in_model_says_once_that_it_should_be_made_aga
     said = capsys.readouterr().err
     assert said.count("wingbar: ") == said.count("make it again with wingbar index NEW.wb") == 1
     assert not Model.load().is_outdated
+
+
+# -- the ladder of formats: an index of every one of them opens for ever
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+OF_FORMAT = {
+    1: FIXTURES / "made_at_2e003ea" / "trained.wb.xz",
+    2: FIXTURES / "format_2" / "vectors.wb.xz",
+}
+VECTORS = json.loads((FIXTURES / "format_2" / "answers.json").read_text())
+
+
+def test_there_is_an_index_of_every_format() -> None:
+    """A new format comes with a fixture, made by the version before the next one."""
+    assert sorted(OF_FORMAT) == list(range(1, store.FORMAT + 1))
+
+
+@pytest.mark.parametrize("format_", OF_FORMAT)
+def test_every_format_is_read_unchanged_and_written_in_the_present_one(
+    format_: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.wb"
+    path.write_bytes(lzma.decompress(OF_FORMAT[format_].read_bytes()))
+    before = path.read_bytes()
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == format_
+    db.close()
+    assert verify(path) == []
+    with Index.open(path) as index:
+        items = index.items()
+        first = index.search(int(index.ids()[0]), 3)
+        assert first[0].distance == 0
+        assert index.select(where="label!=none").ids
+    assert path.read_bytes() == before
+    with Index.open(path) as index:
+        index.delete(int(index.ids()[-1]))
+        assert index.items() == items[:-1]
+        assert index.search(int(index.ids()[0]), 3)[0].id == first[0].id
+    assert verify(path) == []
+    with Index.open(path) as index, closing(store.Store.open(path)) as opened:
+        assert (opened.format, len(index)) == (store.FORMAT, len(items) - 1)
+
+
+def test_what_an_index_of_format_2_holds(tmp_path: Path) -> None:
+    path = tmp_path / "a.wb"
+    path.write_bytes(lzma.decompress(OF_FORMAT[2].read_bytes()))
+    vectors = np.random.default_rng(2).standard_normal((40, 16)).astype(np.float32)
+    with Index.open(path) as index, closing(store.Store.open(path)) as opened:
+        assert index.ids().tolist() == VECTORS["ids"]
+        assert index.label_counts() == VECTORS["labels"]
+        assert [hex(int(code)) for code in index.codes()[:, 0]] == VECTORS["codes"]
+        assert index.model.fingerprint == VECTORS["fingerprint"]
+        found = [[hit.id for hit in index.search(vector, 5)] for vector in vectors[:4]]
+        assert found == VECTORS["nearest"]
+        assert list(opened.removed()) == VECTORS["removed"]

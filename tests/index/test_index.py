@@ -237,6 +237,7 @@ def test_changes_by_another_process_show_up(photos: Path, tmp_path: Path) -> Non
         assert first.model.bits == 20
 
 
+@pytest.mark.slow
 def test_a_closed_index_can_be_copied(photos: Path, tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index:
         index.add(photos, bits=16)
@@ -310,7 +311,7 @@ def test_what_another_process_adds_and_deletes_is_taken_over(
 ) -> None:
     """By reading the changed chunks only, with the large part merged in the background or not at
     all."""
-    monkeypatch.setattr("wingbar.index.index.MERGED_FROM", merged_from)
+    monkeypatch.setattr("wingbar.index.memory.MERGED_FROM", merged_from)
     monkeypatch.setattr("wingbar.hamming.codes.COMPILED_FROM", 10)
     reads: list[Iterable[int] | None] = []
     with Index.create(tmp_path / "a.wb") as index, Index.open(tmp_path / "a.wb") as other:
@@ -331,11 +332,11 @@ def test_what_another_process_adds_and_deletes_is_taken_over(
                 return index.search(query, 100, fine="none")
 
         def stored() -> tuple[codes.Ids, codes.Packed]:
-            with closing(Store.open(index.path)) as store:
+            with closing(Store.open(tmp_path / "a.wb")) as store:
                 return store.codes(24)
 
         for step in range(4):
-            other.add(photos / "blue")
+            other.add(photos / "blue", restore=True)
             found = searched()
             assert found[0].distance == 0
             assert str(query) in {hit.path for hit in found}
@@ -347,8 +348,10 @@ def test_what_another_process_adds_and_deletes_is_taken_over(
             other.delete([sorted((photos / "red").iterdir())[step]])
             after = searched()
             assert sorted(hit.id for hit in after) == stored()[0].tolist()
-            if index._merging is not None:
-                index._merging[1].result()
+            assert isinstance(index._store, Store)
+            merging = index._store._memory._merging
+            if merging is not None:
+                merging[1].result()
         assert len(whole) == len(list((photos / "red").iterdir()))
         assert reads
         assert None not in reads  # never all of it again
@@ -370,6 +373,7 @@ def test_info(index: Index) -> None:
     assert (info.items, info.labels, info.bits, info.dim) == (60, 3, 24, 256)
     assert info.unique_codes == len(np.unique(index.codes()))
     assert info.search_bytes == index.searchable().nbytes > 0
+    assert isinstance(index.path, Path)
     assert info.bytes == index.path.stat().st_size
     with closing(Store.open(index.path)) as store:
         assert info.fingerprint == Model(store.model_files()).fingerprint

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wingbar.hamming.codes import Nearest
-from wingbar.index.ranking import FINE, Fine, fine_places, rank
+from wingbar.index.ranking import FINE, Fine, Ranked, fine_places, folded, rank
 
 shortlists = st.integers(1, 30).flatmap(
     lambda n: st.tuples(
@@ -50,3 +50,25 @@ def test_without_scores_the_order_is_that_of_the_codes() -> None:
     ranked = rank(near, "none", None, k=2)
     assert (ranked.ids.tolist(), ranked.distances.tolist()) == ([4, 9], [0, 1])
     assert (ranked.scores, ranked.shortlist, ranked.cut) == (None, 0, False)
+
+
+def test_copies_are_folded_into_the_best_of_them() -> None:
+    packed = np.array([[0b0000], [0b0001], [0b1111], [0b0000], [0b0001]], np.uint64)
+    features = np.array([[1, 0], [0.999, 0.04], [1, 0], [0, 1], [0, 1]], np.float32)
+    contents = [b"a", b"b", b"c", b"a", b"e"]
+    ranked = Ranked(
+        np.array([10, 11, 12, 13, 14]),
+        np.arange(5),
+        np.linspace(1, 0, 5, dtype=np.float32),
+        5,
+        False,
+    )
+    first, copies, are_enough = folded(ranked, 3, contents, packed, features, 1, 0.99)
+    # 11 is near, 12 has another code, 13 the same content, 14 another feature
+    assert first.ids.tolist() == [10, 12, 14]
+    assert copies == {10: [11, 13]}
+    assert are_enough
+    first, copies, are_enough = folded(ranked, 4, contents, packed, features, 1, 0.99)
+    assert (first.ids.tolist(), are_enough) == ([10, 12, 14], False)
+    first, copies, _ = folded(ranked, 1, contents, packed, features, 1, 0.99)
+    assert (first.ids.tolist(), copies) == ([10], {10: [11]})

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -515,3 +516,87 @@ def test_damaged_names_of_tables_are_told_in_one_line(empty: Store, tmp_path: Pa
         except StoreError as error:
             told += "\n" not in str(error)
     assert told > 500
+
+
+# -- formats
+
+
+def older(path: Path, format_: int) -> Path:
+    """An index as a wingbar of an older format made it."""
+    db = sqlite3.connect(path)
+    for statement in store._schema(format_):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {format_}")
+    db.execute(f"PRAGMA application_id = {store._APPLICATION}")
+    value = "0" * 64
+    for name in ("fingerprint", "created", "id"):
+        db.execute("INSERT INTO meta VALUES (?, ?, ?)", (name, value, store.meta_crc(name, value)))
+    db.commit()
+    db.close()
+    return path
+
+
+def test_there_is_a_step_from_every_format() -> None:
+    assert sorted(store._STEPS_UP) == list(range(1, store.FORMAT))
+
+
+@pytest.mark.parametrize("format_", range(1, store.FORMAT))
+def test_an_older_format_is_read_as_it_is_and_brought_up_by_the_first_change(
+    tmp_path: Path, format_: int
+) -> None:
+    path = older(tmp_path / "old.wb", format_)
+    opened, another = Store.open(path), Store.open(path)
+    assert opened.format == format_
+    assert (opened.removed(), opened.count()) == ({}, 0)
+    assert opened.format == format_  # reading changes nothing
+    with suppress(KeyboardInterrupt), opened.writing():
+        opened.remember({"/a": store.Removed(1, 2, b"x" * 32)})
+        raise KeyboardInterrupt
+    assert (opened.format, opened.removed()) == (format_, {})  # nor does a change that failed
+    add(opened, [item("a")])
+    assert opened.format == another.format == store.FORMAT
+    assert another.removed() == {}
+    add(another, [item("b")])  # which was open all the while
+    assert opened.count() == 2
+    opened.close()
+    another.close()
+    with closing(Store.open(path)) as again:
+        assert (again.format, again.count()) == (store.FORMAT, 2)
+        assert checks.row_problems(again.connection, BITS, DIM) == []
+
+
+def test_a_format_that_never_was_is_damage(empty: Store) -> None:
+    empty.close()
+    other = sqlite3.connect(empty.path)
+    other.execute("PRAGMA user_version = 0")
+    other.close()
+    with pytest.raises(StoreError, match=r"damaged \(its format is 0\)"):
+        Store.open(empty.path)
+
+
+def test_what_was_removed_by_hand_is_kept_in_mind(empty: Store) -> None:
+    add(empty, [item("a"), item("b"), item("c"), Item("array:k", None, {}, -1, 0, b"k" * 32)])
+    with empty.writing():
+        assert empty.delete([1, 4, 99], by_hand=True) == 2
+        assert empty.delete([2]) == 1
+    a = item("a")
+    assert empty.removed() == {"/photos/a": store.Removed(a.size, a.mtime, a.content)}
+    assert checks.row_problems(empty.connection, BITS, DIM) == []
+    with empty.writing():
+        empty.update({3: item("d")})
+        empty.forget(["/photos/z"])
+    assert list(empty.removed()) == ["/photos/a"]
+    add(empty, [item("a")])  # it is back
+    assert empty.removed() == {}
+
+
+def test_damage_of_what_was_removed_is_found(empty: Store) -> None:
+    add(empty, [item("a")])
+    with empty.writing():
+        empty.delete([1], by_hand=True)
+        empty.connection.execute("UPDATE removed SET size = 11")
+    assert checks.row_problems(empty.connection, BITS, DIM) == [
+        "removal of /photos/a: wrong checksum"
+    ]
+    with pytest.raises(StoreError, match="removal of /photos/a has a wrong checksum"):
+        empty.removed()

@@ -68,6 +68,27 @@ def test_shapes_and_parameters_as_worked_out_by_hand(name: str) -> None:
     assert (score >= 0).all()
 
 
+def test_the_local_branch_begins_as_the_released_one() -> None:
+    """Each convolution has a standard deviation of sqrt(2 / fan_out), fan_out being kernel area
+    times output channels: 1.41 for the score."""
+    torch.manual_seed(0)
+    net = dolg.Net(backbones.create("resnet18"), dolg.Config(hidden=64), 5)
+    assert net.aspp is not None
+    assert net.attention is not None
+    convs = [
+        part
+        for branch in (net.aspp, net.attention)
+        for part in branch.modules()
+        if isinstance(part, torch.nn.Conv2d)
+    ]
+    assert len(convs) == 8
+    for conv in convs:
+        out, _, height, width = conv.weight.shape
+        expected = math.sqrt(2 / (height * width * out))
+        assert conv.weight.std().item() == pytest.approx(expected, rel=0.3)
+        assert conv.bias is None or not conv.bias.any()
+
+
 def test_the_descriptor_by_hand() -> None:
     """As the paper writes it, place by place: concatenate the global vector everywhere, then
     average."""

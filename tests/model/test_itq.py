@@ -64,6 +64,7 @@ def test_logits_and_features_by_the_formula() -> None:
     assert features.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_alone_and_in_a_batch_the_bits_are_equal() -> None:
     x = sample(300, 64)
     rotation = itq.fit(x, 48, np.random.default_rng(0))

@@ -11,9 +11,11 @@ import httpx
 import pytest
 
 from tests.servers import ask, jpeg, metrics, problem, service_of, serving
+from wingbar.errors import StoreError
+from wingbar.index.filters import NoColumnError
 from wingbar.index.index import Index
 from wingbar.index.ranking import Hits
-from wingbar.serving import app, service
+from wingbar.serving import app, connections
 from wingbar.serving.settings import Limits, Settings
 
 
@@ -92,12 +94,12 @@ def test_filters_that_take_too_long_are_cut_off(shared_index_path: Path) -> None
     limits = Limits(filter_seconds=0)
     many = [f"path=*a*b{i}*" for i in range(32)]
     with serving(Settings(index=shared_index_path, limits=limits)) as client:
-        service.STEPS, steps = 10, service.STEPS
+        connections.STEPS, steps = 10, connections.STEPS
         try:
             problem(client.get("/api/items", params={"where": many}), 422, "32 filters", "0 s")
             problem(client.post("/api/search", json={"id": 1, "where": many}), 422, "32 filters")
         finally:
-            service.STEPS = steps
+            connections.STEPS = steps
         assert client.get("/api/items").json()["total"] == 60
 
 
@@ -139,3 +141,9 @@ def test_answers_have_no_nan(client: httpx.Client, monkeypatch: pytest.MonkeyPat
     answer = client.post("/api/search", json={"id": 1})
     assert b"NaN" not in answer.content
     assert answer.json()["hits"][0]["score"] is None
+
+
+def test_an_error_has_the_status_of_the_nearest_class() -> None:
+    assert app.status_of(NoColumnError("price", ["size"])) == 422
+    assert app.status_of(StoreError("gone")) == 503
+    assert app.status_of(ValueError("a bug")) == 500

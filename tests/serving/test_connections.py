@@ -77,7 +77,7 @@ def test_items_that_do_not_exist(index: Path) -> None:
 def test_an_index_that_is_gone_or_was_replaced(
     index: Path,
 ) -> None:
-    thread = ReaderThread(index, "test")
+    thread = ReaderThread(lambda: Reader(index), "test")
     assert thread.submit(Reader.refresh).result() == 9
     thread.submit(Reader.check).result()
     remove_index(index)

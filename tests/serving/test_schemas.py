@@ -62,6 +62,7 @@ def test_every_operation_conforms_to_the_document(
     case.call_and_validate(base_url=str(client.base_url).rstrip("/"), checks=promises, timeout=LONG)
 
 
+@pytest.mark.slow
 def test_the_document_has_an_example_of_every_body(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     for path, operations in document["paths"].items():

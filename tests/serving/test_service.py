@@ -158,6 +158,7 @@ def test_an_index_that_was_replaced_by_another_file(tmp_path: Path, photos: Path
         problem(client.get("/readyz"), 503, "own.wb was replaced")
 
 
+@pytest.mark.slow
 def test_an_index_that_replaces_the_file_is_opened(tmp_path: Path, photos: Path) -> None:
     small_index(tmp_path / "own.wb", photos)
     with serving(Settings(index=tmp_path / "own.wb")) as client:
@@ -249,3 +250,13 @@ def test_a_server_that_cannot_start_leaves_no_threads(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         Service(tmp_path / "none.wb", Limits()).start()
     assert threading.active_count() == before
+
+
+def test_copies_are_folded_on_request(client: httpx.Client, shared_photos: Path) -> None:
+    picture = (shared_photos / "red" / "003.jpg").read_bytes()
+    plain = ask(client, picture, k=60).json()["hits"]
+    assert [hit["copies"] for hit in plain] == [[]] * 60
+    distinct = ask(client, picture, k=60, distinct=True).json()["hits"]
+    seen = [hit["id"] for hit in distinct] + [one for hit in distinct for one in hit["copies"]]
+    assert sorted(seen) == sorted(hit["id"] for hit in plain)
+    assert distinct[0]["id"] == plain[0]["id"]

@@ -246,6 +246,7 @@ def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) 
     np.testing.assert_allclose(embedded.logits, logits, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_weights_that_were_exchanged_are_noticed(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"other")

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.conftest import write_classes
+from tests.runs import SMALL
 from wingbar.data.readers import read_images
 from wingbar.data.records import Images
 from wingbar.evaluation.labelled import evaluate
 from wingbar.index.index import Index
-from wingbar.training.held_out import Side, fine_scores
+from wingbar.parallel import no_progress
+from wingbar.training import versions
+from wingbar.training.held_out import Side, fine_scores, measure
+from wingbar.training.pictures import split
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +43,22 @@ def test_fine_scores_are_those_of_the_index(shared_index_path: Path, queries: Im
         for mode in ("none", "ties", "pool", "asymmetric"):
             expected = evaluate(index, queries, fine=mode, shortlist=20).rerank_map
             assert scores[mode] == pytest.approx(expected, abs=2e-3)  # stored features are float16
+
+
+def colours(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], None]:
+    """A network without codes: the 4 x 4 mean colours."""
+    parts = pixels.reshape(len(pixels), 4, 8, 4, 8, 3).mean((2, 4)).reshape(len(pixels), -1)
+    return parts.astype(np.float32), None
+
+
+def test_instances_are_searched_by_altered_copies(
+    queries: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies that are not altered are found first; altered ones are not always."""
+    run = replace(SMALL, instances=True, held_out=0.5)
+    parts = split(queries, run, no_progress)
+    altered = measure(colours, parts, run, 8, no_progress).scores
+    assert set(altered) == {"none", "ties", "pool", "asymmetric"}
+    assert altered["pool"] < 1
+    monkeypatch.setattr(versions, "CHANGES", ())
+    assert measure(colours, parts, run, 8, no_progress).scores["pool"] == 1

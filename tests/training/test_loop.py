@@ -16,8 +16,10 @@ from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, ModelError, TrainingError
 from wingbar.methods import dlbhc
 from wingbar.model.model import Model
+from wingbar.parallel import no_progress
 from wingbar.training import export, loop, run
-from wingbar.training.run import Run
+from wingbar.training.pictures import split
+from wingbar.training.run import Recorded, Run
 
 
 @pytest.mark.slow
@@ -49,23 +51,32 @@ def test_it_learns(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_run_again_is_the_same_bit_for_bit(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("exported_before")
+def test_the_same_run_again_is_the_same_bit_for_bit(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = run.recorded(trained)
     loop.train(found.method, found.data, tmp_path / "again", found.config, found.run)
     assert weights(tmp_path / "again") == weights(trained)
+    monkeypatch.setattr(export, "write", lambda *_: None)  # of another run only losses are asked
     other = replace(SMALL, seed=4, epochs=1)
     loop.train(dlbhc, found.data, tmp_path / "other", CONFIG, other)
     assert losses(tmp_path / "other")[:4] != losses(trained)[:4]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 def test_workers_do_not_change_the_run(trained: Path, data: Path, tmp_path: Path) -> None:
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, workers=2))
     assert weights(tmp_path / "m") == weights(trained)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "write", lambda *_: None)  # not in those processes
     steady = replace(SMALL, freeze_bn=True, epochs=3, clip=0.0, lr=0.01)
     one, two = tmp_path / "one", tmp_path / "two"
     loop.train(dlbhc, read_images(data), one, CONFIG, steady)
@@ -156,6 +167,7 @@ def test_nothing_held_out_measures_nothing(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_measuring_on_the_way_does_not_change_the_run(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +206,23 @@ def test_fine_tuning_begins_from_the_model(trained: Path, data: Path, tmp_path: 
     large = replace(SMALL, backbone="resnet18")
     with pytest.raises(TrainingError, match="has the backbone resnet8, not resnet18"):
         loop.train(dlbhc, read_images(data), tmp_path / "y", CONFIG, large, start=trained)
+
+
+def test_the_norm_of_the_gradient_is_that_before_clipping(data: Path, tmp_path: Path) -> None:
+    images = read_images(data)
+    parts = split(images, SMALL, no_progress)
+    pixels = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    norms = []
+    for clip in (0.0, 1e-3):
+        settings = Recorded(dlbhc, CONFIG, replace(SMALL, clip=clip), images, None)
+        training = loop.Training(settings, parts, tmp_path)
+        logged = training.train_step(pixels, torch.arange(8) % 3, torch.arange(8))
+        norms.append(logged["gradient_norm"])
+        gradients = [p.grad for p in training.joint.parameters() if p.grad is not None]
+        left = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
+        assert left == pytest.approx(clip or norms[0], rel=1e-3)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    assert norms[0] > 0.01
 
 
 def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from tests.runs import SMALL
+from wingbar import images
 from wingbar.data.readers import read_images
+from wingbar.data.records import Entry, Images
 from wingbar.parallel import no_progress
 from wingbar.training import pictures
+from wingbar.training.pictures import Pictures
 from wingbar.training.run import Run
+from wingbar.training.versions import version
 
 
 def test_what_is_held_out_is_seeded_by_class_and_never_trained_on(data: Path) -> None:
@@ -21,6 +25,34 @@ def test_what_is_held_out_is_seeded_by_class_and_never_trained_on(data: Path) ->
     assert again.held_paths == parts.held_paths
     none = pictures.split(read_images(data), replace(SMALL, held_out=0.0), no_progress)
     assert not none.held_paths
+
+
+def test_as_instances_each_image_is_a_class_and_some_are_held_out(data: Path) -> None:
+    unlabelled = Images([Entry(entry.path) for entry in read_images(data)], "no labels")
+    run = replace(SMALL, held_out=0.25, instances=True)
+    parts = pictures.split(unlabelled, run, no_progress)
+    assert (len(parts.paths), len(parts.held_paths)) == (27, 9)
+    assert list(parts.labels) == list(range(27))
+    assert list(parts.held_labels) == list(range(27, 36))
+    assert list(parts.classes) == [Path(path).name for path in parts.paths]
+    assert not set(parts.held_paths) & set(parts.paths)
+    assert pictures.split(unlabelled, run, no_progress).held_paths == parts.held_paths
+
+
+def test_as_instances_a_view_is_a_version_that_seed_epoch_and_row_determine(data: Path) -> None:
+    run = replace(SMALL, instances=True)
+    parts = pictures.split(read_images(data), run, no_progress)
+    varied, plain = Pictures(parts, run), Pictures(parts, replace(run, instances=False))
+    for row in range(8):
+        view, label, _ = varied[(0, row)]
+        assert label == row
+        assert view.equal(Pictures(parts, run)[(0, row)][0])
+        assert not view.equal(varied[(1, row)][0])
+        rng = np.random.default_rng([run.seed, 0, row])
+        altered = version(images.upright(parts.paths[row]), rng)
+        expected = images.augment(altered, plain.preprocessing, plain.augmentation, rng)
+        np.testing.assert_array_equal(view, expected)
+    assert any(not varied[(0, row)][0].equal(plain[(0, row)][0]) for row in range(8))
 
 
 def test_batches_cover_an_epoch_once_and_are_shared_out() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.runs import CONFIG, SMALL
 from wingbar.data.readers import read_images
+from wingbar.data.records import Entry, Images
 from wingbar.errors import TrainingError
 from wingbar.methods import dlbhc
 from wingbar.training import run
@@ -30,3 +31,11 @@ def test_a_run_is_read_back_as_it_was_recorded(trained: Path, data: Path, tmp_pa
     assert run.describe(found) == run.describe(run.Recorded(dlbhc, CONFIG, SMALL, images, None))
     with pytest.raises(TrainingError, match="holds no run"):
         run.recorded(tmp_path)
+
+
+def test_images_without_labels_are_recorded_as_instances(data: Path) -> None:
+    unlabelled = Images([Entry(path) for path in read_images(data).paths], "no labels")
+    for instances, count in ((True, 36), (False, 0)):
+        chosen = replace(SMALL, instances=instances)
+        described = run.describe(run.Recorded(dlbhc, CONFIG, chosen, unlabelled, None))
+        assert len(described["images"]) == count

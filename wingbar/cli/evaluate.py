@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `evaluate`."""
-    parser.add_argument("index", metavar="INDEX", nargs="?", help="the index file")
+    parser.add_argument("index", metavar="INDEX", nargs="?", help="the index, a file or a URL")
     parser.add_argument(
         "data",
         metavar="DATA",
@@ -166,8 +166,10 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
 
 
 def _evaluation_text(args: argparse.Namespace, result: Evaluation) -> str:
+    from wingbar.index.engine import place_of
+
     lines = [
-        f"{args.index}: {counted(result.queries, 'query', 'queries')} searched for among "
+        f"{place_of(args.index)}: {counted(result.queries, 'query', 'queries')} searched for among "
         f"{counted(result.gallery, 'item')}, with codes of {counted(result.bits, 'bit')}",
         "MAP (1 when every query finds all items of its label first, before any other):",
         f"  {'the codes alone':24}  {result.map:.4f}  (the order of ties allows "
@@ -246,9 +248,11 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
 def _landmarks_text(args: argparse.Namespace, result: Landmarks) -> str:
     scores = {"mAP@100": result.map_at_100, "GAP": result.gap}
     shown = ", ".join(f"{name} {score:.4f}" for name, score in scores.items() if score is not None)
+    from wingbar.index.engine import place_of
+
     return (
-        f"{args.index}: {shown} of {counted(result.queries, 'query', 'queries')} searched for "
-        f"among {counted(result.gallery, 'item')}\nProtocol: {result.protocol}."
+        f"{place_of(args.index)}: {shown} of {counted(result.queries, 'query', 'queries')} "
+        f"searched for among {counted(result.gallery, 'item')}\nProtocol: {result.protocol}."
     )
 
 

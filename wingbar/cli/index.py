@@ -17,6 +17,7 @@ from wingbar.cli.options import (
     whole_number,
 )
 from wingbar.cli.output import (
+    LISTED,
     constant_bits_text,
     model_record,
     print_failures,
@@ -30,6 +31,7 @@ from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
     from wingbar.data.records import Images
+    from wingbar.index.engine import Place
     from wingbar.index.index import Index, IndexInfo
     from wingbar.index.refit import RefitReport
     from wingbar.index.sync import AddReport
@@ -40,7 +42,10 @@ if TYPE_CHECKING:
 def index_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `index`."""
     parser.add_argument(
-        "index", metavar="INDEX", help="the index file; created if it does not exist"
+        "index",
+        metavar="INDEX",
+        help="the index, a file or a URL such as postgresql://HOST/DATABASE/NAME; created if it "
+        "does not exist",
     )
     parser.add_argument(
         "images",
@@ -49,7 +54,9 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         help="a folder, a CSV file (path,label,split,...), or image files",
     )
     parser.add_argument(
-        "--model", help="a model directory, or general (the default): no labels, no training"
+        "--model",
+        help="a model directory, another index whose model is taken, or general (the default): no "
+        "labels, no training",
     )
     parser.add_argument(
         "--bits", type=code_length, help="code length of a label-free index (default 64)"
@@ -79,6 +86,21 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive_number, help="threads that decode images (default: one per core)"
     )
     parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="IMAGES are the whole truth: remove every item that they do not name",
+    )
+    parser.add_argument(
+        "--rehash",
+        action="store_true",
+        help="read every file, also those whose size and time have not changed",
+    )
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="bring back what was removed with wingbar remove; naming a file does so too",
+    )
+    parser.add_argument(
         "--refit",
         action="store_true",
         help="learn label-free codes again, from everything in the index",
@@ -88,9 +110,11 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
 def index(args: argparse.Namespace) -> int:
     """Create an index from images, update it with them, or with --refit learn its codes again."""
     from wingbar.hamming import codes
-    from wingbar.index.index import Index
+    from wingbar.index.engine import Url, place_of
+    from wingbar.index.index import Index, model_at
+    from wingbar.index.place import exists
 
-    path = Path(args.index)
+    path = place_of(args.index)
     if not args.images and not args.refit:
         raise WingbarError("name the images to index: a folder, a CSV file or image files")
     if args.refit and args.images:
@@ -98,8 +122,8 @@ def index(args: argparse.Namespace) -> int:
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
     opened = (
         Index.open(path)
-        if path.exists() or args.refit
-        else Index.create(path, args.model or "general")
+        if args.refit or exists(path)
+        else Index.create(path, model_at(args.model or "general"))
     )
     with opened as found:
         if args.model:
@@ -113,7 +137,14 @@ def index(args: argparse.Namespace) -> int:
             return 0
         with progress_bars() as progress:
             report = found.add(
-                sources, bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
+                sources,
+                bits=args.bits,
+                seed=args.seed,
+                threads=args.threads,
+                progress=progress,
+                rehash=args.rehash,
+                restore=args.restore,
+                is_whole=args.sync,
             )
         print_failures(report.failed)
         print_result(
@@ -121,7 +152,7 @@ def index(args: argparse.Namespace) -> int:
             {"index": str(path), "items": len(found), **asdict(report)},
             _add_text(path, len(found), report),
         )
-        if len(found) >= codes.COMPILED_FROM:
+        if len(found) >= codes.COMPILED_FROM and not isinstance(path, Url):
             _warm_up(found.model.bits)
         if not len(found):
             raise WingbarError(
@@ -134,7 +165,8 @@ INDEX = Verb(
     name="index",
     summary="Create an index from images, or update it.",
     examples="wingbar index photos.wb photos/\n"
-    "wingbar index photos.wb catalogue.csv --split gallery --bits 48",
+    "wingbar index photos.wb catalogue.csv --split gallery --bits 48\n"
+    "wingbar index shop.wb catalogue.csv --sync",
     flags=index_flags,
     run=index,
 )
@@ -148,7 +180,10 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
     from wingbar import methods
 
     parser.add_argument(
-        "path", metavar="PATH", nargs="?", help="an index, a model directory, or general"
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="an index (file or URL), a model directory, or general",
     )
     add_all_flag(parser)
     parser.add_argument(
@@ -221,30 +256,72 @@ INFO = Verb(
 
 def verify_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `verify`."""
-    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="keep everything that can be read, list what is dropped, and put the damaged file "
+        "aside",
+    )
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Print what is wrong with an index; exit code 1 when anything is."""
+    """Print what is wrong with an index; exit code 1 when anything is. With --repair, make it
+    whole."""
     from wingbar.index.checks import verify
+    from wingbar.index.engine import Url, place_of
 
-    problems = verify(args.index)
-    if len(problems) == 1 and problems[0].startswith(f"{args.index} "):
+    place = place_of(args.index)  # which is shown without the password
+    if args.repair:
+        if isinstance(place, Url):
+            raise WingbarError(
+                f"{place} is on a server, and only files are repaired: restore a copy of it"
+            )
+        return _repair(args)
+
+    problems = verify(place)
+    if len(problems) == 1 and problems[0].startswith(f"{place} "):
         text = problems[0]  # about the file as a whole, such as a picture that is no index
     elif problems:
-        advice = "rebuild it with wingbar index, or restore a backup"
+        advice = "wingbar verify --repair keeps what can be read"
+        if isinstance(place, Url):
+            advice = "restore a copy of it"
         count = counted(len(problems), "problem")
-        text = "\n".join([*problems, f"{args.index}: {count}; {advice}"])
+        text = "\n".join([*problems, f"{place}: {count}; {advice}"])
     else:
-        text = f"{args.index} is intact"
-    print_result(args, {"index": args.index, "problems": problems}, text)
+        text = f"{place} is intact"
+    print_result(args, {"index": str(place), "problems": problems}, text)
     return 1 if problems else 0
+
+
+def _repair(args: argparse.Namespace) -> int:
+    from wingbar.index.repair import repair
+
+    with progress_bars() as progress:
+        done = repair(args.index, progress=progress)
+    if done.damaged is None:
+        text = f"{args.index} is intact: nothing to repair"
+    else:
+        lines = [f"{args.index} is whole again: {counted(done.items, 'image')} kept"]
+        if done.made_again:
+            lines.append(f"{counted(done.made_again, 'image')} were encoded again.")
+        if done.unchecked:
+            lines.append(
+                f"{counted(done.unchecked, 'code')} could not be checked: a bit of one is wrong."
+            )
+        lines += [f"dropped: {line}" for line in done.dropped[:LISTED]]
+        if len(done.dropped) > LISTED:
+            lines.append(f"and {len(done.dropped) - LISTED:,} more; --json lists them all")
+        lines.append(f"The damaged file is {done.damaged} now; delete it when all is well.")
+        text = "\n".join(lines)
+    print_result(args, asdict(done), text)
+    return 0
 
 
 VERIFY = Verb(
     name="verify",
     summary="Check an index and its checksums; exit code 1 if it is damaged.",
-    examples="wingbar verify photos.wb && echo intact",
+    examples="wingbar verify photos.wb && echo intact\nwingbar verify photos.wb --repair",
     flags=verify_flags,
     run=verify,
 )
@@ -256,11 +333,12 @@ VERIFY = Verb(
 def _images(args: argparse.Namespace, name: str) -> Images:
     """The part of a source to index. Raises WingbarError where a new index would stay empty."""
     from wingbar.data.readers import read_images
+    from wingbar.index.place import exists
 
     chosen = read_images(
         name, args.split, protocol=args.protocol, seed=args.seed, exclude=args.exclude
     )
-    if not len(chosen) and not Path(args.index).exists():
+    if not len(chosen) and not exists(args.index):
         others = f", only {counted(len(chosen.others), 'other file')}" if chosen.others else ""
         raise WingbarError(f"{name} has no images{others}")
     return chosen
@@ -268,11 +346,11 @@ def _images(args: argparse.Namespace, name: str) -> Images:
 
 def _check_model(name: str, found: Index) -> None:
     """Raise WingbarError, naming both models, when `name` is not the model of the index."""
-    from wingbar.model.model import Model
+    from wingbar.index.index import model_at
 
-    wanted, own = Model.load(name), found.model
+    wanted, own = model_at(name), found.model
     fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
-    if wanted.files["model.onnx"] != own.files["model.onnx"] or (
+    if wanted.files.get("model.onnx") != own.files.get("model.onnx") or (
         fitted is not None and fitted != own.files.get("rotation.npz")
     ):
         raise WingbarError(
@@ -290,7 +368,7 @@ def _warm_up(bits: int) -> None:
         print_message(f"compiled the search of large indexes for this machine in {seconds:.0f} s")
 
 
-def _add_text(path: Path, items: int, report: AddReport) -> str:
+def _add_text(path: Place, items: int, report: AddReport) -> str:
     counts: dict[str, int] = {
         "added": report.added,
         "updated": report.updated,
@@ -304,6 +382,12 @@ def _add_text(path: Path, items: int, report: AddReport) -> str:
     lines = [
         f"{path}: {counted(items, 'image')} ({', '.join(parts)}) in {report.seconds:.1f} s{speed}"
     ]
+    if report.left_out:
+        stay = "image stays" if report.left_out == 1 else "images stay"
+        lines.append(
+            f"{report.left_out:,} {stay} out: removed before and not changed since; --restore "
+            "brings back."
+        )
     if report.continued:
         lines.append(f"Continued with {counted(report.continued, 'image')} of an interrupted run.")
     if report.fitted_on:
@@ -326,9 +410,11 @@ def _add_text(path: Path, items: int, report: AddReport) -> str:
 def _index_text(found: Index, info: IndexInfo) -> str:
     """What an index holds, how good its codes are, and its model."""
     from wingbar.data.download import size_text
+    from wingbar.index.engine import Url
 
     labels = f" with {counted(info.labels, 'label')}" if info.labels else ""
-    lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}"]
+    kept = f" in {found.engine}" if isinstance(found.path, Url) else ""
+    lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}{kept}"]
     if info.items:
         lines.append(
             f"Codes of {info.bits} bits: {info.unique_codes:,} of {info.items:,} are unique; "
@@ -370,7 +456,7 @@ def _model_text(path: str, record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _refit_text(path: Path, report: RefitReport) -> str:
+def _refit_text(path: Place, report: RefitReport) -> str:
     return (
         f"{path}: {report.bits}-bit codes (before: {report.bits_before}) learned again from "
         f"{counted(report.sample, 'image')}; {report.codes_changed:,} of "

@@ -13,7 +13,7 @@ from itertools import dropwhile
 from typing import Any
 
 from wingbar import __version__
-from wingbar.cli import bench, data, evaluate, index, search, serve, train
+from wingbar.cli import bench, copy, data, evaluate, index, search, serve, tidy, train, transfer
 from wingbar.cli.options import Group, Verb
 from wingbar.cli.output import print_message, visible
 from wingbar.errors import OutdatedWarning, WingbarError
@@ -24,7 +24,13 @@ VERBS: tuple[Verb | Group, ...] = (
     search.EXPLAIN,
     evaluate.EVALUATE,
     index.INFO,
+    tidy.REMOVE,
+    tidy.DUPLICATES,
+    transfer.EXPORT_CODES,
+    transfer.IMPORT,
     index.VERIFY,
+    copy.COPY,
+    copy.BACKUP,
     train.TRAIN,
     train.EXPORT,
     bench.BENCH,

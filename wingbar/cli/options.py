@@ -62,6 +62,17 @@ def add_all_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="print every figure, one per line")
 
 
+def add_where_flag(parser: argparse.ArgumentParser) -> None:
+    """--where, for verbs that are about some of the items."""
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help="only items that match, as label=monarch, path=blue/* or price<20; may be repeated",
+    )
+
+
 def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
     """--fine and --shortlist, as in index.ranking.SearchOptions."""
     from wingbar.index.ranking import FINE, SearchOptions

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Verb, add_ranking_flags
+from wingbar.cli.options import Verb, add_ranking_flags, add_where_flag
 from wingbar.cli.output import json_text, print_message, print_result, visible
-from wingbar.errors import ImageError, counted
+from wingbar.errors import ImageError, WingbarError, counted, one_line
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from wingbar.images import Box, Source
     from wingbar.index.index import Explained
     from wingbar.index.ranking import Hits
@@ -26,8 +29,13 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `search`."""
     from wingbar.index.ranking import SearchOptions
 
-    parser.add_argument("index", metavar="INDEX", help="the index file")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="one or more query images")
+    parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
+    parser.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="one or more query images; for an index of vectors, .npy files of them",
+    )
     parser.add_argument(
         "-k",
         type=int,
@@ -43,12 +51,9 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
         help="search with this part of the query images only, in pixels",
     )
     add_ranking_flags(parser)
+    add_where_flag(parser)
     parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FILTER",
-        help="only items that match, as label=monarch, path=blue/* or price<20; may be repeated",
+        "--distinct", action="store_true", help="fold copies of a hit into it, and count them"
     )
 
 
@@ -65,13 +70,14 @@ def search(args: argparse.Namespace) -> int:
         shortlist=args.shortlist,
         where=args.where,
         box=None if args.box is None else parse_box(args.box),
+        distinct=args.distinct,
     )
     code = 0
     told: str | None = None  # why the filter lets nothing pass; the same for every query
     with Index.open(args.index) as index:
-        for name in args.images:
+        for name, query in _queries(args.images):
             try:
-                hits = index.find([name], options)[0]
+                hits = index.find([query], options)[0]
                 if options.box is not None:
                     _tell_of_cut_box(name, options.box)
             except ImageError as error:  # the other queries still get their answers
@@ -80,7 +86,10 @@ def search(args: argparse.Namespace) -> int:
                 continue
             if args.json or not sys.stdout.isatty():
                 for hit in hits:
-                    print(json_text({"query": name, **asdict(hit)}))
+                    record = {"query": name, **asdict(hit)}
+                    if args.distinct:
+                        record["copies"] = list(hits.copies.get(hit.id, ()))
+                    print(json_text(record))
             else:
                 print(_hits_text(name, hits))
             if not hits and args.where and not told:
@@ -104,7 +113,7 @@ SEARCH = Verb(
 
 def explain_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `explain`."""
-    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
     parser.add_argument("image", metavar="IMAGE", help="the query image")
     parser.add_argument("-k", type=int, default=3, help="number of hits (default 3)")
     parser.add_argument(
@@ -148,6 +157,32 @@ EXPLAIN = Verb(
 )
 
 
+# -- the queries
+
+
+def _queries(names: Sequence[str]) -> Iterator[tuple[str, str | NDArray[np.floating]]]:
+    """Each query and what to call it: images by their paths, and the vectors of .npy files."""
+    for name in names:
+        if not name.lower().endswith(".npy"):
+            yield name, name
+            continue
+        import numpy as np
+
+        try:
+            vectors = np.load(name, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise WingbarError(
+                f"{name} cannot be read as a NumPy file: {one_line(error)}"
+            ) from None
+        if vectors.ndim not in (1, 2) or vectors.dtype.kind not in "fiu":
+            raise WingbarError(f"{name} holds no vectors: save one [d] or several [Q, d]")
+        rows = vectors.astype(np.float32)
+        if vectors.ndim == 1:
+            yield name, rows
+        else:
+            yield from ((f"{name}[{i}]", row) for i, row in enumerate(rows))
+
+
 # -- what they write and print
 
 
@@ -175,9 +210,11 @@ def _hits_text(name: str, hits: Hits) -> str:
     lines = [first, f"{'rank':>4}  {'bits':>4}  {'cosine':>6}  {'label':{label_width}}  path"]
     for hit, label in zip(hits, labels, strict=True):
         score = "" if hit.score is None else f"{hit.score:.3f}"
+        folded = len(hits.copies.get(hit.id, ()))
         lines.append(
             f"{hit.rank:>4}  {hit.distance:>4}  {score:>6}  {label:{label_width}}  "
             f"{visible(hit.path)}"
+            + (f"  (and {counted(folded, 'copy', 'copies')})" if folded else "")
         )
     return "\n".join(lines)
 

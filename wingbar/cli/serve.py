@@ -24,7 +24,12 @@ def serve_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `serve`."""
     from wingbar.serving.settings import Settings
 
-    parser.add_argument("index", metavar="INDEX", help="the index file")
+    parser.add_argument(
+        "index",
+        metavar="INDEX",
+        nargs="+",
+        help="the index, a file or a URL; several of the same model are served as one",
+    )
     parser.add_argument(
         "--host",
         default=Settings.host,
@@ -66,10 +71,12 @@ def serve_flags(parser: argparse.ArgumentParser) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     """Serve an index until stopped."""
+    from wingbar.index.engine import Url, place_of
     from wingbar.serving.settings import Settings
 
+    places = tuple(place_of(name) for name in args.index)
     settings = Settings(
-        index=Path(args.index),
+        index=places[0] if len(places) == 1 and not isinstance(places[0], Url) else places,
         host=args.host,
         port=args.port,
         token=args.token or os.environ.get("WINGBAR_TOKEN"),
@@ -84,8 +91,9 @@ def serve(args: argparse.Namespace) -> int:
 
 SERVE = Verb(
     name="serve",
-    summary="Serve an index: an HTTP API and a web page.",
+    summary="Serve an index, or several as one: an HTTP API and a web page.",
     examples="wingbar serve photos.wb --open\n"
+    "wingbar serve a.wb b.wb postgresql://server/pictures/c\n"
     "wingbar serve photos.wb --host 0.0.0.0 --token $(openssl rand -hex 16)",
     flags=serve_flags,
     run=serve,
@@ -156,7 +164,9 @@ def _run_server(settings: Settings, *, as_json: bool, open_page: bool) -> None:
         ) from None
 
     def started(url: str) -> None:
-        text = f"wingbar serves {settings.index} at {url}   (Ctrl-C stops it)"
+        served = (settings.index,) if isinstance(settings.index, Path) else settings.index
+        names = ", ".join(map(str, served))
+        text = f"wingbar serves {names} at {url}   (Ctrl-C stops it)"
         print(json.dumps({"url": url}) if as_json else text, flush=True)
         if open_page:
             import webbrowser

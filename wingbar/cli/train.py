@@ -70,6 +70,20 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _Recipe(argparse.Action):
+    """Sets the flags that its `const` names."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        for name, value in self.const.items():
+            setattr(namespace, name, value)
+
+
 def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
     """The flags of the method `name` and of the run: the fields of its Config and of Run."""
     from wingbar import methods
@@ -80,6 +94,14 @@ def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
 
     method = methods.get(name)
     parser.usage = f"wingbar train {name} DATA -o DIR [flags]"
+    parser.add_argument(
+        "--recipe",
+        choices=("paper",),
+        action=_Recipe,
+        const=method.PAPER,
+        help="the settings of the paper where they differ from the defaults; flags after it "
+        "change them",
+    )
     add_field_flags(parser.add_argument_group(f"flags of {name}"), method.Config, {})
     add_field_flags(parser.add_argument_group("flags of the run"), run.Run, method.RECIPE)
 

@@ -83,7 +83,7 @@ def read_images(
     if path.is_file() and path.suffix.lower() not in (".csv", ".txt"):
         if split != "all" or protocol != "own":
             raise DataError(f"{path} is one image and has no part {split!r}")
-        return Images([Entry(absolute(path))], protocol="one file", labelled=False)
+        return Images([Entry(absolute(path))], protocol="one file", labelled=False, named=True)
     parts = read_parts(path, exclude)
     if protocol == "own" and split == "all":
         return parts.all

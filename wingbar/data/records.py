@@ -48,6 +48,7 @@ class Images(Sequence[Entry]):
     skipped: folders and files below `root` that were left out by name
     failed: rows of a list that name no image, and why
     notes: sentences on what was read in another way than one might expect
+    named: whether someone named each of the images, rather than a folder or a list that holds it
     """
 
     entries: Sequence[Entry]
@@ -59,6 +60,7 @@ class Images(Sequence[Entry]):
     skipped: Sequence[Path] = ()
     failed: Sequence[Failure] = ()
     notes: Sequence[str] = ()
+    named: bool = False
 
     def __len__(self) -> int:
         return len(self.entries)

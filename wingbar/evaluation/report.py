@@ -7,7 +7,7 @@ nothing: styles, charts and pictures are inside.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,15 +90,15 @@ def neighbours_page(
     kind: a line above the title. note: the line at the foot. marked: whether hits are marked as
     right where their label is the query's, and as wrong elsewhere.
     """
-    return _rendered(
-        "neighbours.html",
-        title=title,
-        kind=kind,
-        intro=intro,
-        facts=facts,
-        queries=[_query_view(query, marked) for query in queries],
-        note=note,
-    )
+    values = {
+        "title": title,
+        "kind": kind,
+        "intro": intro,
+        "facts": facts,
+        "queries": [_query_view(query, marked) for query in queries],
+        "note": note,
+    }
+    return rendered("neighbours.html", values)
 
 
 def evaluation_page(
@@ -112,28 +112,30 @@ def evaluation_page(
     Raises WingbarError when Jinja2, matplotlib or scikit-learn is not installed.
     """
     check_installed()
-    return _rendered(
-        "evaluation.html",
-        title=f"{index.path.stem}: {index.model.method}, {result.bits} bits",
-        kind="wingbar evaluation",
-        intro=_protocol_in_words(result),
-        notes=result.notes,
-        facts=_facts(result),
-        metrics=_metrics(result),
-        charts=_charts(result),
-        plane=_plane(index, seed),
-        groups=_query_groups(index, queries, result),
-        labels=_labels(result),
-        failed=result.failed,
-        note=f"Protocol: {result.protocol}. Model {index.model}.",
-    )
+    values = {
+        "title": f"{index.path.stem}: {index.model.method}, {result.bits} bits",
+        "kind": "wingbar evaluation",
+        "intro": _protocol_in_words(result),
+        "notes": result.notes,
+        "facts": _facts(result),
+        "metrics": _metrics(result),
+        "charts": _charts(result),
+        "plane": _plane(index, seed),
+        "groups": _query_groups(index, queries, result),
+        "labels": _labels(result),
+        "failed": result.failed,
+        "note": f"Protocol: {result.protocol}. Model {index.model}.",
+    }
+    return rendered("evaluation.html", values)
 
 
-def _rendered(template: str, **values: Any) -> str:
+def rendered(template: str, values: Mapping[str, Any], folders: Sequence[Path] = ()) -> str:
+    """A page: a template with its values, every one of them escaped. `folders` hold further
+    templates beside those of this folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader([TEMPLATES, LOOK]),
+        loader=FileSystemLoader([*folders, TEMPLATES, LOOK]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -416,7 +418,7 @@ def _labels(result: Evaluation) -> _LabelTable:
 # -- queries and hits
 
 
-class _Picture(NamedTuple):
+class Picture(NamedTuple):
     """A picture as a data URI, or the reason why there is none."""
 
     path: str
@@ -428,7 +430,7 @@ class _Picture(NamedTuple):
 class _HitView(NamedTuple):
     """`mark` is good, bad or empty."""
 
-    picture: _Picture
+    picture: Picture
     name: str
     mark: str
     distance: int
@@ -441,7 +443,7 @@ class _RankingView(NamedTuple):
 
 
 class _QueryView(NamedTuple):
-    picture: _Picture
+    picture: Picture
     name: str
     rankings: list[_RankingView]
 
@@ -451,7 +453,7 @@ def _query_view(ranked: RankedQuery, marked: bool) -> _QueryView:
     name = query.label or query.path.name
     label = query.label if marked else None
     return _QueryView(
-        _picture(str(query.path), f"query: {name}"),
+        picture(str(query.path), f"query: {name}"),
         name,
         [
             _RankingView(
@@ -465,7 +467,7 @@ def _query_view(ranked: RankedQuery, marked: bool) -> _QueryView:
 def _hit_view(hit: Hit, label: str | None, score_name: str) -> _HitView:
     name = hit.label or Path(hit.path).name
     return _HitView(
-        _picture(hit.path, name),
+        picture(hit.path, name),
         name,
         "" if label is None else "good" if hit.label == label else "bad",
         hit.distance,
@@ -473,9 +475,10 @@ def _hit_view(hit: Hit, label: str | None, score_name: str) -> _HitView:
     )
 
 
-def _picture(path: str, alt: str) -> _Picture:
+def picture(path: str, alt: str) -> Picture:
+    """A small picture for a page: a JPEG without EXIF, inside of the page itself."""
     try:
         data = base64.b64encode(images.thumbnail(path, THUMBNAIL)).decode()
     except ImageError as error:
-        return _Picture(path, alt, "", str(error))
-    return _Picture(path, alt, f"data:image/jpeg;base64,{data}", "")
+        return Picture(path, alt, "", str(error))
+    return Picture(path, alt, f"data:image/jpeg;base64,{data}", "")

@@ -33,6 +33,7 @@ __all__ = [
     "Ties",
     "agreement",
     "hamming",
+    "merge_nearest",
     "pack",
     "unpack",
     "warm_up",
@@ -325,6 +326,13 @@ class Codes:
         if path == "auto" and any(part.compiled for part in self._parts):
             costs = of_machine(self.bits)
         return Request(k, most, within, PATHS[path], costs)
+
+
+def merge_nearest(found: Sequence[Nearest], k: int, limit: int) -> Nearest:
+    """The nearest items among the results of one query in several sets of codes, which share no
+    ids: the first `k` by (distance, id) and, up to `limit` in all, what ties with the last of
+    them."""
+    return merge(found, Request(k, limit, 0, PATHS["auto"]))
 
 
 def _sorted(parts: Sequence[Part], ids: Ids, codes: Packed) -> tuple[Ids, Packed]:

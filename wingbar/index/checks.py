@@ -1,4 +1,4 @@
-"""Everything that can be wrong with an index file."""
+"""Everything that can be wrong with an index."""
 
 from __future__ import annotations
 
@@ -6,33 +6,44 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from wingbar.errors import StoreError, WingbarError
+from wingbar.index.engine import Url, place_of
+from wingbar.index.place import open_remote
 from wingbar.index.store import (
     CHUNK,
     ITEM_FIELDS,
+    Removed,
     Store,
     alive_from_disk,
     disk_bytes,
     item_crc,
     meta_crc,
+    removed_crc,
 )
 from wingbar.model.model import Model
 
 
-def verify(path: str | os.PathLike[str]) -> list[str]:
-    """Everything that is wrong with the index at `path`, one line each, even where it cannot be
-    opened as an index.
+def verify(path: str | os.PathLike[str] | Url) -> list[str]:
+    """Everything that is wrong with the index at a path or URL, one line each, even where a file
+    cannot be opened as an index.
 
-    Raises StoreError only when there is no file.
+    Raises StoreError only when there is none, or its server cannot be reached.
     """
+    place = place_of(path)
+    if isinstance(place, Url):
+        store_there = open_remote(place)
+        try:
+            with store_there.reading():
+                return list(store_there.problems())
+        finally:
+            store_there.close()
     try:
-        store = Store.open(Path(path))
+        store = Store.open(place)
     except StoreError as error:
-        if not Path(path).is_file():
+        if not place.is_file():
             raise
         return [str(error)]
     try:
@@ -109,6 +120,12 @@ def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> 
                 f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: not whole codes of {bits} "
                 "bits"
             )
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'removed'").fetchone():
+        for path, size, mtime, content, crc in connection.execute(
+            "SELECT path, size, mtime, content, crc FROM removed"
+        ):
+            if removed_crc(path, Removed(size, mtime, content)) != crc:
+                yield f"removal of {path}: wrong checksum"
     if ids != with_feature:
         yield (
             f"{len(set(ids) ^ set(with_feature))} items without a feature, or features without "

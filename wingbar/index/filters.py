@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +19,8 @@ from wingbar.errors import QueryError
 
 Where = str | Sequence[str]
 
-_NEAR_AMONG = 10_000  # values that are looked through for one that is near
+_COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+NEAR_AMONG = 10_000  # values that are looked through for one that is near
 _WITH_COMMAS = (  # and what parts thousands there
     (re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|0,\d+|,\d+)"), "."),  # 3,50
     (re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+"), "."),  # 1.234,50
@@ -33,6 +37,22 @@ class Condition:
     field: str
     operator: str
     value: str
+
+
+class Record(Protocol):
+    """What filters look at in an item."""
+
+    @property
+    def path(self) -> str:
+        """Its path."""
+
+    @property
+    def label(self) -> str | None:
+        """Its class, if any."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Its further columns."""
 
 
 def parse_where(where: Where) -> list[Condition]:
@@ -85,25 +105,123 @@ def as_number(text: object) -> float | None:
     return None
 
 
-def why_nothing_passes(connection: sqlite3.Connection, conditions: Sequence[Condition]) -> str:
+def glob_regex(pattern: str) -> str | None:
+    """SQLite's GLOB as a regular expression, in what Python and PostgreSQL
+    have in common; None for one that nothing matches."""
+    out, place = [], 0
+    while place < len(pattern):
+        character = pattern[place]
+        place += 1
+        if character == "*":
+            out.append(".*")
+        elif character == "?":
+            out.append(".")
+        elif character != "[":
+            out.append(re.sub(r"([^\w\s/-])", r"\\\1", character))
+        else:
+            inverted = pattern[place : place + 1] == "^"
+            first = place + inverted
+            end = pattern.find("]", first + 1)
+            if end < 0:
+                return None
+            members = pattern[first:end].replace("\\", "\\\\").replace("[", "\\[")
+            members = members.replace("]", "\\]")
+            out.append(f"[{'^' if inverted else ''}{members}]")
+            place = end + 1
+    return "".join(out)
+
+
+def why_nothing_passes(
+    conditions: Sequence[Condition],
+    passes: Callable[[Sequence[Condition]], bool],
+    values: Callable[[str], list[str]],
+) -> str:
     """A sentence on the first field whose conditions no item passes, with values that are near; on
-    all of them, if each passes some."""
+    all of them, if each passes some. `passes` tells whether some item passes conditions, `values`
+    gives values of a field, at most NEAR_AMONG of them."""
     for field in dict.fromkeys(condition.field for condition in conditions):
         mine = [condition for condition in conditions if condition.field == field]
-        if len(matching(connection, mine)) == 0:
+        if not passes(mine):
             described = " and ".join(f"{c.field}{c.operator}{c.value}" for c in mine)
-            return f"no item has {described}{_near(connection, mine[0])}"
+            return f"no item has {described}{_near(mine[0], values)}"
     return "no item passes all of these filters, though some pass each of them"
 
 
-def _near(connection: sqlite3.Connection, condition: Condition) -> str:
+def values_of(connection: sqlite3.Connection, field: str) -> list[str]:
+    """Different values of a field other than the path, at most NEAR_AMONG of them."""
+    column, key = _column(field)
+    rows = connection.execute(f"SELECT DISTINCT {column} FROM items LIMIT {NEAR_AMONG}", key)
+    return [str(value) for (value,) in rows if value not in (None, "")]
+
+
+class NoColumnError(QueryError):
+    """A filter on a column that no item has.
+
+    column: its name.
+    """
+
+    def __init__(self, column: str, columns: Sequence[str]) -> None:
+        """`columns` are those that there are."""
+        have = ", ".join(["label", "path", *columns])
+        super().__init__(f"no item has a column {column!r}: filter on {have}")
+        self.column = column
+
+
+def passes(record: Record, conditions: Sequence[Condition]) -> bool:
+    """Whether an item passes a filter, for stores that cannot say so themselves: as `matching`."""
+    alternatives: dict[str, bool] = {}
+    for condition in conditions:
+        test = _holds(record, condition)
+        if condition.operator == "=":
+            alternatives[condition.field] = alternatives.get(condition.field, False) or test
+        elif not test:
+            return False
+    return all(alternatives.values())
+
+
+def _holds(record: Record, condition: Condition) -> bool:
+    field, how, wanted = condition.field, condition.operator, condition.value
+    if field == "path":
+        pattern = _compiled_glob(wanted)
+        found = pattern is not None and pattern.fullmatch(record.path) is not None
+        return found == (how == "=")
+    value = record.label if field == "label" else record.columns.get(field)
+    number, theirs = as_number(wanted), None if value is None else as_number(value)
+    if how in ("=", "!="):
+        same = value == wanted
+        if field != "label" and number is not None:
+            same = same or theirs == number
+        return same == (how == "=")
+    if number is None or theirs is None:
+        return False
+    return bool(_COMPARED[how](theirs, number))
+
+
+@lru_cache(maxsize=64)
+def _compiled_glob(pattern: str) -> re.Pattern[str] | None:
+    text = glob_regex(pattern)
+    try:
+        return None if text is None else re.compile(f"(.*/)?(?:{text})", re.DOTALL)
+    except re.error:  # such as [z-a], which nothing matches
+        return None
+
+
+def without_column(where: Sequence[str], column: str) -> list[str] | None:
+    """The filter for items that lack a column: what is left of it, or None where none of them
+    passes."""
+    conditions = parse_where(where)
+    mine = [condition.field == column for condition in conditions]
+    if any(c.operator != "!=" for c, is_mine in zip(conditions, mine, strict=True) if is_mine):
+        return None
+    return [text for text, is_mine in zip(where, mine, strict=True) if not is_mine]
+
+
+def _near(condition: Condition, values_of_field: Callable[[str], list[str]]) -> str:
     """What items have in the field of a condition: the values most like the one asked for, or the
     range of its numbers; "" for paths."""
     if condition.field == "path":
         return "; path=*/folder/* finds what is in a folder"
-    column, key = _column(condition.field)
-    rows = connection.execute(f"SELECT DISTINCT {column} FROM items LIMIT {_NEAR_AMONG}", key)
-    values = [str(value) for (value,) in rows if value not in (None, "")]
+    values = values_of_field(condition.field)
     if condition.operator not in ("=", "!="):
         numbers = [number for value in values if (number := as_number(value)) is not None]
         if not numbers:
@@ -174,5 +292,4 @@ def _require_column(connection: sqlite3.Connection, name: str, key: str) -> None
         rows = connection.execute(
             "SELECT DISTINCT key FROM items, json_each(items.columns) ORDER BY key"
         )
-        have = ", ".join(["label", "path", *(row[0] for row in rows)])
-        raise QueryError(f"no item has a column {name!r}: filter on {have}")
+        raise NoColumnError(name, [row[0] for row in rows])

@@ -1,4 +1,4 @@
-"""Index: a file of images that can be searched by image."""
+"""Index: images, in a file or in a store on a server, that can be searched by image."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import islice
 from types import TracebackType
-from typing import Self, SupportsInt, TypeGuard
+from typing import Self, SupportsInt, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,31 +26,37 @@ from wingbar.errors import (
     QueryError,
     StoreError,
 )
-from wingbar.hamming.codes import Codes, Nearest, Packed, agreement, unpack, words
+from wingbar.hamming.codes import Codes, Nearest, Packed, unpack
+from wingbar.index.chance import Chance, measure
 from wingbar.index.checks import verify
-from wingbar.index.filters import Where, parse_where, why_nothing_passes
+from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url, place_of
+from wingbar.index.filters import Where, parse_where
+from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import (
     FINE,
     SHORTLIST,
+    TIE_CAP,
     Clock,
     Fine,
     Hit,
     Hits,
     Ranked,
     SearchOptions,
-    coarse,
+    folded,
     rank,
+    stage_scores,
 )
 from wingbar.index.refit import RefitReport, refit
+from wingbar.index.selection import Selection, select
 from wingbar.index.sources import batch_of
-from wingbar.index.store import CHUNK, Item, Store
 from wingbar.index.sync import AddReport, add
+from wingbar.index.vectors import add_vectors, checked_vectors
 from wingbar.model.model import Embeddings, Model, check_same
 from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
-Query = images.Source | Embeddings | int  # an integer is the id of an item
-MERGED_FROM = 20_000  # items that came or went, from which codes are sorted anew
+# an integer is the id of an item, an array of floats a vector
+Query = images.Source | Embeddings | int | NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ class IndexInfo:
     bits: length of the codes; None before the first image of a label-free index.
     dim: length of the features.
     unique_codes: number of distinct codes.
-    search_bytes: memory that a search keeps for the codes, in bytes.
-    bytes: size of the file and of its write-ahead log.
+    search_bytes: memory that a search keeps for the codes in this process, in bytes.
+    bytes: size of the file and of its write-ahead log, or of what a server keeps, in bytes.
     fingerprint: sha256 of the model's model.json, in hexadecimal digits.
     model: name of the model.
     method: how it was made: "itq" for label-free codes, or the training method.
@@ -99,19 +104,10 @@ class Deleted(int):
         return deleted
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """Codes in memory and the state of the file they are from: a checksum by chunk, and its version
-    where known."""
-
-    codes: Codes
-    marks: Mapping[int, int]
-    version: tuple[int, ...] | None
-
-
 class Index:
-    """An index file and its model: `create` or `open` one, then use it in a `with` block or `close`
-    it.
+    """An index and its model: `create` or `open` one, then use it in a `with` block or `close` it.
+    It is a file, or is kept on a server that its URL names: postgresql://HOST/DATABASE/NAME or
+    milvus://HOST/NAME.
 
     Safe to use from several threads: pictures are decoded and encoded side by side, searches of the
     codes take turns, and a search sees a change as a whole or not at all. When another index is put
@@ -119,13 +115,10 @@ class Index:
     that is under way raises StoreError and writes nothing into it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AnyStore) -> None:
         self._store = store
         self.model = Model(store.model_files())
-        self._epoch = store.epoch
-        self._loaded: _Loaded | None = None
-        self._merging: tuple[_Loaded, Future[Codes]] | None = None
-        self._background = ThreadPoolExecutor(1, "wingbar-merge")
+        self._chance: tuple[tuple[int, ...], Chance] | None = None
         if self.model.is_outdated:
             warnings.warn(
                 f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
@@ -137,7 +130,7 @@ class Index:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], model: Model | str | os.PathLike[str] = "general"
+        cls, path: str | os.PathLike[str] | Url, model: Model | str | os.PathLike[str] = "general"
     ) -> Index:
         """A new index at `path` for images encoded by `model`: a Model, a model directory, or
         "general".
@@ -146,25 +139,31 @@ class Index:
         loaded.
         """
         loaded = model if isinstance(model, Model) else Model.load(model)
-        return cls(Store.create(Path(path), loaded.files))
+        return cls(create_store(path, loaded.files))
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Index:
+    def open(cls, path: str | os.PathLike[str] | Url) -> Index:
         """The index at `path`. Raises StoreError when there is none or it is damaged."""
-        store = Store.open(Path(path))
+        store = open_store(path)
         try:
             return cls(store)
         except ModelError as error:
-            raise StoreError(f"{path} is damaged ({error}): run wingbar verify {path}") from None
+            place = store.path
+            store.close()
+            raise StoreError(f"{place} is damaged ({error}): run wingbar verify {place}") from None
 
     @property
-    def path(self) -> Path:
-        """Where the file is."""
+    def path(self) -> Place:
+        """Where the file is; of an index on a server, its URL without the password."""
         return self._store.path
 
+    @property
+    def engine(self) -> str:
+        """What it is kept in, with versions."""
+        return self._store.engine
+
     def close(self) -> None:
-        """Release the file. Afterwards it is complete in itself and can be copied."""
-        self._background.shutdown(wait=False, cancel_futures=True)
+        """Release it. Afterwards a file is complete in itself and can be copied."""
         self._store.close()
 
     def __enter__(self) -> Index:
@@ -191,14 +190,19 @@ class Index:
         | NDArray[np.uint8]
         | Sequence[images.Source]
         | Sequence[Entry]
-        | Sequence[Images],
+        | Sequence[Images]
+        | None = None,
         *,
+        vectors: NDArray[np.floating] | None = None,
         keys: Sequence[str] | None = None,
         labels: Sequence[str | None] | None = None,
         bits: int | None = None,
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | None = None,
+        rehash: bool = False,
+        restore: bool = False,
+        is_whole: bool = False,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
@@ -211,12 +215,23 @@ class Index:
         their content; the same key with other pixels replaces the item. `labels` gives pictures or
         a list of paths their classes, None for none.
 
+        An index of a model without a network (`Model.of_vectors`) takes `vectors` [N, d] that were
+        made elsewhere in place of a source, and one of the `keys` for each: the path of the picture
+        that it is of, or any other text. The same key with another vector replaces the item.
+
         A label-free index learns its codes of `bits` bits (default 64) from the first images that
         it gets, drawn with `seed`; later only `refit` changes them. Images that cannot be used are
         listed in the report and stop nothing. `threads` decode pictures (default: one per core).
+
+        `rehash` reads every file, also those of unchanged size and time. A file whose item was
+        removed by `delete` stays out until it changes, unless it is named by itself, as in a list
+        of paths, or with `restore`. With `is_whole` the source is the whole truth: items that it
+        does not name are removed.
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
         the index has, StoreError when the file cannot be written; what was stored before stays.
         """
+        if (source is None) == (vectors is None):
+            raise DataError("add takes images, or vectors=, and one of them at a time")
         _require_images(source)
         self._refresh_model()
         if self.model.gives_codes and bits not in (None, self.model.bits):
@@ -226,6 +241,19 @@ class Index:
             )
         if bits is not None and not 1 <= bits <= self.model.longest_code:
             raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
+        if vectors is not None:
+            with self._store.held():
+                report, model = add_vectors(
+                    self._store, self.model, vectors, keys, labels, bits=bits, seed=seed
+                )
+            with self._store.reading():
+                self._take(model)
+            return report
+        if not self.model.has_network:
+            raise ModelError(
+                f"{self.path} holds vectors that were made elsewhere: add(vectors=..., keys=...) "
+                "takes more of them; images need an index of their own"
+            )
         with self._store.held():
             report, model = add(
                 self._store,
@@ -235,6 +263,9 @@ class Index:
                 seed=seed,
                 threads=threads,
                 progress=progress,
+                rehash=rehash,
+                restore=restore,
+                is_whole=is_whole,
             )
         with self._store.reading():
             self._take(model)
@@ -246,8 +277,9 @@ class Index:
         """Remove items by id or by path: one of them, or several.
 
         A path may be relative to the current folder. What the index does not hold is skipped, and
-        listed as `missing` of the number that is returned. Raises QueryError for anything that is
-        neither an id nor a path; then nothing is removed.
+        listed as `missing` of the number that is returned. An item that was removed does not come
+        back with its folder or list before its file changes; see `add`. Raises QueryError for
+        anything that is neither an id nor a path; then nothing is removed.
         """
         several: Iterable[object] = (
             [items] if isinstance(items, (int, np.integer, str, os.PathLike)) else items
@@ -265,8 +297,16 @@ class Index:
                     raise QueryError(
                         f"delete takes ids and paths, not {type(item).__name__}: {item!r:.60}"
                     )
-            count = self._store.delete({id_ for found in ids.values() for id_ in found})
+            gone = {id_ for found in ids.values() for id_ in found}
+            count = self._store.delete(gone, by_hand=True)
         return Deleted(count, [name for name, found in ids.items() if not found])
+
+    def select(
+        self, names: Sequence[str | os.PathLike[str]] = (), *, where: Where = ()
+    ) -> Selection:
+        """The items of files or below folders `names` that pass the filter `where`, as for
+        `delete`; see `selection.select`."""
+        return select(self._store, names, where)
 
     def refit(
         self,
@@ -308,9 +348,10 @@ class Index:
         shortlist: int = SHORTLIST,
         where: Where = (),
         box: images.Box | None = None,
+        distinct: bool = False,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
-        of this index, or one embedding by its model.
+        of this index, one embedding by its model, or for an index of vectors one vector [d].
 
         Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage,
         by `fine`: "none" keeps that order; "ties" orders items of equal distance by the cosine of
@@ -321,7 +362,8 @@ class Index:
 
         `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20";
         several on one field with = are alternatives, otherwise all must hold. Of the query image
-        only `box` (x, y, width, height in pixels of the upright picture) is looked at. Raises
+        only `box` (x, y, width, height in pixels of the upright picture) is looked at. With
+        `distinct`, copies are folded into the best of them, see `Hits.copies`. Raises
         QueryError when the index is empty, holds no item of that id, or an argument is out of
         range, ImageError when the query image cannot be read.
         """
@@ -336,7 +378,13 @@ class Index:
                 "of them to search_many"
             )
         options = SearchOptions(
-            k=k, radius=radius, fine=fine, shortlist=shortlist, where=where, box=box
+            k=k,
+            radius=radius,
+            fine=fine,
+            shortlist=shortlist,
+            where=where,
+            box=box,
+            distinct=distinct,
         )
         return self.find([query], options)[0]
 
@@ -349,12 +397,14 @@ class Index:
         fine: Fine | None = None,
         shortlist: int = SHORTLIST,
         where: Where = (),
+        distinct: bool = False,
     ) -> list[Hits]:
         """`search` for many queries: one Hits each, in their order. Stage times are shares of the
         whole batch."""
-        return self.find(
-            queries, SearchOptions(k=k, radius=radius, fine=fine, shortlist=shortlist, where=where)
+        options = SearchOptions(
+            k=k, radius=radius, fine=fine, shortlist=shortlist, where=where, distinct=distinct
         )
+        return self.find(queries, options)
 
     def find(self, queries: Iterable[Query], options: SearchOptions) -> list[Hits]:
         """`search_many` with its arguments as one record; a `box` is cut out of every query.
@@ -363,39 +413,94 @@ class Index:
         a box beside embeddings or parts of pictures.
         """
         given = _boxed(_listed(queries), options.box)
-        encodes = any(not isinstance(query, Embeddings) for query in given)
-        conditions = parse_where(options.where)
         while True:
-            self._refresh_model()
-            fine = self.fine_of(options)
-            model = self.model
-            embeddings, times = self._embed_queries(given, model)
-            with self.snapshot():
-                if model.fingerprint != self.model.fingerprint and encodes:
-                    # refitted by another process while the queries were encoded: encode them again
-                    continue
-                for query in embeddings:
-                    check_same(query, self.model, str(self.path))
-                searchable = self.searchable()
-                allowed = searchable.only(self._store.matching(conditions)) if conditions else None
-                start = time.perf_counter()
-                packed = np.concatenate(
-                    [np.empty((0, words(self.model.bits)), np.uint64)]
-                    + [query.codes for query in embeddings]
-                )
-                nearest = coarse(searchable, packed, options, fine, allowed)
-                times["coarse"] = (time.perf_counter() - start) * 1000 / max(len(nearest), 1)
-                found = []
-                for i, near in enumerate(nearest):
-                    clock = Clock(times)
-                    ranked = rank(
-                        near, fine, self.scores(searchable, embeddings[i], near, fine), options.k
-                    )
-                    clock.lap("fine")
-                    hits = self._fetch(ranked)
-                    clock.lap("fetch")
-                    found.append(Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds))
+            found = self._store.retried(lambda: self._found(given, options))
+            if found is not None:
                 return found
+            # refitted by another process while the queries were encoded: encode them again
+
+    def shortlists(
+        self, queries: Sequence[Embeddings], options: SearchOptions
+    ) -> tuple[Fine, list[Shortlist]]:
+        """Both stages for queries that are encoded, one embedding each, up to the order of their
+        shortlists; and the fine mode, whose order is that of `ranking.rank`.
+
+        Raises QueryError as `find` does.
+        """
+
+        def found() -> tuple[Fine, list[Shortlist]]:
+            with self.snapshot():
+                fine = self.fine_of(options)
+                for query in queries:
+                    check_same(query, self.model, str(self.path))
+                return fine, self._store.search_codes(queries, options, fine)
+
+        return self._store.retried(found)
+
+    def _found(self, queries: Sequence[Query], options: SearchOptions) -> list[Hits] | None:
+        """The hits of all queries from one snapshot; None when the model was replaced while they
+        were encoded."""
+        self._refresh_model()
+        model = self.model
+        self.fine_of(options)
+        embeddings, times = self._embed_queries(queries, model)
+        with self.snapshot():
+            encodes = any(not isinstance(query, Embeddings) for query in queries)
+            if model.fingerprint != self.model.fingerprint and encodes:
+                return None
+            fine, shortlists = self.shortlists(embeddings, options)
+            found = []
+            for query, one in zip(embeddings, shortlists, strict=True):
+                clock = Clock({**times, "coarse": one.coarse_ms})
+                ranked, copies = (
+                    self._distinct(query, one, options, fine)
+                    if options.distinct
+                    else (rank(one.near, fine, one.scores, options.k), None)
+                )
+                clock.lap("fine")
+                hits = self._fetch(ranked)
+                clock.lap("fetch")
+                clock.milliseconds["fine"] += one.fine_ms
+                found.append(
+                    Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds, copies=copies)
+                )
+            return found
+
+    def _distinct(
+        self, query: Embeddings, found: Shortlist, options: SearchOptions, fine: Fine
+    ) -> tuple[Ranked, Mapping[int, Sequence[int]]]:
+        """The first k distinct items of one query, and the copies of each. While copies fill the
+        shortlist, a longer one is searched, up to TIE_CAP times as long."""
+        limits = self.chance()
+        longer = options
+        while True:
+            ranked = rank(found.near, fine, found.scores)
+            first, copies, are_enough = folded(
+                ranked,
+                options.k,
+                [item.content for item in self._store.items(ranked.ids.tolist())],
+                self._store.codes_of(ranked.ids.tolist(), self.model.bits),
+                self._store.features(ranked.ids.tolist(), self.model.dim).astype(np.float32),
+                limits.radius,
+                limits.copy_score,
+            )
+            ended = longer.k >= TIE_CAP * max(options.k, options.shortlist)
+            length = len(found.near.ids)
+            if are_enough or ended or length < max(longer.k, 1):
+                return first, copies
+            longer = replace(longer, k=2 * max(length, longer.k))
+            [found] = self._store.search_codes([query], longer, fine)
+
+    def chance(self) -> Chance:
+        """How alike different pictures of this index are by chance; see `chance.measure`. Measured
+        when it is first wanted, and again when the index has changed."""
+        with self._store.reading():
+            searchable, version = self.searchable(), self._store.version()
+            if self._chance is None or self._chance[0] != version:
+                dim = self.model.dim
+                measured = measure(searchable, lambda ids: self._store.features(ids.tolist(), dim))
+                self._chance = version, measured
+            return self._chance[1]
 
     def why_nothing_passes(self, where: Where) -> str | None:
         """Why no item passes the filter `where`, with values that are near; None if one does.
@@ -404,11 +509,11 @@ class Index:
         with self._store.reading():
             if len(self._store.matching(conditions)):
                 return None
-            return why_nothing_passes(self._store.connection, conditions)
+            return self._store.why_nothing_passes(conditions)
 
     @contextmanager
     def snapshot(self) -> Iterator[bool]:
-        """A consistent read snapshot of the file, whatever other processes write.
+        """A consistent read snapshot, whatever other processes write; Milvus has none.
 
         Gives whether the model is still the one that was loaded; where it is not, the new one has
         replaced it.
@@ -421,7 +526,7 @@ class Index:
     def fine_of(self, options: SearchOptions) -> Fine:
         """The fine mode of a search with these options. Raises QueryError when this index cannot
         answer it."""
-        if not self.model.gives_codes or self._store.is_empty():
+        if self.is_empty:
             raise QueryError(
                 f"{self.path} holds no images yet: add some with wingbar index {self.path} IMAGES"
             )
@@ -442,72 +547,30 @@ class Index:
         self, searchable: Codes, query: Embeddings, near: Nearest, fine: Fine
     ) -> NDArray[np.float32] | None:
         """What a fine mode orders a shortlist of one query by: [P] in [-1, 1]; None for "none"."""
-        if fine == "none":
-            return None
-        if fine == "asymmetric":
-            return agreement(query.logits[0], searchable.of(near.ids), self.model.bits)
-        return (
-            self._store.features(near.ids.tolist(), self.model.dim).astype(np.float32)
-            @ query.features[0]
-        )
+        return stage_scores(self._store, searchable, query, near, fine)
 
     def searchable(self) -> Codes:
         """The codes in memory, brought up to date when this or another process has changed the
-        file.
+        index. A search of an index on a server needs none of them; an evaluation does.
 
-        Inserts and deletes since the last call are applied in milliseconds; the large part is
-        rebuilt in the background once they have grown in number.
+        Inserts and deletes in a file since the last call are applied in milliseconds; the large
+        part is rebuilt in the background once they have grown in number.
         """
         with self._store.reading():
-            return self._searchable()
-
-    def _searchable(self) -> Codes:
-        if self._merging is not None and self._merging[1].done():
-            before, merged = self._merging
-            self._merging = None
-            if self._loaded is not None:  # not refitted meanwhile
-                self._loaded = replace(before, codes=merged.result(), version=None)
-        version = self._store.version()
-        if self._loaded is None or self._loaded.version != version:
-            self._loaded = self._up_to_date(self._loaded, version)
-            now = self._loaded.codes
-            if self._merging is None and now.unmerged > max(MERGED_FROM, len(now) // 16):
-                self._merging = self._loaded, self._background.submit(now.merged)
-        return self._loaded.codes
-
-    def _up_to_date(self, before: _Loaded | None, version: tuple[int, ...]) -> _Loaded:
-        marks = self._store.code_marks()
-        if before is None:
-            ids, packed = self._store.codes(self.model.bits)
-            return _Loaded(Codes(packed, self.model.bits, ids), marks, version)
-        changed = [
-            chunk
-            for chunk in {*marks, *before.marks}
-            if marks.get(chunk) != before.marks.get(chunk)
-        ]
-        ids, packed = self._store.codes(self.model.bits, changed)
-        places = (
-            np.concatenate([np.arange(c * CHUNK, (c + 1) * CHUNK) for c in sorted(changed)])
-            if changed
-            else ids[:0]
-        )
-        new = ~before.codes.has(ids)
-        if (before.codes.of(ids[~new]) != packed[~new]).any():  # a copy was put back: start anew
-            return self._up_to_date(None, version)
-        gone = places[before.codes.has(places) & ~np.isin(places, ids, assume_unique=True)]
-        if not new.any() and not len(gone):
-            return replace(before, marks=marks, version=version)
-        return _Loaded(before.codes.changed(ids[new], packed[new], gone), marks, version)
+            return self._store.searchable(self.model.bits)
 
     def _embed_queries(
         self, queries: Sequence[Query], model: Model
     ) -> tuple[list[Embeddings], dict[str, float]]:
         """The embedding of each query, and milliseconds a query for decoding and encoding."""
         start = time.perf_counter()
+        queries = [
+            self._embedded_vector(query, model) if _is_vector(query) else query for query in queries
+        ]
         pixels = {
-            i: self._pixels(query, model)
+            i: self._pixels(cast("images.Source", query), model)
             for i, query in enumerate(queries)
-            if not isinstance(query, (Embeddings, int))
+            if not isinstance(query, (Embeddings, int)) and not _is_vector(query)
         }
         decoded = time.perf_counter()
         encoded = dict(zip(pixels, model.encode_pixels(pixels.values()), strict=True))
@@ -523,6 +586,14 @@ class Index:
                 encoded[i] = self.embedding(query)
         return [encoded[i] for i in range(len(queries))], times
 
+    def _embedded_vector(self, vector: NDArray[np.floating], model: Model) -> Embeddings:
+        if model.has_network:
+            raise QueryError(
+                f"{self.path} is an index of images by {model}: search by an image, an id or an "
+                "embedding by that model, not by a vector"
+            )
+        return model.embed(checked_vectors(vector[None], model.dim))
+
     def embedding(self, id_: int) -> Embeddings:
         """What the index stores of an item, as a query.
 
@@ -532,7 +603,11 @@ class Index:
         with self.snapshot():
             if not self._store.existing([id_]):
                 raise QueryError(f"{self.path} holds no item {id_}: it may have been deleted")
-            packed = self.searchable().of(np.array([id_], np.int64))
+            packed = (
+                self._store.codes_of([id_], self.model.bits)
+                if isinstance(self._store.path, Url)
+                else self.searchable().of(np.array([id_], np.int64))
+            )
             features = self._store.features([id_], self.model.dim).astype(np.float32)
             signs = np.where(unpack(packed, self.model.bits), np.float32(1), np.float32(-1))
             model = self.model
@@ -566,17 +641,17 @@ class Index:
     def info(self) -> IndexInfo:
         """Numbers about the index; see IndexInfo."""
         self._refresh_model()
-        fitted = self.model.gives_codes
-        searchable = self.searchable().merged() if fitted else None
-        beside = [self.path, Path(f"{self.path}-wal")]
+        bits = self.model.bits if self.model.gives_codes else None
+        with self._store.reading():
+            stored = self._store.info(bits)
         return IndexInfo(
-            items=len(self),
-            labels=len(self._store.label_counts()),
-            bits=self.model.bits if fitted else None,
+            items=stored.items,
+            labels=stored.labels,
+            bits=bits,
             dim=self.model.dim,
-            unique_codes=searchable.unique if searchable else 0,
-            search_bytes=searchable.nbytes if searchable else 0,
-            bytes=sum(path.stat().st_size for path in beside if path.exists()),
+            unique_codes=stored.unique_codes,
+            search_bytes=stored.search_bytes,
+            bytes=stored.bytes,
             fingerprint=self.model.fingerprint,
             model=self.model.name,
             method=self.model.method,
@@ -598,6 +673,10 @@ class Index:
             else self._store.items(list(ids))
         )
 
+    def first_items(self, count: int) -> list[Item]:
+        """The `count` items with the smallest ids, or all."""
+        return [item for _, item in islice(self._store.all_items(), count)]
+
     def codes(self, ids: Iterable[int] | None = None) -> Packed:
         """The codes [N, w] uint64 of the items `ids`, in their order; None for all.
 
@@ -609,12 +688,7 @@ class Index:
             )
         if ids is None:
             return self._store.codes(self.model.bits)[1]
-        wanted = np.array(list(ids), np.int64)
-        stored, packed = self._store.codes(self.model.bits, np.unique(wanted // CHUNK).tolist())
-        missing = wanted[~np.isin(wanted, stored)]
-        if missing.size:
-            raise StoreError(f"{self.path} holds no item {missing[0]}")
-        return packed[np.searchsorted(stored, wanted)]
+        return self._store.codes_of(list(ids), self.model.bits)
 
     def features(self, ids: Iterable[int] | None = None) -> NDArray[np.float16]:
         """The features [N, d] float16 of the items `ids`, in their order; None for all.
@@ -630,6 +704,29 @@ class Index:
         """All features in blocks [at most size, d], for indexes whose features should not all be in
         memory."""
         return self._store.feature_blocks(self.model.dim, size)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to search yet."""
+        return not self.model.gives_codes or self._store.is_empty()
+
+    def existing(self, ids: Iterable[int]) -> list[int]:
+        """Those of `ids` that are in the index."""
+        return self._store.existing(ids)
+
+    def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
+        """Ids of those `paths` that are in the index."""
+        return self._store.ids_of_paths(paths)
+
+    def matching(self, where: Where) -> NDArray[np.int64]:
+        """The ids [N] int64, ascending, of the items that pass the filter `where`; of all without
+        one. Raises QueryError."""
+        conditions = parse_where(where)
+        return self._store.matching(conditions) if conditions else self._store.ids()
+
+    def version(self) -> tuple[int, ...]:
+        """Changes whenever something was written."""
+        return self._store.version()
 
     def labels(self) -> list[str | None]:
         """The label of every item."""
@@ -658,18 +755,24 @@ class Index:
     def _refresh_model(self) -> None:
         """Load the model again when another process has fitted or refitted it."""
         with self._store.reading():
-            fingerprint, epoch = self._store.model_fingerprint(), self._store.epoch
-            if fingerprint != self.model.fingerprint:
+            if self._store.model_fingerprint() != self.model.fingerprint:
                 self._take(Model(self._store.model_files()))
-            if epoch != self._epoch:
-                self._epoch = epoch
-                self._loaded = self._merging = None
 
     def _take(self, model: Model) -> None:
-        """Use another model than the one that the codes in memory are of."""
-        if model.fingerprint != self.model.fingerprint:
-            self._loaded = self._merging = None
+        """Use another model from now on."""
         self.model = model
+
+
+def model_at(name: str | os.PathLike[str]) -> Model:
+    """The model of an index (a file or a URL), in a directory, or the built-in one.
+
+    Raises StoreError or ModelError.
+    """
+    place = place_of(name)
+    if isinstance(place, Url) or place.is_file():
+        with Index.open(place) as index:
+            return index.model
+    return Model.load(name)
 
 
 def _listed(queries: Iterable[Query]) -> list[Query]:
@@ -698,13 +801,18 @@ def _boxed(queries: list[Query], box: images.Box | None) -> list[Query]:
         return queries
     parts: list[Query] = []
     for query in queries:
-        if isinstance(query, (images.Part, Embeddings, int)):
+        if isinstance(query, (images.Part, Embeddings, int)) or _is_vector(query):
             raise QueryError(
                 "a box is cut out of an image: it cannot be given beside an id, an embedding or a "
                 "part"
             )
-        parts.append(images.Part(query, box))
+        parts.append(images.Part(cast("images.Whole", query), box))
     return parts
+
+
+def _is_vector(query: object) -> TypeGuard[NDArray[np.floating]]:
+    """Whether a query is a vector and no picture."""
+    return isinstance(query, np.ndarray) and query.ndim == 1 and query.dtype.kind == "f"
 
 
 def _is_id(value: object) -> TypeGuard[SupportsInt]:
@@ -753,9 +861,7 @@ def explain(index: Index, query: images.Source | int, hits: Sequence[Hit]) -> Ex
         code = unpack(index.model.encode([query]).codes, index.model.bits)[0]
     ids = np.array([hit.id for hit in hits], np.int64)
     theirs = (
-        unpack(index.searchable().of(ids), index.model.bits)
-        if len(ids)
-        else np.empty((0, len(code)), bool)
+        unpack(index.codes(ids), index.model.bits) if len(ids) else np.empty((0, len(code)), bool)
     )
     looks: list[Look | None] = []
     for hit in hits:

@@ -8,15 +8,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import QueryError
-from wingbar.hamming.codes import Codes, Distances, Filter, Ids, Nearest, Packed
+from wingbar.hamming.codes import (
+    Codes,
+    Distances,
+    Filter,
+    Ids,
+    Nearest,
+    Packed,
+    agreement,
+    hamming,
+)
 from wingbar.images import Box
 from wingbar.index.filters import parse_where
+from wingbar.model.model import Embeddings
 
 Fine = Literal["none", "ties", "pool", "asymmetric"]
 FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
@@ -35,6 +45,8 @@ class SearchOptions:
     where: filters, as "label=monarch", "path=blue/*" or "price<20"; all must hold, except that
         several on one field with = are alternatives.
     box: part of the query picture to look at: x, y, width, height in pixels of the upright picture.
+    distinct: whether copies of a hit are folded into it: items of the same content, or so alike by
+        code and feature that chance does not explain it (chance.py).
     """
 
     k: int = 10
@@ -43,6 +55,7 @@ class SearchOptions:
     shortlist: int = SHORTLIST
     where: Sequence[str] = ()
     box: Box | None = None
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -81,18 +94,42 @@ class Hit:
     columns: Mapping[str, str] = field(hash=False)
 
 
+@dataclass(frozen=True)
+class FailedShard:
+    """A shard that did not answer.
+
+    name: its file or its URL, without the password.
+    reason: why, in one sentence.
+    """
+
+    name: str
+    reason: str
+
+
 class Hits(list[Hit]):
     """The hits of one query, best first, and how they were found.
 
     shortlist: number of items that the fine stage looked at.
     cut: whether items that tied with the last of them were left out.
     milliseconds: time of each stage: decode, encode, coarse, fine, fetch.
+    failed: the shards that did not answer, so that hits of theirs are missing; always empty for
+        one index.
+    copies: of a search for distinct hits: the ids of the items that were folded into each hit, by
+        its id; best first.
     """
 
     def __init__(
-        self, hits: Iterable[Hit], shortlist: int, cut: bool, milliseconds: Mapping[str, float]
+        self,
+        hits: Iterable[Hit],
+        shortlist: int,
+        cut: bool,
+        milliseconds: Mapping[str, float],
+        failed: Sequence[FailedShard] = (),
+        copies: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(hits)
+        self.failed = tuple(failed)
+        self.copies = copies or {}
         self.shortlist = shortlist
         self.cut = cut
         self.milliseconds = milliseconds
@@ -127,6 +164,25 @@ def coarse(
     )
 
 
+class Features(Protocol):
+    """Where features are read from."""
+
+    def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
+        """Features [N, d] of the items `ids`, in their order."""
+
+
+def stage_scores(
+    store: Features, searchable: Codes, query: Embeddings, near: Nearest, fine: Fine
+) -> NDArray[np.float32] | None:
+    """What a fine mode orders the shortlist of one query by: [P] in [-1, 1]; None for "none"."""
+    if fine == "none":
+        return None
+    if fine == "asymmetric":
+        return agreement(query.logits[0], searchable.of(near.ids), query.bits)
+    features = store.features(near.ids.tolist(), query.features.shape[1])
+    return features.astype(np.float32) @ query.features[0]
+
+
 def rank(
     near: Nearest, fine: Fine, scores: NDArray[np.float32] | None, k: int | None = None
 ) -> Ranked:
@@ -152,6 +208,58 @@ def fine_places(
         return distances.astype(np.float64)
     exact = scores.astype(np.float64)
     return distances - 0.25 - exact / 4 if fine == "ties" else -3.0 - exact
+
+
+def folded(
+    ranked: Ranked,
+    k: int,
+    contents: Sequence[bytes],
+    packed: Packed,
+    features: NDArray[np.float32],
+    radius: int,
+    copy_score: float,
+) -> tuple[Ranked, dict[int, list[int]], bool]:
+    """The first `k` distinct of ranked items [n], and the ids of the copies of each by its id.
+
+    A copy of an item before it has the same content, or a code [n, w] at most `radius` bits away
+    and a feature [n, d] of at least the cosine `copy_score`. Also tells whether there were k.
+    """
+    kept: list[int] = []
+    copies: dict[int, list[int]] = {}
+    for place, content in enumerate(contents):
+        of = _first_alike(place, content, kept, contents, packed, features, radius, copy_score)
+        if of is not None:
+            copies.setdefault(int(ranked.ids[of]), []).append(int(ranked.ids[place]))
+        elif len(kept) < k:
+            kept.append(place)
+        else:
+            break
+    rows = np.array(kept, np.int64)
+    scores = None if ranked.scores is None else ranked.scores[rows]
+    first = Ranked(ranked.ids[rows], ranked.distances[rows], scores, ranked.shortlist, ranked.cut)
+    return first, copies, len(kept) >= k
+
+
+def _first_alike(
+    place: int,
+    content: bytes,
+    kept: Sequence[int],
+    contents: Sequence[bytes],
+    packed: Packed,
+    features: NDArray[np.float32],
+    radius: int,
+    copy_score: float,
+) -> int | None:
+    """The place of the first kept item that the one at `place` is a copy of."""
+    if not kept:
+        return None
+    alike = (hamming(packed[place], packed[kept]) <= radius) & (
+        features[kept] @ features[place] >= copy_score
+    )
+    for i, other in enumerate(kept):
+        if alike[i] or contents[other] == content:
+            return other
+    return None
 
 
 class Clock:

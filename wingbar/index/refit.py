@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.errors import ImageError, ModelError, StoreError
-from wingbar.index.store import NO_FILE, Item, Store
+from wingbar.index.engine import NO_FILE, AnyStore, Item
 from wingbar.model.model import SAMPLE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
@@ -41,7 +41,7 @@ class RefitReport:
 
 
 def refit(
-    store: Store,
+    store: AnyStore,
     model: Model,
     *,
     bits: int,
@@ -56,7 +56,7 @@ def refit(
     inside the transaction. Raises ModelError for a trained model, and StoreError when a file is no
     longer what was indexed or another process has refitted the index; then nothing is changed.
     """
-    if model.method != "itq":
+    if not model.is_label_free:
         raise ModelError(
             f"{model.name} was trained with {model.method}: its codes are not fitted to an index"
         )
@@ -139,7 +139,7 @@ def _left(items: Mapping[int, Item], encoded: Mapping[int, _Encoded]) -> dict[in
 class _Again:
     """Reads the files of indexed images and encodes them again."""
 
-    store: Store
+    store: AnyStore
     model: Model
     threads: int
     progress: Progress
@@ -162,6 +162,13 @@ class _Again:
         process has changed or removed meanwhile. Raises StoreError where a file is not what was
         indexed."""
         done = 0
+        if not self.model.has_network:  # the vectors are the features themselves
+            for ids in batched(items, 4096):
+                here = self.store.existing(ids)
+                yield here, self.store.features(here, self.model.dim).astype(np.float32)
+                done += len(ids)
+                self.progress(stage, done, len(items))
+            return
         for batch in batched(in_order(items.items(), self._read, self.threads), BATCH):
             read: list[int] = []
             pixels: list[images.Pixels] = []

@@ -29,6 +29,7 @@ class Wanted:
     source: its path, or the picture itself.
     labelled: whether label and columns were given: if so, missing ones are removed from the item.
     root: the folder that was listed to find it; None for a list.
+    named: whether someone named this image, so that it comes back even if it was removed.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Wanted:
     source: images.Whole
     labelled: bool = False
     root: str | None = None
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,9 @@ def batch_of(
     if kinds == {"paths"}:
         given = labels or [None] * len(listed)
         entries = [Entry(absolute(path), label) for path, label in zip(listed, given, strict=True)]
-        return files([Images(entries, "paths", labelled=labels is not None)])
+        return files([Images(entries, "paths", labelled=labels is not None, named=True)])
     if kinds == {"entries"}:
-        return files([Images(listed, "entries")])
+        return files([Images(listed, "entries", named=True)])
     if kinds == {"data sets"}:
         return files(listed)
     return arrays(listed, keys, labels)
@@ -114,6 +116,7 @@ def files(parts: Sequence[Images]) -> Batch:
                 str(e.path),
                 part.labelled,
                 None if part.root is None else str(part.root),
+                part.named,
             )
             for part in parts
             for e in part

@@ -15,26 +15,33 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
 from wingbar.files import partial_path, remove_leftovers
-from wingbar.hamming.codes import Packed, words
+from wingbar.hamming.codes import Codes, Packed, words
 from wingbar.index import filters
-from wingbar.index.filters import Condition, as_number
+from wingbar.index.engine import NO_FILE as NO_FILE
+from wingbar.index.engine import Item as Item
+from wingbar.index.engine import Removed as Removed
+from wingbar.index.engine import Row, Shortlist, StoreInfo, require_model
+from wingbar.index.filters import Condition, as_number, parse_where
+from wingbar.index.memory import CHUNK as CHUNK
+from wingbar.index.memory import CodesInMemory
+from wingbar.index.ranking import Fine, SearchOptions, coarse, stage_scores
+from wingbar.model.model import Embeddings
 
-FORMAT = 1
-CHUNK = 65_536  # codes per blob
-NO_FILE = -1  # the size of an item that is no file
+T = TypeVar("T")
+
+FORMAT = 2
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 # A damaged name makes Python fail at the text of the error itself.
@@ -70,26 +77,21 @@ CREATE TABLE codes (
 );
 CREATE INDEX codes_by_crc ON codes (chunk, crc)  -- tells which chunks changed without their blobs
 """
+# What makes a file of format n one of format n + 1. A step is never changed once it was released.
+_STEPS_UP = {
+    1: """
+CREATE TABLE removed (
+    path TEXT PRIMARY KEY,                  -- of an item that was removed by hand
+    size INTEGER NOT NULL,                  -- and its file, as it was then
+    mtime INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    crc INTEGER NOT NULL
+)
+""",
+}
 
 
-@dataclass(frozen=True)
-class Item:
-    """One image of an index as it is stored, without code and feature.
-
-    path: absolute path, or array:HASH for a picture that is no file.
-    label: its class, if any.
-    columns: further columns of its row in a CSV file.
-    size: bytes of the file, or NO_FILE.
-    mtime: time of its last change in nanoseconds since 1970.
-    content: sha256 of the file.
-    """
-
-    path: str
-    label: str | None
-    columns: Mapping[str, str] = field(hash=False)
-    size: int
-    mtime: int
-    content: bytes
+_ItemFields = tuple[str, str | None, str, int, int, bytes]
 
 
 class Store:
@@ -109,6 +111,7 @@ class Store:
         self._reopened = 0
         self._rows_checked = 0  # ids up to this one, for filters
         self._is_new = False
+        self._memory = CodesInMemory(self)
         self._use(connection, _state(path))
 
     def _use(self, connection: sqlite3.Connection, state: _State | None) -> None:
@@ -133,7 +136,7 @@ class Store:
             store._is_new = True
             try:
                 with store.writing():
-                    for statement in _SCHEMA.split(";\n"):
+                    for statement in _schema(FORMAT):
                         store._db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                     store._set_meta("id", uuid.uuid4().hex)
@@ -168,6 +171,7 @@ class Store:
         try:
             writable = _is_writable(path)
             connection = _connect(path, "rw" if writable else "ro")
+            connection.execute("BEGIN")  # the format and the tables are of one moment
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         except (*_SQLITE_ERRORS, OSError) as error:
@@ -181,7 +185,8 @@ class Store:
                 f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
             )
         try:
-            _check_schema(connection, path)
+            _check_schema(connection, path, version)
+            connection.execute("ROLLBACK")
             if writable:  # only now: a file that is not an index stays untouched
                 connection.execute("PRAGMA journal_mode = WAL")
                 # what was reported as stored survives a power cut
@@ -199,6 +204,7 @@ class Store:
 
         Where another process reads or the file cannot be written, the log stays, and stays valid.
         """
+        self._memory.close()
         with self._lock:
             self._empty_log()
             self._db.close()
@@ -207,12 +213,15 @@ class Store:
     def writing(self) -> Iterator[None]:
         """A transaction that excludes other writers: all of it is stored, or nothing.
 
-        Raises StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
+        A file of an older format is brought up to FORMAT in the same transaction. Raises
+        StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
         """
         with self._transaction():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._require_place()
+                if not self._is_new:
+                    self._upgrade()
                 yield
                 self._require_place()
                 self._db.execute("COMMIT")
@@ -249,6 +258,26 @@ class Store:
             if not nested and _is_immutable(self._db) and _state(self.path) != self._seen:
                 raise StoreError(f"{self.path} was changed while it was read: try again")
 
+    def retried(self, work: Callable[[], T]) -> T:
+        """The result of `work`: a file has no connection that can be lost."""
+        return work()
+
+    @property
+    def engine(self) -> str:
+        """SQLite's version."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    @property
+    def scratch(self) -> Path:
+        """Beside the file."""
+        return self.path
+
+    @property
+    def format(self) -> int:
+        """The format of the file now; another process may bring it up to FORMAT at any time."""
+        with self._explaining():
+            return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
     def version(self) -> tuple[int, ...]:
         """Changes whenever this or another process has written to the file."""
         with self._explaining():
@@ -282,28 +311,51 @@ class Store:
         self._db.executemany("INSERT OR REPLACE INTO model VALUES (?, ?)", changed)
         self._set_meta("fingerprint", hashlib.sha256(files["model.json"]).hexdigest())
 
+    def identity(self) -> str:
+        """A random number from when the index was made; of older indexes the time alone."""
+        with self._explaining():
+            return " ".join(value for _, value in _identity(self._db))
+
+    def copied_from(self) -> str | None:
+        """What this index is a copy of, by the mark that `copy` left."""
+        with self._explaining():
+            row = self._db.execute("SELECT 1 FROM meta WHERE name = 'copied_from'").fetchone()
+        return None if row is None else self._meta("copied_from")
+
+    def set_copied_from(self, source: str) -> None:
+        """Leave that mark. Inside `writing`."""
+        self._set_meta("copied_from", source)
+
     # -- write items
 
     def add(
-        self, items: Sequence[Item], packed: Packed, features: NDArray[np.float32], bits: int
+        self,
+        items: Sequence[Item],
+        packed: Packed,
+        features: NDArray[np.floating],
+        bits: int,
+        ids: Sequence[int] | None = None,
     ) -> None:
         """Store items with their codes [N, w] and features [N, d], replacing items of the same
-        path. Inside `writing`."""
-        self.delete(self.ids_of_paths([item.path for item in items]).values())
+        path; with `ids`, under these ids, replacing what has them. Inside `writing`."""
+        old = set(self.ids_of_paths([item.path for item in items]).values())
+        self.delete(old if ids is None else old.union(ids))
+        self.forget(item.path for item in items)
         halves = features.astype("<f2")
-        ids = []
-        for item, half in zip(items, halves, strict=True):
+        wanted = [None] * len(items) if ids is None else list(ids)
+        given = []
+        for id_, item, half in zip(wanted, items, halves, strict=True):
             cursor = self._db.execute(
-                "INSERT INTO items (path, label, columns, size, mtime, content, crc) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                _row(item),
+                "INSERT INTO items (id, path, label, columns, size, mtime, content, crc) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (id_, *_row(item)),
             )
             data = half.tobytes()
             self._db.execute(
                 "INSERT INTO features VALUES (?, ?, ?)", (cursor.lastrowid, data, zlib.crc32(data))
             )
-            ids.append(cursor.lastrowid)
-        self._write_codes(np.array(ids, np.int64), packed, bits)
+            given.append(cursor.lastrowid)
+        self._write_codes(np.array(given, np.int64), packed, bits)
 
     def update(self, changes: Mapping[int, Item]) -> None:
         """Replace the records of items by id; code and feature stay. Inside `writing`."""
@@ -312,11 +364,14 @@ class Store:
             "content = ?, crc = ? WHERE id = ?",
             [(*_row(item), id_) for id_, item in changes.items()],
         )
+        self.forget(item.path for item in changes.values())
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Remove items by id and return their number; unknown ids are skipped. Inside
-        `writing`."""
+    def delete(self, ids: Iterable[int], by_hand: bool = False) -> int:
+        """Remove items by id and return their number; unknown ids are skipped. `by_hand` keeps in
+        mind which files they had. Inside `writing`."""
         wanted = sorted(ids)
+        if by_hand:
+            self._remember_items(wanted)
         removed = self._db.executemany(
             "DELETE FROM items WHERE id = ?", [(i,) for i in wanted]
         ).rowcount
@@ -330,6 +385,32 @@ class Store:
                 alive[places] = False
                 self._put_chunk(chunk, data, alive)
         return max(removed, 0)
+
+    def _remember_items(self, ids: Iterable[int]) -> None:
+        rows = [
+            row
+            for id_ in ids
+            for row in self._db.execute(
+                "SELECT path, size, mtime, content FROM items WHERE id = ? AND size != ?",
+                (id_, NO_FILE),
+            )
+        ]
+        self.remember({path: Removed(*rest) for path, *rest in rows})
+
+    def remember(self, removed: Mapping[str, Removed]) -> None:
+        """Keep in mind that the items of these paths were removed by hand. Inside `writing`."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?, ?)",
+            [
+                (path, one.size, one.mtime, one.content, removed_crc(path, one))
+                for path, one in removed.items()
+            ],
+        )
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """No longer keep in mind that items of these paths were removed. Inside `writing`."""
+        if self._db.execute("SELECT 1 FROM removed LIMIT 1").fetchone():
+            self._db.executemany("DELETE FROM removed WHERE path = ?", [(path,) for path in paths])
 
     def replace_embeddings(
         self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int
@@ -346,6 +427,58 @@ class Store:
         """Drop all code columns, before `replace_embeddings` writes codes of another length.
         Inside `writing`."""
         self._db.execute("DELETE FROM codes")
+
+    # -- search
+
+    def searchable(self, bits: int) -> Codes:
+        """All codes in memory, brought up to date."""
+        with self.reading():
+            return self._memory.searchable(bits)
+
+    def search_codes(
+        self, queries: Sequence[Embeddings], options: SearchOptions, fine: Fine
+    ) -> list[Shortlist]:
+        """Both stages of a search; see `Engine.search_codes`."""
+        if not queries:
+            return []
+        with self.reading():
+            require_model(self, queries, self.model_fingerprint())
+            bits = queries[0].bits
+            searchable = self.searchable(bits)
+            conditions = parse_where(options.where)
+            allowed = searchable.only(self.matching(conditions)) if conditions else None
+            start = time.perf_counter()
+            packed = np.concatenate([query.codes for query in queries])
+            nearest = coarse(searchable, packed, options, fine, allowed)
+            coarse_ms = (time.perf_counter() - start) * 1000 / len(queries)
+            found = []
+            for query, near in zip(queries, nearest, strict=True):
+                start = time.perf_counter()
+                scores = stage_scores(self, searchable, query, near, fine)
+                fine_ms = (time.perf_counter() - start) * 1000
+                found.append(Shortlist(near, scores, coarse_ms, fine_ms))
+            return found
+
+    def info(self, bits: int | None) -> StoreInfo:
+        """What the file holds."""
+        searchable = None if bits is None else self.searchable(bits).merged()
+        beside = [self.path, Path(f"{self.path}-wal")]
+        return StoreInfo(
+            items=self.count(),
+            labels=len(self.label_counts()),
+            unique_codes=searchable.unique if searchable else 0,
+            search_bytes=searchable.nbytes if searchable else 0,
+            bytes=sum(path.stat().st_size for path in beside if path.exists()),
+        )
+
+    def why_nothing_passes(self, conditions: Sequence[Condition]) -> str:
+        """Why the filter lets nothing pass, as `filters.why_nothing_passes`."""
+        with self._explaining():
+            return filters.why_nothing_passes(
+                conditions,
+                lambda some: len(filters.matching(self._db, some)) > 0,
+                lambda field: filters.values_of(self._db, field),
+            )
 
     # -- read
 
@@ -369,11 +502,32 @@ class Store:
                     continue
                 chunk, data, alive_bytes, crc = row
                 self._check_chunk(chunk, data, alive_bytes, crc, bits)
-                column = _from_disk(data, bits)
+                column = codes_from_disk(data, bits)
                 places = np.flatnonzero(alive_from_disk(alive_bytes)[: len(column)])
                 ids.append(places + chunk * CHUNK)
                 packed.append(column[places])
         return np.concatenate(ids), np.concatenate(packed)
+
+    def codes_of(self, ids: Sequence[int], bits: int) -> Packed:
+        """Codes [N, w] uint64 of the items `ids`, in their order. Raises StoreError for an id that
+        is not there."""
+        wanted = np.array(ids, np.int64)
+        stored, packed = self.codes(bits, np.unique(wanted // CHUNK).tolist())
+        missing = wanted[~np.isin(wanted, stored)]
+        if missing.size:
+            raise StoreError(f"{self.path} holds no item {missing[0]}")
+        return packed[np.searchsorted(stored, wanted)]
+
+    def rows(self, above: int, size: int, bits: int, dim: int) -> list[Row]:
+        """Up to `size` items with greater ids than `above`, by ascending id."""
+        with self.reading():
+            found = self._item_rows(above, size)
+            ids = [id_ for id_, _ in found]
+            packed, features = self.codes_of(ids, bits), self.features(ids, dim)
+            return [
+                Row(id_, self._item(id_, row), packed[i], features[i])
+                for i, (id_, row) in enumerate(found)
+            ]
 
     def features(self, ids: Sequence[int], dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one
@@ -467,6 +621,21 @@ class Store:
         """The sha256 of every item's file, by ascending id."""
         return [row[5] for _, row in self._item_rows()]
 
+    def removed(self) -> dict[str, Removed]:
+        """What was removed by hand, by path."""
+        found = {}
+        with self.reading():
+            if self.format < 2:
+                return {}
+            for path, size, mtime, content, crc in self._db.execute(
+                "SELECT path, size, mtime, content, crc FROM removed ORDER BY path"
+            ):
+                one = Removed(size, mtime, content)
+                if removed_crc(path, one) != crc:
+                    raise self._damaged(f"the removal of {path} has a wrong checksum")
+                found[str(path)] = one
+        return found
+
     def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
         """Ids of those `paths` that are in the index."""
         found = {}
@@ -476,6 +645,16 @@ class Store:
                 if row:
                     found[path] = int(row[0])
         return found
+
+    def ids_below(self, folder: str) -> list[int]:
+        """Ids of the items below a folder, ascending."""
+        first = folder.rstrip(os.sep) + os.sep
+        after = first[:-1] + chr(ord(os.sep) + 1)  # the first text that does not begin with it
+        with self._explaining():
+            rows = self._db.execute(
+                "SELECT id FROM items WHERE path >= ? AND path < ? ORDER BY id", (first, after)
+            )
+            return [int(id_) for (id_,) in rows]
 
     def existing(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are in the index."""
@@ -520,6 +699,12 @@ class Store:
 
     # -- inside
 
+    def _upgrade(self) -> None:
+        """Bring the file up to FORMAT, step by step."""
+        for format_ in range(self.format, FORMAT):
+            self._db.execute(_STEPS_UP[format_])
+            self._db.execute(f"PRAGMA user_version = {format_ + 1}")
+
     def _write_codes(self, ids: NDArray[np.int64], packed: Packed, bits: int) -> None:
         """Write codes [N, w] into the columns at the places of `ids` [N]."""
         chunks = ids // CHUNK
@@ -527,7 +712,7 @@ class Store:
             mine = chunks == chunk
             places = ids[mine] % CHUNK
             data, alive = self._chunk(chunk)
-            column = _from_disk(data, bits)
+            column = codes_from_disk(data, bits)
             if len(column) <= places.max():
                 more = np.zeros((int(places.max()) + 1 - len(column), packed.shape[1]), np.uint64)
                 column = np.concatenate([column, more])
@@ -579,45 +764,31 @@ class Store:
         crc = meta_crc(name, value)
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc))
 
-    def _checked(
-        self, id_: int, row: Sequence[object]
-    ) -> tuple[str, str | None, str, int, int, bytes]:
+    def _checked(self, id_: int, row: Sequence[object]) -> _ItemFields:
         """The ITEM_FIELDS of a row that ends with its crc. Raises StoreError when they are not what
         was stored."""
         fields = tuple(row[:-1])
-        path, label, columns, size, mtime, content = fields
         if item_crc(fields) != row[-1]:
             raise self._damaged(f"item {id_} has a wrong checksum")
-        if (
-            isinstance(path, str)
-            and (label is None or isinstance(label, str))
-            and isinstance(columns, str)
-            and isinstance(size, int)
-            and isinstance(mtime, int)
-            and isinstance(content, bytes)
-        ):
-            return path, label, columns, size, mtime, content
+        if _are_item_fields(fields):
+            return fields
         raise self._damaged(f"item {id_} is no item")
 
-    def _item(self, id_: int, row: tuple[str, str | None, str, int, int, bytes]) -> Item:
-        path, label, text, size, mtime, content = row
-        try:
-            columns = json.loads(text)
-        except (ValueError, RecursionError):
-            columns = None
-        if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
+    def _item(self, id_: int, row: _ItemFields) -> Item:
+        item = item_of_row(row)
+        if item is None:
             raise self._damaged(f"item {id_} has columns that are no text")
-        return Item(path, label, columns, size, mtime, content)
+        return item
 
-    def _item_rows(
-        self, above: int = -(2**63)
-    ) -> list[tuple[int, tuple[str, str | None, str, int, int, bytes]]]:
-        """The checked ITEM_FIELDS of all items with greater ids than `above`, and their ids."""
+    def _item_rows(self, above: int = -(2**63), limit: int = -1) -> list[tuple[int, _ItemFields]]:
+        """The checked ITEM_FIELDS of all items with greater ids than `above`, or of the first
+        `limit` of them, and their ids."""
         out = []
         last = above
         with self._explaining():
             for id_, *row in self._db.execute(
-                f"SELECT id, {ITEM_FIELDS}, crc FROM items WHERE id > ? ORDER BY id", (above,)
+                f"SELECT id, {ITEM_FIELDS}, crc FROM items WHERE id > ? ORDER BY id LIMIT ?",
+                (above, limit),
             ):
                 if id_ <= last:  # a damaged tree can lead round and round
                     raise self._damaged(f"item {id_} comes after item {last}")
@@ -759,6 +930,35 @@ def meta_crc(name: object, value: object) -> int:
     return zlib.crc32(f"{name}={value}".encode("utf-8", "surrogatepass"))
 
 
+def removed_crc(path: object, one: Removed) -> int:
+    """The checksum of a row of the table `removed`."""
+    return zlib.crc32(
+        repr((path, one.size, one.mtime, one.content)).encode("utf-8", "surrogatepass")
+    )
+
+
+def item_of_row(fields: tuple[object, ...]) -> Item | None:
+    """The item of the ITEM_FIELDS of a row; None where they are of other kinds than those of an
+    item."""
+    if not _are_item_fields(fields):
+        return None
+    path, label, text, size, mtime, content = fields
+    try:
+        columns = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
+        return None
+    return Item(path, label, columns, size, mtime, content)
+
+
+def _are_item_fields(fields: tuple[object, ...]) -> TypeGuard[_ItemFields]:
+    kinds: Sequence[type | tuple[type, ...]] = (str, (str, type(None)), str, int, int, bytes)
+    return len(fields) == len(kinds) and all(
+        isinstance(value, kind) for value, kind in zip(fields, kinds, strict=True)
+    )
+
+
 def disk_bytes(bits: int) -> int:
     """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
     return 4 if bits <= 32 else 8 * words(bits)
@@ -780,7 +980,8 @@ def _to_disk(packed: Packed, bits: int) -> bytes:
     return packed.astype("<u4" if bits <= 32 else "<u8").tobytes()
 
 
-def _from_disk(data: bytes, bits: int) -> Packed:
+def codes_from_disk(data: bytes, bits: int) -> Packed:
+    """The codes [N, w] of a column, whole ones of `disk_bytes` each."""
     flat = np.frombuffer(data, "<u4" if bits <= 32 else "<u8").astype(np.uint64)
     return flat.reshape(-1, words(bits))
 
@@ -847,15 +1048,25 @@ def _empty_stale_log(path: Path) -> None:
     os.truncate(f"{path}-wal", 0)
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StoreError for tables, views and triggers other than those of an index."""
+def _schema(format_: int) -> list[str]:
+    """The statements that make the tables of a format."""
+    return [*_SCHEMA.split(";\n"), *(_STEPS_UP[step] for step in range(1, format_))]
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path, format_: int) -> None:
+    """Raise StoreError for tables, views and triggers other than those of an index of this
+    format."""
+    if format_ < 1:
+        raise StoreError(
+            f"{path} is damaged (its format is {format_}): run wingbar verify --repair {path}"
+        )
     found = {}
     for kind, name, table, text in connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
     ):
         if not (kind == "table" and name in ("sqlite_stat1", "sqlite_stat4")):
             found[kind, name, table] = _plain_sql(text)
-    expected = _expected_schema()
+    expected = _expected_schema(format_)
     if odd := [key for key in found if key not in expected]:
         raise StoreError(
             f"{path} holds a {odd[0][0]} {odd[0][1]!r:.40} that wingbar did not make: it is no "
@@ -870,10 +1081,11 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 @cache
-def _expected_schema() -> dict[tuple[str, str, str], str | None]:
+def _expected_schema(format_: int) -> dict[tuple[str, str, str], str | None]:
     fresh = sqlite3.connect(":memory:")
     try:
-        fresh.executescript(_SCHEMA)
+        for statement in _schema(format_):
+            fresh.execute(statement)
         return {
             (kind, name, table): _plain_sql(text)
             for kind, name, table, text in fresh.execute(

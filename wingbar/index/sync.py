@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
 from wingbar.images import Failure, printable
+from wingbar.index.engine import NO_FILE, AnyStore, Item, Removed
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sources import Batch, Wanted, content_of
-from wingbar.index.store import NO_FILE, Item, Store
 from wingbar.index.unfinished import Outputs
 from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
@@ -45,12 +45,15 @@ class AddReport:
     updated: number of items with new content, label or columns.
     unchanged: number of items that were already up to date.
     moved: number of items whose file was found at another path.
-    removed: number of items whose file is gone.
+    removed: number of items whose file is gone, or that a source which is the whole truth does not
+        name.
     failed: images that could not be used, and why.
     ignored: files that are not images, by their names.
     skipped: folders and files that were left out by name, such as a file server's thumbnails.
     kept: number of items whose file is not there, but may come back: its folder holds no images now
         or cannot be reached, as when a disk is not mounted.
+    left_out: number of images that stay out, since their items were removed by hand and the files
+        have not changed since.
     continued: number of images whose encoding an interrupted first run had left.
     fitted_on: number of images that the codes were learned from in this run; 0 if known before.
     seconds: duration of the run.
@@ -68,6 +71,7 @@ class AddReport:
     ignored: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     kept: int = 0
+    left_out: int = 0
     continued: int = 0
     fitted_on: int = 0
     seconds: float = 0.0
@@ -80,7 +84,8 @@ class AddReport:
 class _Read:
     """A wanted image after reading: its item and, where the network has to run, its pixels, or what
     it gave in an interrupted run; or the reason why it cannot be used. `moved_from` are items of
-    the same content whose file is gone, `same_as` the item whose file this is by another name."""
+    the same content whose file is gone, `same_as` the item whose file this is by another name,
+    `left_out` the path of the item of this content that was removed by hand."""
 
     wanted: Wanted
     item: Item | None = None
@@ -89,6 +94,7 @@ class _Read:
     failure: str | None = None
     moved_from: Sequence[int] = ()
     same_as: int | None = None
+    left_out: str | None = None
 
 
 @dataclass
@@ -97,13 +103,14 @@ class _Tally:
     updated: int = 0
     unchanged: int = 0
     moved: int = 0
+    left_out: int = 0
     continued: int = 0
     failed: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def add(
-    store: Store,
+    store: AnyStore,
     model: Model,
     batch: Batch,
     *,
@@ -111,17 +118,28 @@ def add(
     seed: int,
     threads: int | None,
     progress: Progress | None,
+    rehash: bool = False,
+    restore: bool = False,
+    is_whole: bool = False,
 ) -> tuple[AddReport, Model]:
     """Make the index hold what `batch` wants, and nothing below its roots whose file is gone.
     Returns the report and the model, which has codes now.
+
+    rehash: whether to read files that size and time call unchanged.
+    restore: whether images whose items were removed by hand come back.
+    is_whole: whether the batch is the whole truth, so that items it does not name are removed.
 
     Raises StoreError when the index cannot be written (what was stored stays), DataError when there
     is nothing to add.
     """
     start = time.monotonic()
-    job = _Sync(store, model, bits, seed, threads or cores(), progress or no_progress)
+    job = _Sync(
+        store, model, bits, seed, threads or cores(), progress or no_progress, rehash, restore
+    )
     gone = job.gone_from(batch)
     todo = job.plan(batch)
+    if is_whole:
+        gone |= job.not_named_in(batch)
     try:
         if not job.model.gives_codes and todo:
             todo = job.fit_on_sample(todo)
@@ -142,6 +160,7 @@ def add(
         ignored=tuple(batch.ignored),
         skipped=tuple(map(printable, batch.skipped)),
         kept=job.kept(),
+        left_out=tally.left_out,
         continued=tally.continued,
         fitted_on=job.fitted_on,
         seconds=seconds,
@@ -157,15 +176,22 @@ class _Sync:
 
     def __init__(
         self,
-        store: Store,
+        store: AnyStore,
         model: Model,
         bits: int | None,
         seed: int,
         threads: int,
         progress: Progress,
+        rehash: bool,
+        restore: bool,
     ) -> None:
         self.store, self.model, self.bits = store, model, bits
         self.seed, self.threads, self.progress = seed, threads, progress
+        self.rehash = rehash
+        self.removed = {} if restore else store.removed()
+        self.removed_by_content: dict[bytes, list[str]] = {}
+        for path, one in self.removed.items():
+            self.removed_by_content.setdefault(one.content, []).append(path)
         self.known = {item.path: (id_, item) for id_, item in store.all_items()}
         self.by_content: dict[bytes, list[int]] = {}
         for id_, item in self.known.values():
@@ -176,8 +202,11 @@ class _Sync:
         self._done, self._total = 0, 0
         self._claimed: set[int] = set()
         self._held: dict[str, list[int]] = {}  # items without a file, by the folder that is empty
-        self._outputs = Outputs(store.path, model) if not model.gives_codes else None
+        self._outputs = Outputs(store.scratch, model) if not model.gives_codes else None
         self._changes: dict[int, Item] = {}
+        self._still_removed: dict[str, Removed] = {}  # whose file was touched or moved
+        self._no_longer: list[str] = []  # from where it was moved
+        self._named: set[str] = set()  # paths of items that the batch names
         self._by_real: dict[str, str] | None = None  # where links lead -> the path of its item
         # encoded batches that are not stored yet
         self._waiting: list[tuple[list[Item], NDArray[np.float32]]] = []
@@ -215,6 +244,24 @@ class _Sync:
                     self._held.setdefault(empty, []).append(id_)
         return gone
 
+    def not_named_in(self, batch: Batch) -> dict[int, str]:
+        """Ids and paths of the items that the planned batch does not name, apart from those that
+        were held back and those below folders that could not be looked into."""
+        if not batch.wanted:
+            raise DataError(
+                "a source that is the whole truth names no images: nothing was removed; to give "
+                "all of them up, delete the index"
+            )
+        held = {id_ for ids in self._held.values() for id_ in ids}
+        unseen = (*batch.unreadable, *batch.skipped)
+        return {
+            id_: path
+            for path, (id_, _) in self.known.items()
+            if path not in self._named
+            and id_ not in held
+            and not any(path == u or _is_below(path, u) for u in unseen)
+        }
+
     def kept(self) -> int:
         """The number of items that were held back and not found elsewhere; a note names their
         folders."""
@@ -243,6 +290,7 @@ class _Sync:
         seen: dict[str, Wanted] = {}
         for wanted in batch.wanted:
             w, key = self._under_its_name(wanted, names)
+            self._named.add(w.path)
             first = seen.setdefault(key, w)
             if first is not w:
                 if w.labelled and (first.label, first.columns) != (w.label, w.columns):
@@ -263,6 +311,8 @@ class _Sync:
                 self.tally.failed.append(
                     Failure(printable(w.path), "the file name is not valid UTF-8: rename it")
                 )
+            elif self._stays_out(w):
+                self.tally.left_out += 1
             elif not self._is_unchanged(w):
                 todo.append(w)
         self._total = len(todo)
@@ -298,8 +348,21 @@ class _Sync:
         own = all(unicodedata.normalize("NFC", parts[0]) == label for parts, _ in below)
         return label if label in above and not own else None
 
+    def _stays_out(self, w: Wanted) -> bool:
+        """Whether the item was removed by hand, and its file is unchanged by size and time."""
+        before = self.removed.get(w.path)
+        if before is None or w.named or self.rehash or w.path in self.known:
+            return False
+        try:
+            status = os.stat(w.path)
+        except OSError:
+            return False
+        return (status.st_size, _time_of(status)) == (before.size, before.mtime)
+
     def _is_unchanged(self, w: Wanted) -> bool:
         if w.path not in self.known:
+            return False
+        if self.rehash and isinstance(w.source, str):
             return False
         id_, item = self.known[w.path]
         if not isinstance(w.source, str):
@@ -352,16 +415,24 @@ class _Sync:
 
     def _commit_if_due(self) -> None:
         waiting = sum(len(items) for items, _ in self._waiting) + len(self._changes)
+        waiting += len(self._still_removed)
         if waiting >= COMMIT_IMAGES or time.monotonic() - self._stored_at > COMMIT_SECONDS:
             self.commit()
 
     def commit(self, new_model: bool = False) -> None:
         """Store what waits, in one transaction. If another process has fitted the model meanwhile,
         its codes are used."""
-        if not self._waiting and not self._changes:
+        if not self._waiting and not self._changes and not self._still_removed:
             return
         if self._waiting and not self.model.gives_codes:
             return  # interrupted before the codes were known
+        self.store.retried(lambda: self._write(new_model))
+        self._waiting, self._changes = [], {}
+        self._still_removed, self._no_longer = {}, []
+        self._stored_at = time.monotonic()
+
+    def _write(self, new_model: bool) -> None:
+        """In one transaction: the model, where it is new, and what waits."""
         with self.store.writing():
             self._adopt_or_write_model(new_model)
             for items, raw in self._waiting:
@@ -371,8 +442,8 @@ class _Sync:
             self.store.update(
                 {i: item for i, item in self._changes.items() if taken.get(item.path, i) == i}
             )
-        self._waiting, self._changes = [], {}
-        self._stored_at = time.monotonic()
+            self.store.forget(self._no_longer)
+            self.store.remember(self._still_removed)
 
     def remove(self, gone: Mapping[int, str]) -> int:
         """Delete the items of files that are gone, unless they were found to have moved."""
@@ -384,9 +455,11 @@ class _Sync:
             return self.store.delete(id_ for path, id_ in still.items() if left[path] == id_)
 
     def _adopt_or_write_model(self, new_model: bool) -> None:
+        if self.store.model_fingerprint() == self.model.fingerprint:
+            return
         stored = self.store.model_files()
         theirs = Model(stored)
-        if theirs.files["model.onnx"] != self.model.files["model.onnx"]:
+        if theirs.files.get("model.onnx") != self.model.files.get("model.onnx"):
             raise StoreError(
                 f"{self.store.path} was given another model by another process: run the same "
                 "command again"
@@ -452,6 +525,8 @@ class _Sync:
                 if self.known[w.path][1].content == item.content:
                     return _Read(w, item)
             elif isinstance(w.source, str):
+                if not w.named and (left_out := self._removal_of(item)) is not None:
+                    return _Read(w, item, left_out=left_out)
                 if old := self._ids_without_file(item.content):
                     return _Read(w, item, moved_from=old)
                 same = self._id_of_same_file(item)
@@ -467,6 +542,14 @@ class _Sync:
             return _Read(w, failure=error.strerror or str(error))
         except ValueError as error:  # a path with a NUL byte
             return _Read(w, failure=str(error))
+
+    def _removal_of(self, item: Item) -> str | None:
+        """The path of the removed item that a file belongs to: its own, or one of the same content
+        whose file no longer exists."""
+        paths = self.removed_by_content.get(item.content, [])
+        if item.path in paths:
+            return item.path
+        return next((path for path in paths if not os.path.exists(path)), None)
 
     def _ids_without_file(self, content: bytes) -> list[int]:
         """Items of this content whose file no longer exists."""
@@ -491,6 +574,15 @@ class _Sync:
         left to encode."""
         self._done += 1
         self.progress("indexing", self._done, self._total)
+        if read.left_out is not None and read.item is not None:
+            self.tally.left_out += 1
+            if read.left_out != read.item.path:
+                self._no_longer.append(read.left_out)
+            self._still_removed[read.item.path] = Removed(
+                read.item.size, read.item.mtime, read.item.content
+            )
+            self._commit_if_due()
+            return None
         if read.item is not None and read.pixels is None and read.raw is None:
             id_ = self._same_image(read)
             if id_ is not None:
@@ -520,10 +612,18 @@ class _Sync:
         exists."""
         if read.same_as is not None:
             self.tally.unchanged += 1
+            self._claimed.add(read.same_as)
             return read.same_as
         if read.wanted.path in self.known:
-            self.tally.unchanged += 1
-            return self.known[read.wanted.path][0]
+            id_, before = self.known[read.wanted.path]
+            if (before.label, dict(before.columns)) == (
+                read.wanted.label,
+                dict(read.wanted.columns),
+            ):
+                self.tally.unchanged += 1
+            else:
+                self.tally.updated += 1
+            return id_
         for id_ in read.moved_from:
             if id_ not in self._claimed:
                 self._claimed.add(id_)

@@ -1,4 +1,4 @@
-"""The methods, one file each. A method file has five names:
+"""The methods, one file each. A method file has six names:
 
 - `Config`: a frozen keyword-only dataclass. Its fields are the method's flags, their help and what
   model.json records; its defaults are the paper's.
@@ -10,7 +10,9 @@
   numbers, rows [B] int64 numbers of training images, both from 0.
 - `param_groups(net, loss, config)`: the optimizer's parameter groups, each with `params`,
   `lr_scale` and `decay_scale`, the factors of the run's learning rate and weight decay.
-- `RECIPE`: the fields of `Run` in which the paper's recipe differs from the defaults of `Run`.
+- `RECIPE`: the fields of `Run` whose defaults the method changes.
+- `PAPER`: the fields of `Run` and `Config` in which the paper's experiments, or the released code,
+  differ from the defaults; `wingbar train NAME --recipe paper` sets them.
 """
 
 from __future__ import annotations

@@ -30,11 +30,18 @@ from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
+PAPER: dict[str, Any] = {
+    **{"lr": 0.001, "warmup": 0.0, "schedule": "step", "step_epochs": 70, "epochs": 100},
+    **{"batch": 16, "clip": 0.0, "area": 0.77},
+    **{"region_mean": False, "box_share": 0.0, "relu_maps": False},
+}
+"""An area of 0.77 is that of the paper's random 224 x 224 pixels of 255 x 255."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of CMBH. The defaults are the paper's; the help of each field is its
+    """The settings of CMBH. The defaults are the paper's but for region_mean, box_share and
+    relu_maps, which are measured in docs/cmbh.md; the help of each field is its
     documentation.
 
     The paper leaves these open:
@@ -48,6 +55,10 @@ class Config:
     hash_per_bit: on, with `hash_weight` 12, because the pair and proxy losses grow with b^2 and the
         others do not: at 12 bits they are as in the paper, and each bit of a longer code is pulled
         as strongly as one of these.
+    region_mean: on, so that the regions of an image weigh as much as the image. Eq. 14 adds them
+        up, and four regions then leave the clipped gradient little of everything else.
+    box_share: 0.5, because the boxes that Algorithm 1 finds cover a tenth of the image on average.
+    relu_maps: on, because the stages of some backbones end without a ReLU.
     crop: 0, regions are enlarged to the size of the whole image.
     head_lr: 1, as the paper gives one learning rate.
     feature: the paper searches by codes alone. For a fine stage, f^l orders items of equal codes
@@ -86,6 +97,21 @@ class Config:
         default=0,
         metadata={"help": "side that regions are resized to, in pixels; 0: that of the image"},
     )
+    region_mean: bool = field(
+        default=True,
+        metadata={"help": "average the losses of an image's regions instead of adding them up"},
+    )
+    box_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "regions are squares with at least this share of the image's side; 0: boxes as "
+            "Algorithm 1 finds them"
+        },
+    )
+    relu_maps: bool = field(
+        default=True,
+        metadata={"help": "find regions on the positive part of the maps"},
+    )
     detach_teacher: bool = field(
         default=True, metadata={"help": "stop the gradient into the teacher of the transfer loss"}
     )
@@ -106,6 +132,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        if not 0 <= self.box_share <= 1:
+            raise TrainingError(f"box_share must be from 0 to 1, not {self.box_share}")
         if self.feature not in ("stage", "code"):
             raise TrainingError(f"feature must be stage or code, not {self.feature!r}")
         if (self.transfer or self.regions) and not self.levels:
@@ -198,6 +226,20 @@ def activation(maps: list[Tensor]) -> Tensor:
     size = (maps[-1].shape[2], maps[-1].shape[3])
     sums = [F.adaptive_avg_pool2d(stage.float(), size).sum(1) for stage in maps]
     return torch.stack(sums).sum(0) / sum(stage.shape[1] for stage in maps)
+
+
+def grown(boxes: Tensor, share: float, size: tuple[int, int]) -> Tensor:
+    """Boxes [B, M, 4] (x1, y1, x2, y2 in pixels) of images of `size` (height, width) as squares
+    about the same centres, moved so that they lie inside: as long as the longer side of the box,
+    at least `share` of the shorter side of the image and at most all of it."""
+    height, width = size
+    short = min(size)
+    longer = torch.maximum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
+    side = longer.clamp(share * short, short)
+    left = ((boxes[..., 0] + boxes[..., 2] - side) / 2).clamp_min(0)
+    top = ((boxes[..., 1] + boxes[..., 3] - side) / 2).clamp_min(0)
+    left, top = torch.minimum(left, width - side), torch.minimum(top, height - side)
+    return torch.stack([left, top, left + side, top + side], -1)
 
 
 def crop(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -411,21 +453,29 @@ class Loss(nn.Module):
         return losses
 
     def _region_loss(self, net: Net, pixels: Tensor, maps: list[Tensor], labels: Tensor) -> Tensor:
-        """L_region (Eq. 14): the losses of the regions, summed over the M regions of an image."""
+        """L_region (Eq. 14): the losses of the regions, averaged or summed over the M regions of an
+        image."""
         count = self.config.regions
-        strength = activation([stage.detach() for stage in maps]).cpu().numpy()
+        seen = [stage.detach() for stage in maps]
+        if self.config.relu_maps:
+            seen = [F.relu(stage) for stage in seen]
+        strength = activation(seen).cpu().numpy()
         size = (pixels.shape[1], pixels.shape[2])
         boxes = [
             [to_pixels(box, strength.shape[1:], size) for box in find_regions(one, count)]
             for one in strength
         ]
-        crops = crop(pixels, torch.tensor(boxes, device=pixels.device), self.config.crop or size[0])
+        placed = torch.tensor(boxes, device=pixels.device)
+        if self.config.box_share:
+            placed = grown(placed, self.config.box_share, size)
+        crops = crop(pixels, placed, self.config.crop or size[0])
         with frozen_statistics(net, self):
             maps = net.backbone.stages(crops, 2)
             maps = [*maps, self.last(maps[1])]
             repeated = labels.repeat_interleave(count)
             losses = self._level_losses(net, maps, net.match(maps[1]), repeated, whole=False)
-        return count * torch.stack(list(losses.values())).sum()  # the losses are means over regions
+        mean = torch.stack(list(losses.values())).sum()  # each loss is a mean over all regions
+        return mean if self.config.region_mean else count * mean
 
     @torch.no_grad()
     def end_epoch(self) -> None:

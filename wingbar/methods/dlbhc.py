@@ -25,6 +25,11 @@ from wingbar.methods import Output
 from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
+PAPER: dict[str, Any] = {
+    **{"lr": 0.001, "warmup": 0.0, "schedule": "step", "step_epochs": 16, "epochs": 32},
+    **{"clip": 0.0},
+}
+"""The released configuration: 50,000 steps on CIFAR-10, the rate divided by 10 in their middle."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,8 @@ RECIPE: dict[str, Any] = {
 """The paper's recipe where it differs from the defaults of Run. Its learning rate is 0.05 for a
 batch of 128; this one is scaled to the default batch of 32."""
 
+PAPER: dict[str, Any] = {"lr": 0.05, "batch": 128, "epochs": 100, "size": 512, "clip": 0.0}
+
 DILATIONS = (6, 12, 18)  # of the 3 x 3 convolutions of ASPP
 _BRANCH = 512  # channels of each branch of ASPP
 
@@ -123,6 +125,17 @@ class Attention(nn.Module):
         return F.normalize(x.float(), dim=1) * score, score[:, 0]
 
 
+def _initialise(module: nn.Module) -> None:
+    """Draw every convolution with a standard deviation of sqrt(2 / fan_out) and set its bias to 0,
+    as the released code does. With PyTorch's smaller weights the local branch begins with less
+    than a thousandth of the descriptor's variance."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 class Net(nn.Module):
     """The backbone, the two branches, and the layer that joins them."""
 
@@ -138,6 +151,9 @@ class Net(nn.Module):
         channels = config.hidden if config.aspp else backbone.widths[1]
         self.attention = Attention(channels, config.hidden) if config.local else None
         self.join = nn.Linear((2 if config.local else 1) * config.hidden, config.dim)
+        for module in (self.aspp, self.attention):
+            if module is not None:
+                _initialise(module)
 
     def forward(self, pixels: Tensor) -> Output:
         """Pixels [B, H, W, 3] uint8 -> no code, the descriptor [B, dim], not scaled to unit length,
@@ -174,7 +190,9 @@ class Loss(nn.Module):
         super().__init__()
         self.config = config
         self.centres = nn.Parameter(torch.empty(classes, config.sub_centres, config.dim))
-        nn.init.normal_(self.centres)  # only directions count, and these are uniform on the sphere
+        # Directions that are uniform on the sphere. The length decides how fast they turn: vectors
+        # of length 1 follow the first images so fast that little is learned (docs/dolg.md).
+        nn.init.normal_(self.centres)
         self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:

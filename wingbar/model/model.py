@@ -34,6 +34,7 @@ SAMPLE = 4096  # images that a label-free model is fitted to, at most
 _INT8_GENERAL = "c1f55a5733eb6fa00689a4c7e81b95ef9f5a8e007205b1f2b3c6717462354de9"
 MAX_BYTES = 10**9  # of each file of a model; a row of an index holds no more
 MAX_SIZE = 4096  # side of the images that a model may ask for, in pixels
+VECTORS = "vectors"  # the method of a model without a network, for embeddings made elsewhere
 NOT_FINITE = "the network's outputs for it are not finite: check the model, or train again"
 Float32 = NDArray[np.float32]
 
@@ -86,7 +87,8 @@ class Model:
     files: the content of each file by name; they are the whole model.
     record: the content of model.json.
     name: what messages call it.
-    method: cmbh, dlbhc, dolg, or itq for a label-free model.
+    method: cmbh, dlbhc, dolg, itq for a label-free model, or vectors for one without a network,
+        whose features are made elsewhere.
     fine: the fine mode that searches use by default.
     preprocessing: how images become the network's pixels.
     fingerprint: sha256 of model.json, which names the sha256 of every other file.
@@ -99,7 +101,8 @@ class Model:
         no model has."""
         self.files = dict(files)
         record = _read_record(self.files)
-        runtime.check_network(self.files["model.onnx"])
+        if "model.onnx" in self.files:
+            runtime.check_network(self.files["model.onnx"])
         self.record: Mapping[str, Any] = record
         self.name = _shown(record["name"])
         self.method = _shown(record["method"])
@@ -139,6 +142,24 @@ class Model:
                 f"{folder} is not complete ({error}): copy the directory again"
             ) from None
 
+    @classmethod
+    def of_vectors(cls, dim: int, name: str = VECTORS) -> Model:
+        """A model without a network, for vectors of `dim` numbers that another program makes.
+
+        An index of it takes vectors in place of images, and is searched by vectors; its codes are
+        learned from the first of them. Raises ModelError when `dim` is out of range.
+        """
+        if not 1 <= dim <= 2**16:
+            raise ModelError(f"vectors have from 1 to {2**16:,} numbers, not {dim:,}")
+        record = {
+            "name": name,
+            "method": VECTORS,
+            "fine": "pool",
+            "dim": dim,
+            "preparation": preprocessing_record(images.Preprocessing()),
+        }
+        return cls(with_record({}, record))
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model's files into `folder`, model.json last, so that a directory that was not
         written completely is not taken for a model. Raises OSError."""
@@ -171,7 +192,17 @@ class Model:
     @property
     def longest_code(self) -> int:
         """The greatest number of bits that a code of this model can have."""
-        return int(self.record["dim"]) if self.method == "itq" else self.bits
+        return int(self.record["dim"]) if self.is_label_free else self.bits
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the model encodes images; if not, it takes vectors that were made elsewhere."""
+        return "model.onnx" in self.files
+
+    @property
+    def is_label_free(self) -> bool:
+        """Whether the codes are learned from the items of each index."""
+        return self.method in ("itq", VECTORS)
 
     @property
     def dim(self) -> int:
@@ -206,6 +237,7 @@ class Model:
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
         """Pixels [B, H, W, 3] -> unit features [B, d] and code logits [B, b], if any."""
+        self._require_network()
         lengths = {"feature": self._feature_length} | (
             {"logits": self.bits} if self._has_logits else {}
         )
@@ -225,6 +257,7 @@ class Model:
 
         A model of several scales uses the one nearest to 1. Raises ImageError as `encode` does.
         """
+        self._require_network()
         names = [
             output.name for output in self._session.get_outputs() if output.name not in OUTPUTS
         ]
@@ -269,13 +302,15 @@ class Model:
 
         Raises ModelError when the model has codes of its own or `bits` is out of range.
         """
-        if self.method != "itq":
+        if not self.is_label_free:
             raise ModelError(
                 f"{self.name} was trained with {self.method} and has codes of its own: nothing to "
                 "fit"
             )
+        rng = np.random.default_rng(seed)
         try:
-            rotation = itq.fit(raw, bits, np.random.default_rng(seed))
+            # vectors are kept as they are
+            rotation = (itq.fit if self.has_network else itq.fit_codes)(raw, bits, rng)
         except ValueError as error:
             raise ModelError(str(error)) from None
         record = {
@@ -321,11 +356,18 @@ class Model:
     def is_outdated(self) -> bool:
         """Whether this is the `general` of version 0.1.0, whose int8 network gives other features
         on CPUs without VNNI."""
-        return bool(self.record["files"]["model.onnx"] == _INT8_GENERAL)
+        return bool(self.record["files"].get("model.onnx") == _INT8_GENERAL)
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
         return runtime.open_session(self.files["model.onnx"], cores(), self.name)
+
+    def _require_network(self) -> None:
+        if not self.has_network:
+            raise ModelError(
+                f"{self.name} has no network, only vectors that were made elsewhere: add vectors "
+                "in place of images, and search by a vector or by the id of an item"
+            )
 
     @property
     def _feature_length(self) -> int:
@@ -431,7 +473,7 @@ def _read_record(files: Mapping[str, bytes]) -> dict[str, Any]:
     if not isinstance(files.get("model.json"), bytes):
         raise ModelError("the model has no model.json: copy it again")
     record = _parse_record(files["model.json"])
-    if "model.onnx" not in record["files"]:
+    if "model.onnx" not in record["files"] and record["method"] != VECTORS:
         raise ModelError("model.json names no model.onnx: copy the model again")
     for name, expected in record["files"].items():
         data = files.get(name)

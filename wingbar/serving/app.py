@@ -29,6 +29,7 @@ from starlette.staticfiles import StaticFiles
 from wingbar import __version__
 from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
+from wingbar.index.ranking import FailedShard
 from wingbar.serving.batching import BusyError
 from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Row
 from wingbar.serving.encoder import TooLargeError
@@ -145,20 +146,25 @@ async def _keep_fresh(service: Service) -> None:
         try:
             await service.refresh()
             if turn % CLEAR_EVERY == 0:
-                await asyncio.to_thread(service.uploads.clear_partial)
+                await asyncio.to_thread(service.clear_partial)
         except WingbarError as error:
             log.warning("%s", in_log(error))
+
+
+def status_of(error: Exception) -> int:
+    """The status of the answer to an error: that of its class, or of the nearest one above it."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
 
 
 def _add_handlers(app: FastAPI, service: Service) -> None:
     """Answer every error with a problem."""
 
     async def on_wingbar_error(request: Request, error: Exception) -> Response:
-        status = STATUSES.get(type(error), 500)  # type: ignore[arg-type]  # registered for WingbarError
+        status = status_of(error)
         if status >= 500:
             log.error("%s %s: %s", *map(in_log, (request.method, request.url.path, error)))
         # paths of folders are never returned
-        return problem(status, str(error).replace(str(service.path), service.path.name))
+        return problem(status, service.public(str(error)))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -207,7 +213,7 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
         query, options = await read_query(request, service, parameters)
         answer = await service.search(query, options)
         metrics.count_search(answer.milliseconds)
-        return _json(_search_record(answer))
+        return _json(_search_record(answer, service))
 
     @app.post(
         "/api/search/batch",
@@ -230,7 +236,7 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
                 metrics.count_search(answer.milliseconds)
         # 64 answers of 1,000 hits take seconds to write: in a thread, and each on its own, since
         # nothing else runs while `json` writes one
-        return await asyncio.to_thread(_batch_response, answers, milliseconds)
+        return await asyncio.to_thread(_batch_response, answers, milliseconds, service)
 
     @app.post(
         "/api/explain",
@@ -278,8 +284,9 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     ) -> Response:
         """List the indexed pictures by ascending id, or with `spread` evenly spread over the index,
         so that one page shows something of every folder."""
-        rows, total = await service.rows(offset, limit, where, spread)
-        return _json({"items": [_row_record(row) for row in rows], "total": total})
+        page = await service.page(offset, limit, where, spread)
+        record = {"items": [_row_record(row) for row in page.rows], "total": page.total}
+        return _json(record | _failed_record(service, page.failed))
 
     @app.get("/api/items/{id}", dependencies=reads, response_model=ItemOut, responses=ITEM)
     async def item(id: Id) -> Response:
@@ -432,12 +439,12 @@ def _text(record: dict[str, Any]) -> str:
 
 
 def _batch_response(
-    answers: Sequence[Answer | WingbarError], milliseconds: dict[str, float]
+    answers: Sequence[Answer | WingbarError], milliseconds: dict[str, float], service: Service
 ) -> Response:
     records = (
-        problem_record(STATUSES[type(answer)], str(answer))
+        problem_record(status_of(answer), str(answer))
         if isinstance(answer, WingbarError)
-        else _search_record(answer)
+        else _search_record(answer, service)
         for answer in answers
     )
     results = ",".join(map(_text, records))
@@ -445,7 +452,17 @@ def _batch_response(
     return Response(text, media_type="application/json")
 
 
-def _search_record(answer: Answer) -> dict[str, Any]:
+def _failed_record(service: Service, failed: Sequence[FailedShard]) -> dict[str, Any]:
+    """Which shards did not answer, where several indexes are served as one."""
+    if not service.is_sharded:
+        return {}
+    names = [
+        {"name": service.public(one.name), "reason": service.public(one.reason)} for one in failed
+    ]
+    return {"failed": names}
+
+
+def _search_record(answer: Answer, service: Service) -> dict[str, Any]:
     found, stages, size = answer
     hits = [
         {
@@ -458,6 +475,7 @@ def _search_record(answer: Answer) -> dict[str, Any]:
             "code": code,
             **_links(hit.id),
             "available": available,
+            "copies": list(found.hits.copies.get(hit.id, ())),
         }
         for hit, code, available in zip(
             found.hits, _bit_texts(found.hit_codes, found.bits), found.available, strict=True
@@ -472,6 +490,7 @@ def _search_record(answer: Answer) -> dict[str, Any]:
         "code": _bit_texts(found.code, found.bits)[0],
         "query": None if size is None else {"width": size[0], "height": size[1]},
         "milliseconds": {stage: round(value, 3) for stage, value in stages.items()},
+        **_failed_record(service, found.hits.failed),
     }
 
 

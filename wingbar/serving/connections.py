@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.errors import StoreError, WingbarError
+from wingbar.errors import QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.filters import parse_where
-from wingbar.index.index import Index
+from wingbar.index.index import Index, IndexInfo
+from wingbar.index.ranking import FailedShard, Hits, SearchOptions
 from wingbar.index.store import Item, Store
-from wingbar.model.model import Embeddings
+from wingbar.model.model import Embeddings, Model
 
 T = TypeVar("T")
 
 COLUMN_VALUES = 20  # values listed per column, the most frequent ones
 COLUMN_SAMPLE = 5000  # items whose columns are read to find those values
 SPREAD = 60  # items per pass through the whole index
+STEPS = 10_000  # of SQLite between two looks at the clock: a few milliseconds
 FILE_COLUMN = "file"  # the column that keeps the original name of an uploaded file
 
 
@@ -50,6 +54,85 @@ class Row(NamedTuple):
     available: bool
 
 
+class Page(NamedTuple):
+    """A page of the items that match all filters.
+
+    rows: its items.
+    total: number of all items that match.
+    failed: shards that did not answer, whose items are missing.
+    """
+
+    rows: list[Row]
+    total: int
+    failed: Sequence[FailedShard] = ()
+
+
+class AnyReader(Protocol):
+    """What the server reads, in one thread: an index file, or several indexes as one."""
+
+    @property
+    def model(self) -> Model:
+        """The model of what was read last."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to search yet."""
+
+    def close(self) -> None:
+        """Release it."""
+
+    def check(self) -> None:
+        """Raises StoreError when something cannot be read."""
+
+    def snapshot(self) -> AbstractContextManager[object]:
+        """A consistent read snapshot, where there is one."""
+
+    def find(self, query: Embeddings, options: SearchOptions, seconds: float) -> Hits:
+        """The hits of one embedding; QueryError when filters take longer than `seconds`."""
+
+    def item(self, id_: int) -> Item:
+        """An item. Raises NotFoundError."""
+
+    def embedding(self, id_: int) -> Embeddings:
+        """What is stored of an item, as a query. Raises NotFoundError."""
+
+    def codes_of(self, ids: Sequence[int]) -> codes.Packed:
+        """The codes [n, w] uint64 of existing items."""
+
+    def row(self, id_: int) -> Row:
+        """An item with its code. Raises NotFoundError."""
+
+    def page(
+        self, offset: int, limit: int, where: Sequence[str], spread: bool, seconds: float
+    ) -> Page:
+        """A page of the items that match all filters. Raises QueryError."""
+
+    def ids_of_paths(self, paths: Sequence[str]) -> dict[str, int]:
+        """Ids of those `paths` that there are."""
+
+    def refresh(self) -> int:
+        """Apply what other processes changed. Returns the number of items."""
+
+    def version(self) -> tuple[int, ...]:
+        """Changes whenever something has."""
+
+    def info(self) -> IndexInfo:
+        """Numbers about what is searched."""
+
+    def label_counts(self) -> dict[str, int]:
+        """How many items each label has."""
+
+    def columns(self) -> dict[str, list[str]]:
+        """The most frequent values of each column."""
+
+    def shards(self) -> Sequence[tuple[str, int | None, str | None]] | None:
+        """Of several indexes: the name of each, its number of items, and why it does not answer;
+        None for one index file."""
+
+
+R = TypeVar("R", bound=AnyReader)
+
+
 class Reader:
     """An index on a connection of its own, to be used by one thread; it caches up to
     `feature_bytes` of features. Raises StoreError when the index cannot be opened."""
@@ -61,7 +144,7 @@ class Reader:
 
     def check(self) -> None:
         """Raises StoreError when the index cannot be read or its file was moved or replaced."""
-        path = self.index.path
+        path = self.store.path
         if not path.exists():
             raise StoreError(f"{path} is gone: restore it, or start the server with another index")
         self.store.model_fingerprint()  # follows another index that was put in its place
@@ -71,10 +154,50 @@ class Reader:
                 "server"
             )
 
+    def close(self) -> None:
+        """Release the file."""
+        self.index.close()
+
+    @property
+    def model(self) -> Model:
+        """The model of what was read last."""
+        return self.index.model
+
     @property
     def is_empty(self) -> bool:
         """Whether the index has nothing to search yet."""
-        return not self.index.model.gives_codes or self.store.is_empty()
+        return self.index.is_empty
+
+    def snapshot(self) -> AbstractContextManager[object]:
+        """A consistent read snapshot of the file."""
+        return self.index.snapshot()
+
+    def find(self, query: Embeddings, options: SearchOptions, seconds: float) -> Hits:
+        """The hits of one embedding; QueryError when filters take longer than `seconds`."""
+        with self._limited(options.where, seconds):
+            return self.index.find([query], options)[0]
+
+    @contextmanager
+    def _limited(self, where: Sequence[str], seconds: float) -> Iterator[None]:
+        """Cut off filters that take longer than `seconds`, such as many patterns on many paths.
+        Raises QueryError."""
+        if not where:
+            yield
+            return
+        deadline = time.monotonic() + seconds
+        connection = self.store.connection
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
+        try:
+            yield
+        except StoreError:
+            if time.monotonic() <= deadline:
+                raise
+            raise QueryError(
+                f"these {len(where)} filters take longer than {seconds:g} s on this index: use "
+                "fewer of them, or filter on label instead of path"
+            ) from None
+        finally:
+            connection.set_progress_handler(None, 0)
 
     def item(self, id_: int) -> Item:
         """An item. Raises NotFoundError."""
@@ -97,6 +220,35 @@ class Reader:
         Raises NotFoundError."""
         item, bits = self.item(id_), self.index.model.bits
         return Row(id_, item, self.index.codes([id_]), bits, is_available(item.path))
+
+    def page(
+        self, offset: int, limit: int, where: Sequence[str], spread: bool, seconds: float
+    ) -> Page:
+        """A page of the items that match all filters, and the number of all that match; by
+        ascending id, or with `spread` in the order of `spread_out`. Raises QueryError."""
+        with self.snapshot(), self._limited(where, seconds):
+            rows, total = self.rows(offset, limit, where, spread)
+        return Page(rows, total)
+
+    def ids_of_paths(self, paths: Sequence[str]) -> dict[str, int]:
+        """Ids of those `paths` that are in the index."""
+        return self.store.ids_of_paths(paths)
+
+    def version(self) -> tuple[int, ...]:
+        """Changes whenever the file has."""
+        return self.store.version()
+
+    def info(self) -> IndexInfo:
+        """Numbers about the index."""
+        return self.index.info()
+
+    def label_counts(self) -> dict[str, int]:
+        """How many items each label has."""
+        return self.index.label_counts()
+
+    def shards(self) -> None:
+        """It is one index."""
+        return
 
     def rows(
         self, offset: int, limit: int, where: Sequence[str], spread: bool = False
@@ -125,17 +277,8 @@ class Reader:
         counts: dict[str, Counter[str]] = {}
         for item in self.store.items(ids[:: -(-len(ids) // COLUMN_SAMPLE)].tolist()):
             for name, value in item.columns.items():
-                if name != FILE_COLUMN:
-                    counts.setdefault(name, Counter())[value] += 1
-        useful = {
-            name: count
-            for name, count in counts.items()
-            if len(count) <= COLUMN_VALUES or len(count) < count.total()
-        }
-        return {
-            name: [value for value, _ in count.most_common(COLUMN_VALUES)]
-            for name, count in sorted(useful.items())
-        }
+                counts.setdefault(name, Counter())[value] += 1
+        return useful_columns(counts)
 
     def refresh(self) -> int:
         """Apply what other processes changed. Returns the number of items."""
@@ -143,23 +286,23 @@ class Reader:
             return 0 if self.is_empty else len(self.index.searchable())
 
 
-class ReaderThread:
-    """A thread with a Reader of its own, which runs one piece of work after the other.
+class ReaderThread(Generic[R]):
+    """A thread with a reader of its own, which runs one piece of work after the other.
 
     It opens the index for the first piece of work. The store follows another index that is put in
     the place of the file.
     """
 
-    def __init__(self, path: Path, name: str, feature_bytes: int = 0) -> None:
-        self._path, self._feature_bytes = path, feature_bytes
+    def __init__(self, opened: Callable[[], R], name: str) -> None:
+        self._opened = opened
         self._pool = ThreadPoolExecutor(1, f"wingbar-{name}")
-        self._reader: Reader | None = None
+        self._reader: R | None = None
 
-    async def run(self, work: Callable[[Reader], T]) -> T:
+    async def run(self, work: Callable[[R], T]) -> T:
         """The result of `work`, called in the thread with its reader."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
-    def submit(self, work: Callable[[Reader], T]) -> Future[T]:
+    def submit(self, work: Callable[[R], T]) -> Future[T]:
         """`run` for callers outside an event loop."""
         return self._pool.submit(self._do, work)
 
@@ -167,12 +310,26 @@ class ReaderThread:
         """Finish the work in the queue, join the thread and release the file."""
         self._pool.shutdown(wait=True)
         if self._reader is not None:
-            self._reader.index.close()
+            self._reader.close()
 
-    def _do(self, work: Callable[[Reader], T]) -> T:
+    def _do(self, work: Callable[[R], T]) -> T:
         if self._reader is None:
-            self._reader = Reader(self._path, self._feature_bytes)
+            self._reader = self._opened()
         return work(self._reader)
+
+
+def useful_columns(counts: Mapping[str, Counter[str]]) -> dict[str, list[str]]:
+    """The most frequent values of columns, from the counts of a sample. A column with more than
+    COLUMN_VALUES values, all of them different, is left out, as is the one of uploads."""
+    useful = {
+        name: count
+        for name, count in counts.items()
+        if name != FILE_COLUMN and (len(count) <= COLUMN_VALUES or len(count) < count.total())
+    }
+    return {
+        name: [value for value, _ in count.most_common(COLUMN_VALUES)]
+        for name, count in sorted(useful.items())
+    }
 
 
 def spread_out(ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,13 +15,13 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from wingbar import images
-from wingbar.errors import ImageError, StoreError, WingbarError
+from wingbar.errors import ImageError, ModelError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.model import runtime
 from wingbar.model.model import NOT_FINITE, Embeddings, Float32, Model
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered, Batcher, BusyError
-from wingbar.serving.connections import Reader
+from wingbar.serving.connections import AnyReader
 from wingbar.serving.settings import Limits
 
 if TYPE_CHECKING:
@@ -192,10 +192,15 @@ class Encoder:
         ]
 
 
-def warm_up(reader: Reader) -> Models:
+def warm_up(reader: AnyReader) -> Models:
     """The models of an index, after a first run of everything that a first search would otherwise
     wait for."""
-    model = reader.index.model
+    model = reader.model
+    if not model.has_network:
+        raise ModelError(
+            "this index has no network to encode pictures with, only vectors that were made "
+            "elsewhere: search it with wingbar search, or from Python"
+        )
     single_core = SingleCoreModel(model.files)
     side = model.preprocessing.size
     grey = images.load(np.full((side, side, 3), 128, np.uint8), model.preprocessing)

@@ -98,6 +98,12 @@ class Access:
             raise HTTPException(
                 401, "changes need the server's token: send Authorization: Bearer TOKEN", CHALLENGE
             )
+        if self._service.is_sharded:
+            raise HTTPException(
+                403,
+                "a server of several indexes, or of one on a server, changes none of them: use "
+                "wingbar index, or serve the file alone",
+            )
         if not self._service.writable:
             raise HTTPException(
                 403,

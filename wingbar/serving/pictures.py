@@ -18,7 +18,7 @@ from wingbar import images
 from wingbar.errors import ImageError
 from wingbar.index.store import NO_FILE, Item
 from wingbar.model import saliency
-from wingbar.serving.connections import NotFoundError, ReaderThread
+from wingbar.serving.connections import AnyReader, NotFoundError, ReaderThread
 from wingbar.serving.encoder import Models, TooLargeError, read_header
 from wingbar.serving.metadata import without_metadata
 from wingbar.serving.settings import Limits
@@ -47,7 +47,7 @@ class Pictures:
     is what was indexed."""
 
     def __init__(
-        self, models: Models, limits: Limits, lookups: ReaderThread, pool: Executor
+        self, models: Models, limits: Limits, lookups: ReaderThread[AnyReader], pool: Executor
     ) -> None:
         self.explains = models.explains
         self._model, self._limits = models.all_cores, limits

@@ -80,6 +80,7 @@ class SearchParameters(BaseModel):
         "upright picture",
         examples=["10,20,300,200"],
     )
+    distinct: bool = Field(False, description="whether copies of a hit are folded into it")
 
     def options(self) -> SearchOptions:
         """The same for an index. Raises ImageError for an invalid box."""
@@ -91,6 +92,7 @@ class SearchParameters(BaseModel):
             shortlist=self.shortlist,
             where=self.where,
             box=box,
+            distinct=self.distinct,
         )
 
 
@@ -136,6 +138,9 @@ class HitOut(BaseModel):
     thumb: str = Field(description="URL of a thumbnail")
     image: str = Field(description="URL of the picture")
     available: bool = Field(description="whether its file exists")
+    copies: list[int] = Field(
+        description="ids of its copies that were folded into it, if distinct hits were asked for"
+    )
 
 
 class Milliseconds(BaseModel):
@@ -157,6 +162,13 @@ class Size(BaseModel):
     height: int
 
 
+class FailedShardOut(BaseModel):
+    """A shard that did not answer."""
+
+    name: str = Field(description="name of the shard")
+    reason: str
+
+
 class SearchOut(BaseModel):
     """The hits of one query."""
 
@@ -170,6 +182,11 @@ class SearchOut(BaseModel):
         description="size of the query picture; null for an item whose picture was not read"
     )
     milliseconds: Milliseconds
+    failed: list[FailedShardOut] = Field(
+        [],
+        description="where several indexes are served as one: those that did not answer, so that "
+        "their hits are missing",
+    )
 
 
 class ProblemOut(BaseModel):
@@ -209,6 +226,9 @@ class ItemsOut(BaseModel):
 
     items: list[ItemOut]
     total: int = Field(description="number of items on all pages")
+    failed: list[FailedShardOut] = Field(
+        [], description="shards that did not answer, so that their items are missing"
+    )
 
 
 class StoredOut(BaseModel):
@@ -242,6 +262,14 @@ class LimitsOut(BaseModel):
     shortlist: int = Field(description="length of the shortlist")
 
 
+class ShardOut(BaseModel):
+    """One of several indexes that are served as one."""
+
+    name: str = Field(description="name of the shard")
+    items: int | None = Field(description="number of its items; null while it does not answer")
+    failed: str | None = Field(description="why it does not answer, if so")
+
+
 class InfoOut(BaseModel):
     """The index being served."""
 
@@ -263,6 +291,9 @@ class InfoOut(BaseModel):
     )
     explains: bool = Field(description="whether /api/explain has something to show")
     writable: bool = Field(description="whether uploads and deletions are possible")
+    shards: list[ShardOut] | None = Field(
+        None, description="the indexes, where several are served as one, or one on a server"
+    )
     limits: LimitsOut
     version: str = Field(description="version of wingbar")
 

@@ -10,27 +10,37 @@ import asyncio
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wingbar import images
-from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
+from wingbar.errors import ImageError, WingbarError
 from wingbar.hamming import codes
+from wingbar.index.engine import Place
 from wingbar.index.ranking import Hits, SearchOptions
+from wingbar.index.shards import shard_names
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered
-from wingbar.serving.connections import NotFoundError, Reader, ReaderThread, Row, is_available
+from wingbar.serving.connections import (
+    AnyReader,
+    NotFoundError,
+    Page,
+    Reader,
+    ReaderThread,
+    Row,
+    is_available,
+)
 from wingbar.serving.encoder import Encoded, Encoder, TooLargeError, warm_up
 from wingbar.serving.pictures import Pictures
 from wingbar.serving.settings import Limits
+from wingbar.serving.shards import ShardsReader
 from wingbar.serving.uploads import Uploads
 
 SLOW_FROM = 1000  # a search for more hits, or with a longer shortlist, counts as slow
-STEPS = 10_000  # of SQLite between two looks at the clock: a few milliseconds
 LABELS = 200  # labels listed with their counts, the most frequent ones
 
 
@@ -76,34 +86,52 @@ class Service:
     """An index being served. Its methods may be called concurrently, from one event loop, between
     `start` and `stop`.
 
-    path: the index file.
+    name: what is served, without folders.
+    path: the index file; of several indexes, their names.
     limits: how much work is accepted.
-    writable: whether the index and its folder can be written.
+    writable: whether the index and its folder can be written; never where several are served as
+        one, or one on a server.
     count: number of items when the index was last read.
     on_batch: is called with the number of pictures of every encoded batch; set it before `start`.
     encoder: encodes the pictures of queries and uploads.
     pictures: reads thumbnails, pictures and overlays.
-    uploads: adds and deletes items.
+    uploads: adds and deletes items; there are none where nothing is writable.
     """
 
     encoder: Encoder
     pictures: Pictures
     uploads: Uploads
 
-    def __init__(self, path: Path, limits: Limits) -> None:
-        self.path, self.limits = path, limits
-        self._uploads_folder = Path(f"{os.path.abspath(path)}.uploads")
-        self.writable = os.access(path, os.W_OK) and os.access(self._uploads_folder.parent, os.W_OK)
+    def __init__(self, index: Path | Sequence[Place], limits: Limits) -> None:
+        self.limits = limits
+        self._places: tuple[Place, ...] = (index,) if isinstance(index, Path) else tuple(index)
+        self.name = shard_names(self._places)
+        self.path = index if isinstance(index, Path) else Path(self.name)
+        self._uploads_folder = Path(f"{os.path.abspath(self.path)}.uploads")
         self.count = 0
         self.on_batch: Callable[[int], object] = lambda pictures: None
-        self._searches = ReaderThread(path, "search", limits.feature_bytes)
-        self._slow = ReaderThread(path, "slow")
-        self._lookups = ReaderThread(path, "lookup")
-        self._writes = ReaderThread(path, "write")
+        self._searches: ReaderThread[AnyReader]
+        self._slow: ReaderThread[AnyReader]
+        self._lookups: ReaderThread[AnyReader]
+        self._writes: ReaderThread[Reader] | None
+        if isinstance(index, Path):
+            self.writable = os.access(index, os.W_OK) and os.access(
+                self._uploads_folder.parent, os.W_OK
+            )
+            self._searches = ReaderThread(lambda: Reader(index, limits.feature_bytes), "search")
+            self._slow = ReaderThread(lambda: Reader(index), "slow")
+            self._lookups = ReaderThread(lambda: Reader(index), "lookup")
+            self._writes = ReaderThread(lambda: Reader(index), "write")
+        else:
+            self.writable = False  # nobody has said into which of the shards
+            self._searches = ReaderThread(lambda: ShardsReader(self._places), "search")
+            self._slow = ReaderThread(lambda: ShardsReader(self._places), "slow")
+            self._lookups = ReaderThread(lambda: ShardsReader(self._places, False), "lookup")
+            self._writes = None
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
         self._senders = ThreadPoolExecutor(cores(), "wingbar-show")
         self._queue: deque[_Asked] = deque()  # searches that are not slow
-        self._facts: tuple[Reader, tuple[int, ...], dict[str, Any]] | None = None
+        self._facts: tuple[AnyReader, tuple[int, ...], dict[str, Any]] | None = None
         self._started = False
 
     def start(self) -> None:
@@ -113,18 +141,20 @@ class Service:
             return
         try:
             models = self._searches.submit(warm_up).result()
-            self.count = self._slow.submit(Reader.refresh).result()
-            for thread in (self._lookups, self._writes):
-                thread.submit(Reader.check).result()
+            self.count = self._slow.submit(lambda reader: reader.refresh()).result()
+            self._lookups.submit(lambda reader: reader.check()).result()
+            if self._writes is not None:
+                self._writes.submit(Reader.check).result()
         except BaseException:
             self._close_threads()
             raise
         self.encoder = Encoder(self.path, models, self.limits, self._decoders, self.on_batch)
         self.pictures = Pictures(models, self.limits, self._lookups, self._senders)
-        self.uploads = Uploads(
-            self._uploads_folder, self.limits, self.encoder, self._writes, self._decoders
-        )
-        self.uploads.clear_partial()
+        if self._writes is not None:
+            self.uploads = Uploads(
+                self._uploads_folder, self.limits, self.encoder, self._writes, self._decoders
+            )
+        self.clear_partial()
         self._started = True
 
     def stop(self) -> None:
@@ -132,23 +162,43 @@ class Service:
         if self._started:
             self._started = False
             self.encoder.close()
-            self.uploads.close()
+            if self._writes is not None:
+                self.uploads.close()
             self._close_threads()
 
     def _close_threads(self) -> None:
         for pool in (self._decoders, self._senders):
             pool.shutdown(wait=True, cancel_futures=True)
-        for thread in (self._searches, self._slow, self._lookups, self._writes):
+        for thread in (self._searches, self._slow, self._lookups):
             thread.close()
+        if self._writes is not None:
+            self._writes.close()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether several indexes are served as one, or one on a server."""
+        return self._writes is None
+
+    def clear_partial(self) -> None:
+        """Remove what killed servers have left of uploads."""
+        if self._writes is not None:
+            self.uploads.clear_partial()
+
+    def public(self, text: str) -> str:
+        """A text with the names of indexes in the place of their paths, as folders are never
+        shown."""
+        for place in self._places:
+            text = text.replace(str(place), place.name)
+        return text
 
     async def refresh(self) -> None:
         """Apply what other processes changed, so that no search has to."""
-        self.count = await self._searches.run(Reader.refresh)
-        await self._slow.run(Reader.refresh)
+        self.count = await self._searches.run(lambda reader: reader.refresh())
+        await self._slow.run(lambda reader: reader.refresh())
 
     async def check(self) -> None:
-        """Raises StoreError when the index cannot be read or is gone."""
-        await self._lookups.run(Reader.check)
+        """Raises StoreError when the index, or one of several, cannot be read or is gone."""
+        await self._lookups.run(lambda reader: reader.check())
 
     @property
     def waiting(self) -> int:
@@ -199,7 +249,7 @@ class Service:
             query = await self.pictures.file(query)
         return await self.encoder.encode(images.Part(query, options.box) if options.box else query)
 
-    def _find_queued(self, reader: Reader) -> None:
+    def _find_queued(self, reader: AnyReader) -> None:
         """In a reader's thread: answer the searches in the queue. Each search submits this once;
         the first call answers several, so a later one may find the queue empty."""
         batch: list[_Asked] = []
@@ -209,11 +259,11 @@ class Service:
         if batch:
             self._find(reader, batch)
 
-    def _find(self, reader: Reader, batch: Sequence[_Asked]) -> None:
+    def _find(self, reader: AnyReader, batch: Sequence[_Asked]) -> None:
         """In a reader's thread: answer several searches from one read snapshot."""
         batch = [asked for asked in batch if asked.future.set_running_or_notify_cancel()]
         try:
-            with reader.index.snapshot():
+            with reader.snapshot():
                 for asked in batch:
                     try:
                         asked.future.set_result(self._found(reader, asked))
@@ -224,70 +274,44 @@ class Service:
                 if not asked.future.done():
                     asked.future.set_exception(error)
 
-    def _found(self, reader: Reader, asked: _Asked) -> Found:
+    def _found(self, reader: AnyReader, asked: _Asked) -> Found:
         """Inside a snapshot: from an encoded picture or an id to hits."""
         if reader.is_empty:
             raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
         query, options = asked.query, asked.options
-        model = reader.index.model
+        model = reader.model
         self.encoder.use(model)
         one = reader.embedding(query) if isinstance(query, int) else query.embed(model)
-        with self._limited(reader, options.where):
-            [hits] = reader.index.find(one, replace(options, box=None))
+        hits = reader.find(one, replace(options, box=None), self.limits.filter_seconds)
         hit_codes = reader.codes_of([hit.id for hit in hits])
         available = [is_available(hit.path) for hit in hits]
         fine = options.fine or model.fine
         return Found(hits, hit_codes, one.codes, model.bits, fine, available)
-
-    @contextmanager
-    def _limited(self, reader: Reader, where: Sequence[str]) -> Iterator[None]:
-        """Cut off filters that take longer than `limits.filter_seconds`, such as many patterns on
-        many paths. Raises QueryError."""
-        if not where:
-            yield
-            return
-        seconds = self.limits.filter_seconds
-        deadline = time.monotonic() + seconds
-        connection = reader.store.connection
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
-        try:
-            yield
-        except StoreError:
-            if time.monotonic() <= deadline:
-                raise
-            raise QueryError(
-                f"these {len(where)} filters take longer than {seconds:g} s on this index: use "
-                "fewer of them, or filter on label instead of path"
-            ) from None
-        finally:
-            connection.set_progress_handler(None, 0)
 
     # -- items
 
     async def row(self, id_: int) -> Row:
         """An item and its code. Raises NotFoundError."""
 
-        def read(reader: Reader) -> Row:
-            with reader.index.snapshot():
+        def read(reader: AnyReader) -> Row:
+            with reader.snapshot():
                 return reader.row(id_)
 
         return await self._lookups.run(read)
 
-    async def rows(
+    async def page(
         self, offset: int, limit: int, where: Sequence[str], spread: bool = False
-    ) -> tuple[list[Row], int]:
+    ) -> Page:
         """A page of the items that match all filters, and the number of all that match; by
         ascending id, or `spread` over the index. Raises QueryError."""
-
-        def read(reader: Reader) -> tuple[list[Row], int]:
-            with reader.index.snapshot(), self._limited(reader, where):
-                return reader.rows(offset, limit, where, spread)
-
-        return await self._slow.run(read)
+        seconds = self.limits.filter_seconds
+        return await self._slow.run(
+            lambda reader: reader.page(offset, limit, where, spread, seconds)
+        )
 
     async def id_of_path(self, path: str) -> int:
         """The id of the item with this path. Raises NotFoundError."""
-        found = await self._lookups.run(lambda reader: reader.store.ids_of_paths([path]))
+        found = await self._lookups.run(lambda reader: reader.ids_of_paths([path]))
         if path not in found:
             raise NotFoundError("no item has this path: give the absolute path that was indexed")
         return found[path]
@@ -296,15 +320,16 @@ class Service:
         """Numbers about the index, its labels and columns; counted again after a change."""
         return await self._slow.run(self._count)
 
-    def _count(self, reader: Reader) -> dict[str, Any]:
-        version = reader.store.version()
+    def _count(self, reader: AnyReader) -> dict[str, Any]:
+        version = reader.version()
         if self._facts is None or self._facts[:2] != (reader, version):
-            with reader.index.snapshot():
-                info = reader.index.info()
-                labels = Counter(reader.index.label_counts())
+            with reader.snapshot():
+                info = reader.info()
+                labels = Counter(reader.label_counts())
                 columns = reader.columns()
-            facts = {
-                "name": self.path.stem,
+                shards = reader.shards()
+            facts: dict[str, Any] = {
+                "name": self.name,
                 "items": info.items,
                 "labels": info.labels,
                 "bits": info.bits,
@@ -317,6 +342,15 @@ class Service:
                 "label_counts": dict(labels.most_common(LABELS)),
                 "columns": columns,
             }
+            if shards is not None:
+                facts["shards"] = [
+                    {
+                        "name": self.public(name),
+                        "items": items,
+                        "failed": reason and self.public(reason),
+                    }
+                    for name, items, reason in shards
+                ]
             self._facts = reader, version, facts
         return self._facts[2]
 

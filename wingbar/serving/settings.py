@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wingbar.errors import WingbarError
+from wingbar.index.engine import Place
 from wingbar.parallel import BATCH
 
 SHORTEST_TOKEN = 8  # characters
@@ -51,7 +52,7 @@ class Limits:
 class Settings:
     """What to serve, where, and to whom. Raises WingbarError for settings that would be unsafe.
 
-    index: path of the index file.
+    index: path of the index file; or several files and URLs to be served as one, or one URL.
     host: address or name to listen on. One that other machines can reach needs `token` or `public`.
     port: TCP port, 0 to 65535; 0 lets the system choose a free one.
     token: bearer token that allows everything. Without any token, only this machine may change the
@@ -64,7 +65,7 @@ class Settings:
     limits: how much work the server accepts.
     """
 
-    index: Path
+    index: Path | tuple[Place, ...]
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None

@@ -62,7 +62,7 @@ class Uploads:
         folder: Path,
         limits: Limits,
         encoder: Encoder,
-        writes: ReaderThread,
+        writes: ReaderThread[Reader],
         hashers: Executor,
     ) -> None:
         self._folder, self._encoder, self._writes = folder, encoder, writes
@@ -113,7 +113,8 @@ class Uploads:
         are writing."""
         with suppress(OSError):
             for path in self._folder.glob(".*.partial"):
-                age = time.time() - path.stat().st_mtime
+                # one from the future is old too: the clock was set back
+                age = abs(time.time() - path.stat().st_mtime)
                 if age > PARTIAL_SECONDS or (age > LEFTOVER_SECONDS and not writer_runs(path)):
                     path.unlink()
 
@@ -164,7 +165,7 @@ class Uploads:
             self._insert(reader, by_path, new)
         else:
             entries = [Entry(path, one.upload.label, one.columns) for path, one in by_path.items()]
-            reader.index.add([Images(entries, "uploads")], threads=1)
+            reader.index.add([Images(entries, "uploads", named=True)], threads=1)
             with reader.store.writing():
                 self._restore(by_path, new)
 

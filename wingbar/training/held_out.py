@@ -19,6 +19,7 @@ from wingbar.model.model import over_scales
 from wingbar.parallel import Progress, batched, cores, in_order
 from wingbar.training.pictures import Split
 from wingbar.training.run import Run
+from wingbar.training.versions import version
 
 GALLERY_SAMPLE = 5000  # training images that the held-out ones are searched in, at most
 _BATCH = 32
@@ -56,8 +57,9 @@ class Measured:
 
 def measure(network: Network, split: Split, run: Run, bits: int, progress: Progress) -> Measured:
     """MAP of each fine mode for the held-out images as queries, searched in a seeded sample of at
-    most GALLERY_SAMPLE training images. For a network without codes, codes of `bits` bits are
-    fitted to the features of that sample (ITQ)."""
+    most GALLERY_SAMPLE training images; where each image is a class of its own, of altered copies
+    of the held-out images, searched in these. For a network without codes, codes of `bits` bits are
+    fitted to the features of the sample (ITQ)."""
     rng = np.random.default_rng(run.seed)
     rows = np.sort(rng.permutation(len(split.paths))[:GALLERY_SAMPLE])
     blank = np.zeros((1, run.size, run.size, 3), np.uint8)
@@ -69,20 +71,30 @@ def measure(network: Network, split: Split, run: Run, bits: int, progress: Progr
     rotation = None if has_codes else itq.fit_codes(raw, bits, np.random.default_rng(run.seed))
     if not split.held_paths:
         return Measured({}, rotation)
-    gallery = _side(raw, split.labels[rows], bits, rotation)
     held = _raw_outputs(network, split.held_paths, run, progress)
     query = _side(held, split.held_labels, bits, rotation)
+    if run.instances:
+        copies = [
+            version(images.upright(path), np.random.default_rng([run.seed, i]))
+            for i, path in enumerate(split.held_paths)
+        ]
+        altered = _raw_outputs(network, copies, run, progress)
+        altered_side = _side(altered, split.held_labels, bits, rotation)
+        return Measured(fine_scores(altered_side, query), rotation)
+    gallery = _side(raw, split.labels[rows], bits, rotation)
     return Measured(fine_scores(query, gallery), rotation)
 
 
-def _raw_outputs(network: Network, paths: Sequence[str], run: Run, progress: Progress) -> Float32:
+def _raw_outputs(
+    network: Network, pictures: Sequence[images.Source], run: Run, progress: Progress
+) -> Float32:
     """Features of images, followed by their code logits where the network has them: [n, r]."""
     preprocessing = run.preprocessing
-    pixels = in_order(paths, lambda path: images.load(path, preprocessing), cores())
+    pixels = in_order(pictures, lambda source: images.load(source, preprocessing), cores())
     raw = []
     for batch in batched(pixels, _BATCH):
         raw.append(over_scales(network, batch, preprocessing))
-        progress("measuring", len(raw) * _BATCH, len(paths))
+        progress("measuring", len(raw) * _BATCH, len(pictures))
     return np.concatenate(raw)
 
 

@@ -212,7 +212,8 @@ class Training:
 
     def train_step(self, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, float]:
         """One step on this process's share of a batch: pixels [B, H, W, 3] uint8, class numbers [B]
-        int64, rows [B] int64 -> the loss terms, averaged over the whole batch.
+        int64, rows [B] int64 -> the loss terms, averaged over the whole batch, and
+        "gradient_norm", before clipping.
 
         Raises TrainingError when a term is not finite.
         """
@@ -231,10 +232,10 @@ class Training:
         self._check_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
-        if self.run.clip:
-            nn.utils.clip_grad_norm_(self.joint.parameters(), self.run.clip)
+        # without a limit it only measures
+        norm = nn.utils.clip_grad_norm_(self.joint.parameters(), self.run.clip or float("inf"))
         self.optimizer.step()
-        return losses
+        return {**losses, "gradient_norm": float(norm)}
 
     def _autocast(self) -> torch.autocast:
         fast = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()

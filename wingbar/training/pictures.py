@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from wingbar.errors import DataError, ImageError, counted
 from wingbar.images import Augmentation, Failure, Preprocessing
 from wingbar.parallel import Progress, cores, in_order
 from wingbar.training.run import Run
+from wingbar.training.versions import version
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Split:
     labels: their class numbers, [n] int64, from 0.
     held_paths: the m held-out images.
     held_labels: their class numbers, [m] int64.
-    classes: the names of the classes, by number.
+    classes: the names of the classes, by number; where each image is a class, of their files.
     protocol: how the data set was read and what was held out, in words.
     failed: images that cannot be read, with the reason; they are in neither part.
     """
@@ -43,13 +45,18 @@ class Split:
 
 def split(data: Images, run: Run, progress: Progress) -> Split:
     """Leave out images that cannot be read, number the classes, and hold out a seeded share of each
-    class; a class keeps at least one training image.
+    class; a class keeps at least one training image. With `run.instances` each image is a class,
+    and a share of all images is held out.
 
     Raises DataError when fewer than two classes are left.
     """
     good: list[tuple[str, str]] = []
     failed: list[Failure] = []
-    labelled = [(str(entry.path), entry.label) for entry in data if entry.label is not None]
+    labelled = [
+        (str(entry.path), str(entry.path if run.instances else entry.label))
+        for entry in data
+        if run.instances or entry.label is not None
+    ]
     paths = [path for path, _ in labelled]
     reasons = in_order(paths, lambda path: _reason_not_to_use(path, run.size), cores())
     for i, (entry, reason) in enumerate(zip(labelled, reasons, strict=True)):
@@ -72,8 +79,14 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
         )
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[label] for _, label in good])
-    held = _held_out(labels, run)
     good_paths = np.array([path for path, _ in good], object)
+    if run.instances:
+        # a share of the images, whose class numbers follow those of the training images
+        held = _held_out(np.zeros_like(labels), run)
+        classes = [Path(path).name for path in good_paths[~held]]
+        labels[~held], labels[held] = range(len(classes)), range(len(classes), len(labels))
+    else:
+        held = _held_out(labels, run)
     return Split(
         paths=good_paths[~held].tolist(),
         labels=labels[~held],
@@ -113,7 +126,7 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
     [size, size, 3] uint8, class number, row."""
 
     def __init__(self, split: Split, run: Run) -> None:
-        self.split, self.seed = split, run.seed
+        self.split, self.seed, self.instances = split, run.seed, run.instances
         self.preprocessing = Preprocessing(size=run.size)
         self.augmentation = Augmentation(area=run.area, mirror=run.mirror, lighting=run.lighting)
 
@@ -121,7 +134,10 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
         """The image of a row; its variation depends on (seed, epoch, row) alone."""
         epoch, row = place
         rng = np.random.default_rng([self.seed, epoch, row])
-        pixels = images.augment(self.split.paths[row], self.preprocessing, self.augmentation, rng)
+        source: images.Source = self.split.paths[row]
+        if self.instances:
+            source = version(images.upright(source), rng)
+        pixels = images.augment(source, self.preprocessing, self.augmentation, rng)
         return torch.from_numpy(pixels.copy()), int(self.split.labels[row]), row
 
 

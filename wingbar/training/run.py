@@ -90,6 +90,13 @@ class Run:
         default="auto",
         metadata={"help": "float32, bfloat16, or auto: bfloat16 where the hardware is fast at it"},
     )
+    instances: bool = field(
+        default=False,
+        metadata={
+            "help": "each image is a class of its own: learn to find it again in altered copies "
+            "(turned, distorted, covered, blurred, compressed), which are drawn on the fly"
+        },
+    )
     freeze_bn: bool = field(
         default=False, metadata={"help": "freeze the statistics of batch normalisation"}
     )
@@ -168,7 +175,9 @@ def describe(settings: Recorded) -> dict[str, Any]:
         "start": None if settings.start is None else os.path.abspath(settings.start),
         "data": settings.data.protocol,
         "images": [
-            [str(entry.path), entry.label] for entry in settings.data if entry.label is not None
+            [str(entry.path), entry.label]
+            for entry in settings.data
+            if settings.run.instances or entry.label is not None
         ],
     }
     return json.loads(json.dumps(described))  # as it is read back: tuples become lists

@@ -55,6 +55,8 @@
  * @property {string} code       of the query
  * @property {{ width: number, height: number } | null} query  size of a picture that was sent
  * @property {{ total: number } & Record<string, number>} milliseconds  by stage
+ * @property {{ name: string, reason: string }[]} [failed]  of several indexes, those that did not
+ *   answer
  */
 
 /**

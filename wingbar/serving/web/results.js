@@ -3,7 +3,7 @@
 
 import { $ } from "./elements.js";
 import { grid } from "./grid.js";
-import { dismissNotice } from "./notice.js";
+import { dismissNotice, showNotice } from "./notice.js";
 import { drawOrder } from "./panel.js";
 import { drawTitle, queryName, setOutcome, setQuerySize } from "./query.js";
 import { answerInOtherOrder, answerTo } from "./search.js";
@@ -25,6 +25,7 @@ export async function showResults(search, signal, { travel, deep, back }) {
   const { response, ms } = await answerTo(search, signal, { deep, back });
   if (signal.aborted) return;
   dismissNotice();
+  if (response.failed?.length) showNotice(failedText(response.failed));
   const coarse = response.fine === "none";
   const other = answerInOtherOrder(search, coarse);
   const hits = /** @type {Entry[]} */ (response.hits.slice(0, search.k));
@@ -43,6 +44,10 @@ export async function showResults(search, signal, { travel, deep, back }) {
   $("bar-tools").hidden = false;
   showPlaceholder(hits.length ? null : nothingFound(search.radius, search.where));
 }
+
+/** What is missing, and why. @param {{ name: string, reason: string }[]} failed */
+const failedText = (failed) =>
+  `Results are missing: ${failed.map(({ name, reason }) => `${name} does not answer (${reason})`).join("; ")}`;
 
 /** @param {Found} response @returns {import("./state.js").Ranking} */
 function rankingOf({ bits, code, fine }) {

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+from tests.conftest import picture
+from tests.duplicates.test_find import write_copies
+from wingbar.index.index import Index
+
+
+@pytest.fixture
+def copy(shared_index_path: Path, tmp_path: Path) -> Path:
+    """A copy of the shared index, which a test may change."""
+    return Path(shutil.copy(shared_index_path, tmp_path / "copy.wb"))
+
+
+# -- remove
+
+
+def test_remove_by_path_folder_and_filter(
+    copy: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    red, blue = shared_photos / "red", shared_photos / "blue" / "000.jpg"
+    code, out, err = run(capsys, "remove", copy, red, blue, "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{copy}: would remove 21 images, 39 left\n  {shared_photos}")
+    assert "and 1 more; --json lists them all" in out
+    with Index.open(copy) as index:
+        assert len(index) == 60
+    code, out, _ = run(capsys, "remove", copy, red, blue, "--json")
+    record = json.loads(out)
+    assert (code, record["removed"], record["items"], len(record["paths"])) == (0, 21, 39, 21)
+    code, out, _ = run(capsys, "remove", copy, "--where", "label=green")
+    assert out.startswith(f"{copy}: removed 20 images, 19 left")
+    code, out, _ = run(capsys, "index", copy, shared_photos)
+    assert "41 images stay out: removed before and not changed since; --restore brings" in out
+    code, out, _ = run(capsys, "index", copy, blue)
+    assert "1 added" in out
+
+
+def test_remove_names_what_it_does_not_find(
+    copy: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "remove", copy, "nowhere.jpg", shared_photos / "red" / "000.jpg")
+    assert (code, err) == (2, f"wingbar: {copy} holds nothing of the name nowhere.jpg\n")
+    assert "removed 1 image, 59 left" in out
+    code, out, err = run(capsys, "remove", copy, "--where", "label=rad")
+    assert (code, "removed 0 images" in out, "there is red" in err) == (0, True, True)
+    code, _, err = run(capsys, "remove", copy)
+    assert (code, "name files or folders" in err) == (2, True)
+
+
+def test_remove_what_a_file_lists(
+    copy: Path, shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "drop.txt"
+    listed.write_text(f"{shared_photos / 'red' / '000.jpg'}\n\n{shared_photos / 'blue'}\r\n")
+    code, out, _ = run(capsys, "remove", copy, "--list", listed)
+    assert (code, "removed 21 images, 39 left" in out) == (0, True)
+    listed.write_text("\n")
+    code, _, err = run(capsys, "remove", copy, "--list", listed)
+    assert (code, "names no file: nothing was removed" in err) == (2, True)
+    code, _, err = run(capsys, "remove", copy, "--list", tmp_path / "none.txt")
+    assert (code, "cannot be read" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_index_sync_and_rehash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, path = tmp_path / "p", tmp_path / "a.wb"
+    folder.mkdir()
+    for i in range(3):
+        picture(i).save(folder / f"{i}.jpg")
+    run(capsys, "index", path, folder, "--bits", 8)
+    listed = tmp_path / "l.csv"
+    listed.write_text("path\np/0.jpg\np/1.jpg\n")
+    code, out, _ = run(capsys, "index", path, listed, "--sync", "--rehash")
+    assert (code, f"{path}: 2 images (2 unchanged, 1 removed)" in out) == (0, True)
+
+
+# -- duplicates
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of pictures and copies of them, which no test may change."""
+    folder = write_copies(tmp_path_factory.mktemp("copies") / "p")
+    with Index.create(folder.parent / "a.wb") as index:
+        index.add(folder, bits=64)
+    return folder.parent / "a.wb"
+
+
+@pytest.mark.slow
+def test_duplicates_as_text_json_page_and_list(
+    copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, drop = tmp_path / "copies.html", tmp_path / "drop.txt"
+    code, out, err = run(capsys, "duplicates", copies, "--html", page, "--drop-list", drop)
+    assert (code, err) == (0, "")
+    assert f"{copies}: 4 groups of copies among 29 images; 5 can go" in out
+    assert "keep" in out
+    assert out.endswith(f"The page is {page}\nThe list is {drop}\n")
+    assert "Copies in a.wb" in page.read_text()
+    listed = drop.read_text().splitlines()
+    assert sorted(Path(line).name for line in listed) == [
+        "00.png",
+        "01 recompressed.jpg",
+        "01 small.png",
+        "02 part.png",
+        "03.png",
+    ]
+    code, out, _ = run(capsys, "duplicates", copies, "--exact", "--json")
+    record = json.loads(out)
+    assert (record["copies"], record["radius"], len(record["groups"])) == (1, None, 1)
+    assert record["groups"][0][1]["how"] == "same file"
+    code, out, _ = run(capsys, "duplicates", copies, "--exact", "--drop-list", "-")
+    assert [Path(line).name for line in out.splitlines()] == ["00.png"]
+    mine = shutil.copy(copies, tmp_path / "mine.wb")
+    code, out, _ = run(capsys, "remove", mine, "--list", drop)
+    assert (code, "removed 5 images, 24 left" in out) == (0, True)
+
+
+def test_duplicates_that_cannot_be_searched_for(
+    copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "duplicates", copies, "--radius", 65)
+    assert (code, "from 0 to 64" in err, err.count("\n")) == (2, True, 1)
+    code, _, err = run(
+        capsys, "duplicates", copies, "--exact", "--html", tmp_path / "no" / "x.html"
+    )
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_search_for_distinct_hits(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = copies.parent / "p" / "00.png"
+    code, out, _ = run(capsys, "search", copies, query, "-k", 29, "--distinct")
+    hits = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert Path(hits[0]["path"]).name in ("00.png", "00 again.png")
+    assert len(hits[0]["copies"]) == 1
+    seen = [hit["id"] for hit in hits] + [one for hit in hits for one in hit["copies"]]
+    assert sorted(seen) == list(range(1, 30))
+    code, out, _ = run(capsys, "search", copies, query, "-k", 29)
+    assert [hit["rank"] for hit in map(json.loads, out.splitlines())] == list(range(1, 30))
+    assert "copies" not in json.loads(out.splitlines()[0])

@@ -1,0 +1,231 @@
+"""Copies between stores, and backups of an index that is in use."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.databases import Server
+from tests.index.galleries import DIM, Gallery, gallery, model_of
+from wingbar.errors import StoreError
+from wingbar.hamming.codes import pack
+from wingbar.index import copy as copy_module
+from wingbar.index.checks import verify
+from wingbar.index.copy import backup, copy
+from wingbar.index.engine import AnyStore, Row
+from wingbar.index.index import Index
+from wingbar.index.place import create_store, open_store
+from wingbar.index.store import Store
+
+
+@pytest.fixture(scope="module")
+def made() -> Gallery:
+    return gallery(300, 48)
+
+
+@pytest.fixture
+def source(made: Gallery, tmp_path: Path) -> Path:
+    """An index with gaps in its ids."""
+    with closing(create_store(tmp_path / "a.wb", made.model.files)) as store:
+        made.add_to(store)
+        with store.writing():
+            store.delete([3, 4, 290])
+    return tmp_path / "a.wb"
+
+
+def rows(store: AnyStore) -> list[tuple[object, ...]]:
+    found = store.rows(0, 1000, 48, DIM)
+    return [(row.id, row.item, row.code.tolist(), row.feature.tolist()) for row in found]
+
+
+def contents(place: object) -> list[tuple[object, ...]]:
+    with closing(open_store(place)) as store:  # type: ignore[arg-type]  # a path or a URL
+        return rows(store)
+
+
+def test_there_and_back(
+    source: Path, made: Gallery, tmp_path: Path, postgres_server: Server
+) -> None:
+    url = postgres_server.url("copied") + "?partitions=2"
+    there = copy(source, url)
+    back = copy(url, tmp_path / "b.wb")
+    assert (there.items, there.copied, there.present, there.removed) == (297, 297, 0, 0)
+    assert there.checksum == back.checksum
+    assert contents(source) == contents(url) == contents(tmp_path / "b.wb")
+    assert verify(tmp_path / "b.wb") == []
+    [query] = made.queries(1)
+    hits = []
+    for place in (source, url, tmp_path / "b.wb"):
+        with Index.open(place) as index:
+            assert index.model.fingerprint == made.model.fingerprint
+            hits.append([(h.distance, h.id, h.path) for h in index.search(query, 20)])
+    assert hits[0] == hits[1] == hits[2]
+    with closing(open_store(url)) as store, store.writing():  # its ids go on above the copied ones
+        store.add(made.items[2:3], pack(made.bits[2:3]), made.features[2:3], 48)
+        assert store.ids_of_paths([made.items[2].path])[made.items[2].path] > 300
+
+
+def test_a_copy_that_is_run_again_brings_the_target_up_to_date(
+    source: Path, made: Gallery, tmp_path: Path
+) -> None:
+    target = tmp_path / "b.wb"
+    copy(source, target)
+    again = copy(source, target)
+    assert (again.copied, again.present, again.removed) == (0, 297, 0)
+    with closing(open_store(source)) as store, store.writing():
+        store.delete([1])
+        store.delete([300], by_hand=True)
+        store.update({5: made.items[2]})
+        store.add(made.items[3:4], pack(made.bits[3:4]), made.features[3:4], 48)
+    report = copy(source, target)
+    assert (report.items, report.copied, report.present, report.removed) == (296, 2, 294, 2)
+    assert contents(source) == contents(target)
+    assert verify(target) == []
+    with closing(open_store(source)) as ours, closing(open_store(target)) as theirs:
+        assert list(theirs.removed()) == [made.items[299].path]
+        assert theirs.removed() == ours.removed()
+
+
+def test_a_copy_that_was_stopped_continues(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_module, "BLOCK", 50)
+    write = copy_module._write
+    blocks: list[None] = []
+
+    def stopped(*arguments: object) -> None:
+        if len(blocks) == 3:
+            raise KeyboardInterrupt
+        blocks.append(None)
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(copy_module, "_write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        copy(source, tmp_path / "b.wb")
+    assert len(contents(tmp_path / "b.wb")) == 150
+    monkeypatch.setattr(copy_module, "_write", write)
+    report = copy(source, tmp_path / "b.wb")
+    assert (report.copied, report.present) == (147, 150)
+    assert contents(source) == contents(tmp_path / "b.wb")
+
+
+def test_a_copy_is_of_one_moment(
+    source: Path, made: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source changes after every block: the copy is what the source was at the start."""
+    monkeypatch.setattr(copy_module, "BLOCK", 50)
+    before = contents(source)
+    write = copy_module._write
+
+    def and_change(theirs: AnyStore, fresh: list[Row], *rest: object) -> None:
+        write(theirs, fresh, *rest)  # type: ignore[arg-type]
+        with closing(Store.open(source)) as other, other.writing():
+            other.delete([int(other.ids()[-1]), int(other.ids()[0])])
+
+    monkeypatch.setattr(copy_module, "_write", and_change)
+    report = copy(source, tmp_path / "b.wb")
+    assert report.items == 297
+    assert contents(tmp_path / "b.wb") == before
+    assert len(contents(source)) < 297
+
+
+def test_a_target_that_is_no_copy_is_left_alone(
+    source: Path, made: Gallery, tmp_path: Path
+) -> None:
+    with closing(create_store(tmp_path / "b.wb", made.model.files)) as store:
+        made.add_to(store, [7])
+    with pytest.raises(StoreError, match=r"b\.wb exists already, and is no copy of .*a\.wb"):
+        copy(source, tmp_path / "b.wb")
+    assert len(contents(tmp_path / "b.wb")) == 1
+    with pytest.raises(StoreError, match="is the index to be copied itself"):
+        copy(source, source)
+    with pytest.raises(StoreError, match=r"no index at .*none\.wb"):
+        copy(tmp_path / "none.wb", tmp_path / "c.wb")
+    copy(source, tmp_path / "c.wb")
+    with closing(open_store(source)) as store, store.writing():
+        store.set_model(model_of(48, "newer").files)
+    with pytest.raises(StoreError, match=r"from before .*a\.wb was given the model newer"):
+        copy(source, tmp_path / "c.wb")
+
+
+def test_a_copy_that_is_not_the_same_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer = copy_module._transfer
+
+    def meddled(ours: AnyStore, theirs: AnyStore, *rest: object) -> object:
+        done = transfer(ours, theirs, *rest)  # type: ignore[arg-type]
+        with theirs.writing():
+            theirs.delete([10])
+        return done
+
+    monkeypatch.setattr(copy_module, "_transfer", meddled)
+    with pytest.raises(StoreError, match=r"is not the same as .* 296 items .* not 297"):
+        copy(source, tmp_path / "b.wb")
+
+
+def test_an_empty_index_is_copied(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb"):
+        pass
+    report = copy(tmp_path / "a.wb", tmp_path / "b.wb")
+    assert (report.items, report.copied) == (0, 0)
+    with Index.open(tmp_path / "b.wb") as index:
+        assert not index.model.gives_codes
+
+
+def test_a_backup_while_another_process_writes(source: Path, made: Gallery, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        with closing(Store.open(source)) as other:
+            while not stop.is_set():
+                with other.writing():
+                    other.delete([10])
+                    other.add(
+                        made.items[9:10], pack(made.bits[9:10]), made.features[9:10], 48, [10]
+                    )
+
+    thread = threading.Thread(target=write)
+    with closing(Store.open(source)):
+        thread.start()
+        try:
+            for i in range(3):
+                report = backup(source, tmp_path / f"{i}.wb")
+                assert report.items == 297
+                assert report.bytes == (tmp_path / f"{i}.wb").stat().st_size
+        finally:
+            stop.set()
+            thread.join()
+    assert contents(tmp_path / "2.wb") == contents(source)
+    with pytest.raises(StoreError, match="exists already: name another file, or add --replace"):
+        backup(source, tmp_path / "2.wb")
+    backup(source, tmp_path / "2.wb", replace=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.wb", "1.wb", "2.wb", "a.wb"]
+
+
+def test_a_backup_of_a_damaged_index_is_refused(source: Path, tmp_path: Path) -> None:
+    connection = sqlite3.connect(source)
+    with connection:
+        connection.execute("UPDATE items SET label = 'other' WHERE id = 7")
+    connection.close()
+    (tmp_path / "old.wb").write_bytes(b"yesterday's")
+    with pytest.raises(StoreError, match=r"is not whole .*item 7"):
+        backup(source, tmp_path / "old.wb", replace=True)
+    assert (tmp_path / "old.wb").read_bytes() == b"yesterday's"
+    with pytest.raises(StoreError, match="cannot be"):
+        backup(source, tmp_path / "no" / "such" / "folder.wb")
+    with pytest.raises(StoreError, match="a backup is a file"):
+        backup(source, "postgresql://nowhere/a/b")
+
+
+def test_a_backup_of_an_index_on_a_server(
+    source: Path, tmp_path: Path, postgres_server: Server
+) -> None:
+    url = postgres_server.url("saved") + "?partitions=2"
+    copy(source, url)
+    assert backup(url, tmp_path / "b.wb").items == 297
+    assert contents(tmp_path / "b.wb") == contents(source)

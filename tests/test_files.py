@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wingbar.files import LEFTOVER_SECONDS, partial_path, remove_leftovers, write_whole
+
+
+@pytest.fixture(scope="module")
+def gone() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize("age", [LEFTOVER_SECONDS + 60, -86_400.0])
+def test_what_a_killed_process_left_is_removed_whatever_the_clock_says(
+    tmp_path: Path, gone: int, age: float
+) -> None:
+    """A file from tomorrow was left before the clock was set back."""
+    path, now = tmp_path / "a.npz", time.time()
+    left = tmp_path / f".a.npz.{gone}.partial"
+    mine = partial_path(path)
+    for one in (left, mine):
+        one.write_bytes(b"half")
+        os.utime(one, (now - age, now - age))
+    remove_leftovers(path)
+    assert not left.exists()
+    assert mine.exists()  # its process runs
+
+
+def test_a_young_file_is_left_alone(tmp_path: Path, gone: int) -> None:
+    left = tmp_path / f".a.{gone}.partial"
+    left.write_bytes(b"half")
+    remove_leftovers(tmp_path / "a")
+    assert left.exists()
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_whole(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]

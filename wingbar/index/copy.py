@@ -1,0 +1,316 @@
+"""Copy an index from one store to another, or back a file up while it is in use.
+
+A copy goes by ascending id, block by block, from one read snapshot of the source. What is in the
+target already, and the same, is left alone, so that a copy that was stopped continues, and one that
+is run again brings the target up to date. At the end the target is read again, and its number of
+items and the checksum over all of them must be those of the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from wingbar.errors import StoreError
+from wingbar.files import partial_path, remove_leftovers, sync_folder
+from wingbar.index.checks import verify
+from wingbar.index.engine import AnyStore, Row, Url, place_of
+from wingbar.index.place import create_store, exists, open_store
+from wingbar.index.store import Store, remove_index
+from wingbar.model.model import Model
+from wingbar.parallel import Progress, no_progress
+
+BLOCK = 4096  # items that are copied in one transaction
+PAGES = 4096  # of SQLite, between two reports of a backup
+
+PlaceText = str | os.PathLike[str] | Url
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What a copy did.
+
+    items: number of items in the source, and now in the target.
+    copied: number of items that were written.
+    present: number of items that were in the target already, and the same.
+    removed: number of items of the target that are no longer in the source.
+    checksum: sha256 over all items, codes and features in hexadecimal digits, the same on both
+        sides.
+    seconds: duration, with the reading of the target at the end.
+    """
+
+    items: int
+    copied: int
+    present: int
+    removed: int
+    checksum: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BackupReport:
+    """What a backup wrote.
+
+    items: number of items in it.
+    bytes: size of the file.
+    seconds: duration, with the check of every checksum in it.
+    """
+
+    items: int
+    bytes: int
+    seconds: float
+
+
+@dataclass
+class _Tally:
+    copied: int = 0
+    present: int = 0
+    removed: int = 0
+
+
+def copy(source: PlaceText, target: PlaceText, *, progress: Progress | None = None) -> CopyReport:
+    """Make `target` a copy of the index `source`: the same model, ids, records, codes and features.
+    Either is a file or a URL; the source may be in use.
+
+    Raises StoreError when `target` is something else than an unfinished or older copy of `source`,
+    when one of them cannot be read or written, and when they are not the same at the end.
+    """
+    start = time.monotonic()
+    with closing(open_store(source)) as ours:
+        model = Model(ours.model_files())
+        with closing(_opened_target(ours, model, target)) as theirs:
+            report = progress or no_progress
+            tally, count, checksum = ours.retried(lambda: _transfer(ours, theirs, model, report))
+            found, theirs_checksum = _digest_of(_rows(theirs, model), count, report)
+            if (found, theirs_checksum) != (count, checksum):
+                raise StoreError(
+                    f"{theirs.path} is not the same as {ours.path}: {found:,} items with the "
+                    f"checksum {theirs_checksum[:12]}, not {count:,} with {checksum[:12]}; is "
+                    "something else writing to it? Run the same command again"
+                )
+    seconds = time.monotonic() - start
+    return CopyReport(count, tally.copied, tally.present, tally.removed, checksum, seconds)
+
+
+def backup(
+    source: PlaceText,
+    target: str | os.PathLike[str],
+    *,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> BackupReport:
+    """Write the index `source` into the new file `target`, as it is at one moment, while it may be
+    in use, and check every checksum in it. A file is copied by SQLite's backup, an index on a
+    server by `copy`.
+
+    With `replace`, a file that is there is replaced once the new one is complete. Raises StoreError
+    otherwise, and when something cannot be read or written.
+    """
+    start = time.monotonic()
+    path = Path(target)
+    if path.exists() and not replace:
+        raise StoreError(f"{path} exists already: name another file, or add --replace")
+    place = place_of(source)
+    if isinstance(place_of(target), Url):
+        raise StoreError(f"a backup is a file, not {target}: use wingbar copy")
+    partial = partial_path(path)
+    remove_leftovers(path)
+    try:
+        if isinstance(place, Url):
+            copy(place, partial, progress=progress)
+        else:
+            with closing(Store.open(place)) as store:
+                _write_backup(store, partial, progress or no_progress)
+        if problems := verify(partial):
+            raise StoreError(
+                f"the backup of {place} is not whole ({problems[0]}): run wingbar verify {place}"
+            )
+        with closing(Store.open(partial)) as written:
+            items = written.count()
+        handle = os.open(partial, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror}): free some space, or name another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            remove_index(partial)
+    return BackupReport(items, path.stat().st_size, time.monotonic() - start)
+
+
+def _write_backup(store: Store, partial: Path, progress: Progress) -> None:
+    """Copy the pages of one read snapshot."""
+
+    def report(status: int, remaining: int, total: int) -> None:
+        progress("copying", total - remaining, total)
+
+    with store.reading(), closing(sqlite3.connect(partial)) as target:
+        try:
+            store.connection.backup(target, pages=PAGES, progress=report, sleep=0)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{partial} cannot be written ({error}): free some space, or name another folder"
+            ) from error
+
+
+def _opened_target(ours: AnyStore, model: Model, target: PlaceText) -> AnyStore:
+    """The target, made where there is none. Raises StoreError for one that is no copy of the
+    source."""
+    if not exists(target):
+        theirs = create_store(target, model.files)
+        with theirs.writing():
+            theirs.set_copied_from(ours.identity())
+        return theirs
+    theirs = open_store(target)
+    try:
+        if str(theirs.path) == str(ours.path) or theirs.identity() == ours.identity():
+            raise StoreError(f"{theirs.path} is the index to be copied itself: name another place")
+        if theirs.copied_from() != ours.identity():
+            raise StoreError(
+                f"{theirs.path} exists already, and is no copy of {ours.path}: name another place"
+            )
+        if theirs.model_fingerprint() != model.fingerprint:
+            raise StoreError(
+                f"{theirs.path} is a copy from before {ours.path} was given the model {model}: "
+                "delete it and run the same command again"
+            )
+    except BaseException:
+        theirs.close()
+        raise
+    return theirs
+
+
+def _transfer(
+    ours: AnyStore, theirs: AnyStore, model: Model, progress: Progress
+) -> tuple[_Tally, int, str]:
+    """Bring the target in line with one snapshot of the source. Returns what was done, and the
+    number and the checksum of the source's items."""
+    tally, digest, done = _Tally(), hashlib.sha256(), 0
+    with ours.reading():
+        if ours.model_fingerprint() != model.fingerprint:
+            raise StoreError(f"{ours.path} was given another model meanwhile: run it again")
+        total = ours.count()
+        there = _Blocks(_rows(theirs, model)) if not theirs.is_empty() else None
+        for block in _blocks(ours, model):
+            until = block[-1].id
+            old = {} if there is None else there.up_to(until)
+            fresh = []
+            for row in block:
+                mark = _mark(row)
+                digest.update(mark)
+                same = old.pop(row.id, None)
+                if same == mark:
+                    tally.present += 1
+                else:
+                    fresh.append(row)
+            _write(theirs, fresh, list(old), model)
+            tally.copied += len(fresh)
+            tally.removed += len(old)
+            done += len(block)
+            progress("copying", done, total)
+        if there is not None:
+            rest = list(there.up_to(2**63 - 1))
+            _write(theirs, [], rest, model)
+            tally.removed += len(rest)
+        _copy_removals(ours, theirs)
+    return tally, done, digest.hexdigest()
+
+
+def _copy_removals(ours: AnyStore, theirs: AnyStore) -> None:
+    """What was removed by hand stays out of the copy as well."""
+    wanted, there = ours.removed(), theirs.removed()
+
+    def write() -> None:
+        with theirs.writing():
+            theirs.forget(path for path in there if path not in wanted)
+            theirs.remember(wanted)
+
+    if wanted != there:
+        theirs.retried(write)
+
+
+def _write(theirs: AnyStore, fresh: Sequence[Row], gone: Sequence[int], model: Model) -> None:
+    """One transaction of the target."""
+
+    def write() -> None:
+        with theirs.writing():
+            theirs.delete(gone)
+            if fresh:
+                theirs.add(
+                    [row.item for row in fresh],
+                    np.stack([row.code for row in fresh]),
+                    np.stack([row.feature for row in fresh]),
+                    model.bits,
+                    [row.id for row in fresh],
+                )
+
+    if fresh or gone:
+        theirs.retried(write)
+
+
+class _Blocks:
+    """The marks of the target's rows, read in step with the source."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self._rows = rows
+        self._next: Row | None = next(rows, None)
+
+    def up_to(self, id_: int) -> dict[int, bytes]:
+        """The marks of the rows from the last call up to this id, by id."""
+        found = {}
+        while self._next is not None and self._next.id <= id_:
+            found[self._next.id] = _mark(self._next)
+            self._next = next(self._rows, None)
+        return found
+
+
+def _blocks(store: AnyStore, model: Model) -> Iterator[list[Row]]:
+    """All rows by ascending id, in blocks."""
+    if not model.gives_codes:
+        return  # an index without codes has no items
+    above = -(2**63)
+    while block := store.rows(above, BLOCK, model.bits, model.dim):
+        yield block
+        above = block[-1].id
+
+
+def _rows(store: AnyStore, model: Model) -> Iterator[Row]:
+    return chain.from_iterable(_blocks(store, model))
+
+
+def _digest_of(rows: Iterable[Row], total: int, progress: Progress) -> tuple[int, str]:
+    """The number of rows and their checksum."""
+    digest, count = hashlib.sha256(), 0
+    for row in rows:
+        digest.update(_mark(row))
+        count += 1
+        if count % BLOCK == 0 or count == total:
+            progress("checking", count, max(count, total))
+    return count, digest.hexdigest()
+
+
+def _mark(row: Row) -> bytes:
+    """What tells a row from any other: sha256 of all that it holds."""
+    item = row.item
+    columns = json.dumps(dict(item.columns), ensure_ascii=False, sort_keys=True)
+    record = (row.id, item.path, item.label, columns, item.size, item.mtime, item.content)
+    digest = hashlib.sha256(repr(record).encode("utf-8", "surrogatepass"))
+    digest.update(row.code.astype("<u8").tobytes())
+    digest.update(row.feature.astype("<f2").tobytes())
+    return digest.digest()

@@ -1,0 +1,441 @@
+"""Make a whole index of a damaged one: everything that can still be read, and a list of the rest.
+
+The damaged file is only read. What its checksums confirm goes into a new file beside it: items
+with codes and features, the model, what was removed by hand. A code or feature that is lost is made
+again from the picture, if its file is still what was indexed. The new file is verified, then it
+takes the place of the damaged one, which stays beside it under another name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import zlib
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbar import images
+from wingbar.errors import ImageError, ModelError, StoreError, WingbarError, counted
+from wingbar.files import sync_folder
+from wingbar.hamming.codes import words
+from wingbar.images import printable
+from wingbar.index.checks import verify
+from wingbar.index.store import (
+    CHUNK,
+    ITEM_FIELDS,
+    NO_FILE,
+    Item,
+    Removed,
+    Store,
+    alive_from_disk,
+    codes_from_disk,
+    disk_bytes,
+    item_crc,
+    item_of_row,
+    remove_index,
+    removed_crc,
+)
+from wingbar.model.model import GENERAL, Model
+from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
+
+_BROKEN = (sqlite3.Error, UnicodeDecodeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a repair did.
+
+    index: the index that is whole now.
+    damaged: where the damaged file is now; None when nothing was wrong.
+    items: number of items that were kept.
+    dropped: what could not be saved, one line each.
+    made_again: number of items whose code and feature were made again from their pictures.
+    unchecked: number of items whose code stands in a damaged column and could not be made again: at
+        least one bit of one of them is wrong, the others are as they were.
+    """
+
+    index: str
+    damaged: str | None
+    items: int
+    dropped: Sequence[str] = ()
+    made_again: int = 0
+    unchecked: int = 0
+
+
+@dataclass
+class _Saved:
+    """What could be read of a damaged index, by the ids of its items."""
+
+    model: Model
+    items: dict[int, Item] = field(default_factory=dict)
+    features: dict[int, bytes] = field(default_factory=dict)
+    codes: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
+    doubtful: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
+    removed: dict[str, Removed] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+
+
+def repair(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Repaired:
+    """Repair the index at `path`; one that is whole stays as it is.
+
+    Raises StoreError when there is no file, when another process writes to it, when it is no index
+    or its model is lost, and when the new file cannot be written; then nothing is changed.
+    """
+    place = Path(path)
+    if not verify(place):
+        with closing(Store.open(place)) as store:
+            return Repaired(str(place), None, store.count())
+    target = place.with_name(f"{place.name}.repaired")
+    remove_index(target)  # of a repair that was killed
+    try:
+        with closing(_opened(place)) as connection:
+            saved = _read(connection, place)
+            again, unchecked = _complete(saved, threads or cores(), progress or no_progress)
+            _write(target, saved)
+            if left := verify(target):
+                raise StoreError(f"{place} could not be repaired ({left[0]}): make a new index")
+            damaged = _exchange(place, target)
+    finally:
+        with suppress(OSError):
+            remove_index(target)
+    return Repaired(
+        str(place), str(damaged), len(saved.items), tuple(saved.dropped), again, unchecked
+    )
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, and keeps writers away as far as the damage allows. Raises
+    StoreError."""
+    mode = "rw" if os.access(path, os.W_OK) else "ro"
+    try:
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=5
+        )
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        connection.execute("PRAGMA writable_schema = ON")  # or SQLite refuses a file that was cut
+        connection.execute("BEGIN IMMEDIATE" if mode == "rw" else "BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        if "locked" in str(error):
+            raise StoreError(
+                f"{path} is being written by another process: end it, then repair"
+            ) from None
+        if "disk I/O" in str(error) or "full" in str(error):
+            raise StoreError(
+                f"{path} cannot be repaired ({error}): free some space and try again"
+            ) from None
+        raise StoreError(
+            f"{path} cannot be repaired, since its first page is lost ({error}): make a new index "
+            "with wingbar index, or restore a backup"
+        ) from None
+    return connection
+
+
+# -- read
+
+
+def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
+    saved = _Saved(_model_of(connection, path))
+    model = saved.model
+    bits = model.bits if model.gives_codes else None
+    top = _top(connection)
+    columns = f"id, {ITEM_FIELDS}, crc"
+    for id_, row in _rows(connection, "items", columns, top, saved.dropped):
+        if item_crc(row[:-1]) != row[-1] or (item := item_of_row(tuple(row[:-1]))) is None:
+            saved.dropped.append(f"item {id_} ({printable(row[0])}): its row is damaged")
+        elif _listed_id(connection, item.path) not in (id_, None):
+            saved.dropped.append(f"item {id_} ({printable(row[0])}): its number is damaged")
+        else:
+            saved.items[id_] = item
+    for id_, row in _rows(connection, "features", "id, data, crc", top, saved.dropped):
+        if _is_feature(row[0], row[1], model.dim):
+            saved.features[id_] = row[0]
+    for chunk in range(top // CHUNK + 1 if bits else 0):
+        _read_codes(connection, chunk, bits or 0, saved)
+    with suppress(*_BROKEN):
+        for name, *rest, crc in connection.execute(
+            "SELECT path, size, mtime, content, crc FROM removed"
+        ):
+            one = Removed(*rest)
+            if removed_crc(name, one) == crc:
+                saved.removed[name] = one
+            else:
+                saved.dropped.append(f"the removal of {printable(name)}: its row is damaged")
+    return saved
+
+
+def _listed_id(connection: sqlite3.Connection, path: str) -> int | None:
+    """The id that SQLite's own list of paths has for a path; None where it cannot be read."""
+    with suppress(*_BROKEN):
+        row = connection.execute("SELECT id FROM items WHERE path = ?", (path,)).fetchone()
+        return row and int(row[0])
+    return None
+
+
+def _is_feature(data: object, crc: object, dim: int) -> bool:
+    """Whether this is what was stored as a feature of `dim` numbers."""
+    return (
+        isinstance(data, bytes)
+        and zlib.crc32(data) == crc
+        and len(data) == 2 * dim
+        and bool(np.isfinite(np.frombuffer(data, "<f2")).all())
+    )
+
+
+def _model_of(connection: sqlite3.Connection, path: Path) -> Model:
+    """The model of the index. A damaged file of it is taken from the built-in model if that has
+    it."""
+    files: dict[str, bytes] = {}
+    with suppress(*_BROKEN):
+        names = [name for (name,) in connection.execute("SELECT name FROM model")]
+        for name in names:
+            with suppress(*_BROKEN):
+                [files[name]] = connection.execute(
+                    "SELECT data FROM model WHERE name = ?", (name,)
+                ).fetchone()
+    try:
+        return Model(files)
+    except (WingbarError, TypeError):
+        for own in GENERAL.iterdir():
+            if own.suffix in (".onnx", ".npz"):
+                files[own.name] = own.read_bytes()
+    try:
+        return Model(files)
+    except (WingbarError, TypeError) as error:
+        raise StoreError(
+            f"{path} cannot be repaired, since its model is lost ({error}): make a new index with "
+            "wingbar index, or restore a backup"
+        ) from None
+
+
+def _top(connection: sqlite3.Connection) -> int:
+    """A number that no id of an item exceeds."""
+    top = 0
+    for query in (
+        "SELECT seq FROM sqlite_sequence WHERE name = 'items'",
+        "SELECT max(id) FROM items",
+        "SELECT max(id) FROM features",
+        f"SELECT max(chunk) * {CHUNK} + {CHUNK - 1} FROM codes",
+    ):
+        with suppress(*_BROKEN):
+            row = connection.execute(query).fetchone()
+            if row and isinstance(row[0], int):
+                top = max(top, row[0])
+    return min(top, 2**32)
+
+
+def _rows(
+    connection: sqlite3.Connection, table: str, columns: str, top: int, dropped: list[str]
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    """The rows of a table that SQLite can still read: ids and the other columns, by ascending id.
+
+    All are read in the order of the tree, as far as that goes; the ids beyond are looked for one by
+    one. The checksum of a row does not hold its id, but ids ascend, so a damaged one stands out.
+    """
+    found: list[tuple[Any, ...]] = []
+    lost: list[int] = []
+    try:
+        found.extend(connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED"))
+    except _BROKEN:
+        found = _rows_before_the_damage(connection, table, columns)
+        last = max((row[0] for row in found), default=0)
+        for id_ in range(last + 1, top + 1):
+            try:
+                query = f"SELECT {columns} FROM {table} WHERE id = ?"
+                found += connection.execute(query, (id_,)).fetchall()[:1]
+            except _BROKEN:
+                lost.append(id_)
+    kept = ascending([row[0] for row in found])
+    for place in kept:
+        id_, *row = found[place]
+        yield id_, row
+    if len(kept) < len(found):
+        dropped.append(f"{table}: {counted(len(found) - len(kept), 'row')} whose number is damaged")
+    if lost:
+        dropped.append(
+            f"{table}: {counted(len(lost), 'place')} from {lost[0]} to {lost[-1]} cannot be read"
+        )
+
+
+def _rows_before_the_damage(
+    connection: sqlite3.Connection, table: str, columns: str
+) -> list[tuple[Any, ...]]:
+    found = []
+    with suppress(*_BROKEN):
+        for row in connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED"):
+            found.append(row)
+    return found
+
+
+def ascending(ids: Sequence[object]) -> list[int]:
+    """The places of the longest part of a sequence that ascends strictly, without ids that are
+    there twice and what is no id."""
+    often = Counter(id_ for id_ in ids if isinstance(id_, int))
+    ends: list[int] = []  # of the best part of each length: its last id
+    at: list[int] = []  # and its place
+    before: dict[int, int | None] = {}
+    for place, id_ in enumerate(ids):
+        if not isinstance(id_, int) or often[id_] > 1 or not 0 < id_ < 2**47:
+            continue
+        length = bisect_left(ends, id_)
+        before[place] = at[length - 1] if length else None
+        ends[length : length + 1] = [id_]
+        at[length : length + 1] = [place]
+    out: list[int] = []
+    last = at[-1] if at else None
+    while last is not None:
+        out.append(last)
+        last = before[last]
+    return out[::-1]
+
+
+def _read_codes(connection: sqlite3.Connection, chunk: int, bits: int, saved: _Saved) -> None:
+    """The codes of one chunk. Where its checksum is wrong but it has the right shape, they are
+    doubtful: few of them can be wrong, and nobody knows which."""
+    try:
+        row = connection.execute(
+            "SELECT data, alive, crc FROM codes WHERE chunk = ?", (chunk,)
+        ).fetchone()
+    except _BROKEN:
+        return
+    if row is None or not isinstance(row[0], bytes) or not isinstance(row[1], bytes):
+        return
+    data, alive, crc = row
+    if len(alive) != CHUNK // 8 or len(data) % disk_bytes(bits):
+        return
+    packed = codes_from_disk(data, bits)[:CHUNK]
+    places = np.flatnonzero(alive_from_disk(alive)[: len(packed)])
+    into = saved.codes if zlib.crc32(alive, zlib.crc32(data)) == crc else saved.doubtful
+    into.update(zip((places + chunk * CHUNK).tolist(), packed[places], strict=True))
+
+
+# -- complete
+
+
+def _complete(saved: _Saved, threads: int, progress: Progress) -> tuple[int, int]:
+    """Make lost codes and features again, and drop the items for which that is impossible. Returns
+    how many were made again, and how many codes could not be checked."""
+    model = saved.model
+    lost = {
+        id_: item
+        for id_, item in saved.items.items()
+        if id_ not in saved.codes or id_ not in saved.features
+    }
+    if not model.has_network and model.gives_codes:
+        return _complete_vectors(saved, lost), 0
+    made = done = 0
+    reasons: dict[int, str] = {}
+    for batch in batched(in_order(lost.items(), lambda one: _pixels(model, one), threads), BATCH):
+        read = [(id_, pixels) for id_, pixels in batch if not isinstance(pixels, ImageError)]
+        reasons.update((id_, str(why)) for id_, why in batch if isinstance(why, ImageError))
+        if read and model.gives_codes:
+            embedded = model.embed(model.run([pixels for _, pixels in read]))
+            for (id_, _), code, feature in zip(
+                read, embedded.codes, embedded.features, strict=True
+            ):
+                saved.codes[id_], saved.features[id_] = code, feature.astype("<f2").tobytes()
+                made += 1
+        done += len(batch)
+        progress("encoding again", done, len(lost))
+    unchecked = 0
+    for id_, why in sorted(reasons.items()):
+        if id_ in saved.features and id_ in saved.doubtful:
+            saved.codes[id_] = saved.doubtful[id_]
+            unchecked += 1
+        else:
+            item = saved.items.pop(id_)
+            saved.dropped.append(
+                f"item {id_} ({printable(item.path)}): its code or feature is damaged, and {why}"
+            )
+    return made, unchecked
+
+
+def _pixels(model: Model, one: tuple[int, Item]) -> tuple[int, images.Pixels | ImageError]:
+    """In a thread: the pixels of an item whose file is still what was indexed."""
+    id_, item = one
+    try:
+        if item.size == NO_FILE:
+            raise ImageError("it has no file")
+        data = images.read(item.path)
+        if hashlib.sha256(data).digest() != item.content:
+            raise ImageError("its file has changed")
+        return id_, images.load(data, model.preprocessing)
+    except ImageError as error:
+        return id_, error
+
+
+def _complete_vectors(saved: _Saved, lost: Mapping[int, Item]) -> int:
+    """Codes of vectors are made again from the features, which are the vectors."""
+    made = 0
+    for id_, item in lost.items():
+        if id_ in saved.features:
+            vector = np.frombuffer(saved.features[id_], "<f2").astype(np.float32)
+            saved.codes[id_] = saved.model.embed(vector[None]).codes[0]
+            made += 1
+        else:
+            del saved.items[id_]
+            saved.dropped.append(f"item {id_} ({printable(item.path)}): its vector is damaged")
+    return made
+
+
+# -- write
+
+
+def _write(target: Path, saved: _Saved) -> None:
+    model = saved.model
+    store = Store.create(target, model.files)
+    try:
+        ids = sorted(saved.items)
+        with store.writing():
+            for part in batched(ids, CHUNK):
+                packed = np.stack([saved.codes[id_] for id_ in part])
+                features = np.frombuffer(
+                    b"".join(saved.features[id_] for id_ in part), "<f2"
+                ).reshape(len(part), model.dim)
+                store.add(
+                    [saved.items[id_] for id_ in part],
+                    packed.reshape(len(part), words(model.bits)),
+                    features,
+                    model.bits,
+                    part,
+                )
+            store.remember(saved.removed)
+    except (ModelError, sqlite3.IntegrityError) as error:
+        raise StoreError(f"{target} could not be made ({error}): make a new index") from None
+    finally:
+        store.close()
+
+
+def _exchange(path: Path, target: Path) -> Path:
+    """Put the new file in the place of the damaged one, which gets another name. At no moment is
+    there no index at `path`."""
+    number = 1
+    damaged = path.with_name(f"{path.name}.damaged")
+    while damaged.exists():
+        number += 1
+        damaged = path.with_name(f"{path.name}.damaged{number}")
+    try:
+        os.link(path, damaged)
+    except OSError:  # a file system without hard links
+        damaged.write_bytes(path.read_bytes())
+    for suffix in ("-wal", "-shm"):  # they belong to the damaged file
+        with suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{damaged}{suffix}")
+    os.replace(target, path)
+    sync_folder(path.parent)
+    return damaged
