@@ -8,7 +8,7 @@ from wingbar.hamming import words
 
 @numba.njit
 def piece(unique: np.ndarray, place: int, start: int) -> np.uint64:
-    return words.piece(unique, place, start)
+    return words.piece(unique, place, start)  # type: ignore[no-untyped-call]
 
 
 def test_a_piece_may_lie_across_words() -> None:
