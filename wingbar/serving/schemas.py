@@ -15,10 +15,12 @@ from wingbar.index.filters import parse_where
 from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
 
 PROBLEM = "application/problem+json"
-MOST_HITS = 1000
+MOST_HITS = 10_000
+MOST_HITS_OF_BATCH = 64_000  # hits of all its queries together
 LONGEST_SHORTLIST = 10_000
 LONGEST_RADIUS = 1024  # bits
 MOST_PICTURES = 64  # pictures or ids per request
+MOST_CHANGED = 1000  # items that one request labels or removes
 MOST_FILTERS = 32
 LONGEST_FILTER = 1000  # characters
 # Wildcards in a filter on a path: each further one makes a hostile pattern 100 times slower.
@@ -81,6 +83,17 @@ class SearchParameters(BaseModel):
         examples=["10,20,300,200"],
     )
     distinct: bool = Field(False, description="whether copies of a hit are folded into it")
+    like: list[ItemId] = Field(
+        [],
+        max_length=MOST_PICTURES,
+        description="ids of items that are right too, as further pictures of the query or as hits "
+        "of an earlier search marked as right",
+        examples=[[18, 19]],
+    )
+    unlike: list[ItemId] = Field(
+        [], max_length=MOST_PICTURES, description="ids of items that are wrong", examples=[[20]]
+    )
+    sizes: bool = Field(False, description="whether to tell the size of each hit's picture")
 
     def options(self) -> SearchOptions:
         """The same for an index. Raises ImageError for an invalid box."""
@@ -119,7 +132,25 @@ class ByItems(SearchParameters):
     ids: list[ItemId] = Field(min_length=1, max_length=MOST_PICTURES, examples=[[17, 18]])
 
 
+class Labelled(BaseModel):
+    """A label for several items."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[ItemId] = Field(min_length=1, max_length=MOST_CHANGED, examples=[[17, 18]])
+    label: str | None = Field(
+        max_length=LONGEST_LABEL, description="the label; null or empty to take it away"
+    )
+
+
 # -- answers
+
+PATH = (
+    "its path; only from a server that nobody but this machine can ask: one without tokens, "
+    "--public, --allow-host and --cors"
+)
+WIDTH = "width of its upright picture in pixels, if sizes were asked for and it can be read"
+HEIGHT = "its height, likewise"
 
 
 class HitOut(BaseModel):
@@ -141,6 +172,9 @@ class HitOut(BaseModel):
     copies: list[int] = Field(
         description="ids of its copies that were folded into it, if distinct hits were asked for"
     )
+    path: str | None = Field(None, description=PATH)
+    width: int | None = Field(None, description=WIDTH)
+    height: int | None = Field(None, description=HEIGHT)
 
 
 class Milliseconds(BaseModel):
@@ -219,6 +253,22 @@ class ItemOut(BaseModel):
     thumb: str = Field(description="URL of a thumbnail")
     image: str = Field(description="URL of the picture")
     available: bool = Field(description="whether its file exists")
+    path: str | None = Field(None, description=PATH)
+    width: int | None = Field(None, description=WIDTH)
+    height: int | None = Field(None, description=HEIGHT)
+
+
+class OneItemOut(ItemOut):
+    """One indexed picture, with what its file says."""
+
+    taken: str | None = Field(
+        None,
+        description="when it was taken, by its EXIF, as 2026-11-26T09:30:00; only where paths are "
+        "told",
+    )
+    camera: str | None = Field(
+        None, description="the camera, by its EXIF; only where paths are told"
+    )
 
 
 class ItemsOut(BaseModel):
@@ -243,6 +293,21 @@ class FailedOut(BaseModel):
 
     name: str = Field(description="name of the uploaded file")
     reason: str
+
+
+class ChangedOut(BaseModel):
+    """How many items were changed."""
+
+    count: int = Field(description="number of them; ids that there are not are skipped")
+
+
+class RegionsOut(BaseModel):
+    """Parts of a picture that may be worth a search of their own."""
+
+    regions: list[list[int]] = Field(
+        description="x, y, width, height of each in pixels of the upright picture, the one that "
+        "the model finds strongest first; none if the model does not tell where it looks"
+    )
 
 
 class AddedOut(BaseModel):
