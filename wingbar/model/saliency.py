@@ -72,7 +72,7 @@ def look(model: Model, source: images.Source) -> Look:
 
 def suggested_regions(seen: Look) -> tuple[images.Box, ...]:
     """Different parts of an image that may be worth a search of their own, strongest first, in
-    pixels of the upright image: the regions of what a model saw, or those of its map if it has none.
+    pixels of the upright image: the regions of what a model saw, or of its map if it has none.
     Those that are nearly the whole area or nearly an earlier one are left out."""
     regions = seen.regions
     if not regions and seen.heat is not None:
