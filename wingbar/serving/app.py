@@ -51,6 +51,7 @@ from wingbar.serving.schemas import (
     MOST_CHANGED,
     MOST_FILTERS,
     MOST_HITS,
+    MOST_ITEMS,
     MOST_PICTURES,
     PICTURES,
     AddedOut,
@@ -314,7 +315,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     )
     async def items(
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
-        limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 60,
+        limit: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 60,
         where: Annotated[
             list[Filter], Query(max_length=MOST_FILTERS, examples=[["label=monarch"]])
         ] = [],  # noqa: B006  # FastAPI copies it

@@ -20,6 +20,7 @@ MOST_HITS_OF_BATCH = 64_000  # hits of all its queries together
 LONGEST_SHORTLIST = 10_000
 LONGEST_RADIUS = 1024  # bits
 MOST_PICTURES = 64  # pictures or ids per request
+MOST_ITEMS = 1000  # items of a page
 MOST_CHANGED = 1000  # items that one request labels or removes
 MOST_FILTERS = 32
 LONGEST_FILTER = 1000  # characters
