@@ -32,7 +32,8 @@ from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.ranking import FailedShard
 from wingbar.serving.batching import BusyError
-from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Row
+from wingbar.serving.collection_map import Map
+from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Page, Row
 from wingbar.serving.encoder import TooLargeError
 from wingbar.serving.logs import in_log
 from wingbar.serving.middleware import Access, Metrics, Protection
@@ -64,6 +65,7 @@ from wingbar.serving.schemas import (
     ItemId,
     ItemsOut,
     Labelled,
+    MapOut,
     OneItemOut,
     ProblemOut,
     RegionsOut,
@@ -320,20 +322,43 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             list[Filter], Query(max_length=MOST_FILTERS, examples=[["label=monarch"]])
         ] = [],  # noqa: B006  # FastAPI copies it
         spread: bool = False,
+        id: Annotated[
+            list[ItemId],
+            Query(
+                max_length=MOST_ITEMS,
+                description="ids of the items to list instead; those that there are",
+                examples=[[17, 18]],
+            ),
+        ] = [],  # noqa: B006
         sizes: Annotated[
             bool, Query(description="whether to tell the size of each picture")
         ] = False,
     ) -> Response:
         """List the indexed pictures by ascending id, or with `spread` evenly spread over the index,
         so that one page shows something of every folder."""
-        page = await service.page(offset, limit, where, spread)
+        page = (
+            Page(rows := await service.rows(id), len(rows))
+            if id
+            else await service.page(offset, limit, where, spread)
+        )
         paths = [row.item.path for row in page.rows]
         known = await service.sizes(paths) if sizes else [None] * len(paths)
-        rows = [
+        records = [
             _row_record(row, settings, size) for row, size in zip(page.rows, known, strict=True)
         ]
-        record = {"items": rows, "total": page.total}
+        record = {"items": records, "total": page.total}
         return _json(record | _failed_record(service, page.failed))
+
+    @app.get(
+        "/api/map",
+        dependencies=reads,
+        response_model=MapOut,
+        responses=problems(401, 404, 405, 409),
+    )
+    async def collection_map() -> Response:
+        """Send a place in the plane for every picture, alike ones near each other."""
+        found = await service.map()
+        return await asyncio.to_thread(lambda: _json(_map_record(found)))
 
     @app.get("/api/items/{id}", dependencies=reads, response_model=OneItemOut, responses=ITEM)
     async def item(id: Id) -> Response:
@@ -590,6 +615,19 @@ def _search_record(
         "query": None if size is None else {"width": size[0], "height": size[1]},
         "milliseconds": {stage: round(value, 3) for stage, value in stages.items()},
         **_failed_record(service, found.hits.failed),
+    }
+
+
+def _map_record(found: Map) -> dict[str, Any]:
+    labels = sorted({label for label in found.labels if label is not None})
+    place = {label: i for i, label in enumerate(labels)}
+    x, y = (np.round(found.places[:, axis].astype(float), 4).tolist() for axis in (0, 1))
+    return {
+        "ids": list(found.ids),
+        "x": x,
+        "y": y,
+        "label": [-1 if label is None else place[label] for label in found.labels],
+        "labels": labels,
     }
 
 

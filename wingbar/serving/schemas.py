@@ -302,6 +302,16 @@ class ChangedOut(BaseModel):
     count: int = Field(description="number of them; ids that there are not are skipped")
 
 
+class MapOut(BaseModel):
+    """A map of the collection: pictures that are alike are near each other."""
+
+    ids: list[int] = Field(description="ids of the items")
+    x: list[float] = Field(description="place of each, from 0 to 1")
+    y: list[float] = Field(description="likewise")
+    label: list[int] = Field(description="place of its label in `labels`; -1 without a label")
+    labels: list[str] = Field(description="the labels")
+
+
 class RegionsOut(BaseModel):
     """Parts of a picture that may be worth a search of their own."""
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from wingbar import images
 from wingbar.errors import ImageError, WingbarError
 from wingbar.hamming import codes
@@ -27,6 +29,7 @@ from wingbar.index.shards import shard_names
 from wingbar.model.model import Embeddings
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered
+from wingbar.serving.collection_map import MOST, Map, lay_out
 from wingbar.serving.connections import (
     AnyReader,
     NotFoundError,
@@ -137,6 +140,8 @@ class Service:
         self._senders = ThreadPoolExecutor(cores(), "wingbar-show")
         self._queue: deque[_Asked] = deque()  # searches that are not slow
         self._sizes = Sizes()
+        self._map: tuple[tuple[int, ...], Map] | None = None
+        self._map_lock = asyncio.Lock()
         self._facts: tuple[AnyReader, tuple[int, ...], dict[str, Any]] | None = None
         self._started = False
 
@@ -342,6 +347,48 @@ class Service:
     async def sizes(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
         """Width and height of the upright pictures of items; None for what cannot be read."""
         return await self._in_pool(lambda: [self._sizes.of(path) for path in paths])
+
+    async def rows(self, ids: Sequence[int]) -> list[Row]:
+        """Those of several items that there are, with their codes."""
+
+        def read(reader: AnyReader) -> list[Row]:
+            with reader.snapshot():
+                rows = []
+                for id_ in dict.fromkeys(ids):
+                    with suppress(NotFoundError):
+                        rows.append(reader.row(id_))
+                return rows
+
+        return await self._slow.run(read)
+
+    async def map(self) -> Map:
+        """A map of the collection, computed again after a change. Raises EmptyError, and
+        NotFoundError where several indexes are served as one."""
+
+        def read(reader: AnyReader) -> tuple[tuple[int, ...], Map, Any]:
+            if not isinstance(reader, Reader):
+                raise NotFoundError("there is no map of several indexes: serve one of them")
+            if reader.is_empty:
+                raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
+            with reader.snapshot():
+                version = reader.version()
+                if self._map is not None and self._map[0] == version:
+                    return version, self._map[1], None
+                ids = reader.index.ids()
+                rows = np.arange(len(ids))[:: -(-len(ids) // MOST)]
+                labels = reader.index.labels()
+                some = Map(
+                    ids[rows].tolist(), [labels[row] for row in rows], np.empty((0, 2), np.float32)
+                )
+                return version, some, reader.index.features(some.ids)
+
+        async with self._map_lock:  # several that ask at once wait for one
+            version, found, features = await self._slow.run(read)
+            if features is not None:
+                places = await self._in_pool(lambda: lay_out(features))
+                found = found._replace(places=places)
+                self._map = version, found
+        return found
 
     async def photo_facts(self, path: str) -> PhotoFacts:
         """What EXIF says about an item's picture."""

@@ -96,7 +96,7 @@ def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
     assert page.locator(".card").count() > 10  # what was there stays
     page.unroute_all()
     one.until("document.querySelector('input[value=coarse]').checked")  # it looks by itself
-    one.status("closest first")
+    one.status("results$|closest first")
     assert page.is_hidden("#notice")
     one.expected += ["ERR_FAILED", "Problem"]
 

@@ -16,6 +16,7 @@ export async function refreshInfo() {
   if (labels) parts.push(plural(labels, "label"));
   if (bits) parts.push(`codes of ${count(bits)} bits by the model ${model}`);
   $("about").textContent = parts.join(" · ");
+  $("add-folder").hidden = !state.info.writable;
 }
 
 /** What the filters on offer depend on. */

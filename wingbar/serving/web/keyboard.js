@@ -3,6 +3,7 @@
 
 import { closeMenu, openHelp } from "./dialogs.js";
 import { $ } from "./elements.js";
+import { toggleMap } from "./map.js";
 import { dismissNotice } from "./notice.js";
 import { openPanel, toggleOrder } from "./panel.js";
 import { abandonCrop, isCropping, toggleCrop } from "./query.js";
@@ -17,6 +18,7 @@ const ALWAYS = {
   "/": () => $("browse").focus(),
   "?": openHelp,
   i: toggleInspect,
+  m: toggleMap,
   s: toggleSelecting,
 };
 

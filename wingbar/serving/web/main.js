@@ -11,19 +11,21 @@
 //   search, results      a search and its results
 //   problems, start      failures; the start page
 //   page                 all of this for one search
-//   exports, removal, labels, tray, lasso, lightbox, changes, keyboard   what can be done with it
+//   exports, removal, labels, tray, lasso, map, folder, lightbox, changes, keyboard   what can be done with it
 
 import { linkTo } from "./address.js";
 import { apiHooks } from "./api.js";
 import { afterLabel, afterRemoval, listenToAdd } from "./changes.js";
 import { listenToDialogs } from "./dialogs.js";
 import { listenToExports } from "./exports.js";
+import { listenToFolder } from "./folder.js";
 import { grid } from "./grid.js";
 import { refreshInfo } from "./info.js";
 import { listenToKeys } from "./keyboard.js";
 import { labelHooks, listenToLabels } from "./labels.js";
 import { listenToLasso } from "./lasso.js";
 import { Lightbox } from "./lightbox.js";
+import { listenToMap, mapHooks } from "./map.js";
 import { arrive, go, goLike, listenToHistory, navigationHooks } from "./navigation.js";
 import { listenToLinks, show } from "./page.js";
 import { listenToPanel } from "./panel.js";
@@ -47,6 +49,7 @@ apiHooks.busy = showBusy;
 navigationHooks.show = show;
 removalHooks.removed = afterRemoval;
 labelHooks.labelled = afterLabel;
+mapHooks.details = (entry) => lightbox.show(entry);
 
 const isSelected = (/** @type {number} */ id) => state.selected.has(id);
 const mark = (/** @type {Entry} */ { id }, /** @type {boolean} */ right) =>
@@ -82,6 +85,8 @@ listenToRemoval();
 listenToLabels();
 listenToTray();
 listenToLasso();
+listenToMap();
+listenToFolder();
 listenToSearches();
 listenToKeys();
 listenToDialogs();

@@ -2,6 +2,7 @@
 
 import { closeDialogs } from "./dialogs.js";
 import { $ } from "./elements.js";
+import { addFiles, filesOf, hasFolder } from "./folder.js";
 import { go, goLike } from "./navigation.js";
 import { dismissNotice, showNotice } from "./notice.js";
 import { likePicture, state } from "./state.js";
@@ -129,7 +130,12 @@ const isOnQuery = ({ target }) =>
  * @param {DataTransfer} data
  * @param {boolean} adds
  */
-function dropped(data, adds) {
+async function dropped(data, adds) {
+  if (hasFolder(data)) {
+    if (state.info?.writable) addFiles(await filesOf(data));
+    else showNotice("This server does not let the page add pictures.");
+    return;
+  }
   if (data.files.length) {
     if (adds) addToQuery([...data.files]);
     else searchWith([...data.files]);

@@ -145,7 +145,9 @@ function searchPart(box) {
 function drawTerms() {
   const { query, like, unlike, box } = state.search;
   $("terms").hidden = !hasQuery();
-  $("browse-text").textContent = hasQuery() ? "Another" : "Drop, paste or choose a picture";
+  const text = hasQuery() ? "Another" : "Drop, paste or choose a picture";
+  $("browse-text").textContent = text;
+  $("browse").setAttribute("aria-label", hasQuery() ? "Another picture" : text);
   $("browse").classList.toggle("compact", hasQuery());
   if (!hasQuery()) {
     $("terms").replaceChildren();

@@ -93,10 +93,16 @@ function showEmptyIndex() {
   const { name } = state.info;
   grid.clear();
   $("status").textContent = "No pictures yet";
+  const { writable } = state.info;
+  /** @type {import("./notice.js").Action[]} */
+  const actions = [["Check again", () => refreshInfo().then(showAgain)]];
+  if (writable) actions.unshift(["Choose a folder", () => $("folder").click()]);
   showPlaceholder({
     title: "This index is empty",
-    text: "Index a folder of pictures. They appear here without a restart:",
+    text: writable
+      ? "Drop a folder of pictures here, or index one where it is:"
+      : "Index a folder of pictures. They appear here without a restart:",
     code: `wingbar index ${name}${name.endsWith(".wb") ? "" : ".wb"} photos/`,
-    actions: [["Check again", () => refreshInfo().then(showAgain)]],
+    actions,
   });
 }
