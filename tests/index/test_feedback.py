@@ -28,7 +28,7 @@ def test_a_query_is_moved_as_the_formula_says() -> None:
     out = moved(query, [a, b], [c], beta=0.8, gamma=0.3)
     feature = [
         float(query.features[0, i])
-        + 0.8 * (float(a.features[0, i]) + float(b.features[0, i])) / 2
+        + 0.8 * (float(a.features[0, i]) + float(b.features[0, i]))
         - 0.3 * float(c.features[0, i])
         for i in range(DIM)
     ]
@@ -40,7 +40,7 @@ def test_a_query_is_moved_as_the_formula_says() -> None:
             float(one.logits[0, i]) / size
             for one, size in zip((query, a, b, c), sizes, strict=True)
         )
-        logit = q + 0.8 * (x + y) / 2 - 0.3 * z
+        logit = q + 0.8 * (x + y) - 0.3 * z
         assert out.logits[0, i] == pytest.approx(logit, abs=1e-5)
         assert unpack(out.codes, BITS)[0, i] == (logit >= 0)
 

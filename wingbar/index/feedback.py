@@ -1,9 +1,10 @@
 """Queries of several pictures, and results marked right or wrong: one embedding for all of them.
 
-Relevance feedback after J. J. Rocchio, "Relevance feedback in information retrieval" (1971), in the
-form of Manning, Raghavan and Schütze, "Introduction to Information Retrieval" (2008), Eq. 9.3:
+Relevance feedback after J. J. Rocchio, "Relevance feedback in information retrieval" (1971), with
+sums in the place of his means, as by E. Ide, "New experiments in relevance feedback" (1971), so
+that every mark counts:
 
-    q' = q + beta * mean(right) - gamma * mean(wrong)
+    q' = q + beta * sum(right) - gamma * sum(wrong)
 
 on unit features. Logits are moved in the same way, each divided by its own mean size first, as
 those of stored items are only the signs of their bits; their signs are the code of q'.
@@ -22,8 +23,8 @@ from wingbar.hamming.codes import pack
 from wingbar.model.itq import unit
 from wingbar.model.model import Embeddings
 
-BETA = 0.75
-GAMMA = 0.15
+BETA = 1.0  # a picture that is right counts as much as the query
+GAMMA = 0.25
 
 
 def moved(
@@ -50,9 +51,7 @@ def moved(
             raise QueryError(f"the embeddings are of two models, {query.model} and {one.model}")
     if not right and not wrong:
         return query
-    weights = np.array(
-        [1.0, *[beta / len(right) for _ in right], *[-gamma / len(wrong) for _ in wrong]]
-    )
+    weights = np.array([1.0, *[beta] * len(right), *[-gamma] * len(wrong)])
     every = (query, *right, *wrong)
     features = weights @ np.concatenate([one.features for one in every])
     logits = weights @ np.concatenate([_of_size_one(one.logits) for one in every])

@@ -273,3 +273,60 @@ def test_ten_thousand_results_and_the_line(tab: Open, server: str) -> None:
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     one.until("[...document.querySelectorAll('.card')].at(-1)?.ariaPosInSet === '9999'")
     assert page.locator(".card").count() < 100
+
+
+@pytest.mark.slow
+def test_the_map(tab: Open) -> None:
+    one = tab()
+    page = one.open()
+    page.keyboard.press("m")
+    assert page.is_hidden("#grid")
+    one.until("performance.getEntriesByType('resource').some((r) => r.name.endsWith('size=96'))")
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    page.keyboard.down("Shift")  # a lasso around everything
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    for x, y in ((0.99, 0.01), (0.99, 0.99), (0.01, 0.99)):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=2)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    page.wait_for_selector(f"#tray-text:has-text('{3 * EACH} pictures selected')")
+    page.keyboard.press("Escape")
+    page.focus("#map")
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")  # the picture in the middle
+    page.wait_for_selector("#lightbox[open]")
+    page.keyboard.press("Escape")
+    page.keyboard.press("m")
+    assert page.is_visible(".card")
+
+
+@pytest.mark.slow
+def test_a_folder_is_added(tab: Open, tmp_path: Path) -> None:
+    one = tab()
+    sent: list[int] = []
+
+    def pretend(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        names = (route.request.post_data_buffer or b"").count(b'name="image"')
+        sent.append(names)
+        failed = [{"name": "broken.jpg", "reason": "no picture"}] if len(sent) == 1 else []
+        items = [{"id": i, "name": "x"} for i in range(names - len(failed))]
+        route.fulfill(status=201, json={"items": items, "failed": failed})
+
+    one.page.route("**/api/items", pretend)
+    page = one.open()
+    for i in range(20):
+        (tmp_path / f"{i:02}.jpg").write_bytes(picture_bytes(i, HUES["red"]))
+    (tmp_path / "notes.txt").write_text("no picture")
+    page.set_input_files("#folder", tmp_path)
+    page.wait_for_selector("#adding-text:has-text('19 pictures added. 1 picture could not be')")
+    assert "broken.jpg no picture" in page.inner_text("#adding-failed")
+    assert "1 other file left out" in page.inner_text("#adding-note")
+    assert sent == [16, 4]
+    page.click("#adding-stop")
+    assert page.is_hidden("#adding")

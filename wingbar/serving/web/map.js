@@ -120,7 +120,7 @@ function drawSoon() {
  */
 function view() {
   const { clientWidth: width, clientHeight: height } = $("map");
-  const [across, down] = [map.zoom * (width - 2 * CELL), map.zoom * (height - 2 * CELL)];
+  const [across, down] = [map.zoom * (width - CELL), map.zoom * (height - CELL)];
   return { left: width / 2 - map.x * across, top: height / 2 - map.y * down, across, down };
 }
 
