@@ -41,7 +41,7 @@ export function makeCard(entry) {
   item.classList.toggle("missing", entry.available === false);
   setName(item.querySelector(".name"), shownName(entry));
   const hasOtherName = entry.label !== null && entry.label !== entry.name;
-  setName(item.querySelector(".file"), hasOtherName ? entry.name : "");
+  item.querySelector(".file").textContent = hasOtherName ? entry.name : "";
   return item;
 }
 

@@ -269,6 +269,7 @@ function follow(/** @type {PointerEvent} */ start) {
   const { signal } = ended;
   let way = 0;
   pointers.set(start.pointerId, [start.offsetX, start.offsetY]);
+  if (draws) map.lasso = [[start.offsetX, start.offsetY]];
   canvas.setPointerCapture(start.pointerId);
   const move = (/** @type {PointerEvent} */ event) => {
     const before = pointers.get(event.pointerId);
