@@ -13,7 +13,7 @@ SAMPLE = 5000  # features from which the two directions are found
 NEIGHBOURS = 15  # by feature, towards whose middle each place moves
 ROUNDS = 12  # of such moves
 BLOCK = 512  # features compared with all others at once
-MOST_COMPARED = 20_000  # items whose neighbours are looked for; larger maps stay at PCA
+MOST_COMPARED = 10_000  # items whose neighbours are looked for; larger maps are the PCA alone
 
 
 class Map(NamedTuple):

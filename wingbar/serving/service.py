@@ -382,13 +382,16 @@ class Service:
                 )
                 return version, some, reader.index.features(some.ids)
 
+        def compute(version: tuple[int, ...], found: Map, features: Any) -> Map:
+            found = found._replace(places=lay_out(features))
+            self._map = version, found  # kept also when nobody waits for it any more
+            return found
+
         async with self._map_lock:  # several that ask at once wait for one
             version, found, features = await self._slow.run(read)
-            if features is not None:
-                places = await self._in_pool(lambda: lay_out(features))
-                found = found._replace(places=places)
-                self._map = version, found
-        return found
+            if features is None:
+                return found
+            return await self._in_pool(lambda: compute(version, found, features))
 
     async def photo_facts(self, path: str) -> PhotoFacts:
         """What EXIF says about an item's picture."""
