@@ -27,7 +27,7 @@ def test_a_server_that_others_can_reach_needs_a_token_or_public(tmp_path: Path) 
         {"token": TOKEN},
         {"read_token": READ},
         {"public": True},
-        {"hosts": ("photos.example.org",)},
+        {"hosts": ("photos.example.org",), "public": True},
         {"cors": ("https://photos.example.org",)},
         {"host": "0.0.0.0", "public": True},
     ):
