@@ -91,6 +91,34 @@ def test_search_by_paste(tab: Open) -> None:
 
 
 @pytest.mark.slow
+def test_a_shared_picture_is_searched_for(tab: Open) -> None:
+    one = tab()
+    page = one.open()
+    page.evaluate(
+        """async (data) => {
+          await navigator.serviceWorker.register("/share.js"); // an installed page does
+          await navigator.serviceWorker.ready;
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const files = new DataTransfer();
+          files.items.add(new File([bytes], "shared.jpg", { type: "image/jpeg" }));
+          const form = document.createElement("form");
+          Object.assign(form, { action: "/share", method: "post", enctype: "multipart/form-data" });
+          const input = document.createElement("input");
+          Object.assign(input, { type: "file", name: "image", files: files.files });
+          form.append(input);
+          document.body.append(form);
+          while (!navigator.serviceWorker.controller) await new Promise((go) => setTimeout(go, 20));
+          form.submit();
+        }""",
+        base64.b64encode(picture_bytes(5004, HUES["blue"])).decode(),
+    )
+    page.wait_for_url("**upload=u*")
+    one.status("closest first")
+    assert page.inner_text("#title") == "Like shared.jpg"
+    assert one.labels()[0] == "blue"
+
+
+@pytest.mark.slow
 def test_several_pictures_and_marks(tab: Open, server: str) -> None:
     one = tab()
     page = one.open()

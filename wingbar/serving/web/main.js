@@ -105,7 +105,8 @@ async function start() {
   if (fine !== "none") state.stage = fine;
   drawSearches();
   await arrive(history.state);
-  navigator.serviceWorker?.register("/share.js").catch(() => {}); // only for the share target
+  if (matchMedia("(display-mode: standalone)").matches)
+    navigator.serviceWorker?.register("/share.js").catch(() => {}); // an app is a share target
   addEventListener("visibilitychange", () => {
     if (!document.hidden) refreshInfo().catch(() => {}); // the next search will say what is wrong
   });
