@@ -80,6 +80,10 @@ def serving(index: Path) -> Iterator[str]:
         process.wait()
 
 
+def start(page: Page) -> None:
+    page.wait_for_selector(".card")
+
+
 def search(page: Page) -> None:
     page.locator(".card").nth(4).locator(".hit").click()
     page.wait_for_url("**id=*")
@@ -141,7 +145,7 @@ def nothing(page: Page) -> None:
 
 
 STATES: dict[str, Callable[[Page], None]] = {
-    "start": lambda page: page.wait_for_selector(".card"),
+    "start": start,
     "results": search,
     "inspect": inspect,
     "marks": mark,

@@ -37,7 +37,11 @@ def test_sizes_are_those_of_upright_pictures(
 
 def test_date_and_camera(tmp_path: Path) -> None:
     base = ExifTags.Base
-    tags = {base.Make: "Canon", base.Model: "Canon EOS 5D\n", base.DateTime: "2020:01:01 00:00:00"}
+    tags: dict[int, object] = {
+        base.Make: "Canon",
+        base.Model: "Canon EOS 5D\n",
+        base.DateTime: "2020:01:01 00:00:00",
+    }
     path = photo(tmp_path / "a.jpg", tags, "2026:11:26 09:30:00")
     assert photo_facts(str(path)) == PhotoFacts("2026-11-26T09:30:00", "Canon EOS 5D")
     path = photo(tmp_path / "b.jpg", {base.Make: "Fuji", base.Model: "X100"}, "some time")
