@@ -26,7 +26,7 @@ from wingbar.errors import StoreError
 from wingbar.hamming.codes import pack
 from wingbar.index import copy as copy_module
 from wingbar.index.checks import verify
-from wingbar.index.engine import NO_FILE, AnyStore, Item
+from wingbar.index.engine import NO_FILE, AnyStore, Item, Url, place_of
 from wingbar.index.index import Index
 from wingbar.index.place import create_store, open_store
 from wingbar.index.store import remove_index
@@ -135,6 +135,10 @@ def _said(log: Log) -> list[list[str]]:
 
 
 def _change_on(place: str, seed: int, round_: int, log: Log) -> None:
+    if isinstance(place_of(place), Url):
+        from wingbar.index import postgres
+
+        postgres.PAUSES = (0.1,) * int(10 * SECONDS)  # until the server has recovered
     with closing(open_store(place)) as store:
         number = 0
         while True:
