@@ -6,6 +6,8 @@ features, and each fine mode.
 
 Each line is a MAP over the whole gallery, expected over ties. "argmax" is the MAP if only the
 predicted class were stored: items of the same predicted class are at distance 0, all others at 1.
+"classes by probability" is the MAP if the gallery stored its predicted classes, and a query ranked
+them by its own probabilities: what codes for classes can reach.
 """
 
 from __future__ import annotations
@@ -71,8 +73,10 @@ def report(model: Path, data: Dataset) -> None:
     hamming = np.stack([codes.hamming(code, packed[1]) for code in packed[0]]).astype(np.float32)
     predicted = [side["logits"].argmax(1) for side in (q, g)]
     accuracy = (predicted[0] == q_labels).mean()
+    places = np.argsort(np.argsort(-q["logits"], axis=1), axis=1)  # of the classes, for each query
     lines = {
         "code": hamming,
+        "classes by probability": places[:, predicted[1]].astype(np.float32),
         f"argmax (accuracy {accuracy:.3f})": (predicted[0][:, None] != predicted[1][None]).astype(
             np.float32
         ),
@@ -95,6 +99,21 @@ def report(model: Path, data: Dataset) -> None:
         for mode, value in fine_scores(query, gallery).items():
             print(f"{f'fine mode {mode}, shortlist 200, by {kind}':42} {value:.4f}")
     print(f"distinct codes {len(np.unique(packed[1], axis=0)):,} among {len(packed[1]):,}")
+    print(f"distance from a class to the nearest other one: {nearest_classes(g['code'], g_labels)}")
+
+
+def nearest_classes(logits: Array, labels: NDArray[np.int64]) -> str:
+    """How many classes have the nearest other class at which Hamming distance, by the code that
+    most items of a class have: "0 bits: 2, 3 bits: 59"."""
+    usual = []
+    for c in range(int(labels.max()) + 1):
+        found, counts = np.unique(logits[labels == c] >= 0, axis=0, return_counts=True)
+        usual.append(found[counts.argmax()])
+    codes_of = np.array(usual)
+    distances = (codes_of[:, None] != codes_of[None]).sum(2)
+    np.fill_diagonal(distances, distances.max() + 1)
+    bits, classes = np.unique(distances.min(1), return_counts=True)
+    return ", ".join(f"{b} bits: {n}" for b, n in zip(bits, classes, strict=True))
 
 
 def numbered(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

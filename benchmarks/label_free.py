@@ -1,67 +1,262 @@
-"""How the label-free feature was chosen: leave-one-out on training images, for each way of centring
-and reducing it.
+"""Label-free codes and features beside each other, on pictures whose labels only measure.
 
-    python benchmarks/label_free.py DATA/train
+    python benchmarks/label_free.py butterflies clothing --cache features/
 
-DATA/train is a folder of class folders. Every image is a query against all others; nothing is tuned
-on a query split. Prints MAP and nearest-neighbour accuracy of the cosine ranking, and expected MAP
-over ties of ITQ codes.
+A data set is a folder with two parts, of which the first is the gallery and the second holds the
+queries: train and val, or train and test. Codes of each kind are fitted to the gallery as `wingbar
+index` does. Each line is a kind of code at one length: MAP of the codes, expected over ties; MAP of
+the features and how often the nearest feature is right; and the copies of benchmarks/copies.py,
+altered pictures of 300 queries, which have to find the original among these: the mean reciprocal
+rank by feature and by code. "averaged" are the codes and features of an index for classes, with
+queries averaged, too; its last word is what `wingbar index` chooses among itq and whitened codes.
+--train splits the gallery instead of looking at the queries, to choose by. With --strangers, a
+folder of pictures of something else, the last lines say how `p_chance` does on the queries, and on
+pictures of that folder and of the other data sets, which have nothing to find.
+
+Everything is encoded once, and kept in the folder --cache.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import copies  # type: ignore[import-not-found,unused-ignore]  # beside this file
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wingbar import images
 from wingbar.data.readers import read_images
 from wingbar.evaluation.metrics import expected_ap
-from wingbar.hamming import codes
-from wingbar.model import itq
-from wingbar.model.model import Model
+from wingbar.hamming.codes import pack, unpack
+from wingbar.index.averaging import expanded
+from wingbar.model import averaging
+from wingbar.model.fitting import FitOptions
+from wingbar.model.itq import unit
+from wingbar.model.model import Embeddings, Model
 from wingbar.parallel import BATCH, batched, cores, in_order
 
+Raw = NDArray[np.float32]
+KINDS: Mapping[str, FitOptions] = {
+    "lsh": FitOptions(codes="lsh"),
+    "pca": FitOptions(codes="pca"),
+    "itq": FitOptions(codes="itq"),
+    "whitened": FitOptions(codes="whitened"),
+    "averaged": FitOptions(purpose="classes"),
+}
+ALTERED = 300  # queries whose copies are looked for
+SHARES = (0.1, 0.01, 0.001)
 
-def leave_one_out(score: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """MAP over ties and nearest-neighbour accuracy: score [N, N], larger is nearer."""
+
+class Pictures(NamedTuple):
+    """Raw features [N, r] and labels [N]."""
+
+    raw: Raw
+    labels: NDArray[np.str_]
+
+
+class Found(NamedTuple):
+    """Codes as -1 and 1 [N, b], and features [N, d]."""
+
+    signs: NDArray[np.float32]
+    features: NDArray[np.float32]
+
+
+# -- pictures
+
+
+def encode(sources: Sequence[images.Source]) -> Raw:
+    """The raw features of the built-in model."""
+    model = Model.load()
+    pixels = in_order(sources, lambda one: images.load(one, model.preprocessing), cores())
+    return np.concatenate([model.run(batch) for batch in batched(pixels, BATCH)])
+
+
+def part(folder: Path, name: str, cache: Path | None) -> Pictures:
+    """The pictures of folder/name."""
+    kept = None if cache is None else cache / f"{folder.name}_{name}.npz"
+    if kept is not None and kept.exists():
+        with np.load(kept) as file:
+            labels = [Path(path).parent.name for path in file["paths"]]
+            return Pictures(unit(file["raw"].astype(np.float32)), np.array(labels))
+    found = read_images(folder / name)
+    paths = [str(path) for path in found.paths]
+    raw = encode(paths)
+    if kept is not None:
+        np.savez(kept, raw=raw, paths=paths)
+    return Pictures(raw, np.array([Path(path).parent.name for path in paths]))
+
+
+def strangers(folder: Path, cache: Path | None) -> Raw:
+    """The raw features of all pictures below a folder."""
+    kept = None if cache is None else cache / f"{folder.name}.npz"
+    if kept is not None and kept.exists():
+        with np.load(kept) as file:
+            return unit(file["raw"].astype(np.float32))
+    raw = encode(images.find(folder).images)
+    if kept is not None:
+        np.savez(kept, raw=raw)
+    return raw
+
+
+def altered(folder: Path, name: str, cache: Path | None) -> dict[str, Raw]:
+    """Raw features of some pictures as they are, "original", and as benchmarks/copies.py alters
+    them."""
+    kept = None if cache is None else cache / f"{folder.name}_{name}_copies.npz"
+    if kept is None or not kept.exists():
+        paths = images.find(folder / name).images
+        rows = np.sort(np.random.default_rng(0).permutation(len(paths))[:ALTERED])
+        originals = [Image.open(paths[row]).convert("RGB") for row in rows]
+        made = {"original": encode(originals)}
+        for change, function in copies.CHANGES.items():
+            made[change] = encode(
+                [function(one, np.random.default_rng([0, i])) for i, one in enumerate(originals)]
+            )
+        if kept is None:
+            return made
+        np.savez(kept, allow_pickle=False, **made)
+    with np.load(kept) as file:
+        return {key: unit(file[key].astype(np.float32)) for key in file if key != "paths"}
+
+
+# -- measures
+
+
+def found_by(embedded: Embeddings) -> Found:
+    """What is searched."""
+    signs = np.where(unpack(embedded.codes, embedded.bits), np.float32(1), np.float32(-1))
+    return Found(signs, embedded.features)
+
+
+def gallery_of(model: Model, raw: Raw) -> Found:
+    """Codes and features as an index of these pictures stores them."""
+    embedded = model.embed(raw)
+    if not model.averages:
+        return found_by(embedded)
+    assert model.rotation is not None
+    plain = averaging.plain_of(embedded.features)
+    average = averaging.averages_of(plain)
+    packed = averaging.codes_of_averages(model.rotation, average)
+    signs = np.where(unpack(packed, model.bits), np.float32(1), np.float32(-1))
+    return Found(signs, averaging.joined(average, plain))
+
+
+def queries_of(model: Model, raw: Raw, gallery: Found) -> Found:
+    """Codes and features of queries, averaged with their neighbours where the index does so."""
+    embedded = model.embed(raw)
+    if not model.expand:
+        return found_by(embedded)
+    near = averaging.nearest(embedded.features, gallery.features, None, model.expand)
+    out = [
+        found_by(expanded(one, gallery.features[rows], pack(gallery.signs[rows] > 0), cosines))
+        for one, rows, cosines in zip(embedded, near.rows, near.cosines, strict=True)
+    ]
+    return Found(*(np.concatenate(column) for column in zip(*out, strict=True)))
+
+
+def mean_ap(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    query_labels: NDArray[np.str_],
+    labels: NDArray[np.str_],
+) -> tuple[float, float]:
+    """MAP expected over ties by the product of rows, and how often the first is right."""
     aps, right = [], []
-    for i in range(len(labels)):
-        others = np.arange(len(labels)) != i
-        relevant = labels[others] == labels[i]
-        aps.append(expected_ap(-score[i][others], relevant))
-        right.append(relevant[score[i][others].argmax()])
+    for query, label in zip(queries, query_labels, strict=True):
+        score, relevant = gallery @ query, labels == label
+        if relevant.any():
+            aps.append(expected_ap(-score.astype(np.float64), relevant))
+            right.append(relevant[score.argmax()])
     return float(np.mean(aps)), float(np.mean(right))
 
 
+def reciprocal_rank(model: Model, pictures: Mapping[str, Raw]) -> tuple[float, float]:
+    """Of altered pictures, the mean of 1 / rank of the original, by feature and by code."""
+    gallery = gallery_of(model, pictures["original"])
+    out = []
+    for change, raw in pictures.items():
+        if change == "original":
+            continue
+        queries = queries_of(model, raw, gallery)
+        for one, other in zip(queries, gallery, strict=True):
+            score = one @ other.T
+            own = np.diag(score)[:, None]
+            rank = (score > own).sum(1) + 1 + ((score == own).sum(1) - 1) / 2
+            out.append(float((1 / rank).mean()))
+    return float(np.mean(out[1::2])), float(np.mean(out[::2]))
+
+
+def line(model: Model, gallery: Pictures, queries: Pictures, made: Mapping[str, Raw]) -> str:
+    """The figures of one kind of code."""
+    stored = gallery_of(model, gallery.raw)
+    asked = queries_of(model, queries.raw, stored)
+    by_code, _ = mean_ap(asked.signs, stored.signs, queries.labels, gallery.labels)
+    by_feature, right = mean_ap(asked.features, stored.features, queries.labels, gallery.labels)
+    copy_feature, copy_code = reciprocal_rank(model, made)
+    return f"{by_code:.3f} {by_feature:.3f} {right:.3f} {copy_feature:.3f} {copy_code:.3f}"
+
+
+def chance_lines(
+    model: Model, gallery: Pictures, queries: Pictures, others: Mapping[str, Raw]
+) -> list[str]:
+    """The share of pairs of query and item whose p_chance is at most each of SHARES, and of queries
+    with a hit at 0.01."""
+    stored, pairs = gallery_of(model, gallery.raw), model.random_pairs
+    assert pairs is not None
+    lines = []
+    for name, raw in {"its own queries": queries.raw, **others}.items():
+        asked = queries_of(model, raw, stored)
+        by_feature = pairs.of_cosines((asked.features @ stored.features.T).ravel())
+        by_code = pairs.of_distances((model.bits - asked.signs @ stored.signs.T).ravel() / 2)
+        for kind, p in (("features", by_feature), ("codes", by_code)):
+            shares = " ".join(f"{(p <= share).mean():.5f}" for share in SHARES)
+            some = (p.reshape(len(raw), -1) <= 0.01).any(1).mean()
+            lines.append(f"  {name:16} {kind:8} {shares}  {some:.3f}")
+    return lines
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--bits", type=int, nargs="+", default=[12, 24, 48, 64])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--strangers", type=Path)
     args = parser.parse_args()
-    model = Model.load()
-    found = read_images(args.folder)
-    pixels = in_order(found.paths, lambda path: images.load(path, model.preprocessing), cores())
-    raw = np.concatenate([model.run(batch) for batch in batched(pixels, BATCH)])
-    labels = np.unique([str(label) for label in found.labels], return_inverse=True)[1]
-    x, mean = raw.astype(np.float64), raw.mean(0, dtype=np.float64)
-    directions = np.linalg.eigh(np.cov((x - mean).T))[1][:, ::-1]
-    print(f"{len(raw)} images of {args.folder}, leave-one-out")
-    print("centring  numbers     MAP   top-1")
-    for share in (0.0, 0.5, 1.0):
-        for dim in (128, 256, 512, x.shape[1]):
-            unit = itq.unit((x - share * mean) @ directions[:, :dim])
-            ap, top1 = leave_one_out(unit @ unit.T, labels)
-            print(f"{share:8.2f}  {dim:7}  {ap:6.4f}  {top1:6.4f}", flush=True)
-    print("    bits  expected MAP of the codes")
-    for bits in (12, 24, 32, 48, 64):
-        logits, _ = itq.fit(raw, bits, np.random.default_rng(0)).apply(raw)
-        packed = codes.pack(logits >= 0)
-        distance = np.stack([codes.hamming(code, packed) for code in packed])
-        print(
-            f"{bits:8}  {leave_one_out(-distance.astype(np.float64), labels)[0]:6.4f}", flush=True
-        )
+    tests: dict[str, tuple[Pictures, Pictures, dict[str, Raw]]] = {}
+    for folder in args.folders:
+        name = "test" if (folder / "test").is_dir() else "val"
+        gallery, queries = part(folder, "train", args.cache), part(folder, name, args.cache)
+        if args.train:
+            order = np.random.default_rng(0).permutation(len(gallery.raw))
+            fifth, rest = np.array_split(order, [len(order) // 5])
+            queries = Pictures(gallery.raw[fifth], gallery.labels[fifth])
+            gallery = Pictures(gallery.raw[rest], gallery.labels[rest])
+        tests[folder.name] = gallery, queries, altered(folder, name, args.cache)
+    for folder_name, (gallery, queries, made) in tests.items():
+        sample = np.sort(np.random.default_rng(0).permutation(len(gallery.raw))[:4096])
+        print(f"{folder_name}: {len(queries.raw)} queries, {len(gallery.raw)} items")
+        print("kind      bits  codes features nearest  copies: features codes")
+        for bits in args.bits:
+            for kind in args.kinds:
+                model = Model.load().fitted(gallery.raw[sample], bits, 0, KINDS[kind])
+                chosen = model.record["fitted"]["codes"]
+                print(
+                    f"{kind:9} {bits:4}  {line(model, gallery, queries, made)}  {chosen}",
+                    flush=True,
+                )
+        if args.strangers:
+            model = Model.load().fitted(gallery.raw[sample], 48, 0)
+            others = {name: one[1].raw for name, one in tests.items() if name != folder_name}
+            others[args.strangers.name] = strangers(args.strangers, args.cache)
+            print(f"  p_chance at most {SHARES}, and queries with a hit at 0.01")
+            print("\n".join(chance_lines(model, gallery, queries, others)), flush=True)
 
 
 if __name__ == "__main__":

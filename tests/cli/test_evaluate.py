@@ -9,6 +9,8 @@ from tests.commands import run
 from tests.conftest import write_classes
 from wingbar.cli import main
 
+SEVERAL = {"red": "red|old", "green": "blue|green", "blue": "new"}
+
 
 @pytest.mark.slow
 def test_evaluate_has_the_keys(
@@ -158,3 +160,23 @@ def test_one_picture_per_class_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert (code, err.count("\n")) == (2, 1)
     assert "there are no queries" in err
     assert "a query needs a second image of its class in the gallery" in err
+
+
+def test_several_labels_and_a_radius_are_flags(
+    shared_index_path: Path,
+    shared_photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [f"{shared_photos}/{name}/000.jpg,{label}" for name, label in SEVERAL.items()]
+    (tmp_path / "q.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    asked = ("evaluate", shared_index_path, tmp_path / "q.csv", "--split", "all", "--no-exhaustive")
+    code, out, _ = run(capsys, *asked, "--multi-label", "--radius", "3", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert (record["queries"], record["queries_without_match"]) == (2, 1)
+    assert (record["fine"], record["radius"], record["shortlist"]) == ("pool", 3, 60)
+    code, _, err = run(capsys, *asked, "--radius", "3")
+    assert (code, "has a match" in err) == (2, True)  # nothing is labelled red|old
+    code, _, err = run(capsys, *asked, "--solution", "s.csv", "--radius", "3")
+    assert (code, "--radius is for data sets with labels" in err) == (2, True)

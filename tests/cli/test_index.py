@@ -19,7 +19,7 @@ def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, err = run(capsys, "index", path, photos, "--bits", 24)
     assert (code, err) == (0, "")
     assert f"{path}: 24 images (24 added)" in out
-    assert "Codes learned from 24 images." in out
+    assert "Codes learned from 24 images: ITQ." in out
     code, out, _ = run(capsys, "index", path, photos, "--json")
     record = json.loads(out)
     assert (record["items"], record["unchanged"]) == (24, 24)
@@ -148,11 +148,12 @@ def test_info_of_an_index_says_how_good_its_codes_are(
     shared_index_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, out, _ = run(capsys, "info", shared_index_path)
-    first, codes, model = out.splitlines()
+    first, codes, fitted, model = out.splitlines()
     unique = json.loads(run(capsys, "info", shared_index_path, "--json")[1])["unique_codes"]
     assert first.startswith(f"{shared_index_path}: 60 images with 3 labels, ")
     assert first.endswith("B")
     assert codes == f"Codes of 24 bits: {unique} of 60 are unique; no bit is constant."
+    assert fitted == "Codes learned from 60 images: ITQ."
     assert model.startswith("Model: general (itq, 24 bits, ")
     assert "search_bytes" in run(capsys, "info", shared_index_path, "--all")[1]
     monkeypatch.setattr(Index, "codes", lambda self: np.array([[0b101], [0b001]], np.uint64))

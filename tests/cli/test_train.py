@@ -46,6 +46,24 @@ def test_a_model_is_made_to_see_otherwise(
     assert not (tmp_path / "p").exists()
 
 
+def test_the_codes_of_a_model_are_left_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_model().save(tmp_path / "m")
+    words = ["export", str(tmp_path / "m"), "--open"]
+    assert main.main([*words, "-o", str(tmp_path / "n")]) == 0
+    opened = Model.load(tmp_path / "n")
+    assert opened.is_label_free
+    assert not opened.gives_codes
+    assert opened.record["trained"] == trained_model().method
+    assert main.main(words) == 2
+    assert "--open needs -o NEW" in capsys.readouterr().err
+    again = ["export", str(tmp_path / "n"), "--open", "-o", str(tmp_path / "o")]
+    assert main.main(again) == 2
+    assert "learns its codes from each index already" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         main.main([*arguments, "--help"])
@@ -108,7 +126,7 @@ def test_the_recipe_of_the_paper_is_one_flag(name: str) -> None:
 
 def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -> None:
     shown = help_of(capsys, "train")
-    assert ", ".join(methods.NAMES) in shown
+    assert ", ".join(methods.NAMES) in " ".join(shown.split())
     assert "--epochs EPOCHS" not in shown
     assert "wingbar train cmbh --help lists its flags and the backbones" in " ".join(shown.split())
     listed = " ".join(help_of(capsys, "train", "cmbh").split())
@@ -118,7 +136,7 @@ def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["train", "-o", "m"], "name a method (cmbh, dlbhc, dolg) and labelled images"),
+        (["train", "-o", "m"], "name a method (cmbh, dlbhc, dolg, csq, "),
         (["train", "dlbch", "photos", "-o", "m"], "no method named 'dlbch'"),
         (["train", "--repeat", "m", "dlbhc", "-o", "n"], "leave METHOD, DATA and --resume out"),
         (["export", "m", "--int8", "-o", "n"], "--int8 needs --calibrate DIR"),

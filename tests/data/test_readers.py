@@ -138,13 +138,34 @@ def test_hashing_lists(tmp_path: Path) -> None:
     assert len(read_images(tmp_path)) == 4
 
 
+def test_images_can_have_several_labels(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a.jpg 1 0 1\nb.jpg 0 1 0\n")
+    (tmp_path / "test.txt").write_text("q.jpg 0 1 1\n")
+    lists = read_dataset(tmp_path)
+    assert names(lists.train) == ["a.jpg:0|2", "b.jpg:1"]
+    assert lists.train.multi_label
+    assert lists.query.multi_label
+    table = tmp_path / "list.csv"
+    table.write_text("path,label,split\na.jpg,dog | cat|dog,train\nb.jpg,,train\nq.jpg,cat,test\n")
+    several = read_dataset(table, multi_label=True)
+    assert names(several.train) == ["a.jpg:cat|dog", "b.jpg:None"]
+    assert names(several.query) == ["q.jpg:cat"]
+    assert several.gallery.multi_label
+    assert read_images(table, "train", multi_label=True) == several.train
+    one = read_images(table)
+    assert names(one)[0] == "a.jpg:dog | cat|dog"
+    assert not one.multi_label
+    for protocol in ("unseen", "1k-5k-54k"):
+        with pytest.raises(DataError, match="have several labels: choose own or 10k-50k"):
+            read_dataset(table, protocol=protocol, multi_label=True)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("b.jpg 0 1\nimages/a.jpg\n", "line 2: expected a path and a one-hot label"),
+        ("b.jpg 0 1\nimages/a.jpg\n", "line 2: expected a path and 0 or 1 for every class"),
         ("a.jpg 1 0\nb.jpg 1 0 0\n", "line 2: 3 classes, the first line has 2"),
-        ("a.jpg 1 1 0\n", "line 1: 2 classes are marked"),
-        ("a.jpg 0 0 0\n", "line 1: 0 classes are marked"),
+        ("a.jpg 0 0 0\n", "line 1: no class is marked"),
     ],
 )
 def test_bad_lists(tmp_path: Path, text: str, reason: str) -> None:

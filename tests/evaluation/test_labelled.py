@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.conftest import picture, write_classes
 from tests.evaluation.test_metrics import ap
+from tests.index.test_averaging import label_free_model
 from wingbar.data.readers import read_dataset, read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, QueryError
@@ -286,3 +287,87 @@ def test_bits_that_never_change_are_refused(tmp_path: Path) -> None:
             evaluate(index, read_images(many))
         result = evaluate(index, read_images(many), keep_constant_bits=True)
         assert result.constant_bits == (0, 3)
+
+
+def test_queries_are_averaged_as_the_search_does(tmp_path: Path) -> None:
+    files = sorted(write_classes(tmp_path / "photos", 12).rglob("*.jpg"))
+    others = sorted(write_classes(tmp_path / "queries", 2, first_seed=700).rglob("*.jpg"))
+    queries = Images([Entry(path, "ab"[i % 2]) for i, path in enumerate(others)], "drawn")
+    with Index.create(tmp_path / "a.wb", label_free_model()) as index:
+        index.add(files, labels=["a", "b"] * 18, bits=16, purpose="classes")
+        found = evaluate(index, queries)
+        assert found.expand == 10
+        assert "queries averaged with 10 neighbours each" in found.protocol
+        assert found.per_query == evaluate(index, queries, expand=10).per_query
+        plain = evaluate(index, queries, expand=0)
+        assert "averaged" not in plain.protocol
+        assert plain.per_query != found.per_query
+        hits = index.search(queries.paths[0], 36, fine="pool", shortlist=36)
+        ranked = [hit.label == found.per_query[0].label for hit in hits]
+        by_search = expected_ap(np.arange(36), np.array(ranked))
+        feature_map = found.per_query[0].feature_map
+        assert feature_map == pytest.approx(by_search, abs=1e-6)
+
+
+def test_with_several_labels_items_that_share_one_are_relevant(
+    index: Index, queries: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By brute force over sets of labels."""
+    kinds = ("a", "a|b", "b | c", "d", None)
+    items = [kinds[i % 5] for i in range(60)]
+    monkeypatch.setattr(Index, "labels", lambda self: items)
+    asked = ("b|e", "c", "d|a", "e")
+    several = replace(
+        queries,
+        entries=[replace(entry, label=asked[i % 4]) for i, entry in enumerate(queries)],
+        multi_label=True,
+    )
+    result = evaluate(index, several, fine="pool", shortlist=20)
+    packed, features = index.codes(), index.features().astype(np.float32)
+    sets = [{part.strip() for part in label.split("|")} if label else set() for label in items]
+    aps, by_feature, reranked = [], [], []
+    for i, entry in enumerate(several):
+        own = set(asked[i % 4].split("|"))
+        relevant = np.array([bool(own & of) for of in sets])
+        if not relevant.any():
+            continue
+        query = index.model.encode([entry.path])
+        distance = codes.hamming(query.codes[0], packed)
+        cosine = features @ query.features[0]
+        tail = np.sort(distance)[19]
+        aps.append(ap_bounds(distance, relevant))
+        by_feature.append(expected_ap(-cosine, relevant))
+        reranked.append(expected_ap(np.where(distance <= tail, -10 - cosine, distance), relevant))
+    assert len(aps) == result.queries == 9
+    found = [result.map, result.map_low, result.map_high]
+    np.testing.assert_allclose(found, np.mean(aps, 0), atol=1e-6)
+    assert result.feature_map == pytest.approx(np.mean(by_feature), abs=1e-6)
+    assert result.rerank_map == pytest.approx(np.mean(reranked), abs=1e-6)
+    assert "relevant items share a label with the query" in result.protocol
+    assert (result.labels_without_items, result.labels_without_queries) == (1, 0)
+    assert result.queries_without_match == 3  # those of e alone
+    assert result.per_query[0].label == "b|e"
+    assert 0 < result.argmax_map < 1
+
+
+@pytest.mark.parametrize("radius", [0, 5, 11])
+def test_a_radius_alone_limits_the_pool(index: Index, queries: Images, radius: int) -> None:
+    """As in the paper of DLBHC: all items at most so many bits away, by their features."""
+    result = evaluate(index, queries, radius=radius, shortlist=1)
+    labels = np.array(index.labels())
+    packed, features = index.codes(), index.features().astype(np.float32)
+    aps, read = [], []
+    for entry in queries:
+        query = index.model.encode([entry.path])
+        distance = codes.hamming(query.codes[0], packed)
+        inside = distance <= radius
+        key = np.where(inside, -10 - features @ query.features[0], distance)
+        aps.append(expected_ap(key, labels == entry.label))
+        read.append(inside.mean())
+    assert result.rerank_map == pytest.approx(np.mean(aps), abs=1e-6)
+    assert result.features_read == pytest.approx(np.mean(read))
+    assert (result.fine, result.radius) == ("pool", radius)
+    assert f"rerank=pool of all at most {radius} bit" in result.protocol
+    if radius == 0:
+        with pytest.raises(DataError, match="a radius is for a fine mode"):
+            evaluate(index, queries, radius=2, fine="none")

@@ -111,7 +111,7 @@ def test_more_is_added_to_it(path: Path, tmp_path: Path) -> None:
     assert verify(copy) == []
 
 
-def test_what_is_printed_has_the_same_keys(
+def test_what_is_printed_still_has_all_keys(
     path: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     birds, query = toy.write_birds(tmp_path / "birds", train=1, test=1, size=48), tmp_path / "q.png"
@@ -124,7 +124,8 @@ def test_what_is_printed_has_the_same_keys(
     }.items():
         assert main.main([str(part) for part in command]) == 0
         printed = capsys.readouterr().out
-        assert sorted(json.loads(printed)) == ANSWERS[name][key], key
+        missing = set(ANSWERS[name][key]) - json.loads(printed).keys()
+        assert not missing, key
 
 
 def test_an_index_of_the_old_built_in_model_says_once_that_it_should_be_made_again(

@@ -23,6 +23,7 @@ from wingbar.evaluation.labelled import evaluate
 from wingbar.images import Preprocessing
 from wingbar.index.index import Index
 from wingbar.methods import cmbh
+from wingbar.model import class_codes
 from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks import backbones
 from wingbar.training import export, loop
@@ -221,19 +222,6 @@ def test_hash_losses_wait_for_the_banks() -> None:
     assert of_codes(alone, pictures(6), labels[:6], torch.arange(6))["pair"].item() > 0
 
 
-@pytest.mark.parametrize(
-    ("classes", "bits", "apart"), [(75, 12, 3), (8, 4, 2), (20, 4, 0), (1, 1, 0)]
-)
-def test_first_codes_are_far_apart(classes: int, bits: int, apart: int) -> None:
-    torch.manual_seed(0)
-    found = cmbh.spread_codes(classes, bits)
-    assert found.shape == (classes, bits)
-    assert set(found.flatten().tolist()) <= {-1.0, 1.0}
-    distance = (bits - found @ found.T) / 2 + bits * torch.eye(classes)
-    assert distance.min() >= apart
-    assert len({tuple(code) for code in found.tolist()}) == min(classes, 2**bits)
-
-
 def test_banks_are_the_codes_of_the_epoch_before() -> None:
     net, loss, _ = made(items=12, hash_warmup=0)
     net.eval()
@@ -261,6 +249,42 @@ def test_banks_are_the_codes_of_the_epoch_before() -> None:
         loss.relaxed[7:10], kept
     )  # pictures that an epoch leaves out keep their codes
     assert loss.counts.sum() == 10
+
+
+def test_at_the_end_w_h_holds_codes_for_what_is_confused() -> None:
+    net, loss, config = made(items=12, hash_warmup=0)
+    net.eval()
+    x, labels = pictures(10), torch.tensor([0, 0, 1, 1, 1, 2, 2, 4, 4, 4])
+    loss(net, x, labels, torch.arange(10))
+    loss.end_epoch()
+    logits = net.match(net.backbone.stages(x, 2)[1]).logits.detach().numpy().astype(float)
+    order = np.argsort(-logits, 1)[:, :5]
+    shares = np.array([softmax(row[o] / 2) for row, o in zip(logits, order, strict=True)])
+    expected = class_codes.assign(
+        class_codes.Likely(order, shares),
+        (loss.proxies >= 0).numpy(),
+        np.array([2, 3, 2, 0, 3]),
+        np.random.default_rng(0),
+    )
+    loss.end_training(net)
+    for c in range(5):
+        for k in range(config.characteristics):
+            column = net.hash.weight[:, c * config.characteristics + k]
+            assert torch.equal(column > 0, torch.from_numpy(expected[c]))
+    assert torch.equal(net.hash.weight.abs(), torch.ones_like(net.hash.weight))
+
+
+@pytest.mark.parametrize(
+    "config", [{"assign": False}, {"levels": False, "transfer": False, "regions": 0}]
+)
+def test_w_h_stays_as_trained_where_nothing_is_assigned(config: dict[str, Any]) -> None:
+    net, loss, _ = made(items=3, **config)
+    before = net.hash.weight.detach().clone()
+    loss.end_training(net)  # nothing was seen
+    loss(net.eval(), pictures(3), torch.arange(3), torch.arange(3))
+    loss.end_epoch()
+    loss.end_training(net)
+    assert torch.equal(net.hash.weight, before)
 
 
 # -- Eq. 8 to 11
@@ -304,6 +328,16 @@ def test_the_teacher_is_detached_or_not(detach: bool) -> None:
         True,
         not detach,
     ]
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_loss_detaches_the_teacher_as_the_config_says(detach: bool) -> None:
+    """The classifiers of the other stages are only in the teacher of the transfer loss."""
+    net, loss, _ = made(regions=0, hash_warmup=9, detach_teacher=detach)
+    labels = torch.tensor([1, 4, 0, 1])
+    loss(net, pictures(4), labels, torch.arange(4))["transfer"].backward()
+    taught = [p.grad for c in loss.classifiers for p in c.parameters()]
+    assert all((grad is None or not grad.any()) == detach for grad in taught)
 
 
 # -- regions

@@ -18,6 +18,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "cmbh": {"dim": 32, "width": 16, "regions": 1, "crop": 16, "hash_warmup": 1},
     "dlbhc": {},
     "dolg": {"dim": 32, "hidden": 32},
+    "csq": {},
+    "orthohash": {},
+    "hashnet": {},
+    "crh": {},
+    "fish": {},
+    "adsh": {},
 }
 
 
@@ -83,18 +89,51 @@ def test_every_parameter_gets_a_gradient_and_a_group(method: ModuleType) -> None
     assert {id(p) for p in grouped} == {id(p) for p in every}
 
 
+@pytest.mark.parametrize("name", methods.MULTI_LABEL)
+def test_images_of_one_class_each_are_a_case_of_several(name: str) -> None:
+    pixels, labels, rows = batch()
+    one_hot = torch.nn.functional.one_hot(labels, CLASSES).bool()
+    totals = []
+    for given in (labels, one_hot, one_hot | one_hot.roll(1, 1)):
+        net, loss, _ = made(methods.get(name))
+        totals.append(loss(net, pixels, given, rows)["total"].item())
+    assert totals[0] == totals[1] != totals[2]
+
+
 @pytest.mark.slow
 def test_eight_images_are_overfitted(method: ModuleType) -> None:
     net, loss, _ = made(method)
-    optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], lr=0.005)
-    totals = []
-    for _ in range(110):
+    optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], lr=0.01)
+    totals: list[float] = []
+    while len(totals) < 100 and not (totals and totals[-1] < 0.2 * totals[0]):
         optimizer.zero_grad()
         total = loss(net, *batch())["total"]
         total.backward()
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.2 * totals[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="this CPU emulates bfloat16, in a minute"
+)
+def test_bfloat16_gives_nearly_the_same(method: ModuleType) -> None:
+    """As a run with `--precision bfloat16` computes: 8 bits of mantissa, so two digits agree."""
+    net, loss, _ = made(method)
+    loss.end_epoch()
+    net.eval(), loss.eval()
+    exact = loss(net, *batch())["total"].item()
+    feature = net(batch()[0]).feature
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(net, *batch())["total"]
+        rough = net(batch()[0]).feature
+    found.backward()
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact, rel=0.05)
+    assert not torch.equal(rough.float(), feature), "it was computed in float32"
+    assert torch.nn.functional.cosine_similarity(rough.float(), feature).min() > 0.99
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -18,13 +18,19 @@ def made(**config: float) -> tuple[dlbhc.Net, dlbhc.Loss, dlbhc.Config]:
 
 
 def test_a_bit_is_whether_the_sigmoid_reaches_one_half() -> None:
+    """The boundary itself is a 1, as in Section 2.2.1."""
     net, _, _ = made()
     net.eval()
-    found = net(torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8))
-    np.testing.assert_array_equal(found.code >= 0, torch.sigmoid(found.code) >= 0.5)
-    assert (
-        torch.sigmoid(torch.zeros(1)).item() >= 0.5
-    )  # the boundary itself is a 1, as in Section 2.2.1
+    with torch.no_grad():
+        net.latent.bias.zero_()  # it begins at 1, and every bit would be set
+        net.latent.weight[0] = 0
+        found = net(torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8))
+    weight = net.latent.weight.detach().double().numpy()
+    for feature, code in zip(found.feature.double().numpy(), found.code, strict=True):
+        latent = [1 / (1 + math.exp(-(row @ feature))) for row in weight]
+        assert [value >= 0.5 for value in latent] == (code >= 0).tolist()
+    assert (found.code[:, 0] == 0).all()
+    assert 0 < (found.code[:, 1:] >= 0).double().mean() < 1
 
 
 def test_the_loss_is_the_softmax_of_the_latent_layer_by_hand() -> None:

@@ -267,6 +267,21 @@ def test_another_preprocessing_makes_another_model() -> None:
         Model.load().with_preprocessing(Preprocessing(size=192))
 
 
+def test_open_codes_are_learned_from_the_features_of_the_trained_network() -> None:
+    trained = trained_model()
+    rng = np.random.default_rng(0)
+    pixels = list(rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
+    opened = trained.opened()
+    assert opened.fingerprint != trained.fingerprint
+    raw = opened.run(pixels)
+    np.testing.assert_array_equal(raw, trained.encode_pixels(pixels).features)
+    with pytest.raises(ModelError, match="learns its codes"):
+        opened.embed(raw)
+    assert opened.fitted(raw, 2, seed=0).encode_pixels(pixels).codes.shape == (12, 1)
+    with pytest.raises(ModelError, match="from each index already"):
+        opened.opened()
+
+
 # -- models of strangers
 
 

@@ -14,9 +14,12 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.conftest import write_classes
+from tests.index.test_averaging import label_free_model
 from tests.servers import LONG, ask, jpeg, problem, process, serving, small_index
 from wingbar.errors import StoreError
 from wingbar.index.index import Index
+from wingbar.model.averaging import without_average
 from wingbar.serving.settings import Settings
 from wingbar.serving.uploads import Uploads
 
@@ -325,3 +328,30 @@ def test_acknowledged_uploads_survive_kill_9(tmp_path: Path, after: int) -> None
             assert id_ in [hit["id"] for hit in ask(client, data, k=1000, radius=0).json()["hits"]]
             assert client.get(f"/api/images/{id_}").content == data
         assert client.post("/api/items", files={"image": ("after.jpg", jpeg(1))}).status_code == 201
+
+
+def test_an_upload_into_an_index_for_classes_is_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "classes.wb"
+    with Index.create(path, label_free_model()) as index:
+        index.add(write_classes(tmp_path / "photos", 12), bits=16, purpose="classes")
+        before = index.features()
+    with serving(Settings(index=path)) as client:
+        stored = client.post("/api/items", files={"image": ("a.jpg", jpeg(77))})
+        assert stored.status_code == 201
+        one = ask(client, jpeg(5), k=37).json()
+        assert one["hits"] == ask(client, jpeg(5), k=37, expand=10).json()["hits"]
+        plain = ask(client, jpeg(5), k=37, expand=0).json()["hits"]
+        assert [hit["score"] for hit in one["hits"]] != [hit["score"] for hit in plain]
+        for hit in one["hits"]:  # the code that is shown is the one that was searched for
+            assert hit["distance"] == sum(
+                a != b for a, b in zip(hit["code"], one["code"], strict=True)
+            )
+        chances = [hit["p_chance"] for hit in one["hits"]]
+        assert chances == sorted(chances)
+        cut = ask(client, jpeg(5), k=37, cut=chances[9]).json()["hits"]
+        assert cut == [hit for hit in one["hits"] if hit["p_chance"] <= chances[9]]
+        problem(ask(client, jpeg(5), cut=0), 422)
+    with Index.open(path) as index:
+        assert len(index) == 37
+        assert not len(without_average(index.features()))
+        np.testing.assert_array_equal(index.features()[:36], before)

@@ -18,6 +18,7 @@ from wingbar.training.checkpoint import Position
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -39,14 +40,13 @@ def test_killed_at_any_step_and_resumed_it_is_the_same_bit_for_bit(
         process.kill()
         process.communicate()
     assert not (output / "model.json").exists(), "it finished before it was killed"
-    finished = start([*arguments, "--resume"])
-    _, error = finished.communicate(timeout=300)
-    assert finished.returncode == 0, error
+    loop.train(dlbhc, read_images(data), output, CONFIG, often, resume=True)
     assert weights(output) == weights(trained)
     assert losses(output) == losses(trained)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -64,9 +64,7 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     text, error = exported.communicate(timeout=300)
     assert exported.returncode == 0, error
     assert json.loads(text)["bits"] == 12
-    resumed = start([*arguments, "--resume"])
-    _, error = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, error
+    loop.train(dlbhc, read_images(data), output, CONFIG, SMALL, resume=True)
     assert weights(output) == weights(trained)
 
 

@@ -62,3 +62,15 @@ def test_instances_are_searched_by_altered_copies(
     assert altered["pool"] < 1
     monkeypatch.setattr(versions, "CHANGES", ())
     assert measure(colours, parts, run, 8, no_progress).scores["pool"] == 1
+
+
+def test_an_item_that_shares_a_class_is_relevant() -> None:
+    """Equal codes and features: every order is one tie, whose MAP is about the share of hits."""
+    ones = np.ones((2, 4), np.float32)
+    query = Side(ones, ones, np.array([[True, True, False], [False, False, True]]))
+    several = np.array([[True, False, False], [False, False, False]])
+    gallery = Side(ones, ones, several)
+    found = fine_scores(query, gallery)
+    assert set(found) == {"none", "ties", "pool", "asymmetric"}
+    # the first query has one hit of two items, the second none; AP is the mean of 1 and 1/2
+    assert found["none"] == found["pool"] == pytest.approx(0.75)

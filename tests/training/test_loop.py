@@ -14,7 +14,7 @@ from tests.runs import CONFIG, SMALL, command, in_two_processes, losses, weights
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, ModelError, TrainingError
-from wingbar.methods import dlbhc
+from wingbar.methods import dlbhc, orthohash
 from wingbar.model.model import Model
 from wingbar.parallel import no_progress
 from wingbar.training import export, loop, run
@@ -88,6 +88,7 @@ def test_two_processes_give_the_losses_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_a_loss_that_is_not_finite_stops_with_its_name(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,10 +159,10 @@ def test_a_model_may_see_larger_pictures_than_its_training_did(
 
 
 @pytest.mark.slow
-def test_nothing_held_out_measures_nothing(data: Path, tmp_path: Path) -> None:
-    model = loop.train(
-        dlbhc, read_images(data), tmp_path / "m", CONFIG, replace(SMALL, held_out=0.0, epochs=1)
-    )
+@pytest.mark.usefixtures("exported_before")
+def test_nothing_held_out_measures_nothing(trained: Path, data: Path, tmp_path: Path) -> None:
+    still = replace(SMALL, held_out=0.0, epochs=1, lr=1e-12, freeze_bn=True, warmup=0.0)
+    model = loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, still, start=trained)
     assert model.record["held_out_map"] == {}
     assert model.fine == "pool"
 
@@ -181,16 +182,18 @@ def test_measuring_on_the_way_does_not_change_the_run(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_bad_images_are_left_out_and_listed(data: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("no")
     entries = [*read_images(data), Entry(tmp_path / "bad.jpg", "red")]
-    loop.train(dlbhc, Images(entries, "mixed"), tmp_path / "m", CONFIG, replace(SMALL, epochs=1))
+    loop.train(dlbhc, Images(entries, "mixed"), tmp_path / "m", CONFIG, SMALL)
     record = json.loads((tmp_path / "m" / "train" / "run.json").read_text())
     assert [Path(failure["path"]).name for failure in record["failed"]] == ["bad.jpg"]
     assert Model.load(tmp_path / "m").record["trained"]["failed"] == 1
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_fine_tuning_begins_from_the_model(trained: Path, data: Path, tmp_path: Path) -> None:
     frozen = replace(SMALL, epochs=1, lr=1e-12, freeze_bn=True, warmup=0.0)
     loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, frozen, start=trained)
@@ -234,13 +237,13 @@ def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_the_command_says_what_came_out(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from wingbar.cli import main
 
-    quick = replace(SMALL, epochs=1)
-    assert main.main(command(data, tmp_path / "m", run=quick)) == 0
+    assert main.main(command(data, tmp_path / "m")) == 0
     out = capsys.readouterr().out
     assert "dlbhc, 12 bits" in out
     assert "MAP of held-out training images by fine mode: " in out
@@ -268,3 +271,27 @@ def test_the_command_says_what_came_out(
     ):
         assert main.main(wrong) == 2
     assert os.listdir(tmp_path) != []
+
+
+def test_some_methods_learn_from_several_labels_and_the_others_refuse(
+    data: Path, tmp_path: Path
+) -> None:
+    entries = [
+        replace(entry, label="a|b" if i % 3 == 0 else "bc"[i % 2])
+        for i, entry in enumerate(read_images(data))
+    ]
+    several = Images(entries, "several", multi_label=True)
+    with pytest.raises(DataError, match="dlbhc learns from one label per image"):
+        loop.train(dlbhc, several, tmp_path / "m", CONFIG, SMALL)
+    assert not (tmp_path / "m").exists()
+    settings = Recorded(orthohash, orthohash.Config(bits=8), SMALL, several, None)
+    parts = split(several, SMALL, no_progress)
+    training = loop.Training(settings, parts, tmp_path / "m")
+    pixels, labels, rows = next(iter(training._loader()))
+    assert labels.shape == (8, 3)
+    assert math.isfinite(training.train_step(pixels, labels, rows)["total"])
+    described = run.describe(settings)
+    (tmp_path / "m" / "train").mkdir(parents=True)
+    (tmp_path / "m" / "train" / "run.json").write_text(json.dumps(described))
+    assert run.recorded(tmp_path / "m").data.multi_label
+    assert "multi_label" not in run.describe(replace(settings, data=read_images(data)))

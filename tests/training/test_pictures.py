@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tests.runs import SMALL
 from wingbar import images
@@ -25,6 +26,32 @@ def test_what_is_held_out_is_seeded_by_class_and_never_trained_on(data: Path) ->
     assert again.held_paths == parts.held_paths
     none = pictures.split(read_images(data), replace(SMALL, held_out=0.0), no_progress)
     assert not none.held_paths
+
+
+def test_images_of_several_classes_are_marked_in_each_of_them(data: Path) -> None:
+    several = [
+        replace(entry, label="a|b" if i % 3 == 0 else "bc"[i % 2])
+        for i, entry in enumerate(read_images(data))
+    ]
+    found = Images(several, "several", multi_label=True)
+    parts = pictures.split(found, replace(SMALL, held_out=0.25), no_progress)
+    assert parts.classes == ["a", "b", "c"]
+    assert (parts.labels.dtype, parts.labels.shape, parts.held_labels.shape) == (
+        np.dtype(bool),
+        (27, 3),
+        (9, 3),
+    )
+    of = {str(entry.path): entry.label for entry in several}
+    for paths, labels in ((parts.paths, parts.labels), (parts.held_paths, parts.held_labels)):
+        for path, own in zip(paths, labels, strict=True):
+            assert "|".join(c for c, is_own in zip("abc", own, strict=True) if is_own) == of[path]
+    # 12 images of a and b, 12 of c and 12 of b: three of each are held out
+    assert sorted(np.unique(parts.held_labels, axis=0, return_counts=True)[1]) == [3, 3, 3]
+    label = Pictures(parts, SMALL)[0, 1][1]
+    assert isinstance(label, torch.Tensor)
+    assert label.tolist() == parts.labels[1].tolist()
+    one = pictures.split(replace(found, multi_label=False), SMALL, no_progress)
+    assert one.classes == ["a|b", "b", "c"]
 
 
 def test_as_instances_each_image_is_a_class_and_some_are_held_out(data: Path) -> None:
@@ -69,3 +96,18 @@ def test_batches_cover_an_epoch_once_and_are_shared_out() -> None:
     assert pictures.batches(run, 20, 3, 0, 0, 1) != whole
     few = pictures.batches(run, 4, 0, 0, 0, 1)  # fewer images than a batch
     assert [len(batch) for batch in few] == [4]
+
+
+def test_pictures_in_memory_are_read_once_and_varied_alike(data: Path) -> None:
+    parts = pictures.split(read_images(data), SMALL, no_progress)
+    held = pictures.decoded(parts.paths, 72, no_progress)  # pictures are 96 x 72
+    assert {array.shape for array in held} == {(72, 96, 3)}
+    assert {array.shape for array in pictures.decoded(parts.paths[:2], 36, no_progress)} == {
+        (36, 48, 3)
+    }
+    from_files, from_memory = Pictures(parts, SMALL), Pictures(parts, SMALL, held)
+    for row in (0, 7):
+        given, expected = from_memory[1, row], from_files[1, row]
+        assert given[1:] == expected[1:]
+        difference = (given[0].int() - expected[0].int()).abs().float().mean()
+        assert difference < 4  # JPEGs are decoded at a fraction where that is enough

@@ -109,6 +109,8 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
     from wingbar.networks import backbones
     from wingbar.training import export
 
+    if "trained" in model.record:  # with open codes: its folder has no weights
+        return None
     if model.method == "itq":
         try:
             net: torch.nn.Module = backbones.create(model.record["backbone"], "imagenet").eval()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wingbar.cli.options import (
     Verb,
     add_all_flag,
+    add_multi_label_flag,
     add_protocol_flag,
     add_ranking_flags,
     whole_number,
@@ -90,8 +91,16 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=whole_number, default=0, help="seed of a random split (default 0)"
     )
+    add_multi_label_flag(parser)
     add_all_flag(parser)
     add_ranking_flags(parser)
+    parser.add_argument(
+        "--radius",
+        type=whole_number,
+        metavar="BITS",
+        help="the second stage re-ranks every item at most this many bits away, in place of the "
+        "shortlist; --fine pool unless another is named, as in the paper of DLBHC",
+    )
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -104,6 +113,7 @@ def evaluate(args: argparse.Namespace) -> int:
             "A.json B.json"
         )
     if args.solution:
+        _refuse_radius(args)
         return _evaluate_landmarks(args)
     return _evaluate_dataset(args)
 
@@ -133,12 +143,21 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
     revisited: Revisited | None = None
     with Index.open(args.index) as index, progress_bars() as progress:
         if args.split:
-            queries = read_images(args.data, args.split, protocol=args.protocol, seed=args.seed)
+            queries = read_images(
+                args.data,
+                args.split,
+                protocol=args.protocol,
+                seed=args.seed,
+                multi_label=args.multi_label,
+            )
             protocol = f"{queries.protocol} as queries, the index as gallery"
         else:
-            data = read_dataset(args.data, protocol=args.protocol, seed=args.seed)
+            data = read_dataset(
+                args.data, protocol=args.protocol, seed=args.seed, multi_label=args.multi_label
+            )
             queries, protocol = data.query, data.protocol
             if data.truth:
+                _refuse_radius(args)
                 revisited = _evaluate_revisited(args, index, data, progress)
         if revisited is None:
             result = labelled.evaluate(
@@ -147,6 +166,8 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
                 protocol=protocol,
                 fine=args.fine,
                 shortlist=args.shortlist,
+                expand=args.expand,
+                radius=args.radius,
                 gallery_codes=args.gallery_codes,
                 exhaustive=args.exhaustive,
                 keep_constant_bits=args.keep_constant_bits,
@@ -163,6 +184,11 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
     print_failures(result.failed)
     print_result(args, asdict(result), _evaluation_text(args, result))
     return 0
+
+
+def _refuse_radius(args: argparse.Namespace) -> None:
+    if args.radius is not None:
+        raise WingbarError("--radius is for data sets with labels: leave it out for landmarks")
 
 
 def _evaluation_text(args: argparse.Namespace, result: Evaluation) -> str:
@@ -209,6 +235,7 @@ def _evaluate_revisited(
         data,
         fine=args.fine,
         shortlist=args.shortlist,
+        expand=args.expand,
         whole_queries=args.whole_queries,
         progress=progress,
     )
@@ -238,6 +265,7 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
             Path(args.solution),
             fine=args.fine,
             shortlist=args.shortlist,
+            expand=args.expand,
             progress=progress,
         )
     print_failures(result.failed)

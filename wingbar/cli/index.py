@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 def index_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `index`."""
+    from wingbar.model.fitting import ADAPT, CODES, PURPOSES
+
     parser.add_argument(
         "index",
         metavar="INDEX",
@@ -60,6 +62,24 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bits", type=code_length, help="code length of a label-free index (default 64)"
+    )
+    parser.add_argument(
+        "--for",
+        dest="purpose",
+        choices=PURPOSES,
+        help="what a label-free index is searched for: copies of a picture, the same thing "
+        "(instances, the default), or things of the same kind (classes: each picture is averaged "
+        "with its nearest neighbours, and so is each query)",
+    )
+    parser.add_argument(
+        "--codes",
+        choices=CODES,
+        help="what label-free codes are fitted with (default: what suits the images best)",
+    )
+    parser.add_argument(
+        "--adapt",
+        choices=ADAPT,
+        help="let label-free codes learn from the labels that some of the images have",
     )
     parser.add_argument(
         "--split",
@@ -142,7 +162,13 @@ def index(args: argparse.Namespace) -> int:
         if args.refit:
             with progress_bars() as progress:
                 refitted = found.refit(
-                    bits=args.bits, seed=args.seed, threads=args.threads, progress=progress
+                    bits=args.bits,
+                    codes=args.codes,
+                    purpose=args.purpose,
+                    adapt=args.adapt,
+                    seed=args.seed,
+                    threads=args.threads,
+                    progress=progress,
                 )
             print_result(args, asdict(refitted), _refit_text(path, refitted))
             return 0
@@ -150,6 +176,9 @@ def index(args: argparse.Namespace) -> int:
             report = found.add(
                 sources,
                 bits=args.bits,
+                codes=args.codes,
+                purpose=args.purpose,
+                adapt=args.adapt,
                 seed=args.seed,
                 threads=args.threads,
                 progress=progress,
@@ -403,7 +432,9 @@ def _add_text(path: Place, items: int, report: AddReport) -> str:
     if report.continued:
         lines.append(f"Continued with {counted(report.continued, 'image')} of an interrupted run.")
     if report.fitted_on:
-        lines.append(f"Codes learned from {counted(report.fitted_on, 'image')}.")
+        lines.append(
+            f"Codes learned from {counted(report.fitted_on, 'image')}{_how(report.fitted)}."
+        )
     if report.ignored:
         lines.append(f"Skipped {counted(len(report.ignored), 'non-image file')}.")
     if report.skipped:
@@ -432,6 +463,9 @@ def _index_text(found: Index, info: IndexInfo) -> str:
             f"Codes of {info.bits} bits: {info.unique_codes:,} of {info.items:,} are unique; "
             f"{constant_bits_text(_constant_bits(found))}."
         )
+    if how := _how(found.model.record.get("fitted", {})):
+        sample = found.model.record["fitted"].get("sample", 0)
+        lines.append(f"Codes learned from {counted(sample, 'image')}{how}.")
     lines.append(
         f"Model: {found.model}, features of {info.dim:,} numbers; searches use fine={info.fine}."
     )
@@ -468,11 +502,20 @@ def _model_text(path: str, record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _how(fitted: Mapping[str, Any]) -> str:
+    """How codes were learned, after a colon; nothing where that is not known."""
+    from wingbar.model.fitting import description
+
+    text = description(fitted)
+    return f": {text}" if text else ""
+
+
 def _refit_text(path: Place, report: RefitReport) -> str:
     return (
         f"{path}: {report.bits}-bit codes (before: {report.bits_before}) learned again from "
         f"{counted(report.sample, 'image')}; {report.codes_changed:,} of "
         f"{counted(report.items, 'code')} changed.\n"
+        f"Codes{_how(report.fitted)}.\n"
         f"The model is now {report.fingerprint[:12]} (before: {report.fingerprint_before[:12]}); "
         "embeddings made before no longer match it."
     )

@@ -57,6 +57,16 @@ def add_protocol_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_multi_label_flag(parser: argparse.ArgumentParser) -> None:
+    """--multi-label, as in data.readers.read_dataset."""
+    parser.add_argument(
+        "--multi-label",
+        action="store_true",
+        help="a label such as cat|dog is two labels, and images match when they share one; lists "
+        "with several ones in a line need no such flag",
+    )
+
+
 def add_all_flag(parser: argparse.ArgumentParser) -> None:
     """--all, for verbs that print only the gist of a long record."""
     parser.add_argument("--all", action="store_true", help="print every figure, one per line")
@@ -74,7 +84,7 @@ def add_where_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
-    """--fine and --shortlist, as in index.ranking.SearchOptions."""
+    """--fine, --shortlist and --expand, as in index.ranking.SearchOptions."""
     from wingbar.index.ranking import FINE, SearchOptions
 
     parser.add_argument(
@@ -86,6 +96,13 @@ def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
         default=SearchOptions.shortlist,
         help="number of nearest codes that the second stage re-ranks "
         f"(default {SearchOptions.shortlist})",
+    )
+    parser.add_argument(
+        "--expand",
+        type=int,
+        metavar="K",
+        help="average each query with its K nearest neighbours in the index, which finds more of "
+        "its kind (default: 0, but 10 in an index for classes)",
     )
 
 

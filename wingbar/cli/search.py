@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def search_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `search`."""
-    from wingbar.index.ranking import SearchOptions
+    from wingbar.index.ranking import CUT, SearchOptions
 
     parser.add_argument("index", metavar="INDEX", help="the index, a file or a URL")
     parser.add_argument(
@@ -53,6 +53,15 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     add_ranking_flags(parser)
     add_where_flag(parser)
     parser.add_argument(
+        "--cut",
+        type=float,
+        nargs="?",
+        const=CUT,
+        metavar="P",
+        help="end the list where more than this share of random pairs of items are as near as "
+        f"query and hit: nothing like it is there when the list is empty (default {CUT:g})",
+    )
+    parser.add_argument(
         "--distinct", action="store_true", help="fold copies of a hit into it, and count them"
     )
 
@@ -71,6 +80,8 @@ def search(args: argparse.Namespace) -> int:
         where=args.where,
         box=None if args.box is None else parse_box(args.box),
         distinct=args.distinct,
+        expand=args.expand,
+        cut=args.cut,
     )
     code = 0
     told: str | None = None  # why the filter lets nothing pass; the same for every query
@@ -136,7 +147,7 @@ def explain(args: argparse.Namespace) -> int:
     from wingbar.index.index import Index, explain
     from wingbar.index.ranking import SearchOptions
 
-    options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist)
+    options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist, expand=args.expand)
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
     with Index.open(args.index) as index:
         explained = explain(index, source, index.find([source], options)[0])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wingbar.cli.options import (
     Verb,
     add_field_flags,
+    add_multi_label_flag,
     add_protocol_flag,
     from_field_flags,
     whole_number,
@@ -46,6 +47,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="learn from this part of DATA, or from all, instead")
     add_protocol_flag(parser)
+    add_multi_label_flag(parser)
     parser.add_argument(
         "--split-seed",
         type=whole_number,
@@ -127,7 +129,13 @@ def train(args: argparse.Namespace) -> int:
     else:
         method = methods.get(args.method)
         part = _training_part(args.data, args.split, args.protocol)
-        data = read_images(args.data, part, protocol=args.protocol, seed=args.split_seed)
+        data = read_images(
+            args.data,
+            part,
+            protocol=args.protocol,
+            seed=args.split_seed,
+            multi_label=args.multi_label,
+        )
         chosen = run.Recorded(
             method,
             from_field_flags(method.Config, args),
@@ -170,7 +178,13 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="MODEL",
-        help="a training run with a checkpoint; for --int8 and --see a model directory",
+        help="a training run with a checkpoint; for --open, --int8 and --see a model directory",
+    )
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="leave the codes open: each index learns them from its own images, for classes that "
+        "training did not see",
     )
     parser.add_argument(
         "--int8",
@@ -189,12 +203,18 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
         "images, 'whole 224 0.7,1,1.4' for whole images at several scales",
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="with --int8 and --see: the model directory to create"
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="with --open, --int8 and --see: the model directory to create",
     )
 
 
 def export(args: argparse.Namespace) -> int:
-    """Make a model of a checkpoint, or a variant of a model: other preprocessing, or int8."""
+    """Make a model of a checkpoint, or a variant of a model: open codes, other preprocessing, or
+    int8."""
+    if args.open:
+        return _export_open(args)
     if args.see:
         return _export_preprocessing(args)
     if args.int8:
@@ -204,8 +224,10 @@ def export(args: argparse.Namespace) -> int:
 
 EXPORT = Verb(
     name="export",
-    summary="Export a checkpoint as a model, quantise a model, or change its preprocessing.",
+    summary="Export a checkpoint as a model, quantise a model, change its preprocessing, or leave "
+    "its codes open.",
     examples="wingbar export models/photos48\n"
+    "wingbar export models/photos48 --open -o models/open\n"
     "wingbar export models/photos48 --int8 --calibrate photos/ -o models/small",
     flags=export_flags,
     run=export,
@@ -230,6 +252,17 @@ def _export_checkpoint(args: argparse.Namespace) -> int:
         model = loop.export_checkpoint(args.path, progress)
     print_failures(run.failures(args.path), f"{args.path}/train/run.json")
     print_result(args, model_record(model), _trained_text(model, args.path))
+    return 0
+
+
+def _export_open(args: argparse.Namespace) -> int:
+    from wingbar.model.model import Model
+
+    if not args.output:
+        raise WingbarError("--open needs -o NEW, the model directory to create")
+    opened = Model.load(args.path).opened()
+    opened.save(args.output)
+    print_result(args, model_record(opened), f"{args.output}: {opened}")
     return 0
 
 

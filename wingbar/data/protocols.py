@@ -45,6 +45,11 @@ def apply_protocol(parts: Parts, path: Path, protocol: str, seed: int) -> Datase
         return _own(parts, path, seed)
     if not any(entry.label is not None for entry in parts.all):
         raise DataError(f"{path} has no labels: protocol {protocol} splits by class")
+    if parts.all.multi_label and protocol != "10k-50k":
+        raise DataError(
+            f"protocol {protocol} splits by class, and images of {path} have several labels: "
+            "choose own or 10k-50k"
+        )
     if protocol == "10k-50k":
         return _test_against_train(parts, path)
     if protocol == "unseen":

@@ -16,7 +16,16 @@ from pathlib import Path
 from wingbar import images
 from wingbar.data import layouts
 from wingbar.data.protocols import Protocol, apply_protocol
-from wingbar.data.records import Dataset, Entry, Images, Parts, absolute
+from wingbar.data.records import (
+    BETWEEN_LABELS,
+    Dataset,
+    Entry,
+    Images,
+    Parts,
+    absolute,
+    joined_labels,
+    labels_of,
+)
 from wingbar.errors import DataError, ImageError
 from wingbar.images import Failure
 
@@ -39,7 +48,11 @@ _ONE_HOT = re.compile(r"(.+?)((?:\s+[01])+)")  # a line of a list: a path, then 
 
 
 def read_dataset(
-    path: str | os.PathLike[str], *, protocol: Protocol = "own", seed: int = 0
+    path: str | os.PathLike[str],
+    *,
+    protocol: Protocol = "own",
+    seed: int = 0,
+    multi_label: bool = False,
 ) -> Dataset:
     """The data set at `path`: a folder, a CSV file, a folder of hashing lists, or a known data set
     straight from the unpacked archive.
@@ -50,16 +63,18 @@ def read_dataset(
     - CSV: a column `path` and optionally `label`, `split` and `box`; further columns are kept for
       filters. Paths are relative to the file. Commas, semicolons or tabs between values; UTF-8,
       UTF-16 or Windows-1252. A row without a usable path is listed in `Images.failed`.
-    - Lists: `train.txt test.txt database.txt`, each line a path and a one-hot label.
+    - Lists: `train.txt test.txt database.txt`, each line a path and 0 or 1 for every class.
     - Known data sets, such as CUB-200-2011 or CIFAR-10: see docs/data.md. Pictures that are stored
       in arrays are unpacked once into `wingbar-images/` beside them.
 
     `protocol`, one of PROTOCOLS, says how train, query and gallery are made; `seed` draws what it
     leaves to chance. Without a split of its own, 20 % of each class become queries, at least one
-    image of a class of two. Raises DataError if nothing is there, a line cannot be read or the data
-    set does not fit the protocol.
+    image of a class of two. With `multi_label` a label such as `cat|dog` is two labels; lists in
+    which an image has several need no such word. Raises DataError if nothing is there, a line
+    cannot be read or the data set does not fit the protocol.
     """
-    return apply_protocol(read_parts(Path(path)), Path(path), protocol, seed)
+    parts = read_parts(Path(path), multi_label=multi_label)
+    return apply_protocol(parts, Path(path), protocol, seed)
 
 
 def read_images(
@@ -69,6 +84,7 @@ def read_images(
     protocol: Protocol = "own",
     seed: int = 0,
     exclude: Sequence[str] = (),
+    multi_label: bool = False,
 ) -> Images:
     """The images at `path` as one list: all of them, or one part ("train", "query", "gallery",
     "val", "test").
@@ -84,7 +100,7 @@ def read_images(
         if split != "all" or protocol != "own":
             raise DataError(f"{path} is one image and has no part {split!r}")
         return Images([Entry(absolute(path))], protocol="one file", labelled=False, named=True)
-    parts = read_parts(path, exclude)
+    parts = read_parts(path, exclude, multi_label)
     if protocol == "own" and split == "all":
         return parts.all
     if protocol == "own" and split in parts.named:
@@ -116,9 +132,25 @@ def has_part(path: str | os.PathLike[str], part: str) -> bool:
     return part in read_parts(Path(path)).named
 
 
-def read_parts(path: Path, exclude: Sequence[str] = ()) -> Parts:
+def read_parts(path: Path, exclude: Sequence[str] = (), multi_label: bool = False) -> Parts:
     """The data set at `path` with the parts of its own, before a protocol, without what matches
-    `exclude`. Raises DataError."""
+    `exclude`; with `multi_label`, labels are split into several. Raises DataError."""
+    parts = _read_parts(path, exclude)
+    return _with_several_labels(parts) if multi_label and not parts.all.multi_label else parts
+
+
+def _with_several_labels(parts: Parts) -> Parts:
+    """The data set with each label read as one or several."""
+
+    def split(entry: Entry) -> Entry:
+        return replace(entry, label=joined_labels(labels_of(entry.label or "")) or None)
+
+    everything = replace(parts.all, entries=[split(e) for e in parts.all], multi_label=True)
+    named = {name: [split(e) for e in entries] for name, entries in parts.named.items()}
+    return replace(parts, all=everything, named=named)
+
+
+def _read_parts(path: Path, exclude: Sequence[str]) -> Parts:
     if not path.exists():
         raise DataError(f"there is no {path}")
     if path.is_file():
@@ -361,7 +393,7 @@ def _list_files(folder: Path) -> dict[str, Path]:
 
 
 def _looks_like_list(path: Path) -> bool:
-    """Whether the first line is a path and a one-hot label; text files of other kinds may lie
+    """Whether the first line is a path and zeros and ones; text files of other kinds may lie
     beside images."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(100_000)
@@ -372,7 +404,8 @@ def _read_lists(lists: Mapping[str, Path]) -> Parts:
     named = {part: list(_read_list(path)) for part, path in sorted(lists.items())}
     unique = {entry.path: entry for entries in named.values() for entry in entries}
     everything = sorted(unique.values(), key=lambda entry: entry.path)
-    return Parts("lists", Images(everything, "lists: all"), named)
+    several = any(BETWEEN_LABELS in (entry.label or "") for entry in everything)
+    return Parts("lists", Images(everything, "lists: all", multi_label=several), named)
 
 
 def _read_list(path: Path) -> Iterator[Entry]:
@@ -388,15 +421,13 @@ def _read_list(path: Path) -> Iterator[Entry]:
         match = _ONE_HOT.fullmatch(line.strip())
         if match is None:
             raise DataError(
-                f"{where}: expected a path and a one-hot label, as in images/1.jpg 0 0 1"
+                f"{where}: expected a path and 0 or 1 for every class, as in images/1.jpg 0 0 1"
             )
         name, one_hot = match[1], match[2].split()
         classes = classes or len(one_hot)
         if len(one_hot) != classes:
             raise DataError(f"{where}: {len(one_hot)} classes, the first line has {classes}")
-        if one_hot.count("1") != 1:
-            raise DataError(
-                f"{where}: {one_hot.count('1')} classes are marked; lists with several labels per "
-                "image are not supported"
-            )
-        yield Entry(absolute(path.parent / name), str(one_hot.index("1")))
+        marked = [str(i) for i, mark in enumerate(one_hot) if mark == "1"]
+        if not marked:
+            raise DataError(f"{where}: no class is marked; mark one with 1, or leave the line out")
+        yield Entry(absolute(path.parent / name), joined_labels(marked))

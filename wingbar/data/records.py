@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
 from wingbar.images import Box, Failure
+
+BETWEEN_LABELS = "|"
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Entry:
 
     path: absolute path of the file
     label: its class, None if it has none; in Unicode's composed form (NFC), so that a name is one
-        class however its folder is written
+        class however its folder is written. Where images have several labels, all of them,
+        sorted, with BETWEEN_LABELS between them
     columns: the other columns of a CSV by name, as text; they are stored with the item
     box: x, y, width, height in pixels of the upright picture. A query is cropped to its box; in a
         gallery the box is ignored
@@ -49,6 +52,7 @@ class Images(Sequence[Entry]):
     failed: rows of a list that name no image, and why
     notes: sentences on what was read in another way than one might expect
     named: whether someone named each of the images, rather than a folder or a list that holds it
+    multi_label: whether an image can have several labels, so that two match when they share one
     """
 
     entries: Sequence[Entry]
@@ -61,6 +65,7 @@ class Images(Sequence[Entry]):
     failed: Sequence[Failure] = ()
     notes: Sequence[str] = ()
     named: bool = False
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -83,6 +88,16 @@ class Images(Sequence[Entry]):
     def labels(self) -> list[str | None]:
         """The label of every image."""
         return [entry.label for entry in self.entries]
+
+
+def labels_of(label: str) -> frozenset[str]:
+    """The labels in the label of an image that can have several."""
+    return frozenset(filter(None, (name.strip() for name in label.split(BETWEEN_LABELS))))
+
+
+def joined_labels(labels: Iterable[str]) -> str:
+    """Several labels as one, in the form that `labels_of` reads."""
+    return BETWEEN_LABELS.join(sorted(set(labels)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbar.data.records import Images
+from wingbar.data.records import Images, labels_of
 from wingbar.errors import DataError, counted
 from wingbar.evaluation.metrics import Health, health
 from wingbar.evaluation.scoring import (
@@ -24,6 +24,7 @@ from wingbar.evaluation.scoring import (
     LabelledQuery,
     QueryScore,
     encoded_blocks,
+    expanded_block,
     read_gallery,
     score_block,
 )
@@ -118,7 +119,9 @@ class Evaluation:
     features_read: share of the gallery's features that the fine mode reads for a query, in [0, 1].
     fine: the fine mode, one of "none", "ties", "pool", "asymmetric".
     shortlist: number of nearest codes that it re-ranks, at least 1; ties with the last one come on
-        top.
+        top. With a radius, the number of items.
+    radius: largest distance in bits of the codes that it re-ranks; None for any.
+    expand: number of neighbours that each query was averaged with.
 
     queries_without_match: queries whose label no item has (but for their own copies).
     queries_in_gallery: scored queries whose file is in the gallery; searched without its copies.
@@ -161,6 +164,8 @@ class Evaluation:
     features_read: float
     fine: Fine
     shortlist: int
+    radius: int | None
+    expand: int
     queries_without_match: int
     queries_in_gallery: int
     queries_repeated: int
@@ -182,13 +187,15 @@ def evaluate(
     protocol: str | None = None,
     fine: Fine | None = None,
     shortlist: int = SHORTLIST,
+    radius: int | None = None,
+    expand: int | None = None,
     gallery_codes: GalleryCodes = "network",
     exhaustive: bool = True,
     keep_constant_bits: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Search `index` for each labelled image of `query` and score the rankings; an item is relevant
-    when its label is equal.
+    when its label is equal or, where `query` says that images have several, when they share one.
 
     The rankings come from the index's own search. A query that is itself in the gallery (same file
     content) is searched without its copies; a query that is listed twice is scored once.
@@ -197,10 +204,21 @@ def evaluate(
     either side has no labels, or when bits are constant over 100 items or more: the code is then
     shorter than its nominal length (`keep_constant_bits` scores it all the same).
     """
-    options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist)
+    expand = index.model.expand if expand is None else expand
+    if radius is not None:
+        fine = fine or "pool"
+        if fine == "none":
+            raise DataError(
+                "a radius is for a fine mode: leave it out, or choose another than none"
+            )
     with index.snapshot():
+        gallery = read_gallery(index, gallery_codes, exhaustive, query.multi_label)
+        if radius is not None:
+            shortlist = len(gallery.ids)  # so that the radius alone limits the pool
+        options = SearchOptions(
+            k=shortlist, fine=fine, shortlist=shortlist, radius=radius, expand=expand
+        )
         fine_mode = index.fine_of(options)
-        gallery = read_gallery(index, gallery_codes, exhaustive)
         queries = _labelled_queries(query)
         bit_usage = health(codes.unpack(gallery.network_codes, index.model.bits))
         if not keep_constant_bits:
@@ -213,10 +231,14 @@ def evaluate(
             )
         bits, gallery_size = index.model.bits, len(gallery.ids)
     copies = sum(score.has_copies for score in scores)
+    query_labels, gallery_labels = (
+        {own for label in labels for own in (labels_of(label) if query.multi_label else [label])}
+        for labels in ([q.label for q in queries.once], gallery.label_names)
+    )
     excluded = _Excluded(
         queries_without_match=unmatched,
-        labels_without_items=sorted({q.label for q in queries.once} - set(gallery.label_names)),
-        labels_without_queries=sorted(set(gallery.label_names) - {q.label for q in queries.once}),
+        labels_without_items=sorted(query_labels - gallery_labels),
+        labels_without_queries=sorted(gallery_labels - query_labels),
         queries_repeated=queries.repeated,
         queries_in_gallery=copies,
         empty_folders=queries.empty_folders,
@@ -228,7 +250,15 @@ def evaluate(
         return float(np.mean([getattr(score, name) for score in scores]))
 
     return Evaluation(
-        protocol=_protocol(protocol or query.protocol, gallery_codes, fine_mode, shortlist, copies),
+        protocol=_protocol(
+            protocol or query.protocol,
+            gallery_codes,
+            f"{fine_mode} of {'all' if radius is not None else shortlist}"
+            + (f" at most {counted(radius, 'bit')} away" if radius is not None else ""),
+            expand,
+            copies,
+            query.multi_label,
+        ),
         queries=len(scores),
         gallery=gallery_size,
         gallery_codes=gallery_codes,
@@ -254,6 +284,8 @@ def evaluate(
         features_read=mean("features_read"),
         fine=fine_mode,
         shortlist=shortlist,
+        radius=radius,
+        expand=expand,
         queries_without_match=excluded.queries_without_match,
         queries_in_gallery=excluded.queries_in_gallery,
         queries_repeated=excluded.queries_repeated,
@@ -339,7 +371,9 @@ def _score(
     failed: list[Failure] = []
     unmatched = 0
     for block in encoded_blocks(index, queries, failed, progress):
-        block_scores, block_unmatched = score_block(index, gallery, block, options)
+        block_scores, block_unmatched = score_block(
+            index, gallery, expanded_block(index, block, options), options
+        )
         scores += block_scores
         unmatched += len(block_unmatched)
     return scores, unmatched, failed
@@ -389,7 +423,12 @@ class _Excluded:
 
 
 def _protocol(
-    data: str, gallery_codes: GalleryCodes, fine: Fine, shortlist: int, copies: int
+    data: str,
+    gallery_codes: GalleryCodes,
+    rerank: str,
+    expand: int,
+    copies: int,
+    multi_label: bool,
 ) -> str:
     """One line that says what the numbers mean."""
     source = {
@@ -398,9 +437,11 @@ def _protocol(
     }[gallery_codes]
     queries = counted(copies, "query", "queries")
     without = f"; {queries} searched without their own copies" if copies else ""
+    averaged = f"; queries averaged with {counted(expand, 'neighbour')} each" if expand else ""
+    relevance = "; relevant items share a label with the query" if multi_label else ""
     return (
-        f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; rerank={fine} "
-        f"of {shortlist}{without}"
+        f"{data}; {source}; AP expected over ties, MAP@1000 over the hits inside; "
+        f"rerank={rerank}{averaged}{relevance}{without}"
     )
 
 

@@ -85,6 +85,7 @@ def evaluate_revisited(
     *,
     fine: Fine | None = None,
     shortlist: int = SHORTLIST,
+    expand: int | None = None,
     whole_queries: bool = False,
     progress: Progress | None = None,
 ) -> Revisited:
@@ -101,7 +102,7 @@ def evaluate_revisited(
             f"{data.protocol} has no easy, hard and junk lists: this protocol is for ROxford5k "
             "and RParis6k"
         )
-    options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist)
+    options = SearchOptions(k=shortlist, fine=fine, shortlist=shortlist, expand=expand)
     with index.snapshot():
         fine_mode = index.fine_of(options)
         searchable, features = index.searchable(), index.features().astype(np.float32)
@@ -111,12 +112,13 @@ def evaluate_revisited(
         by_search: list[Sequence[int]] = []
         for done, entry in enumerate(data.query, start=1):
             try:
-                query = index.model.encode([_source(entry, whole_queries)])
+                encoded = index.model.encode([_source(entry, whole_queries)])
             except ImageError as error:
                 failed.append(Failure(str(entry.path), str(error)))
                 by_feature.append(())
                 by_search.append(())
                 continue
+            [query] = index.expanded([encoded], options)
             by_feature.append(gallery_rows[_order_by_feature(features, query)].tolist())
             order = _order_of_search(index, searchable, query, options)
             by_search.append(gallery_rows[order].tolist())
@@ -231,6 +233,7 @@ def evaluate_landmarks(
     usage: Collection[str] = ("Public", "Private"),
     fine: Fine | None = None,
     shortlist: int = SHORTLIST,
+    expand: int | None = None,
     progress: Progress | None = None,
 ) -> Landmarks:
     """Score `index` by a solution file of Google Landmarks v2 (Weyand et al., CVPR 2020).
@@ -248,7 +251,7 @@ def evaluate_landmarks(
             f"none of the {len(truth):,} queries of {solution} is among the {len(queries):,} "
             "images given"
         )
-    options = SearchOptions(k=100, fine=fine, shortlist=shortlist)
+    options = SearchOptions(k=100, fine=fine, shortlist=shortlist, expand=expand)
     fine_mode = index.fine_of(options)
     found: dict[str, list[str]] = {}
     predictions: list[Prediction] = []

@@ -386,7 +386,9 @@ def _ranked(index: Index, entry: Entry, query: QueryResult, result: Evaluation) 
     modes: tuple[Fine, ...] = ("none", result.fine)
     rankings = []
     for fine in dict.fromkeys(modes):
-        options = SearchOptions(k=HITS_SHOWN + 1, fine=fine, shortlist=result.shortlist)
+        options = SearchOptions(
+            k=HITS_SHOWN + 1, fine=fine, shortlist=result.shortlist, expand=result.expand
+        )
         [hits] = index.find([source], options)
         others = [hit for hit in hits if hit.path != query.path][:HITS_SHOWN]
         name, ap = (

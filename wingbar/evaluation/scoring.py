@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.data.records import Entry
+from wingbar.data.records import Entry, labels_of
 from wingbar.errors import DataError, ImageError
 from wingbar.evaluation.metrics import Bool, Buckets, Int64, merge_buckets, to_buckets
 from wingbar.hamming import codes
@@ -48,7 +49,8 @@ class Gallery:
     network_codes: codes by the network, [N, w].
     searched_codes: codes that are searched, [N, w]: the network's or, for GalleryCodes "labels",
         those of the labels.
-    label_names: distinct labels, sorted, [y].
+    label_names: distinct labels, sorted, [y]; where items have several, distinct combinations.
+    multi_label: whether they can have several.
     label_ids: place of each item's label in `label_names`, [N]; -1 without a label.
     rows_by_label: rows sorted by label id, [N].
     label_starts: where each label starts in `rows_by_label`, [y + 1].
@@ -66,6 +68,7 @@ class Gallery:
     network_codes: codes.Packed
     searched_codes: codes.Packed
     label_names: list[str]
+    multi_label: bool
     label_ids: Int64
     rows_by_label: Int64
     label_starts: Int64
@@ -76,11 +79,29 @@ class Gallery:
     predicted_classes: Int64
     confusion: Int64
 
-    def of_label(self, label_id: int) -> Int64:
-        """The rows of the items with a label, ascending; empty for -1."""
-        if label_id < 0:
-            return np.empty(0, np.int64)
-        return self.rows_by_label[self.label_starts[label_id] : self.label_starts[label_id + 1]]
+    @cached_property
+    def label_places(self) -> dict[str, int]:
+        """The place of each label in `label_names`."""
+        return {name: i for i, name in enumerate(self.label_names)}
+
+    def matches(self, label: str) -> Bool:
+        """Which labels match that of a query, [y + 1]: the same or, of several, those that share
+        one with it. The last, which -1 selects, stands for items without a label and is False."""
+        found = np.zeros(len(self.label_names) + 1, bool)
+        if self.multi_label:
+            own = labels_of(label)
+            found[:-1] = [not own.isdisjoint(labels_of(name)) for name in self.label_names]
+        elif label in self.label_places:
+            found[self.label_places[label]] = True
+        return found
+
+    def of_labels(self, matches: Bool) -> Int64:
+        """The rows of the items whose labels match, by `matches` [y + 1], ascending."""
+        parts = [
+            self.rows_by_label[self.label_starts[i] : self.label_starts[i + 1]]
+            for i in np.flatnonzero(matches)
+        ]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
 
     def of_content(self, content: bytes) -> Int64:
         """The rows of the items whose files have this sha256, ascending."""
@@ -91,8 +112,11 @@ class Gallery:
         return np.sort(self.rows_by_content[first:last])
 
 
-def read_gallery(index: Index, gallery_codes: GalleryCodes, exhaustive: bool) -> Gallery:
-    """Read what scoring needs of `index`; with `exhaustive` also all features, 2 d bytes per item.
+def read_gallery(
+    index: Index, gallery_codes: GalleryCodes, exhaustive: bool, multi_label: bool = False
+) -> Gallery:
+    """Read what scoring needs of `index`; with `exhaustive` also all features, 2 d bytes per item;
+    with `multi_label`, an item's label can be several.
 
     Raises DataError where no item has a label, or for unknown `gallery_codes`.
     """
@@ -127,6 +151,7 @@ def read_gallery(index: Index, gallery_codes: GalleryCodes, exhaustive: bool) ->
         network_codes=network_codes,
         searched_codes=searched_codes,
         label_names=label_names,
+        multi_label=multi_label,
         label_ids=label_ids,
         rows_by_label=rows_by_label,
         label_starts=np.searchsorted(label_ids[rows_by_label], np.arange(len(label_names) + 1)),
@@ -254,6 +279,18 @@ def _encoded(index: Index, batch: Sequence[_Read], failed: list[Failure]) -> Blo
     return Block([readable[i].query for i in kept], finite, [readable[i].content for i in kept])
 
 
+def expanded_block(index: Index, block: Block, options: SearchOptions) -> Block:
+    """The block with its queries averaged with their neighbours, where the options or the index
+    say so."""
+    queries = index.expanded(list(block.embeddings), options)
+    codes_, features, logits = (
+        np.concatenate([getattr(query, name) for query in queries])
+        for name in ("codes", "features", "logits")
+    )
+    found = replace(block.embeddings, codes=codes_, features=features, logits=logits)
+    return block._replace(embeddings=found)
+
+
 # -- scores
 
 
@@ -283,11 +320,12 @@ class QueryScore(NamedTuple):
 
 class _Matched(NamedTuple):
     """One query with relevant items. `copies` and `relevant` are rows of the gallery; relevant ones
-    have the query's label and are not copies of it."""
+    have a label that matches the query's and are not copies of it. `matches` is as in
+    Gallery.matches."""
 
     path: str
     label: str
-    label_id: int
+    matches: Bool
     embedding: Embeddings
     copies: Int64
     relevant: Int64
@@ -322,7 +360,7 @@ def score_block(
             None if cosines is None else _by_feature(gallery, query, cosines[i]),
             reranked,
         )
-        is_correct = bool(predicted[i] == query.label_id)
+        is_correct = bool(query.matches[predicted[i]])
         scores.append(_scored(query, rankings, is_correct, read))
     return scores, unmatched
 
@@ -371,15 +409,15 @@ def _scored(
 
 def _match(gallery: Gallery, block: Block) -> tuple[list[_Matched], list[LabelledQuery]]:
     """Split the queries of a block into those with relevant items in the gallery and the others."""
-    id_of = {name: i for i, name in enumerate(gallery.label_names)}
+    matches_of = {label: gallery.matches(label) for label in {q.label for q in block.queries}}
     all_items_at = gallery.searchable.counts(block.embeddings.codes)
     matched: list[_Matched] = []
     unmatched: list[LabelledQuery] = []
     for i, query in enumerate(block.queries):
         embedding = block.embeddings[i]
-        label_id = id_of.get(query.label, -1)
+        matches = matches_of[query.label]
         copies = gallery.of_content(block.contents[i])
-        relevant = np.setdiff1d(gallery.of_label(label_id), copies, assume_unique=True)
+        relevant = np.setdiff1d(gallery.of_labels(matches), copies, assume_unique=True)
         if not len(relevant):
             unmatched.append(query)
             continue
@@ -395,7 +433,7 @@ def _match(gallery: Gallery, block: Block) -> tuple[list[_Matched], list[Labelle
             _Matched(
                 str(query.entry.path),
                 query.label,
-                label_id,
+                matches,
                 embedding,
                 copies,
                 relevant,
@@ -436,7 +474,7 @@ def _cosines(queries: NDArray[np.float32], features: NDArray[np.float16]) -> NDA
 
 def _by_feature(gallery: Gallery, query: _Matched, cosines: NDArray[np.float32]) -> Buckets:
     """The ranking of the whole gallery by cosines [N]."""
-    is_relevant = gallery.label_ids == query.label_id
+    is_relevant = query.matches[gallery.label_ids]
     return to_buckets(np.delete(-cosines, query.copies), np.delete(is_relevant, query.copies))
 
 
@@ -444,10 +482,10 @@ def _by_predicted_class(gallery: Gallery, query: _Matched, predicted_class: int)
     """The ranking by a code that only names the predicted class: items predicted to be of the
     query's predicted class are at distance 0, all others at 1."""
     copies_in_class = gallery.predicted_classes[query.copies] == predicted_class
-    copies_of_label = gallery.label_ids[query.copies] == query.label_id
+    copies_of_label = query.matches[gallery.label_ids[query.copies]]
     in_class = int(gallery.confusion[predicted_class].sum() - copies_in_class.sum())
     hits_in_class = int(
-        gallery.confusion[predicted_class, query.label_id]
+        gallery.confusion[predicted_class, query.matches].sum()
         - (copies_in_class & copies_of_label).sum()
     )
     others = len(gallery.ids) - len(query.copies) - in_class
@@ -464,7 +502,7 @@ def _reranked(
     ranked = rank(shortlist, fine, scores)
     assert ranked.scores is not None
     rows = np.searchsorted(gallery.ids, ranked.ids)
-    is_relevant = gallery.label_ids[rows] == query.label_id
+    is_relevant = query.matches[gallery.label_ids[rows]]
     buckets = fine_buckets(
         fine, query.items_at, query.relevant_at, ranked.distances, ranked.scores, is_relevant
     )

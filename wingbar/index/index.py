@@ -27,6 +27,7 @@ from wingbar.errors import (
     StoreError,
 )
 from wingbar.hamming.codes import Codes, Nearest, Packed, unpack
+from wingbar.index.averaging import expanded, first_search
 from wingbar.index.chance import Chance, measure
 from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url, place_of
@@ -45,13 +46,17 @@ from wingbar.index.ranking import (
     folded,
     rank,
     stage_scores,
+    with_chances,
 )
 from wingbar.index.refit import RefitReport, refit
 from wingbar.index.selection import Selection, select
 from wingbar.index.sources import batch_of
 from wingbar.index.sync import AddReport, add
 from wingbar.index.vectors import add_vectors, checked_vectors
+from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
+from wingbar.model.random_pairs import RandomPairs, sample_of
+from wingbar.model.random_pairs import measure as measure_pairs
 from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
@@ -119,6 +124,7 @@ class Index:
         self._store = store
         self.model = Model(store.model_files())
         self._chance: tuple[tuple[int, ...], Chance] | None = None
+        self._random_pairs: tuple[str, RandomPairs | None] | None = None
         if self.model.is_outdated:
             warnings.warn(
                 f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
@@ -197,6 +203,9 @@ class Index:
         keys: Sequence[str] | None = None,
         labels: Sequence[str | None] | None = None,
         bits: int | None = None,
+        codes: str | None = None,
+        purpose: str | None = None,
+        adapt: str | None = None,
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | None = None,
@@ -221,8 +230,13 @@ class Index:
         that it is of, or any other text. The same key with another vector replaces the item.
 
         A label-free index learns its codes of `bits` bits (default 64) from the first images that
-        it gets, drawn with `seed`; later only `refit` changes them. Images that cannot be used are
-        listed in the report and stop nothing. `threads` decode pictures (default: one per core).
+        it gets, drawn with `seed`; later only `refit` changes them. `codes` names what they are
+        fitted with, one of fitting.CODES (default: what suits the images best), `purpose` what is
+        searched for: "copies", "instances" (default) or "classes". An index for classes averages
+        each item with its nearest neighbours when it is added, at the end of the `add`; items that
+        have their average keep it until `refit`. With `adapt` "labels" the codes learn from the
+        labels that some images have. Images that cannot be used are listed in the report and stop
+        nothing. `threads` decode pictures (default: one per core).
 
         `rehash` reads every file, also those of unchanged size and time. A file whose item was
         removed by `delete` stays out until it changes, unless it is named by itself, as in a list
@@ -244,12 +258,21 @@ class Index:
                 f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, "
                 "or use --refit to change it"
             )
+        options = FitOptions(codes=codes, purpose=purpose, adapt=adapt)
+        _require_as_fitted(self.path, self.model, options)
         if bits is not None and not 1 <= bits <= self.model.longest_code:
             raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
         if vectors is not None:
             with self._store.held():
                 report, model = add_vectors(
-                    self._store, self.model, vectors, keys, labels, bits=bits, seed=seed
+                    self._store,
+                    self.model,
+                    vectors,
+                    keys,
+                    labels,
+                    bits=bits,
+                    seed=seed,
+                    options=options,
                 )
             with self._store.reading():
                 self._take(model)
@@ -266,6 +289,7 @@ class Index:
                 batch_of(source, keys, labels),
                 bits=bits,
                 seed=seed,
+                options=options,
                 threads=threads,
                 progress=progress,
                 rehash=rehash,
@@ -318,12 +342,15 @@ class Index:
         self,
         *,
         bits: int | None = None,
+        codes: str | None = None,
+        purpose: str | None = None,
+        adapt: str | None = None,
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> RefitReport:
         """Learn the codes of a label-free index again from the images it holds now, as a new index
-        would.
+        would; `codes`, `purpose` and `adapt` as for `add`, by default as asked for before.
 
         All files are read again; the index changes in one transaction or not at all.
         Raises StoreError when a file is no longer what was indexed, ModelError for a trained model.
@@ -335,6 +362,7 @@ class Index:
                 self.model,
                 bits=self.model.bits if bits is None else bits,
                 seed=seed,
+                options=FitOptions(codes=codes, purpose=purpose, adapt=adapt),
                 threads=threads,
                 progress=progress,
             )
@@ -355,6 +383,8 @@ class Index:
         where: Where = (),
         box: images.Box | None = None,
         distinct: bool = False,
+        expand: int | None = None,
+        cut: float | None = None,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
         of this index, one embedding by its model, or for an index of vectors one vector [d].
@@ -369,9 +399,13 @@ class Index:
         `where` filters before anything is ranked: "label=monarch", "path=blue/*", "price<20";
         several on one field with = are alternatives, otherwise all must hold. Of the query image
         only `box` (x, y, width, height in pixels of the upright picture) is looked at. With
-        `distinct`, copies are folded into the best of them, see `Hits.copies`. Raises
-        QueryError when the index is empty, holds no item of that id, or an argument is out of
-        range, ImageError when the query image cannot be read.
+        `distinct`, copies are folded into the best of them, see `Hits.copies`. With `expand`, a
+        first search finds so many neighbours, and the query is averaged with them; None means the
+        index's own choice, which is 0 unless it is one for classes. The list ends where
+        `Hit.p_chance` exceeds `cut`.
+
+        Raises QueryError when the index is empty, holds no item of that id, or an argument is out
+        of range, ImageError when the query image cannot be read.
         """
         if isinstance(query, Embeddings) and len(query) != 1:
             raise QueryError(
@@ -391,6 +425,8 @@ class Index:
             where=where,
             box=box,
             distinct=distinct,
+            expand=expand,
+            cut=cut,
         )
         return self.find([query], options)[0]
 
@@ -404,11 +440,20 @@ class Index:
         shortlist: int = SHORTLIST,
         where: Where = (),
         distinct: bool = False,
+        expand: int | None = None,
+        cut: float | None = None,
     ) -> list[Hits]:
         """`search` for many queries: one Hits each, in their order. Stage times are shares of the
         whole batch."""
         options = SearchOptions(
-            k=k, radius=radius, fine=fine, shortlist=shortlist, where=where, distinct=distinct
+            k=k,
+            radius=radius,
+            fine=fine,
+            shortlist=shortlist,
+            where=where,
+            distinct=distinct,
+            expand=expand,
+            cut=cut,
         )
         return self.find(queries, options)
 
@@ -454,14 +499,20 @@ class Index:
             encodes = any(not isinstance(query, Embeddings) for query in queries)
             if model.fingerprint != self.model.fingerprint and encodes:
                 return None
+            start = time.perf_counter()
+            embeddings = self.expanded(embeddings, options)
+            each = (time.perf_counter() - start) * 1000 / max(len(embeddings), 1)
             fine, shortlists = self.shortlists(embeddings, options)
             found = []
             for query, one in zip(embeddings, shortlists, strict=True):
-                clock = Clock({**times, "coarse": one.coarse_ms})
+                clock = Clock({**times, "coarse": one.coarse_ms + each})
                 ranked, copies = (
                     self._distinct(query, one, options, fine)
                     if options.distinct
                     else (rank(one.near, fine, one.scores, options.k), None)
+                )
+                ranked = with_chances(
+                    ranked, self.random_pairs(), fine, query.logits[0], options.cut
                 )
                 clock.lap("fine")
                 hits = self._fetch(ranked)
@@ -471,6 +522,28 @@ class Index:
                     Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds, copies=copies)
                 )
             return found
+
+    def expanded(self, queries: Sequence[Embeddings], options: SearchOptions) -> list[Embeddings]:
+        """The queries, one embedding each, averaged with the neighbours that a first search finds
+        among all items: `options.expand` of them, or as many as suit the index."""
+        first = first_search(options, self.model)
+        if first is None or self.is_empty:
+            return list(queries)
+        fine, shortlists = self.shortlists(queries, first)
+        return [
+            self._expanded(query, rank(one.near, fine, one.scores, first.k))
+            for query, one in zip(queries, shortlists, strict=True)
+        ]
+
+    def _expanded(self, query: Embeddings, near: Ranked) -> Embeddings:
+        ids = near.ids.tolist()
+        assert near.scores is not None
+        return expanded(
+            query,
+            self._store.features(ids, self.model.dim),
+            self._store.codes_of(ids, self.model.bits),
+            near.scores,
+        )
 
     def _distinct(
         self, query: Embeddings, found: Shortlist, options: SearchOptions, fine: Fine
@@ -507,6 +580,27 @@ class Index:
                 measured = measure(searchable, lambda ids: self._store.features(ids.tolist(), dim))
                 self._chance = version, measured
             return self._chance[1]
+
+    def random_pairs(self) -> RandomPairs | None:
+        """How near two random items are, which `Hit.p_chance` is taken from; None for too few
+        items.
+
+        The model of a label-free index knows it from the images that it was fitted to. Else it is
+        measured when it is first wanted.
+        """
+        if self.model.random_pairs is not None:
+            return self.model.random_pairs
+        with self._store.reading():
+            known = self._random_pairs
+            is_known = known is not None and known[0] == self.model.fingerprint
+            if known is None or not is_known or known[1] is None:
+                ids = self._store.ids()
+                some = ids[sample_of(len(ids))].tolist()
+                codes, bits = self._store.codes_of(some, self.model.bits), self.model.bits
+                features = self._store.features(some, self.model.dim)
+                known = self.model.fingerprint, measure_pairs(codes, features, bits)
+                self._random_pairs = known
+            return known[1]
 
     def why_nothing_passes(self, where: Where) -> str | None:
         """Why no item passes the filter `where`, with values that are near; None if one does.
@@ -636,9 +730,17 @@ class Index:
         )
         items = self._store.items(ids)
         return [
-            Hit(rank, id_, item.path, item.label, distance, score, item.columns)
-            for rank, (id_, item, distance, score) in enumerate(
-                zip(ids, items, ranked.distances.tolist(), scores, strict=True), start=1
+            Hit(rank, id_, item.path, item.label, distance, score, item.columns, chance)
+            for rank, (id_, item, distance, score, chance) in enumerate(
+                zip(
+                    ids,
+                    items,
+                    ranked.distances.tolist(),
+                    scores,
+                    ranked.p_chances(),
+                    strict=True,
+                ),
+                start=1,
             )
         ]
 
@@ -779,6 +881,26 @@ def model_at(name: str | os.PathLike[str]) -> Model:
         with Index.open(place) as index:
             return index.model
     return Model.load(name)
+
+
+def _require_as_fitted(path: Place, model: Model, options: FitOptions) -> None:
+    """Raise ModelError where codes are known and were fitted with or for something else."""
+    if not model.gives_codes or options == FitOptions():
+        return
+    if not model.is_label_free:
+        raise ModelError(
+            f"{path} has codes of {model}, which was trained: leave --codes and --for out"
+        )
+    fitted = model.record.get("fitted", {})
+    have = {"codes": fitted.get("codes", "itq"), "for": fitted.get("for", DEFAULT_PURPOSE)}
+    have["adapt"] = fitted.get("adapt") or "none"
+    wants = (("codes", options.codes), ("for", options.purpose), ("adapt", options.adapt))
+    for name, wanted in wants:
+        if wanted not in (None, have[name]):
+            raise ModelError(
+                f"{path} has {name}={have[name]}, not {wanted}: leave --{name} out, or use "
+                "--refit to change it"
+            )
 
 
 def _listed(queries: Iterable[Query]) -> list[Query]:

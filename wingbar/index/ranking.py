@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -27,10 +27,13 @@ from wingbar.hamming.codes import (
 from wingbar.images import Box
 from wingbar.index.filters import parse_where
 from wingbar.model.model import Embeddings
+from wingbar.model.random_pairs import RandomPairs
 
 Fine = Literal["none", "ties", "pool", "asymmetric"]
 FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
 SHORTLIST = 200
+LONGEST_EXPAND = 200  # neighbours that a query is averaged with
+CUT = 0.01  # of SearchOptions.cut, where one is asked for without a number
 TIE_CAP = 10  # ties extend a shortlist to at most this many times its requested length
 
 
@@ -47,6 +50,10 @@ class SearchOptions:
     box: part of the query picture to look at: x, y, width, height in pixels of the upright picture.
     distinct: whether copies of a hit are folded into it: items of the same content, or so alike by
         code and feature that chance does not explain it (chance.py).
+    expand: number of neighbours that a query is averaged with, from 0 for none to LONGEST_EXPAND;
+        None for the index's own choice.
+    cut: largest `Hit.p_chance`, in (0, 1]: the list ends where hits are more like chance; None for
+        no such end.
     """
 
     k: int = 10
@@ -56,6 +63,8 @@ class SearchOptions:
     where: Sequence[str] = ()
     box: Box | None = None
     distinct: bool = False
+    expand: int | None = None
+    cut: float | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -66,6 +75,10 @@ class SearchOptions:
             raise QueryError(f"radius must be at least 0, not {self.radius}")
         if self.fine is not None and self.fine not in FINE:
             raise QueryError(f"fine must be one of {', '.join(FINE)}, not {self.fine!r}")
+        if self.expand is not None and not 0 <= self.expand <= LONGEST_EXPAND:
+            raise QueryError(f"expand must be from 0 to {LONGEST_EXPAND}, not {self.expand}")
+        if self.cut is not None and not 0 < self.cut <= 1:
+            raise QueryError(f"cut must be above 0 and at most 1, not {self.cut:g}")
         where = (self.where,) if isinstance(self.where, str) else tuple(self.where)
         object.__setattr__(self, "where", where)
         parse_where(where)
@@ -83,6 +96,10 @@ class Hit:
     score: what the fine stage ranked by, in [-1, 1]: the cosine of the features, or for
         "asymmetric" the agreement of logits and bits; None without a fine stage.
     columns: further columns of its row in a CSV file.
+    p_chance: share of random pairs of items of the index that are at least as near, in (0, 1], by
+        score where the fine stage ranked by it alone, else by distance; None for an index of fewer
+        than 20 items. Of a picture of something else than the index holds, no more hits are that
+        near, so it bounds the share of false ones.
     """
 
     rank: int
@@ -92,6 +109,7 @@ class Hit:
     distance: int
     score: float | None
     columns: Mapping[str, str] = field(hash=False)
+    p_chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,13 +156,18 @@ class Hits(list[Hit]):
 @dataclass(frozen=True)
 class Ranked:
     """The order of one query: ids [n], distances [n] and, with a fine stage, the scores [n] that
-    it ranked by; `shortlist` and `cut` as in Hits."""
+    it ranked by; `shortlist` and `cut` as in Hits; `p_chance` [n] as in Hit where it is known."""
 
     ids: Ids
     distances: Distances
     scores: NDArray[np.float32] | None
     shortlist: int
     cut: bool
+    p_chance: NDArray[np.float64] | None = None
+
+    def p_chances(self) -> list[float | None]:
+        """`p_chance` as a list of n, each None where it is not known."""
+        return [None] * len(self.ids) if self.p_chance is None else list(self.p_chance.tolist())
 
 
 def coarse(
@@ -208,6 +231,34 @@ def fine_places(
         return distances.astype(np.float64)
     exact = scores.astype(np.float64)
     return distances - 0.25 - exact / 4 if fine == "ties" else -3.0 - exact
+
+
+def with_chances(
+    ranked: Ranked,
+    random_pairs: RandomPairs | None,
+    fine: Fine,
+    logits: NDArray[np.floating],
+    cut: float | None,
+) -> Ranked:
+    """What was ranked for a query with these logits [b], with the `p_chance` of each, which does
+    not fall in their order, up to those where it exceeds `cut`. Nothing changes where it is not
+    known how near random pairs are."""
+    if random_pairs is None:
+        return ranked
+    if fine == "pool" and ranked.scores is not None:
+        p_chance = random_pairs.of_cosines(ranked.scores)
+    elif fine == "asymmetric" and ranked.scores is not None:
+        p_chance = random_pairs.of_agreements(ranked.scores, logits)
+    else:
+        p_chance = random_pairs.of_distances(ranked.distances)
+    kept = slice(None) if cut is None else slice(int((p_chance <= cut).sum()))
+    return replace(
+        ranked,
+        ids=ranked.ids[kept],
+        distances=ranked.distances[kept],
+        scores=None if ranked.scores is None else ranked.scores[kept],
+        p_chance=p_chance[kept],
+    )
 
 
 def folded(

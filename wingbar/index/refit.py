@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.errors import ImageError, ModelError, StoreError
+from wingbar.index.averaging import averages
 from wingbar.index.engine import NO_FILE, AnyStore, Item
+from wingbar.model.fitting import FitOptions
 from wingbar.model.model import SAMPLE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
@@ -29,6 +31,7 @@ class RefitReport:
     bits_before, bits: length of the codes before and after.
     codes_changed: number of items whose code is another one now.
     fingerprint_before, fingerprint: the model's, as sha256 in hexadecimal digits.
+    fitted: how the codes were learned, as model.json says it.
     """
 
     items: int
@@ -38,6 +41,7 @@ class RefitReport:
     codes_changed: int
     fingerprint_before: str
     fingerprint: str
+    fitted: Mapping[str, Any]
 
 
 def refit(
@@ -48,12 +52,15 @@ def refit(
     seed: int,
     threads: int | None,
     progress: Progress | None,
+    options: FitOptions | None = None,
 ) -> tuple[RefitReport, Model]:
     """Learn the codes of a label-free index again from its images, as if it were new, in one
     transaction. Returns the model with the new codes as well.
 
     What other processes add meanwhile is encoded too, in rounds that get shorter, the last of them
-    inside the transaction. Raises ModelError for a trained model, and StoreError when a file is no
+    inside the transaction. What `options` leave open is as it was asked for before.
+
+    Raises ModelError for a trained model, and StoreError when a file is no
     longer what was indexed or another process has refitted the index; then nothing is changed.
     """
     if not model.is_label_free:
@@ -68,11 +75,14 @@ def refit(
     report = progress or no_progress
     again = _Again(store, model, threads or cores(), report)
     emptied = StoreError(f"{store.path} was emptied by another process: there is nothing to refit")
-    raw = [rows for _, rows in again.outputs(sample, "reading")]
-    if not raw:
+    read = list(again.outputs(sample, "reading"))
+    if not read:
         raise emptied
+    raw = np.concatenate([rows for _, rows in read])
+    labels = [sample[id_].label for ids, _ in read for id_ in ids]
     report("learning codes", 0, len(sample))
-    fitted = model.fitted(np.concatenate(raw), bits, seed)
+    options = (options or FitOptions()).or_as(model.record.get("fitted", {}))
+    fitted = model.fitted(raw, bits, seed, options, labels)
     report("learning codes", len(sample), len(sample))
     encoded: dict[int, _Encoded] = {}
     for _ in range(ROUNDS):
@@ -93,13 +103,23 @@ def refit(
         ids = np.array(sorted(items), np.int64)
         packed = np.stack([encoded[id_].code for id_ in ids.tolist()])
         features = np.stack([encoded[id_].feature for id_ in ids.tolist()]).astype(np.float32)
+        if fitted.averages:
+            rows = np.arange(len(ids))
+            packed, features = averages(fitted, features.astype(np.float16), rows)
         _, old = store.codes(model.bits)  # by ascending id
         store.set_model(fitted.files)
         store.clear_codes()
         store.replace_embeddings(packed, features, ids, bits)
     changed = int((packed != old).any(1).sum()) if old.shape == packed.shape else len(ids)
     return RefitReport(
-        len(ids), len(sample), model.bits, bits, changed, model.fingerprint, fitted.fingerprint
+        len(ids),
+        len(sample),
+        model.bits,
+        bits,
+        changed,
+        model.fingerprint,
+        fitted.fingerprint,
+        fitted.record["fitted"],
     ), fitted
 
 

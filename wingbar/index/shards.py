@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wingbar.errors import QueryError, StoreError, WingbarError
 from wingbar.hamming.codes import Nearest, Packed, merge_nearest
+from wingbar.index.averaging import expanded, first_search
 from wingbar.index.engine import Item, Place, Shortlist, Url, place_of
 from wingbar.index.filters import NoColumnError, without_column
 from wingbar.index.index import Index, IndexInfo
@@ -34,8 +35,10 @@ from wingbar.index.ranking import (
     Ranked,
     SearchOptions,
     rank,
+    with_chances,
 )
 from wingbar.model.model import Embeddings, Model, check_same
+from wingbar.model.random_pairs import RandomPairs
 
 T = TypeVar("T")
 
@@ -55,10 +58,12 @@ class Answers(Generic[T]):
 
 @dataclass(frozen=True)
 class _Lists:
-    """The shortlists of all queries in one shard, and the column of the filter that it lacks."""
+    """The shortlists of all queries in one shard, how near its items are to each other by chance,
+    and the column of the filter that it lacks."""
 
     fine: Fine
     shortlists: list[Shortlist]
+    random_pairs: RandomPairs | None = None
     missing: NoColumnError | None = None
 
 
@@ -111,6 +116,7 @@ class Shards:
             raise QueryError("copies are folded in one index only: leave distinct out")
         for query in queries:
             check_same(query, self.model, shard_names(self.places))
+        queries = self.expanded(queries, options)
         for attempt in (1, 2, 3):  # an item may be deleted between its being found and read
             found = self._each(lambda index: self._shortlists(index, queries, options))
             _require_columns(found.of.values())
@@ -120,10 +126,35 @@ class Shards:
                 _merged({i: one.shortlists[q] for i, one in lists.items()}, options, fine)
                 for q in range(len(queries))
             ]
-            hits = self._hits(merged, options, fine, found.failed, last=attempt == 3)
+            known = (one.random_pairs for one in lists.values())
+            by_chance = next((one for one in known if one is not None), None)
+            hits = self._hits(
+                queries, merged, options, fine, by_chance, found.failed, last=attempt == 3
+            )
             if hits is not None:
                 return hits
         raise AssertionError  # the last turn returned
+
+    def expanded(self, queries: Sequence[Embeddings], options: SearchOptions) -> list[Embeddings]:
+        """The queries averaged with their neighbours in all shards, as `Index.expanded` does."""
+        first = first_search(options, self.model)
+        if first is None:
+            return list(queries)
+        found = self._each(lambda index: self._shortlists(index, queries, first))
+        lists = {i: one for i, one in found.of.items() if isinstance(one, _Lists)}
+        out = []
+        for q, query in enumerate(queries):
+            one = _merged({i: some.shortlists[q] for i, some in lists.items()}, first, "pool")
+            ranked = rank(one.near, "pool", one.scores, first.k)
+            near = self._owners(ranked.ids.tolist(), _stored)
+            kept = [i for i, id_ in enumerate(ranked.ids.tolist()) if _has(near.of, id_)]
+            if ranked.scores is None or not kept:
+                out.append(query)
+                continue
+            rows = [near.of[id_ >> ID_BITS][local_id(id_)] for id_ in ranked.ids[kept].tolist()]
+            features, packed = (np.stack(part) for part in zip(*rows, strict=True))
+            out.append(expanded(query, features, packed, ranked.scores[kept]))
+        return out
 
     def _shortlists(
         self, index: Index, queries: Sequence[Embeddings], options: SearchOptions
@@ -134,7 +165,8 @@ class Shards:
         missing: NoColumnError | None = None
         while not index.is_empty:
             try:
-                return _Lists(*index.shortlists(queries, options), missing)
+                fine, shortlists = index.shortlists(queries, options)
+                return _Lists(fine, shortlists, index.random_pairs(), missing)
             except NoColumnError as error:
                 missing = error
                 left = without_column(options.where, error.column)
@@ -153,18 +185,21 @@ class Shards:
 
     def _hits(
         self,
+        queries: Sequence[Embeddings],
         merged: Sequence[Shortlist],
         options: SearchOptions,
         fine: Fine,
+        random_pairs: RandomPairs | None,
         failed: tuple[FailedShard, ...],
         last: bool,
     ) -> list[Hits] | None:
         """The records of what was found; None when one is gone, and it was not the last try."""
         ranked: list[Ranked] = []
         clocks: list[Clock] = []
-        for one in merged:
+        for query, one in zip(queries, merged, strict=True):
             clock = Clock({"coarse": one.coarse_ms})
-            ranked.append(rank(one.near, fine, one.scores, options.k))
+            order = rank(one.near, fine, one.scores, options.k)
+            ranked.append(with_chances(order, random_pairs, fine, query.logits[0], options.cut))
             clock.lap("fine")
             clock.milliseconds["fine"] += one.fine_ms
             clocks.append(clock)
@@ -431,6 +466,20 @@ def _matching(index: Index, where: Sequence[str]) -> NDArray[np.int64] | NoColum
             where = left
 
 
+def _stored(
+    index: Index, local: Sequence[int]
+) -> dict[int, tuple[NDArray[np.float16], NDArray[np.uint64]]]:
+    """In a shard's thread: feature and code of those items that are still there."""
+    with index.snapshot():
+        there = index.existing(local)
+        rows = zip(index.features(there), index.codes(there), strict=True)
+        return dict(zip(there, rows, strict=True))
+
+
+def _has(found: Mapping[int, Mapping[int, object]], id_: int) -> bool:
+    return local_id(id_) in found.get(id_ >> ID_BITS, {})
+
+
 def global_id(shard: int, id_: int) -> int:
     """The id of an item among all shards."""
     return (shard << ID_BITS) + id_
@@ -468,8 +517,10 @@ def _hits_of(order: Ranked, items: Mapping[int, Item]) -> list[Hit]:
     scores: list[float | None] = [None] * len(order.ids)
     if order.scores is not None:
         scores = list(np.clip(order.scores, -1, 1).tolist())
-    found = zip(order.ids.tolist(), order.distances.tolist(), scores, strict=True)
-    there = [(id_, distance, score) for id_, distance, score in found if id_ in items]
+    found = zip(
+        order.ids.tolist(), order.distances.tolist(), scores, order.p_chances(), strict=True
+    )
+    there = [one for one in found if one[0] in items]
     return [
         Hit(
             place,
@@ -479,8 +530,9 @@ def _hits_of(order: Ranked, items: Mapping[int, Item]) -> list[Hit]:
             distance,
             score,
             items[id_].columns,
+            p_chance,
         )
-        for place, (id_, distance, score) in enumerate(there, start=1)
+        for place, (id_, distance, score, p_chance) in enumerate(there, start=1)
     ]
 
 

@@ -15,6 +15,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
 from wingbar.images import Failure, printable
+from wingbar.index.averaging import average_new
 from wingbar.index.bulk import encode_on_ray
 from wingbar.index.encoded import Encoded, Made
 from wingbar.index.engine import NO_FILE, AnyStore, Item, Removed
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sources import Batch, Wanted, content_of, time_of
 from wingbar.index.unfinished import Outputs, network_of
+from wingbar.model.fitting import FitOptions
 from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
@@ -58,6 +61,7 @@ class AddReport:
         have not changed since.
     continued: number of images whose encoding an interrupted first run had left.
     fitted_on: number of images that the codes were learned from in this run; 0 if known before.
+    fitted: how they were learned, as model.json says it; empty if known before.
     seconds: duration of the run.
     images_per_second: encoded images per second, decoding included.
     advice: a sentence on what to do next, if anything.
@@ -76,6 +80,7 @@ class AddReport:
     left_out: int = 0
     continued: int = 0
     fitted_on: int = 0
+    fitted: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_second: float = 0.0
     advice: str | None = None
@@ -120,6 +125,7 @@ def add(
     seed: int,
     threads: int | None,
     progress: Progress | None,
+    options: FitOptions | None = None,
     rehash: bool = False,
     restore: bool = False,
     is_whole: bool = False,
@@ -128,6 +134,7 @@ def add(
     """Make the index hold what `batch` wants, and nothing below its roots whose file is gone.
     Returns the report and the model, which has codes now.
 
+    options: what codes are fitted with and for, where there are none yet.
     rehash: whether to read files that size and time call unchanged.
     restore: whether images whose items were removed by hand come back.
     is_whole: whether the batch is the whole truth, so that items it does not name are removed.
@@ -138,8 +145,17 @@ def add(
     is nothing to add.
     """
     start = time.monotonic()
-    here = cores() if ray is not None else threads or cores()
-    job = _Sync(store, model, bits, seed, here, progress or no_progress, rehash, restore)
+    job = _Sync(
+        store,
+        model,
+        bits,
+        seed,
+        cores() if ray is not None else threads or cores(),
+        progress or no_progress,
+        rehash,
+        restore,
+        options,
+    )
     gone = job.gone_from(batch)
     todo = job.plan(batch)
     if is_whole:
@@ -154,6 +170,9 @@ def add(
         job.commit()
         raise
     removed = job.remove(gone)
+    if job.model.averages:
+        with store.writing():
+            average_new(store, job.model)
     job.discard_outputs()
     seconds = time.monotonic() - start
     tally = job.tally
@@ -170,6 +189,7 @@ def add(
         left_out=tally.left_out,
         continued=tally.continued,
         fitted_on=job.fitted_on,
+        fitted=job.model.record["fitted"] if job.fitted_on else {},
         seconds=seconds,
         images_per_second=job.encoded / seconds if seconds > 0 else 0.0,
         advice=advice(job.model, store.count()),
@@ -191,8 +211,10 @@ class _Sync:
         progress: Progress,
         rehash: bool,
         restore: bool,
+        options: FitOptions | None,
     ) -> None:
         self.store, self.model, self.bits = store, model, bits
+        self.options = options
         self.seed, self.threads, self.progress = seed, threads, progress
         self.rehash = rehash
         self.removed = {} if restore else store.removed()
@@ -439,7 +461,11 @@ class _Sync:
             raw = np.concatenate([raw for _, raw in self._waiting])
             self.progress("learning codes", 0, len(raw))
             mine = self.model = self.model.fitted(
-                raw, BITS if self.bits is None else self.bits, self.seed
+                raw,
+                BITS if self.bits is None else self.bits,
+                self.seed,
+                self.options,
+                [item.label for items, _ in self._waiting for item in items],
             )
             self.commit(new_model=True)
             self.progress("learning codes", len(raw), len(raw))

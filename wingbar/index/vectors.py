@@ -18,6 +18,7 @@ from wingbar.errors import DataError, ImageError, ModelError
 from wingbar.index.engine import NO_FILE, AnyStore, Item
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sync import BITS, COMMIT_IMAGES, AddReport
+from wingbar.model.fitting import FitOptions
 from wingbar.model.itq import unit
 from wingbar.model.model import Model
 
@@ -31,6 +32,7 @@ def add_vectors(
     *,
     bits: int | None,
     seed: int,
+    options: FitOptions | None = None,
 ) -> tuple[AddReport, Model]:
     """Store vectors [N, d] as items of their `keys`, the features scaled to unit length. Returns
     the report and the model, which has codes now.
@@ -53,8 +55,11 @@ def add_vectors(
     items = list(_items(rows, keys, labels))
     fitted_on = 0
     if not model.gives_codes and len(rows):
-        sample = rows[sample_of(len(rows), seed)]
-        model = model.fitted(sample, min(BITS, model.dim) if bits is None else bits, seed)
+        chosen = sample_of(len(rows), seed)
+        sample = rows[chosen]
+        length = min(BITS, model.dim) if bits is None else bits
+        known_labels = [items[row].label for row in chosen]
+        model = model.fitted(sample, length, seed, options, known_labels)
         fitted_on = len(sample)
     known = {item.path: (id_, item) for id_, item in store.all_items()}
     same = _unchanged(store, model, items, rows, known)
@@ -88,6 +93,7 @@ def add_vectors(
         updated=updated + len(relabelled),
         unchanged=len(items) - len(changed) - len(relabelled),
         fitted_on=fitted_on,
+        fitted=model.record["fitted"] if fitted_on else {},
         seconds=time.monotonic() - start,
         advice=advice(model, store.count()),
     )

@@ -20,28 +20,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingbar.errors import TrainingError
 from wingbar.methods import Output
+from wingbar.model import class_codes
 from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks.backbones import Backbone
+from wingbar.networks.centres import spread_codes
 
 RECIPE: dict[str, Any] = {}
 PAPER: dict[str, Any] = {
     **{"lr": 0.001, "warmup": 0.0, "schedule": "step", "step_epochs": 70, "epochs": 100},
     **{"batch": 16, "clip": 0.0, "area": 0.77},
-    **{"region_mean": False, "box_share": 0.0, "relu_maps": False},
+    **{"region_mean": False, "box_share": 0.0, "relu_maps": False, "assign": False},
 }
 """An area of 0.77 is that of the paper's random 224 x 224 pixels of 255 x 255."""
+
+LIKELY = 5  # classes of each training image whose logits are kept for the codes of the classes
+# A network is surer of the images that it has learned than of others: its logits are divided by
+# this before they say what it may confuse. Chosen on held-out images (docs/cmbh.md).
+DOUBT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of CMBH. The defaults are the paper's but for region_mean, box_share and
-    relu_maps, which are measured in docs/cmbh.md; the help of each field is its
+    """The settings of CMBH. The defaults are the paper's but for region_mean, box_share,
+    relu_maps and assign, which are measured in docs/cmbh.md; the help of each field is its
     documentation.
 
     The paper leaves these open:
@@ -59,6 +67,9 @@ class Config:
         up, and four regions then leave the clipped gradient little of everything else.
     box_share: 0.5, because the boxes that Algorithm 1 finds cover a tenth of the image on average.
     relu_maps: on, because the stages of some backbones end without a ReLU.
+    assign: on, because Eq. 6 and 7 push all classes equally far apart, while the network confuses
+        some of them only: a right class whose code is near the wrong one's is still found early.
+        Without `levels`, where no probabilities weigh the scores, W_h stays as trained.
     crop: 0, regions are enlarged to the size of the whole image.
     head_lr: 1, as the paper gives one learning rate.
     feature: the paper searches by codes alone. For a fine stage, f^l orders items of equal codes
@@ -111,6 +122,13 @@ class Config:
     relu_maps: bool = field(
         default=True,
         metadata={"help": "find regions on the positive part of the maps"},
+    )
+    assign: bool = field(
+        default=True,
+        metadata={
+            "help": "after the last epoch, replace W_h so that classes that the network confuses "
+            "have codes close together"
+        },
     )
     detach_teacher: bool = field(
         default=True, metadata={"help": "stop the gradient into the teacher of the transfer loss"}
@@ -198,17 +216,6 @@ def proxy_loss(relaxed: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
     similar = F.one_hot(labels, classes).float()
     similar = similar - (1 - similar) / max(classes - 1, 1)
     return (relaxed @ proxies.T - bits * similar).square().mean()
-
-
-def spread_codes(classes: int, bits: int) -> Tensor:
-    """A code of +1 and -1 for each class, [y, b] float32: of random candidates, each is the one
-    farthest from those chosen before."""
-    candidates = torch.randint(0, 2, (max(4096, 4 * classes), bits)).float() * 2 - 1
-    chosen, nearest = [candidates[0]], candidates @ candidates[0]
-    while len(chosen) < classes:
-        chosen.append(candidates[nearest.argmin()])
-        nearest = torch.maximum(nearest, candidates @ chosen[-1])
-    return torch.stack(chosen)
 
 
 def transfer_loss(levels: list[Tensor], logits: Tensor, detach: bool) -> Tensor:
@@ -359,6 +366,8 @@ class Loss(nn.Module):
 
     relaxed: u of each training image when it was last seen, [n, b].
     label: its class number, [n] int64; -1 before it is seen.
+    likely, likely_logits: the LIKELY classes with the largest logits then, [n, t] int64, and
+        these logits, [n, t].
     fresh: whether that was in the current epoch, [n] bool.
 
     What Eq. 6 and 7 use, from the previous epoch: `moment` [b, b], `sums` [y, b], `counts` [y] and
@@ -371,6 +380,8 @@ class Loss(nn.Module):
     proxies: Tensor
     relaxed: Tensor
     label: Tensor
+    likely: Tensor
+    likely_logits: Tensor
     fresh: Tensor
     epoch: Tensor
 
@@ -392,6 +403,9 @@ class Loss(nn.Module):
         self.register_buffer("proxies", codes.clone())
         self.register_buffer("relaxed", torch.zeros(items, config.bits))
         self.register_buffer("label", torch.full((items,), -1))
+        kept = min(LIKELY, classes)
+        self.register_buffer("likely", torch.zeros((items, kept), dtype=torch.int64))
+        self.register_buffer("likely_logits", torch.zeros(items, kept))
         self.register_buffer("fresh", torch.zeros(items, dtype=torch.bool))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
@@ -401,7 +415,7 @@ class Loss(nn.Module):
         maps = net.backbone.stages(pixels, 2)
         found = net.match(maps[1])
         relaxed = torch.tanh(found.code)
-        self._store(rows, labels, relaxed.detach())
+        self._store(rows, labels, relaxed.detach(), found.logits.detach())
         scale = self._hash_scale()
         losses = {
             "pair": scale * pair_loss(relaxed, labels, self.moment, self.sums, self.counts),
@@ -414,9 +428,11 @@ class Loss(nn.Module):
                 losses["regions"] = self._region_loss(net, pixels, maps, labels)
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
-    def _store(self, rows: Tensor, labels: Tensor, relaxed: Tensor) -> None:
+    def _store(self, rows: Tensor, labels: Tensor, relaxed: Tensor, logits: Tensor) -> None:
         """Put a batch into the banks."""
         self.relaxed[rows], self.label[rows], self.fresh[rows] = relaxed, labels, True
+        top = logits.float().topk(self.likely.shape[1], dim=1)
+        self.likely[rows], self.likely_logits[rows] = top.indices, top.values
 
     def _hash_scale(self) -> float:
         """The factor of the pair and proxy losses."""
@@ -497,17 +513,35 @@ class Loss(nn.Module):
         self.counts.copy_(counts)
         self.proxies.copy_(torch.where(counts[:, None] > 0, means, self.proxies.double()))
 
+    @torch.no_grad()
+    def end_training(self, net: Net) -> None:
+        """Give each class the code that suits what the network confuses (`class_codes.assign`), and
+        make it W_h: both C-vectors of a class then vote for the bits of its code."""
+        known = self.label >= 0
+        if not (self.config.assign and self.config.levels and known.any()):
+            return
+        shares = F.softmax(self.likely_logits[known].double() / DOUBT, dim=1)
+        codes = class_codes.assign(
+            class_codes.Likely(self.likely[known].cpu().numpy(), shares.cpu().numpy()),
+            (self.proxies >= 0).cpu().numpy(),
+            torch.bincount(self.label[known], minlength=len(self.proxies)).cpu().numpy(),
+            np.random.default_rng(0),  # a fixed one, so that a resumed run ends the same
+        )
+        votes = torch.where(torch.from_numpy(codes).to(self.proxies.device), 1.0, -1.0)
+        net.hash.weight.copy_(votes.repeat_interleave(self.config.characteristics, 0).T)
+
     def _gather(self) -> None:
         """Fill the banks with what the other processes saw of this epoch."""
-        times = self.fresh.to(self.relaxed.dtype)  # by how many processes an image was seen
-        relaxed, label = self.relaxed * times[:, None], self.label * self.fresh
-        for tensor in (times, relaxed, label):
-            torch.distributed.all_reduce(tensor)
-        divisor = times.clamp_min(1)
-        self.relaxed.copy_(
-            torch.where(times[:, None] > 0, relaxed / divisor[:, None], self.relaxed)
-        )
-        self.label.copy_(torch.where(times > 0, label // divisor.long(), self.label))
+        times = self.fresh.long()  # by how many processes an image was seen
+        torch.distributed.all_reduce(times)
+        for bank in (self.relaxed, self.label, self.likely, self.likely_logits):
+            own, all_times = (
+                x.reshape(-1, *[1] * (bank.dim() - 1)).to(bank.dtype) for x in (self.fresh, times)
+            )
+            total = bank * own
+            torch.distributed.all_reduce(total)
+            mean = total / all_times.clamp_min(1)
+            bank.copy_(torch.where(all_times > 0, mean.to(bank.dtype), bank))
 
 
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:

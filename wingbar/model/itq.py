@@ -38,9 +38,10 @@ class Rotation:
         features = unit((x - feature_mean) @ feature)
 
     mean: [r] float32.
-    code: [r, b] float32, orthonormal columns.
+    code: [r, b] float32.
     feature_mean: [r] float32.
-    feature: [r, d] float32, orthonormal columns.
+    feature: [r, d] float32. Its columns and those of `code` are orthonormal, or after whitening
+        those of an orthonormal matrix times a symmetric one.
     """
 
     mean: Float32
@@ -134,9 +135,9 @@ def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) ->
         raise ValueError("ITQ needs at least one image to be fitted to")
     x = sample.astype(np.float64)
     mean = x.mean(0) if n > 1 else np.zeros(r)  # one image centred on itself would leave nothing
-    directions = _principal_directions(x - mean, min(r, max(dim, bits)), rng)
+    directions = principal_directions(x - mean, min(r, max(dim, bits)), rng)
     projected = (x - mean) @ directions[:, :bits]
-    rotation = _itq_rotation(projected, rng)
+    rotation = itq_rotation(projected, rng)
     return Rotation(
         mean=mean.astype(np.float32),
         code=(directions[:, :bits] @ rotation).astype(np.float32),
@@ -148,10 +149,14 @@ def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) ->
 def fit_codes(features: Float32, bits: int, rng: np.random.Generator) -> Rotation:
     """Fit codes of `bits` bits to unit features [n, d] and leave the features as they are: the
     `feature` of this Rotation is the identity. Raises ValueError as `fit` does."""
-    fitted = fit(features, bits, rng, dim=bits)
-    d = features.shape[1]
+    return keeping_features(fit(features, bits, rng, dim=bits))
+
+
+def keeping_features(rotation: Rotation) -> Rotation:
+    """The same codes, with the raw features as they are: `feature` is the identity."""
+    r = len(rotation.mean)
     return replace(
-        fitted, feature_mean=np.zeros(d, np.float32), feature=np.eye(d, dtype=np.float32)
+        rotation, feature_mean=np.zeros(r, np.float32), feature=np.eye(r, dtype=np.float32)
     )
 
 
@@ -160,7 +165,7 @@ def unit(x: NDArray[Float]) -> NDArray[Float]:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def _principal_directions(centred: Float64, count: int, rng: np.random.Generator) -> Float64:
+def principal_directions(centred: Float64, count: int, rng: np.random.Generator) -> Float64:
     """The first `count` orthonormal directions [r, count] of centred [n, r], by decreasing
     variance; random ones beyond its rank."""
     n, r = centred.shape
@@ -187,7 +192,7 @@ def _signed(vectors: Float64) -> Float64:
     return vectors * np.where(largest < 0, -1.0, 1.0)
 
 
-def _itq_rotation(projected: Float64, rng: np.random.Generator) -> Float64:
+def itq_rotation(projected: Float64, rng: np.random.Generator) -> Float64:
     """An orthogonal matrix R [b, b] that makes ||sign(V R) - V R|| small, V being projected [n, b]
     (Eq. 2)."""
     b = projected.shape[1]

@@ -20,7 +20,8 @@ from wingbar import images
 from wingbar.errors import ModelError, QueryError, one_line
 from wingbar.files import write_whole
 from wingbar.hamming import codes
-from wingbar.model import itq, runtime
+from wingbar.model import averaging, fitting, itq, random_pairs, runtime
+from wingbar.model.random_pairs import RandomPairs
 from wingbar.parallel import BATCH, batched, cores, in_order
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Model:
     files: the content of each file by name; they are the whole model.
     record: the content of model.json.
     name: what messages call it.
-    method: cmbh, dlbhc, dolg, itq for a label-free model, or vectors for one without a network,
+    method: one of methods.NAMES, itq for a label-free model, or vectors for one without a network,
         whose features are made elsewhere.
     fine: the fine mode that searches use by default.
     preprocessing: how images become the network's pixels.
@@ -206,6 +207,25 @@ class Model:
         """Whether the codes are learned from the items of each index."""
         return self.method in ("itq", VECTORS)
 
+    @cached_property
+    def random_pairs(self) -> RandomPairs | None:
+        """How near two random items are, where the codes were fitted to a sample of them; None for
+        other models, and for those of older versions."""
+        fitted = self.record.get("fitted", {})
+        if not self.gives_codes:
+            return None
+        return RandomPairs.from_record(fitted.get("random_pairs"), self.bits)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the items of its index are averaged with their neighbours."""
+        return bool(self.record.get("fitted", {}).get("for") == "classes")
+
+    @property
+    def expand(self) -> int:
+        """The number of neighbours that searches of its index average queries with by default."""
+        return int(self.record.get("fitted", {}).get("expand", 0))
+
     @property
     def dim(self) -> int:
         """Length of the feature."""
@@ -298,9 +318,16 @@ class Model:
             packed, features, logits.astype(np.float32), bits, self.name, self.fingerprint
         )
 
-    def fitted(self, raw: Float32, bits: int, seed: int) -> Model:
+    def fitted(
+        self,
+        raw: Float32,
+        bits: int,
+        seed: int,
+        options: fitting.FitOptions | None = None,
+        labels: Sequence[str | None] = (),
+    ) -> Model:
         """This label-free model with codes of `bits` bits, fitted to raw outputs [n, r] of a sample
-        of n images (ITQ).
+        of n images with these labels, if any.
 
         Raises ModelError when the model has codes of its own or `bits` is out of range.
         """
@@ -309,18 +336,34 @@ class Model:
                 f"{self.name} was trained with {self.method} and has codes of its own: nothing to "
                 "fit"
             )
-        rng = np.random.default_rng(seed)
         try:
             # vectors are kept as they are
-            rotation = (itq.fit if self.has_network else itq.fit_codes)(raw, bits, rng)
+            fit = fitting.fit(
+                raw, bits, seed, options, keep_features=not self.has_network, labels=labels
+            )
         except ValueError as error:
             raise ModelError(str(error)) from None
-        record = {
-            **self.record,
-            "fitted": {"sample": len(raw), "bits": bits, "dim": rotation.dim, "seed": seed},
-        }
+        chance = _random_pairs(fit.rotation, raw, bool(options and options.purpose == "classes"))
+        shape = {"sample": len(raw), "bits": bits, "dim": fit.rotation.dim, "seed": seed}
+        told = {} if chance is None else {"random_pairs": chance.record()}
+        record = {**self.record, "fitted": {**shape, **fit.record(), **told}}
         rest = {name: data for name, data in self.files.items() if name != "model.json"}
-        return Model(with_record(rest | {"rotation.npz": rotation.to_bytes()}, record))
+        return Model(with_record(rest | {"rotation.npz": fit.rotation.to_bytes()}, record))
+
+    def opened(self) -> Model:
+        """This trained model with codes left open, as a label-free model: the network gives its
+        features, and each index learns codes from those of its own images. That is for classes that
+        training did not see, which the trained codes mix up with those it saw.
+
+        Raises ModelError for a model whose codes are open already.
+        """
+        if self.is_label_free:
+            raise ModelError(f"{self.name} learns its codes from each index already")
+        closed = ("bits", "format", "files", "held_out_map")
+        record = {key: value for key, value in self.record.items() if key not in closed}
+        files = {"model.onnx": self.files["model.onnx"]}
+        opened = {"name": f"{self.name}-open", "method": "itq", "trained": self.method}
+        return Model(with_record(files, {**record, **opened, "fine": "pool"}))
 
     def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:
         """This model with another preprocessing, which makes it another model: it needs an index of
@@ -385,6 +428,19 @@ class Model:
     def _raw_length(self) -> int:
         """Length r of a raw output."""
         return self._feature_length + (self.bits if self._has_logits else 0)
+
+
+def _random_pairs(rotation: itq.Rotation, raw: Float32, averages: bool) -> RandomPairs | None:
+    """How near two random items of the sample [n, r] are, as an index stores them."""
+    logits, features = rotation.apply(raw)
+    packed = codes.pack(logits >= 0)
+    if averages:
+        plain = averaging.plain_of(features)
+        average = averaging.averages_of(plain)
+        packed = averaging.codes_of_averages(rotation, average)
+        features = averaging.joined(average, plain)
+    rows = random_pairs.sample_of(len(raw))
+    return random_pairs.measure(packed[rows], features[rows], rotation.bits)
 
 
 def over_scales(
@@ -558,7 +614,11 @@ def _are_scores(value: Any) -> bool:
 
 
 def _is_fitting(value: Any) -> bool:
-    return isinstance(value, dict) and _is_count(value.get("sample", 1))
+    return (
+        isinstance(value, dict)
+        and _is_count(value.get("sample", 1))
+        and (value.get("expand", 0) == 0 or _is_count(value["expand"]))
+    )
 
 
 _PARTS: dict[str, Callable[[Any], bool]] = {

@@ -59,6 +59,12 @@ def curricular(cosine: Tensor, labels: Tensor, margin: float, progress: Tensor) 
     return torch.where(hard, out * (progress + out), out)
 
 
+def memberships(labels: Tensor, classes: int) -> Tensor:
+    """Which of y classes images are of, [B, y] float32 of 0 and 1: from their class numbers [B]
+    int64 or, where they have several, from [B, y] bool, which is only converted."""
+    return (F.one_hot(labels, classes) if labels.ndim == 1 else labels).float()
+
+
 class Gem(nn.Module):
     """`gem` with a learned exponent."""
 

@@ -29,7 +29,7 @@ from starlette.staticfiles import StaticFiles
 from wingbar import __version__
 from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
-from wingbar.index.ranking import FailedShard
+from wingbar.index.ranking import CUT, FailedShard
 from wingbar.serving.batching import BusyError
 from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Row
 from wingbar.serving.encoder import TooLargeError
@@ -472,6 +472,7 @@ def _search_record(answer: Answer, service: Service) -> dict[str, Any]:
             "distance": hit.distance,
             # a damaged feature can give NaN, which JSON does not have
             "score": None if hit.score is None or not isfinite(hit.score) else hit.score,
+            "p_chance": hit.p_chance,
             "code": code,
             **_links(hit.id),
             "available": available,
@@ -486,6 +487,7 @@ def _search_record(answer: Answer, service: Service) -> dict[str, Any]:
         "shortlist": found.hits.shortlist,
         "cut": found.hits.cut,
         "fine": found.fine,
+        "chance_from": CUT,
         "bits": found.bits,
         "code": _bit_texts(found.code, found.bits)[0],
         "query": None if size is None else {"width": size[0], "height": size[1]},

@@ -90,6 +90,9 @@ class AnyReader(Protocol):
     def find(self, query: Embeddings, options: SearchOptions, seconds: float) -> Hits:
         """The hits of one embedding; QueryError when filters take longer than `seconds`."""
 
+    def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
+        """The query averaged with its neighbours, where the options or the model say so."""
+
     def item(self, id_: int) -> Item:
         """An item. Raises NotFoundError."""
 
@@ -176,6 +179,10 @@ class Reader:
         """The hits of one embedding; QueryError when filters take longer than `seconds`."""
         with self._limited(options.where, seconds):
             return self.index.find([query], options)[0]
+
+    def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
+        """The query averaged with its neighbours, where the options or the model say so."""
+        return self.index.expanded([query], options)[0]
 
     @contextmanager
     def _limited(self, where: Sequence[str], seconds: float) -> Iterator[None]:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from wingbar import images
 from wingbar.errors import QueryError
 from wingbar.index.filters import parse_where
-from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
+from wingbar.index.ranking import CUT, LONGEST_EXPAND, SHORTLIST, Fine, SearchOptions
 
 PROBLEM = "application/problem+json"
 MOST_HITS = 1000
@@ -81,6 +81,16 @@ class SearchParameters(BaseModel):
         examples=["10,20,300,200"],
     )
     distinct: bool = Field(False, description="whether copies of a hit are folded into it")
+    expand: int | None = Field(
+        None,
+        ge=0,
+        le=LONGEST_EXPAND,
+        description="number of neighbours that the query is averaged with; the index's own choice "
+        "by default",
+    )
+    cut: float | None = Field(
+        None, gt=0, le=1, description="largest p_chance of a hit; the list ends before others"
+    )
 
     def options(self) -> SearchOptions:
         """The same for an index. Raises ImageError for an invalid box."""
@@ -93,6 +103,8 @@ class SearchParameters(BaseModel):
             where=self.where,
             box=box,
             distinct=self.distinct,
+            expand=self.expand,
+            cut=self.cut,
         )
 
 
@@ -132,6 +144,10 @@ class HitOut(BaseModel):
     distance: int = Field(description="number of bits in which its code differs from the query's")
     score: float | None = Field(
         description="what the second stage ranked by, in [-1, 1]; null without a second stage"
+    )
+    p_chance: float | None = Field(
+        description="share of random pairs of items that are at least as near; null for an index "
+        "of a few items"
     )
     code: str = Field(description="its code, as a text of 0 and 1")
     columns: dict[str, str] = Field(description="its further columns")
@@ -176,6 +192,9 @@ class SearchOut(BaseModel):
     shortlist: int = Field(description="number of items that the second stage ranked")
     cut: bool = Field(description="whether items that tied with the last of them were left out")
     fine: Fine = Field(description="the second stage that was used")
+    chance_from: float = Field(
+        CUT, description="p_chance above which hits are as unlike as random pairs of items"
+    )
     bits: int = Field(description="length of a code")
     code: str = Field(description="the query's code, as a text of 0 and 1")
     query: Size | None = Field(

@@ -282,7 +282,9 @@ class Service:
         model = reader.model
         self.encoder.use(model)
         one = reader.embedding(query) if isinstance(query, int) else query.embed(model)
-        hits = reader.find(one, replace(options, box=None), self.limits.filter_seconds)
+        one = reader.expanded(one, options)  # so that distances are those to the code that is shown
+        options = replace(options, box=None, expand=0)
+        hits = reader.find(one, options, self.limits.filter_seconds)
         hit_codes = reader.codes_of([hit.id for hit in hits])
         available = [is_available(hit.path) for hit in hits]
         fine = options.fine or model.fine

@@ -57,6 +57,11 @@ class ShardsReader:
         long is named as failed."""
         return self._shards.find([query], options)[0]
 
+    def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
+        """The query averaged with its neighbours in all shards, where the options or the model say
+        so."""
+        return self._shards.expanded([query], options)[0]
+
     def item(self, id_: int) -> Item:
         """An item. Raises NotFoundError, or StoreError when its shard does not answer."""
         items, missing, failed = self._shards.items_there([id_])

@@ -18,6 +18,7 @@ from wingbar import images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import ImageError, StoreError
 from wingbar.files import LEFTOVER_SECONDS, sync_folder, write_whole, writer_runs
+from wingbar.index.averaging import average_new
 from wingbar.index.store import Item
 from wingbar.model.model import NOT_FINITE
 from wingbar.serving.batching import Batcher
@@ -193,6 +194,7 @@ class Uploads:
                 embeddings = model.embed(np.stack([one.encoded.raw for _, one in unknown]))
                 items = [one.item(path) for path, one in unknown]
                 store.add(items, embeddings.codes, embeddings.features, model.bits)
+                average_new(store, model)
 
     def _restore(self, by_path: Mapping[Path, _Hashed], new: list[Path]) -> None:
         """Inside `writing`: write files again that another server has just deleted with an earlier

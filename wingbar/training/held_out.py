@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.evaluation.metrics import Int64, expected_ap
+from wingbar.evaluation.metrics import expected_ap
 from wingbar.hamming import codes
 from wingbar.index.ranking import FINE, SHORTLIST, TIE_CAP, fine_places
 from wingbar.model import itq
 from wingbar.model.itq import Rotation, unit
 from wingbar.model.model import over_scales
 from wingbar.parallel import Progress, batched, cores, in_order
-from wingbar.training.pictures import Split
+from wingbar.training.pictures import Labels, Split
 from wingbar.training.run import Run
 from wingbar.training.versions import version
 
@@ -35,12 +35,12 @@ class Side:
 
     logits: code logits, [n, b] float32; a bit is 1 where its logit is >= 0.
     features: [n, d] float32, of any length.
-    labels: class numbers, [n] int64.
+    labels: class numbers, [n] int64, or which classes each is of, [n, y] bool.
     """
 
     logits: Float32
     features: Float32
-    labels: Int64
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _raw_outputs(
     return np.concatenate(raw)
 
 
-def _side(raw: Float32, labels: Int64, bits: int, rotation: Rotation | None) -> Side:
+def _side(raw: Float32, labels: Labels, bits: int, rotation: Rotation | None) -> Side:
     """Raw outputs [n, r] as a Side, with code logits by `rotation` where the network has none."""
     if rotation is not None:
         return Side(rotation.apply(raw)[0].astype(np.float32), raw, labels)
@@ -107,15 +107,19 @@ def _side(raw: Float32, labels: Int64, bits: int, rotation: Rotation | None) -> 
 
 
 def fine_scores(query: Side, gallery: Side, shortlist: int = SHORTLIST) -> dict[str, float]:
-    """MAP in [0, 1] over the whole gallery by fine mode, expected over ties; queries without a
-    relevant item are left out, and the MAP of no query is 0."""
+    """MAP in [0, 1] over the whole gallery by fine mode, expected over ties. An item is relevant
+    when it is of the query's class or, of several, shares one with it; queries without a relevant
+    item are left out, and the MAP of no query is 0."""
     packed = codes.pack(gallery.logits >= 0)
     bits = gallery.logits.shape[1]
     searchable = codes.Codes(packed, bits)
     query_units, gallery_units = unit(query.features), unit(gallery.features)
     aps: dict[str, list[float]] = {mode: [] for mode in FINE}
     for i in range(len(query.labels)):
-        relevant = gallery.labels == query.labels[i]
+        own = query.labels[i]
+        relevant = (
+            (gallery.labels & own).any(1) if query.labels.ndim == 2 else gallery.labels == own
+        )
         if not relevant.any():
             continue
         code = codes.pack(query.logits[i : i + 1] >= 0)[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from wingbar import images, methods
 from wingbar.data.records import Images
-from wingbar.errors import TrainingError
+from wingbar.errors import DataError, TrainingError
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import Progress, no_progress
 from wingbar.training import checkpoint, export, held_out
 from wingbar.training.checkpoint import Position
-from wingbar.training.pictures import Pictures, Split, batches, split
+from wingbar.training.pictures import Pictures, Split, batches, decoded, split
 from wingbar.training.run import Recorded, Run, describe, recorded
 
 
@@ -52,9 +53,10 @@ def train(
     processes share each batch. Images that cannot be read are left out and listed in
     `output/train/run.json`.
 
-    Raises DataError for data that cannot be trained on, ModelError for missing weights,
-    TrainingError when the loss is not finite (naming the term; the last checkpoint stays) or
-    `output` holds something else. KeyboardInterrupt ends the current step and leaves a checkpoint.
+    Raises DataError for data that this method or none can be trained on, ModelError for missing
+    weights, TrainingError when the loss is not finite (naming the term; the last checkpoint stays)
+    or `output` holds something else. KeyboardInterrupt ends the current step and leaves a
+    checkpoint.
     """
     settings = Recorded(
         method=method,
@@ -63,6 +65,7 @@ def train(
         data=data,
         start=None if start is None else os.fspath(start),
     )
+    _check_labels(method, data)
     output = Path(output)
     described = describe(settings)
     with _processes() as (rank, world):
@@ -82,6 +85,16 @@ def train(
         if rank == 0:
             return training.finish()
     return Model.load(output)
+
+
+def _check_labels(method: ModuleType, data: Images) -> None:
+    """Raise DataError where images have several labels and the method learns from one."""
+    name = method.__name__.rsplit(".", 1)[-1]
+    if data.multi_label and name not in methods.MULTI_LABEL:
+        raise DataError(
+            f"{name} learns from one label per image, and these have several: train "
+            f"{', '.join(methods.MULTI_LABEL)} on them"
+        )
 
 
 def export_checkpoint(folder: str | os.PathLike[str], progress: Progress | None = None) -> Model:
@@ -127,9 +140,11 @@ class Training:
         rank: int = 0,
         world: int = 1,
         progress: Progress = no_progress,
+        sources: Sequence[images.Source] | None = None,
     ) -> None:
-        """The state before the first step, in process `rank` of `world`. Raises ModelError for a
-        backbone or weights that are missing."""
+        """The state before the first step, in process `rank` of `world`. `sources` are the training
+        images where they have been decoded before. Raises ModelError for a backbone or weights
+        that are missing."""
         self.settings, self.run, self.split, self.output = settings, settings.run, split, output
         self.rank, self.world, self.progress = rank, world, progress
         self.device = _device(rank)
@@ -149,6 +164,9 @@ class Training:
         if world > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.joint, broadcast_buffers=False)
 
+        if sources is None and run.cache:
+            sources = decoded(split.paths, run.cache, progress)
+        self.pictures = Pictures(split, run, sources)
         self.epoch = self.step = 0
         self.steps = max(items // run.batch, 1)
         self._saved_at = time.monotonic()
@@ -204,7 +222,7 @@ class Training:
             self.run, len(self.split.paths), self.epoch, self.step, self.rank, self.world
         )
         return DataLoader(
-            Pictures(self.split, self.run),
+            self.pictures,
             batch_sampler=shares,
             num_workers=self.run.workers,
             worker_init_fn=_start_worker,
@@ -309,8 +327,10 @@ class Training:
         return feature, None if output.code is None else output.code.float().cpu().numpy()
 
     def finish(self) -> Model:
-        """Measure, choose the fine mode, export. The model directory is complete once model.json
-        appears."""
+        """End the training of methods that have a last step, measure, choose the fine mode, export.
+        The model directory is complete once model.json appears."""
+        if hasattr(self.loss, "end_training"):
+            self.loss.end_training(self.net)
         measured = self.measure()
         scores = measured.scores
         described = describe(self.settings)
@@ -358,13 +378,13 @@ def _device(rank: int) -> torch.device:
 
 
 def _optimizer(groups: list[dict[str, Any]], run: Run) -> torch.optim.Optimizer:
-    """SGD over a method's parameter groups."""
-    return torch.optim.SGD(
-        [{**group, "weight_decay": run.weight_decay * group["decay_scale"]} for group in groups],
-        lr=run.lr,
-        momentum=run.momentum,
-        nesterov=run.nesterov,
-    )
+    """SGD or Adam over a method's parameter groups."""
+    decaying = [
+        {**group, "weight_decay": run.weight_decay * group["decay_scale"]} for group in groups
+    ]
+    if run.optimizer == "adam":
+        return torch.optim.Adam(decaying, lr=run.lr)
+    return torch.optim.SGD(decaying, lr=run.lr, momentum=run.momentum, nesterov=run.nesterov)
 
 
 @contextmanager

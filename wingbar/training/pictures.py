@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from wingbar import images
-from wingbar.data.records import Images
+from wingbar.data.records import Images, labels_of
 from wingbar.errors import DataError, ImageError, counted
 from wingbar.images import Augmentation, Failure, Preprocessing
 from wingbar.parallel import Progress, cores, in_order
 from wingbar.training.run import Run
 from wingbar.training.versions import version
+
+Labels = NDArray[np.int64] | NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,19 @@ class Split:
     """The images that a run learns from, and those held out of them.
 
     paths: the n training images.
-    labels: their class numbers, [n] int64, from 0.
+    labels: their class numbers, [n] int64, from 0; where images have several labels, which classes
+        each is of, [n, y] bool.
     held_paths: the m held-out images.
-    held_labels: their class numbers, [m] int64.
+    held_labels: the same of the held-out images, [m] or [m, y].
     classes: the names of the classes, by number; where each image is a class, of their files.
     protocol: how the data set was read and what was held out, in words.
     failed: images that cannot be read, with the reason; they are in neither part.
     """
 
     paths: Sequence[str]
-    labels: NDArray[np.int64]
+    labels: Labels
     held_paths: Sequence[str]
-    held_labels: NDArray[np.int64]
+    held_labels: Labels
     classes: Sequence[str]
     protocol: str
     failed: Sequence[Failure]
@@ -45,7 +49,8 @@ class Split:
 
 def split(data: Images, run: Run, progress: Progress) -> Split:
     """Leave out images that cannot be read, number the classes, and hold out a seeded share of each
-    class; a class keeps at least one training image. With `run.instances` each image is a class,
+    class; a class keeps at least one training image. Of images with several labels, those with the
+    same ones count as a class when a share is held out. With `run.instances` each image is a class,
     and a share of all images is held out.
 
     Raises DataError when fewer than two classes are left.
@@ -65,7 +70,9 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
             good.append(entry)
         else:
             failed.append(Failure(entry[0], reason))
-    classes = sorted({label for _, label in good})
+    several = data.multi_label and not run.instances
+    of = [sorted(labels_of(label)) if several else [label] for _, label in good]
+    classes = sorted({label for own in of for label in own})
     if len(classes) < 2:
         unread = (
             f"; {counted(len(failed), 'image')} could not be read, the first: {failed[0].path}: "
@@ -78,7 +85,13 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
             f"{len(classes)}{unread}"
         )
     number = {label: i for i, label in enumerate(classes)}
-    labels = np.array([number[label] for _, label in good])
+    combinations = np.array([number[own[0]] for own in of])
+    labels: Labels = combinations
+    if several:
+        labels = np.zeros((len(of), len(classes)), bool)
+        for row, own in enumerate(of):
+            labels[row, [number[label] for label in own]] = True
+        combinations = np.unique(labels, axis=0, return_inverse=True)[1]
     good_paths = np.array([path for path, _ in good], object)
     if run.instances:
         # a share of the images, whose class numbers follow those of the training images
@@ -86,7 +99,7 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
         classes = [Path(path).name for path in good_paths[~held]]
         labels[~held], labels[held] = range(len(classes)), range(len(classes), len(labels))
     else:
-        held = _held_out(labels, run)
+        held = _held_out(combinations, run)
     return Split(
         paths=good_paths[~held].tolist(),
         labels=labels[~held],
@@ -121,24 +134,49 @@ def _held_out(labels: NDArray[np.int64], run: Run) -> NDArray[np.bool_]:
     return held
 
 
-class Pictures(Dataset[tuple[Tensor, int, int]]):
-    """The training images of a split, varied at random: indexed by (epoch, row), each is pixels
-    [size, size, 3] uint8, class number, row."""
+def decoded(paths: Sequence[str], side: int, progress: Progress) -> list[images.Pixels]:
+    """The upright pictures at `paths`, [H, W, 3] uint8, made smaller where their short side exceeds
+    `side` pixels. Raises ImageError as `images.load` does."""
 
-    def __init__(self, split: Split, run: Run) -> None:
+    def read(path: str) -> images.Pixels:
+        picture = images.upright(path)
+        scale = side / min(picture.size)
+        if scale < 1:
+            shape = (round(picture.width * scale), round(picture.height * scale))
+            picture = picture.resize(shape, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return np.asarray(picture)
+
+    found = []
+    for pixels in in_order(paths, read, cores()):
+        found.append(pixels)
+        progress("decoding images", len(found), len(paths))
+    return found
+
+
+class Pictures(Dataset[tuple[Tensor, int | Tensor, int]]):
+    """The training images of a split, varied at random: indexed by (epoch, row), each is pixels
+    [size, size, 3] uint8; its class number or, of several labels, [y] bool; and its row."""
+
+    def __init__(
+        self, split: Split, run: Run, sources: Sequence[images.Source] | None = None
+    ) -> None:
+        """`sources` are what is read in place of the split's paths: pictures decoded before."""
+        self.sources = split.paths if sources is None else sources
         self.split, self.seed, self.instances = split, run.seed, run.instances
         self.preprocessing = Preprocessing(size=run.size)
         self.augmentation = Augmentation(area=run.area, mirror=run.mirror, lighting=run.lighting)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int, int]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int | Tensor, int]:
         """The image of a row; its variation depends on (seed, epoch, row) alone."""
         epoch, row = place
         rng = np.random.default_rng([self.seed, epoch, row])
-        source: images.Source = self.split.paths[row]
+        source: images.Source = self.sources[row]
         if self.instances:
             source = version(images.upright(source), rng)
         pixels = images.augment(source, self.preprocessing, self.augmentation, rng)
-        return torch.from_numpy(pixels.copy()), int(self.split.labels[row]), row
+        of = self.split.labels[row]
+        label = torch.from_numpy(of) if isinstance(of, np.ndarray) else int(of)
+        return torch.from_numpy(pixels.copy()), label, row
 
 
 def batches(

@@ -56,6 +56,9 @@ class Run:
     epochs: int = field(default=20, metadata={"help": "passes over the training images"})
     batch: int = field(default=32, metadata={"help": "images per step, over all processes"})
     lr: float = field(default=0.01, metadata={"help": "learning rate"})
+    optimizer: str = field(
+        default="sgd", metadata={"help": "sgd, or adam, which needs a far lower --lr"}
+    )
     momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
     nesterov: bool = field(default=False, metadata={"help": "use Nesterov momentum"})
     weight_decay: float = field(default=5e-4, metadata={"help": "weight decay"})
@@ -112,11 +115,19 @@ class Run:
     workers: int = field(
         default=1, metadata={"help": "processes that decode images; 0: the training process does"}
     )
+    cache: int = field(
+        default=0,
+        metadata={
+            "help": "keep the training images in memory, decoded, with this short side in pixels, "
+            "somewhat above --size; 0: decode them in every epoch"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "random seed; it determines the run"})
 
     def __post_init__(self) -> None:
         rules = [
             (self.schedule in ("cosine", "step"), "schedule must be cosine or step"),
+            (self.optimizer in ("sgd", "adam"), "optimizer must be sgd or adam"),
             (
                 self.precision in ("auto", "float32", "bfloat16"),
                 "precision must be auto, float32 or bfloat16",
@@ -125,7 +136,7 @@ class Run:
                 min(self.size, self.epochs, self.batch, self.step_epochs) >= 1,
                 "size, epochs, batch and step_epochs must be at least 1",
             ),
-            (self.test_size >= 0, "test_size must not be negative"),
+            (min(self.test_size, self.cache) >= 0, "test_size and cache must not be negative"),
             (0 <= self.held_out < 1, "held_out must be at least 0 and below 1"),
             (0 < self.area <= 1, "area must be above 0 and at most 1"),
             (
@@ -168,7 +179,7 @@ class Recorded:
 
 def describe(settings: Recorded) -> dict[str, Any]:
     """Everything needed to repeat a run, as JSON; `recorded` reads it back."""
-    described = {
+    described: dict[str, Any] = {
         "method": settings.method.__name__.rsplit(".", 1)[-1],
         "config": asdict(settings.config),
         "run": asdict(settings.run),
@@ -180,6 +191,8 @@ def describe(settings: Recorded) -> dict[str, Any]:
             if settings.run.instances or entry.label is not None
         ],
     }
+    if settings.data.multi_label:
+        described["multi_label"] = True
     return json.loads(json.dumps(described))  # as it is read back: tuples become lists
 
 
@@ -201,7 +214,7 @@ def recorded(folder: str | os.PathLike[str]) -> Recorded:
             method=method,
             config=method.Config(**found["config"]),
             run=Run(**found["run"]),
-            data=Images(entries, found["data"]),
+            data=Images(entries, found["data"], multi_label=bool(found.get("multi_label", False))),
             start=found["start"],
         )
     except FileNotFoundError:

@@ -42,6 +42,7 @@
  * @property {number} rank      1 or more
  * @property {number} distance  differing bits
  * @property {number | null} score  what the fine stage ranked by
+ * @property {number | null} p_chance  share of random pairs of items that are at least as near
  */
 
 /**
@@ -51,6 +52,7 @@
  * @property {number} shortlist  how many items the fine stage ordered
  * @property {boolean} cut       whether items that tie with its last one were left out
  * @property {import("./state.js").Fine} fine
+ * @property {number} chance_from  p_chance above which hits are as unlike as random pairs
  * @property {number} bits
  * @property {string} code       of the query
  * @property {{ width: number, height: number } | null} query  size of a picture that was sent

@@ -14,6 +14,7 @@ import { plural, shownName, withSpaces } from "./words.js";
  * @typedef {object} Added
  * @property {boolean} [self]      whether it is the query
  * @property {number} [ties]       how many of the results are at the same distance
+ * @property {boolean} [byChance]  whether this is the first hit that is as unlike as random pairs
  * @property {boolean} [tiesGoOn]  whether more such may follow after the last result
  * @property {number | "new" | "out"} [move]  places gained against the other order, "new" if
  *   the coarse order's results lack it, "out" if the fine order's do
@@ -268,6 +269,7 @@ function fillCard(item, entry, href, ranking) {
   const details = `Details of ${shownName(entry)}`;
   item.querySelector(".detail").setAttribute("aria-label", details);
   item.classList.toggle("self", Boolean(entry.self));
+  item.classList.toggle("by-chance", Boolean(entry.byChance));
   fillMeasures(item, entry, ranking);
   fillBadges(item, entry);
   fillStrip(item.querySelector(".strip"), entry, ranking);

@@ -30,6 +30,8 @@ export async function showResults(search, signal, { travel, deep, back }) {
   const other = answerInOtherOrder(search, coarse);
   const hits = /** @type {Entry[]} */ (response.hits.slice(0, search.k));
   markQueryAndTies(hits, search);
+  const unlike = hits.find(({ p_chance: p }) => p !== null && p > response.chance_from);
+  for (const hit of hits) hit.byChance = hit === unlike;
   markMoves(hits, coarse, other?.response.hits);
   for (const hit of hits) state.known.set(hit.id, /** @type {import("./api.js").Hit} */ (hit));
   const ranking = rankingOf(response);

@@ -1,0 +1,677 @@
+"""Every method beside the others: the same data, backbone, budget, protocol and formulas.
+
+    python benchmarks/leaderboard.py pack butterflies small/butterflies   # pictures of 176 pixels
+    python benchmarks/leaderboard.py run OUT --data small/butterflies --data small/clothing
+    python benchmarks/leaderboard.py table OUT > docs/leaderboard.md
+
+`run` trains and measures cells, each a data set, a method, a code length, and either all classes or
+three quarters of them, with the others held out of training (protocol `unseen`). A cell is one JSON
+file in OUT that says how it was made; those that are there are not run again. The cells are ordered
+so that an early end (--time-limit, Ctrl-C) leaves a fair comparison: all methods at the first two
+code lengths on the first data set, then the classes never seen, then the rest. --jobs cells run at
+once; the pictures of each are decoded once, into memory.
+
+On a machine with a GPU, a process for each of its cores but a few keeps it busy:
+
+    python benchmarks/leaderboard.py run OUT --data small/butterflies --data small/clothing \\
+        --device cuda --jobs 12 --workers 0 --time-limit 500
+
+Codes are the network's on both sides, after the last epoch. Nothing is selected on the queries.
+Settings of the methods are those that their pages in docs/ recommend, else their defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from wingbar import images, methods
+from wingbar.data.readers import read_dataset, read_parts
+from wingbar.data.records import Dataset, Entry, Images
+from wingbar.evaluation.metrics import Buckets, health, to_buckets
+from wingbar.files import write_whole
+from wingbar.hamming import codes
+from wingbar.images import Preprocessing
+from wingbar.model import itq, rotations
+from wingbar.model.itq import Rotation, unit
+from wingbar.networks import backbones
+from wingbar.parallel import batched, cores, in_order, no_progress
+from wingbar.training.export import cost
+from wingbar.training.loop import Training
+from wingbar.training.pictures import Split, decoded
+from wingbar.training.run import Recorded, Run
+
+SIDE = 176  # short side of packed pictures, in pixels
+BITS = (12, 48, 24, 32)
+UNSEEN_BITS = (48, 12)
+RADIUS = 2
+CROP = 0.6  # side of CMBH's regions, by that of the image
+BATCH = 128  # images per run of the network while measuring
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Fit = Callable[[Float32, Int64, int, np.random.Generator], Rotation]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method is trained with beside its defaults: fields of its Config and of Run."""
+
+    config: Mapping[str, Any]
+    run: Mapping[str, Any]
+
+
+# the slowest first, as cells of one group are started in this order
+TRAINED: dict[str, Settings] = {
+    "cmbh": Settings({"width": 256, "head_lr": 5.0}, {}),
+    "dolg": Settings({"head_lr": 5.0}, {"whole": False, "scales": "1"}),
+    "dlbhc": Settings(
+        {"latent_std": 0.05, "latent_bias": 0.0, "latent_lr": 5.0, "classifier_lr": 5.0}, {}
+    ),
+}
+TRAINED |= {name: Settings({}, {}) for name in methods.NAMES if name not in TRAINED}
+"""Every method; those without an entry of their own have their defaults."""
+
+FITTED: dict[str, Fit] = {
+    "itq": lambda x, labels, bits, rng: itq.fit_codes(x, bits, rng),
+    "pca": lambda x, labels, bits, rng: rotations.fit_pca(x, bits, rng),
+    "lsh": lambda x, labels, bits, rng: rotations.fit_lsh(x, bits, rng),
+    "itq_cca": rotations.fit_itq_cca,
+}
+"""Codes fitted to the features of the backbone as it comes, without training; ITQ-CCA uses the
+labels."""
+
+
+class Cell(NamedTuple):
+    """One measurement.
+
+    data: the folder of the data set.
+    method: a name in TRAINED or FITTED.
+    bits: code length.
+    classes: "all", or "seen" where a quarter of the classes is held out of training.
+    seed: of the run, and of what the fitted methods draw.
+    """
+
+    data: str
+    method: str
+    bits: int
+    classes: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{Path(self.data).name}-{self.classes}-{self.bits}-{self.method}-{self.seed}"
+
+
+def cells_of(
+    data: Sequence[str], names: Sequence[str], bits: Sequence[int], seeds: Sequence[int]
+) -> Iterator[Cell]:
+    """All cells in the order in which they are run."""
+
+    def group(folder: str, lengths: Sequence[int], classes: str, seed: int) -> Iterator[Cell]:
+        for b in lengths:
+            for name in names:
+                yield Cell(folder, name, b, classes, seed)
+
+    first, rest = bits[:2], bits[2:]
+    unseen = [b for b in UNSEEN_BITS if b in bits] or bits[:1]
+    for seed in seeds:
+        for folder in data:
+            yield from group(folder, first, "all", seed)
+            yield from group(folder, unseen[:1], "seen", seed)
+        for folder in data:
+            yield from group(folder, rest, "all", seed)
+            yield from group(folder, unseen[1:], "seen", seed)
+
+
+# -- one cell
+
+
+class Side(NamedTuple):
+    """Codes [n, b] of +1 and -1, unit features [n, d] and labels [n] of n images."""
+
+    codes: Float32
+    features: Float32
+    labels: NDArray[np.str_]
+
+    def only(self, rows: NDArray[np.bool_]) -> Side:
+        """The images where `rows` [n] holds."""
+        return Side(self.codes[rows], self.features[rows], self.labels[rows])
+
+
+def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure one cell; its record without the circumstances."""
+    own = read_dataset(cell.data)
+    train = own.train
+    if cell.classes == "seen":
+        train = read_dataset(cell.data, protocol="unseen").train
+    pixels = _decoded(own, train)
+    preparation = Preprocessing(size=args.test_size)
+    started = time.perf_counter()
+    if cell.method in TRAINED:
+        network, made = _trained(cell, args, train, pixels)
+    else:
+        network, made = _frozen(args)
+    made["training_seconds"] = round(time.perf_counter() - started, 1)
+
+    def outputs(part: Images) -> tuple[Float32, Float32 | None]:
+        views = (images.load(pixels[path], preparation) for path in part.paths)
+        found = [network(np.stack(batch)) for batch in batched(views, BATCH)]
+        feature = unit(np.concatenate([feature for feature, _ in found]))
+        logits = [code for _, code in found if code is not None]
+        return feature, np.concatenate(logits) if logits else None
+
+    started = time.perf_counter()
+    raw = {"gallery": outputs(own.gallery), "query": outputs(own.query)}
+    seconds = time.perf_counter() - started
+    made["encoded_images_per_second"] = round((len(own.gallery) + len(own.query)) / seconds, 1)
+    rotation = None
+    if raw["gallery"][1] is None:
+        numbers = {label: i for i, label in enumerate(sorted({str(x) for x in train.labels}))}
+        labels = np.array([numbers[str(label)] for label in train.labels])
+        fit = FITTED.get(cell.method, FITTED["itq"])
+        rotation = fit(outputs(train)[0], labels, cell.bits, np.random.default_rng(cell.seed))
+    gallery, query = (
+        _side(*raw[part], np.array([str(x) for x in listed.labels]), rotation)
+        for part, listed in (("gallery", own.gallery), ("query", own.query))
+    )
+    scores: dict[str, Any] = {}
+    if cell.classes == "all":
+        scores["all"] = scored(query, gallery)
+    else:
+        seen = sorted({str(label) for label in train.labels})
+        known = [np.isin(side.labels, seen) for side in (query, gallery)]
+        scores["seen"] = scored(query.only(known[0]), gallery.only(known[1]))
+        scores["unseen"] = scored(query.only(~known[0]), gallery.only(~known[1]))
+        scores["unseen_among_all"] = scored(query.only(~known[0]), gallery)
+    protocol = (
+        own.protocol if cell.classes == "all" else f"{own.protocol}; trained: {train.protocol}"
+    )
+    return {
+        **_described(cell),
+        "protocol": protocol,
+        "gallery_codes": "network codes on both sides, last epoch",
+        "train_images": len(train),
+        **made,
+        "scores": scores,
+    }
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+    return {**cell._asdict(), "data": Path(cell.data).name}
+
+
+def scored(query: Side, gallery: Side) -> dict[str, Any]:
+    """The figures of queries searched in a gallery, expected over ties as in `wingbar evaluate`."""
+    bits = gallery.codes.shape[1]
+    distances = _hamming(query.codes, gallery.codes)
+    names, numbers = np.unique(gallery.labels, return_inverse=True)
+    one_hot = np.eye(len(names), dtype=np.float32)[numbers]
+    of_labels = np.where(one_hot.T @ gallery.codes >= 0, 1, -1).astype(np.float32)[numbers]
+    by_labels = _hamming(query.codes, of_labels)
+    means = unit(one_hot.T @ gallery.features)
+    predicted = [(side.features @ means.T).argmax(1) for side in (query, gallery)]
+    cosines = query.features @ gallery.features.T
+    found: dict[str, list[float]] = {}
+    for i, label in enumerate(query.labels):
+        relevant = gallery.labels == label
+        if not relevant.any():
+            continue
+        ranking = to_buckets(distances[i], relevant)
+        near = distances[i] <= RADIUS
+        figures = {
+            "map": ranking.expected_ap(),
+            "map_low": ranking.lowest_ap(),
+            "map_high": ranking.highest_ap(),
+            "map_labels": to_buckets(by_labels[i], relevant).expected_ap(),
+            "precision_radius_2": float(relevant[near].mean()) if near.any() else 0.0,
+            "empty_radius_2": float(not near.any()),
+            "feature_map": to_buckets(-cosines[i], relevant).expected_ap(),
+            "argmax_map": _argmax(predicted[0][i], predicted[1], relevant).expected_ap(),
+            "argmax_accuracy": float(names[predicted[0][i]] == label),
+        }
+        for name, value in figures.items():
+            found.setdefault(name, []).append(value)
+    usage = health((gallery.codes > 0).astype(np.uint8))
+    return {
+        **{name: round(float(np.mean(values)), 6) for name, values in found.items()},
+        "queries": len(found.get("map", ())),
+        "gallery": len(gallery.labels),
+        "classes": len(names),
+        "unique_codes": usage.unique,
+        "largest_bucket": usage.largest_bucket,
+        "constant_bits": len(usage.constant),
+        "bits": bits,
+    }
+
+
+def _argmax(predicted: int, of_gallery: Int64, relevant: NDArray[np.bool_]) -> Buckets:
+    return to_buckets((of_gallery != predicted).astype(np.int64), relevant)
+
+
+def _hamming(query: Float32, gallery: Float32) -> Int64:
+    """Distances [Q, N] in bits of codes of +1 and -1."""
+    packed = codes.pack(gallery > 0)
+    return np.stack([codes.hamming(code, packed) for code in codes.pack(query > 0)])
+
+
+def _side(
+    features: Float32, logits: Float32 | None, labels: NDArray[np.str_], rotation: Rotation | None
+) -> Side:
+    found = rotation.apply(features)[0] if rotation is not None else logits
+    assert found is not None
+    return Side(np.where(found >= 0, 1, -1).astype(np.float32), features, labels)
+
+
+Network = Callable[[images.Pixels], tuple[Float32, Float32 | None]]
+
+
+def _trained(
+    cell: Cell, args: argparse.Namespace, train: Images, pixels: Mapping[Path, images.Pixels]
+) -> tuple[Network, dict[str, Any]]:
+    """A trained net as a function of pixels [B, H, W, 3], and how it was made."""
+    method, settings = methods.get(cell.method), TRAINED[cell.method]
+    crop = {"crop": round(CROP * args.size)} if cell.method == "cmbh" else {}
+    config = method.Config(bits=cell.bits, **settings.config, **crop)
+    run = Run(**{**method.RECIPE, **settings.run, **_run_flags(args), "seed": cell.seed})
+    classes = sorted({str(label) for label in train.labels})
+    numbers = {label: i for i, label in enumerate(classes)}
+    split = Split(
+        paths=[str(path) for path in train.paths],
+        labels=np.array([numbers[str(label)] for label in train.labels]),
+        held_paths=[],
+        held_labels=np.empty(0, np.int64),
+        classes=classes,
+        protocol=train.protocol,
+        failed=[],
+    )
+    work = args.out / "work" / cell.name
+    (work / "train").mkdir(parents=True, exist_ok=True)
+    training = Training(
+        Recorded(method, config, run, train, None),
+        split,
+        work,
+        sources=[pixels[path] for path in train.paths],
+    )
+    started = time.perf_counter()
+    training.train()
+    seconds = time.perf_counter() - started
+    net = training.net.eval()
+    made = {
+        "config": asdict(config),
+        "run": asdict(run),
+        "epochs": training.epoch,
+        "trained_images_per_second": round(
+            training.epoch * training.steps * min(run.batch, len(train)) / seconds, 1
+        ),
+        "last_losses": _last_losses(work),
+        "device": str(training.device),
+    }
+    device = training.device
+
+    def network(batch: images.Pixels) -> tuple[Float32, Float32 | None]:
+        with torch.no_grad():
+            output = net(torch.from_numpy(batch).to(device))
+        code = None if output.code is None else output.code.float().cpu().numpy()
+        return output.feature.float().cpu().numpy(), code
+
+    return network, made | _cost(net, run)
+
+
+def _cost(net: torch.nn.Module, run: Run) -> dict[str, int]:
+    """Parameters and work of a net, which goes to the CPU and back for it."""
+    device = next(net.parameters()).device
+    found = cost(net.to("cpu"), run.preprocessing.size)
+    net.to(device)
+    return found
+
+
+def _frozen(args: argparse.Namespace) -> tuple[Network, dict[str, Any]]:
+    """The backbone as it comes, as a function of pixels [B, H, W, 3]."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = backbones.create(args.backbone, args.weights).eval().to(device)
+
+    def network(batch: images.Pixels) -> tuple[Float32, Float32 | None]:
+        with torch.no_grad():
+            return net(torch.from_numpy(batch).to(device)).float().cpu().numpy(), None
+
+    made = {"backbone": args.backbone, "epochs": 0, "device": str(device)}
+    return network, made
+
+
+def _run_flags(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "backbone": args.backbone,
+        "weights": args.weights,
+        "size": args.size,
+        "test_size": args.test_size,
+        "epochs": args.epochs,
+        "batch": args.batch,
+        "workers": args.workers,
+        "held_out": 0.0,
+        "checkpoint_minutes": 1e9,
+    }
+
+
+def _decoded(own: Dataset, train: Images) -> dict[Path, images.Pixels]:
+    """Every picture of a data set, at most SIDE pixels on its short side."""
+    paths = list(dict.fromkeys([*own.gallery.paths, *own.query.paths, *train.paths]))
+    found = decoded([str(path) for path in paths], SIDE, no_progress)
+    return dict(zip(paths, found, strict=True))
+
+
+def _last_losses(work: Path) -> dict[str, float]:
+    """The mean of each loss term over the last epoch of a run's log."""
+    records = [json.loads(line) for line in (work / "train" / "log.jsonl").open()]
+    last = [record for record in records if record["epoch"] == records[-1]["epoch"]]
+    terms = [name for name in last[0] if name not in ("epoch", "step", "lr", "time")]
+    return {name: round(float(np.mean([r[name] for r in last])), 5) for name in terms}
+
+
+def write_cell(cell: Cell, args: argparse.Namespace) -> None:
+    """Measure a cell and write its file."""
+    started = time.perf_counter()
+    try:
+        record = measure(cell, args)
+    except ValueError as error:  # a fitted method that cannot have this many bits
+        print(f"{cell.name}: {error}")
+        record = {**_described(cell), "reason": str(error)}
+    shutil.rmtree(args.out / "work" / cell.name, ignore_errors=True)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    record |= {
+        "command": args.command_line,
+        "commit": args.commit,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "jobs_at_once": args.jobs,
+        "machine": {"gpu": gpu, "cpu": _processor(), "cores": cores()},
+        "versions": {name: version(name) for name in ("torch", "numpy", "pillow")},
+    }
+    write_whole(args.out / f"{cell.name}.json", json.dumps(record, indent=1).encode())
+
+
+def _processor() -> str:
+    """The name of the processor and what it does fast."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    found = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = found.get("flags", "").split()
+    fast = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    return f"{found.get('model name', platform.processor())} ({', '.join(fast)})"
+
+
+# -- all cells
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the cells that are not there, `jobs` at once, until the time is up."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "logs").mkdir(exist_ok=True)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no GPU that PyTorch can use: leave --device cuda out")
+    all_cells = [
+        cell
+        for cell in cells_of(args.data, args.methods, args.bits, args.seeds)
+        if not (args.out / f"{cell.name}.json").exists()
+    ]
+    start, waiting = time.monotonic(), list(all_cells)
+    running: dict[subprocess.Popen[bytes], tuple[Cell, float]] = {}
+    took: dict[str, list[float]] = {}
+    failed: list[str] = []
+
+    def left() -> float:
+        return start + args.time_limit - time.monotonic() if args.time_limit else float("inf")
+
+    def expected(cell: Cell) -> float:
+        of_all = [seconds for values in took.values() for seconds in values]
+        return statistics.median(took.get(cell.method) or of_all or [0.0])
+
+    try:
+        while (waiting or running) and left() > 0:
+            while waiting and len(running) < args.jobs and expected(waiting[0]) < left():
+                cell = waiting.pop(0)
+                running[_start(cell, args)] = cell, time.monotonic()
+            if waiting and not running:  # the next one would not be done in time
+                break
+            for process in [process for process in running if process.poll() is not None]:
+                cell, began = running.pop(process)
+                seconds = time.monotonic() - began
+                took.setdefault(cell.method, []).append(seconds)
+                if process.returncode:
+                    failed.append(cell.name)
+                state = "done" if not process.returncode else "FAILED, see its log"
+                print(f"{time.monotonic() - start:7.1f} {cell.name} {state} ({seconds:.1f} s)")
+            sys.stdout.flush()
+            time.sleep(0.2)
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    undone = [cell.name for cell in waiting] + [cell.name for cell, _ in running.values()]
+    done = len(all_cells) - len(undone) - len(failed)
+    print(f"{done} cells done, {len(failed)} failed, {len(undone)} not done: run again to go on")
+
+
+def _start(cell: Cell, args: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """A process that measures one cell."""
+    given = [sys.executable, __file__, "cell", json.dumps(cell._asdict()), str(args.out)]
+    shared = ("backbone", "weights", "size", "test_size", "epochs", "batch", "workers", "jobs")
+    for name in (*shared, "commit", "command_line"):
+        given += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    hidden = {} if args.device != "cpu" else {"CUDA_VISIBLE_DEVICES": ""}
+    threads = str(max(1, cores() // args.jobs))
+    environment = {**os.environ, **hidden, "OMP_NUM_THREADS": threads}
+    with (args.out / "logs" / f"{cell.name}.txt").open("w") as log:
+        return subprocess.Popen(
+            given, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+def pack(args: argparse.Namespace) -> None:
+    """Write the pictures of a data set as WebP of SIDE pixels on their short side, in folders by
+    part and class."""
+    parts = read_parts(args.source)
+    named = parts.named or {"train": parts.all.entries}
+
+    def write(one: tuple[str, int, Entry]) -> None:
+        part, number, entry = one
+        [pixels] = decoded([str(entry.path)], args.side, no_progress)
+        target = args.target / part / str(entry.label) / f"{number:06}.webp"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target, "WEBP", quality=args.quality, method=4)
+
+    listed = [(part, i, e) for part, entries in named.items() for i, e in enumerate(entries)]
+    for _ in in_order(listed, write, cores()):
+        pass
+    size = sum(path.stat().st_size for path in args.target.rglob("*.webp"))
+    print(f"{args.target}: {len(listed):,} pictures, {size / 2**20:.1f} MiB")
+
+
+# -- the page
+
+PAGE = Path(__file__).with_suffix(".md")  # its text above the tables
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print the page that the cells make."""
+    records = [json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))]
+    records = [record for record in records if "scores" in record]
+    if not records:
+        raise SystemExit(f"{args.out} has no cells: run some first")
+    lines = [_head(records)]
+    for data in dict.fromkeys(record["data"] for record in records):
+        of_data = [record for record in records if record["data"] == data]
+        lines += [f"## {data}", ""]
+        lines += _all_classes([r for r in of_data if r["classes"] == "all"])
+        lines += _unseen_classes([r for r in of_data if r["classes"] == "seen"])
+    print("\n".join(lines))
+
+
+def _head(records: Sequence[Mapping[str, Any]]) -> str:
+    def once(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(record[name]) for record in records))
+
+    machine = ", ".join(dict.fromkeys(r["machine"]["gpu"] or r["machine"]["cpu"] for r in records))
+    trained = [record["run"] for record in records if "run" in record]
+    budget = ", ".join(
+        dict.fromkeys(
+            f"{r['backbone']}, {r['epochs']} epochs of batch {r['batch']} at {r['size']} pixels, "
+            f"measured at {r['test_size']}"
+            for r in trained
+        )
+    )
+    circumstances = (
+        f"Machine: {machine}. Date: {once('date')}. Commit: {once('commit')}. Budget: {budget}."
+    )
+    command = "\n".join(dict.fromkeys(record["command"] for record in records))
+    return PAGE.read_text().format(
+        command=command, circumstances=circumstances, jobs=once("jobs_at_once")
+    )
+
+
+def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table for each code length."""
+    lines = []
+    for bits in sorted({record["bits"] for record in records}):
+        of_bits = [record for record in records if record["bits"] == bits]
+        first = of_bits[0]["scores"]["all"]
+        lines += [
+            f"### {bits} bits",
+            "",
+            f"{first['queries']:,} queries, {first['gallery']:,} items, {first['classes']} classes."
+            f" {of_bits[0]['protocol']}.",
+            "",
+            "| method | MAP (lowest, highest) | <sub>labels</sub> | features | class | radius 2 | "
+            "unique codes | trained | encoded | M |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for record in sorted(of_bits, key=lambda r: -r["scores"]["all"]["map"]):
+            s = record["scores"]["all"]
+            parameters = record.get("parameters_total")
+            lines.append(
+                f"| {_named(record)} | **{s['map']:.3f}** ({s['map_low']:.3f}, "
+                f"{s['map_high']:.3f}) | <sub>{s['map_labels']:.3f}</sub> | "
+                f"{s['feature_map']:.3f} | {s['argmax_map']:.3f} | "
+                f"{s['precision_radius_2']:.3f} ({s['empty_radius_2']:.0%}) | "
+                f"{s['unique_codes']:,} | {record.get('trained_images_per_second', '-')} | "
+                f"{record['encoded_images_per_second']} | "
+                f"{f'{parameters / 1e6:.1f}' if parameters else '-'} |"
+            )
+        lines.append("")
+    return lines
+
+
+def _unseen_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of seen and unseen classes for each code length."""
+    lines = []
+    for bits in sorted({record["bits"] for record in records}):
+        of_bits = [record for record in records if record["bits"] == bits]
+        seen, unseen = (of_bits[0]["scores"][name]["classes"] for name in ("seen", "unseen"))
+        lines += [
+            f"### Classes never seen, {bits} bits",
+            "",
+            f"Trained on {seen} classes; {unseen} held out (protocol `unseen`, seed 0).",
+            "",
+            "| method | seen among seen | unseen among unseen | unseen among all | features, unseen"
+            " among unseen |",
+            "|---|---|---|---|---|",
+        ]
+        for record in sorted(of_bits, key=lambda r: -r["scores"]["unseen"]["map"]):
+            s = record["scores"]
+            lines.append(
+                f"| {_named(record)} | {s['seen']['map']:.3f} | **{s['unseen']['map']:.3f}** "
+                f"({s['unseen']['map_low']:.3f}, {s['unseen']['map_high']:.3f}) | "
+                f"{s['unseen_among_all']['map']:.3f} | {s['unseen']['feature_map']:.3f} |"
+            )
+        lines.append("")
+    return lines
+
+
+def _named(record: Mapping[str, Any]) -> str:
+    return record["method"] + (f" (seed {record['seed']})" if record["seed"] else "")
+
+
+# -- the command line
+
+
+def main() -> None:
+    every = [*TRAINED, *FITTED]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True)
+    running = verbs.add_parser("run")
+    running.set_defaults(verb=run)
+    running.add_argument("out", type=Path)
+    running.add_argument("--data", action="append", required=True, metavar="FOLDER")
+    running.add_argument("--methods", nargs="+", default=every, choices=every)
+    running.add_argument("--bits", nargs="+", type=int, default=list(BITS))
+    running.add_argument("--seeds", nargs="+", type=int, default=[0])
+    running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    running.add_argument("--time-limit", type=float, default=0, metavar="SECONDS")
+    one = verbs.add_parser("cell")
+    one.set_defaults(verb=lambda args: write_cell(Cell(**json.loads(args.cell)), args))
+    one.add_argument("cell")
+    one.add_argument("out", type=Path)
+    one.add_argument("--command-line", required=True)
+    for verb in (running, one):
+        verb.add_argument("--backbone", default="efficientnet_lite0")
+        verb.add_argument("--weights", default="imagenet")
+        verb.add_argument("--size", type=int, default=160)
+        verb.add_argument("--test-size", type=int, default=SIDE)
+        verb.add_argument("--epochs", type=int, default=12)
+        verb.add_argument("--batch", type=int, default=32)
+        verb.add_argument("--workers", type=int, default=1)
+        verb.add_argument("--jobs", type=int, default=1)
+        verb.add_argument("--commit", default="")
+    packing = verbs.add_parser("pack")
+    packing.set_defaults(verb=pack)
+    packing.add_argument("source", type=Path)
+    packing.add_argument("target", type=Path)
+    packing.add_argument("--side", type=int, default=SIDE)
+    packing.add_argument("--quality", type=int, default=75)
+    tabling = verbs.add_parser("table")
+    tabling.set_defaults(verb=table)
+    tabling.add_argument("out", type=Path)
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    if args.verb is run:
+        args.command_line = "python benchmarks/leaderboard.py " + shlex.join(sys.argv[1:])
+        args.commit = args.commit or _commit()
+    args.verb(args)
+
+
+def _commit() -> str:
+    """The current commit, "unknown" outside a repository."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

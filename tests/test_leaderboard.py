@@ -1,0 +1,180 @@
+"""The leaderboard of benchmarks/: its order, its figures, its end in time, and its page."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_classes
+from wingbar.evaluation.metrics import ap_bounds, expected_ap
+from wingbar.methods import NAMES
+
+FILE = Path(__file__).parent.parent / "benchmarks" / "leaderboard.py"
+
+
+@pytest.fixture(scope="module")
+def board() -> Any:
+    spec = importlib.util.spec_from_file_location("leaderboard", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["leaderboard"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_early_end_leaves_a_fair_comparison(board: Any) -> None:
+    every = [*board.TRAINED, *board.FITTED]
+    assert set(NAMES) <= set(every)
+    cells = list(board.cells_of(["a/one", "two"], every, [12, 48, 24, 32], [0]))
+    n = len(every)
+    groups = [cells[i : i + n] for i in range(0, len(cells), n)]
+    assert all([cell.method for cell in group] == every for group in groups)
+    assert [(g[0].data, g[0].bits, g[0].classes) for g in groups] == [
+        ("a/one", 12, "all"),
+        ("a/one", 48, "all"),
+        ("a/one", 48, "seen"),
+        ("two", 12, "all"),
+        ("two", 48, "all"),
+        ("two", 48, "seen"),
+        ("a/one", 24, "all"),
+        ("a/one", 32, "all"),
+        ("a/one", 12, "seen"),
+        ("two", 24, "all"),
+        ("two", 32, "all"),
+        ("two", 12, "seen"),
+    ]
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert cells[0].name == f"one-all-12-{every[0]}-0"
+
+
+def test_figures_by_brute_force(board: Any) -> None:
+    rng = np.random.default_rng(0)
+
+    def side(n: int) -> Any:
+        labels = rng.integers(0, 3, n)
+        codes = np.where(rng.random((n, 6)) < 0.3 + 0.2 * labels[:, None], 1, -1)
+        features = rng.standard_normal((n, 4)) + labels[:, None]
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        names = np.array(list("abc"))[labels]
+        return board.Side(codes.astype(np.float32), unit.astype(np.float32), names)
+
+    query, gallery = side(8), side(30)
+    found = board.scored(query, gallery)
+    majority = {c: np.where(gallery.codes[gallery.labels == c].sum(0) >= 0, 1, -1) for c in "abc"}
+    of_labels = np.array([majority[c] for c in gallery.labels])
+    aps, labels, features, precision = [], [], [], []
+    for code, feature, label in zip(*query, strict=True):
+        relevant = gallery.labels == label
+        distance = (code != gallery.codes).sum(1)
+        aps.append(ap_bounds(distance, relevant))
+        labels.append(expected_ap((code != of_labels).sum(1), relevant))
+        features.append(expected_ap(-(gallery.features @ feature), relevant))
+        near = distance <= 2
+        precision.append(relevant[near].mean() if near.any() else 0)
+    expected = [*np.mean(aps, 0), np.mean(labels), np.mean(features), np.mean(precision)]
+    names = ("map", "map_low", "map_high", "map_labels", "feature_map", "precision_radius_2")
+    np.testing.assert_allclose([found[name] for name in names], expected, atol=1e-5)
+    assert found["unique_codes"] == len(np.unique(gallery.codes, axis=0))
+    assert (found["queries"], found["gallery"], found["classes"]) == (8, 30, 3)
+
+
+def test_cells_that_are_there_stay_and_the_time_ends(
+    board: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = []
+
+    def start(cell: Any, args: argparse.Namespace) -> subprocess.Popen[bytes]:
+        started.append(cell.name)
+        seconds = "30" if cell.method == "csq" else "0"
+        return subprocess.Popen(["sleep", seconds], start_new_session=True)
+
+    monkeypatch.setattr(board, "_start", start)
+    (tmp_path / "d-all-12-dlbhc-0.json").write_text("{}")
+    args = argparse.Namespace(
+        out=tmp_path, data=["d"], methods=["dlbhc", "crh", "csq"], bits=[12], seeds=[0]
+    )
+    args.device, args.jobs, args.time_limit = "cpu", 2, 1.0
+    begin = time.monotonic()
+    board.run(args)
+    assert time.monotonic() - begin < 5
+    assert started[:2] == ["d-all-12-crh-0", "d-all-12-csq-0"]
+    assert "d-all-12-dlbhc-0" not in started
+    out = capsys.readouterr().out
+    assert "d-all-12-crh-0 done" in out
+    assert "0 failed" in out
+    assert "run again to go on" in out
+
+
+def record(method: str, classes: str, value: float) -> dict[str, Any]:
+    """A cell, as far as the page reads it."""
+    scores = {
+        **dict.fromkeys(("map", "map_low", "map_high", "map_labels", "feature_map"), value),
+        **dict.fromkeys(("argmax_map", "precision_radius_2", "empty_radius_2"), value / 2),
+        **{"queries": 9, "gallery": 99, "classes": 3, "unique_codes": 5},
+    }
+    parts = ("all",) if classes == "all" else ("seen", "unseen", "unseen_among_all")
+    return {
+        **{"data": "birds", "method": method, "bits": 12, "classes": classes, "seed": 0},
+        **{"protocol": "p", "command": "python x", "commit": "abc", "date": "2026-11-26"},
+        **{"machine": {"gpu": None, "cpu": "some CPU"}, "jobs_at_once": 2},
+        "encoded_images_per_second": 70.0,
+        "scores": dict.fromkeys(parts, scores),
+    }
+
+
+def test_the_page_ranks_what_was_measured(
+    board: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="has no cells"):
+        board.table(argparse.Namespace(out=tmp_path))
+    for i, cell in enumerate(
+        [record("csq", "all", 0.5), record("crh", "all", 0.75), record("crh", "seen", 0.25)]
+    ):
+        (tmp_path / f"{i}.json").write_text(json.dumps(cell))
+    (tmp_path / "3.json").write_text(json.dumps({"data": "birds", "reason": "too many bits"}))
+    board.table(argparse.Namespace(out=tmp_path))
+    page = capsys.readouterr().out
+    assert page.index("| crh | **0.750** (0.750, 0.750) | <sub>0.750</sub>") < page.index(
+        "| csq | **0.500** (0.500, 0.500) | <sub>0.500</sub>"
+    )
+    assert "| crh | 0.250 | **0.250** (0.250, 0.250) | 0.250 | 0.250 |" in page
+    assert "Machine: some CPU. Date: 2026-11-26. Commit: abc." in page
+
+
+@pytest.mark.slow
+def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
+    for part, each in (("train", 6), ("val", 2)):
+        write_classes(tmp_path / "data" / part, each, first_seed=10 * each)
+
+    def call(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(FILE), *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = str(tmp_path / "small")
+    assert "24 pictures" in call("pack", str(tmp_path / "data"), small, "--side", "40")
+    flags = "--backbone resnet8 --weights none --size 32 --test-size 40 --epochs 1 --batch 8"
+    methods = "--methods orthohash itq_cca --bits 8 --workers 0 --jobs 2 --device cpu"
+    out = tmp_path / "out"
+    said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
+    assert "4 cells done, 0 failed, 0 not done" in said
+    trained = json.loads((out / "small-all-8-orthohash-0.json").read_text())
+    assert trained["epochs"] == 1
+    assert 0 < trained["scores"]["all"]["map"] <= 1
+    unseen = json.loads((out / "small-seen-8-orthohash-0.json").read_text())
+    assert set(unseen["scores"]) == {"seen", "unseen", "unseen_among_all"}
+    refused = json.loads((out / "small-all-8-itq_cca-0.json").read_text())
+    assert refused["reason"] == "bits must be from 1 to 2, not 8"
+    assert "| orthohash |" in call("table", str(out))
