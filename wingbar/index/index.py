@@ -212,6 +212,7 @@ class Index:
         rehash: bool = False,
         restore: bool = False,
         is_whole: bool = False,
+        ray: str | None = None,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
@@ -240,12 +241,16 @@ class Index:
         `rehash` reads every file, also those of unchanged size and time. A file whose item was
         removed by `delete` stays out until it changes, unless it is named by itself, as in a list
         of paths, or with `restore`. With `is_whole` the source is the whole truth: items that it
-        does not name are removed.
+        does not name are removed. With `ray`, files are read and encoded by the Ray cluster at this
+        HOST:PORT, or "local" for one of this machine, with `threads` cores a worker (default: 1);
+        the index becomes the same.
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
         the index has, StoreError when the file cannot be written; what was stored before stays.
         """
         if (source is None) == (vectors is None):
             raise DataError("add takes images, or vectors=, and one of them at a time")
+        if ray is not None and vectors is not None:
+            raise DataError("vectors are encoded already: leave ray= out")
         _require_images(source)
         self._refresh_model()
         if self.model.gives_codes and bits not in (None, self.model.bits):
@@ -290,6 +295,7 @@ class Index:
                 rehash=rehash,
                 restore=restore,
                 is_whole=is_whole,
+                ray=ray,
             )
         with self._store.reading():
             self._take(model)
