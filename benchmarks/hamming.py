@@ -4,12 +4,15 @@ is an insert visible.
     python benchmarks/hamming.py paths               # `auto` beside the plain scan
     python benchmarks/hamming.py figure latency.svg  # one query against N, beside FAISS
     python benchmarks/hamming.py insert WORK         # 1,000 inserts into a million items
+    python benchmarks/hamming.py large 100000000     # so many codes of 48 bits in one set
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -166,19 +169,103 @@ def insert(work: Path) -> None:
         print(f"info: {reader.info()}")
 
 
+def large(items: int) -> None:
+    """One set of very many codes of 48 bits, clustered and uniform, on one thread: build, memory,
+    time of one query and of a batch, and whether the answers are those of a plain scan by NumPy."""
+    k, checked = 10, 8
+    codes.warm_up(48)
+    for centres in (0, 10_000):
+        packed, queries = _many_codes(items, centres), _many_codes(hamming.BATCH_QUERIES, centres)
+        start = time.perf_counter()
+        engine = Codes(packed, 48, threads=1)
+        build = time.perf_counter() - start
+        for query in queries[:32]:
+            engine.nearest(query[None], k)
+        each = []
+        for query in queries[32:132]:
+            start = time.perf_counter()
+            engine.nearest(query[None], k)
+            each.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        engine.nearest(queries[:100], k)
+        batch = (time.perf_counter() - start) / 100
+        start = time.perf_counter()
+        engine.nearest(queries[:1], k, path="scan")
+        scan = time.perf_counter() - start
+        exact = 0
+        for query in queries[:checked]:
+            [found] = engine.nearest(query[None], k)
+            ids, distances = _plainly_nearest(query, packed, k)
+            exact += np.array_equal(found.ids, ids) and np.array_equal(found.distances, distances)
+        print(
+            {
+                "items": items,
+                "centres": centres,
+                "distinct": engine.unique,
+                "build_s": round(build, 1),
+                "bytes_per_code": round(engine.nbytes / items, 1),
+                "one_ms": round(1e3 * median(each), 3),
+                "one_ms_p95": round(1e3 * float(np.percentile(each, 95)), 3),
+                "batch_ms": round(1e3 * batch, 3),
+                "scan_ms": round(1e3 * scan, 1),
+                "paths": dict(Counter(engine.paths(q[None], k)[0] for q in queries[32:132])),
+                "exact": f"{exact} of {checked}",
+                "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1),
+            },
+            flush=True,
+        )
+        del engine, packed
+
+
+def _many_codes(items: int, centres: int) -> codes.Packed:
+    """Codes of 48 bits [items, 1] drawn as `hamming.synthetic_codes` does, in a tenth of the time:
+    around one of the centres, if any, with each bit flipped with probability 13 / 256. The same
+    centres for any number of items."""
+    rng, ones = np.random.default_rng(items), 2**48
+    around = np.random.default_rng(0).integers(0, ones, max(1, centres), np.uint64)
+    packed = np.empty((items, 1), np.uint64)
+    for first in range(0, items, 1_000_000):
+        size = min(1_000_000, items - first)
+        drawn = rng.integers(0, ones, size, np.uint64)
+        if centres:
+            for bit in (0, 1, 1, 0, 0, 0, 0):  # halves the probability; 1 adds a half
+                more = rng.integers(0, ones, size, np.uint64)
+                drawn = drawn | more if bit else drawn & more
+            drawn ^= around[rng.integers(centres, size=size)]
+        packed[first : first + size, 0] = drawn
+    return packed
+
+
+def _plainly_nearest(
+    query: codes.Packed, packed: codes.Packed, k: int
+) -> tuple[codes.Ids, codes.Distances]:
+    """Ids and distances of the k nearest by (distance, id), compared a million at a time."""
+    ids, distances = np.empty(0, np.int64), np.empty(0, np.int64)
+    for first in range(0, len(packed), 1_000_000):
+        some = codes.hamming(query, packed[first : first + 1_000_000])
+        near = np.flatnonzero(some <= np.partition(some, k - 1)[k - 1])
+        ids = np.concatenate([ids, near + first])
+        distances = np.concatenate([distances, some[near]])
+        order = np.lexsort((ids, distances))[:k]
+        ids, distances = ids[order], distances[order]
+    return ids, distances
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["paths", "figure", "insert"])
-    parser.add_argument("path", type=Path, nargs="?", default=Path("latency.svg"))
+    parser.add_argument("what", choices=["paths", "figure", "insert", "large"])
+    parser.add_argument("to", nargs="?", help="a file, a folder, or a number of codes")
     args = parser.parse_args()
     if args.what == "paths":
         paths()
     elif args.what == "figure":
-        figure(args.path)
+        figure(Path(args.to or "latency.svg"))
+    elif args.what == "insert":
+        insert(Path(args.to or "."))
     else:
-        insert(args.path)
+        large(int(args.to or 10**8))
 
 
 if __name__ == "__main__":

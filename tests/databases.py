@@ -74,13 +74,19 @@ class Server:
             time.sleep(0.05)
 
     def stop(self, how: int = 2) -> None:
-        """Stop it by a signal: 2 ends all connections, 9 is a crash."""
+        """Stop it by a signal: 2 ends all connections, 3 does not even tell the disk (immediate), 9
+        is a crash of all of its processes."""
         if self._process is not None:
+            others = _children_of(self._process.pid) if how == 9 else []
             self._process.send_signal(how)
             self._process.wait(timeout=SECONDS)
             self._process = None
-            if how == 9:  # its children notice by themselves, and a new server waits for them
-                (self.data / "postmaster.pid").unlink(missing_ok=True)
+            for pid in others:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, how)
+            deadline = time.monotonic() + SECONDS
+            while any(map(_is_running, others)) and time.monotonic() < deadline:
+                time.sleep(0.005)
 
     def _answers(self) -> bool:
         done = subprocess.run(
@@ -90,6 +96,20 @@ class Server:
             check=False,
         )
         return done.returncode == 0
+
+
+def _children_of(pid: int) -> list[int]:
+    """The processes that a process has started, where the system tells."""
+    with suppress(OSError):
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return []
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def has_milvus() -> bool:

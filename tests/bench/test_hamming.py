@@ -12,7 +12,7 @@ from wingbar.hamming import codes
 KEYS = (
     "unique build_s bytes_per_code single_ms batch_qps radius_us faiss_single_ms faiss_batch_qps "
     "faiss_radius_us ratio_single "
-    "ratio_batch ratio_radius bandwidth_gb_s bandwidth_share exact"
+    "ratio_batch ratio_radius path paths bandwidth_gb_s bandwidth_share exact"
 ).split()
 
 
@@ -31,6 +31,9 @@ def test_hamming_search_is_measured_and_checked(
     assert set(KEYS) <= set(found)
     assert torch.get_num_threads() == before  # FAISS shares OpenMP with PyTorch
     assert found["exact"] is True
+    assert found["path"] == "auto"
+    assert sum(found["paths"]["one"].values()) == 4
+    assert sum(found["paths"]["batch"].values()) == hamming.BATCH_QUERIES
     assert found["single_ms"] > 0
     assert found["peers"]["numpy"]["recall"] == 1.0
     assert set(found["peers"]) | set(found["skipped"]) == set(hamming.PEERS)
@@ -43,12 +46,24 @@ def test_hamming_search_is_measured_and_checked(
         assert found["ratio_single"] is None
 
 
+@pytest.mark.slow
+def test_a_path_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hamming, "ROUNDS", 1)
+    monkeypatch.setattr(hamming, "QUERIES", 2)
+    found = hamming.hamming(60_000, 48, path="planes", peers=())
+    assert found["path"] == "planes"
+    assert found["paths"] == {"one": {"planes": 2}, "batch": {"planes": hamming.BATCH_QUERIES}}
+    assert found["exact"] is True
+
+
 def test_a_wrong_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hamming, "ROUNDS", 1)
     monkeypatch.setattr(hamming, "QUERIES", 2)
     right = codes.Codes.within
     monkeypatch.setattr(
-        codes.Codes, "within", lambda self, query, radius: right(self, query, radius - 1)
+        codes.Codes,
+        "within",
+        lambda self, query, radius, path="auto": right(self, query, radius - 1),
     )
     assert hamming.hamming(3_000, 12, peers=())["exact"] is False
 

@@ -206,3 +206,9 @@ def test_what_is_left_out_and_kept_is_said(
     code, out, _ = run(capsys, "index", index, photos, "--exclude", "red", "--json")
     record = json.loads(out)
     assert (record["kept"], record["removed"], record["items"]) == (8, 0, 16)
+
+
+def test_a_refit_does_not_run_on_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "index", tmp_path / "a.wb", "--refit", "--ray", "local")
+    assert code == 2
+    assert "--refit encodes on this machine: run it without --ray" in err

@@ -9,14 +9,16 @@ from tests.brute_force import brute_force, clustered, pairs
 from wingbar.hamming import codes, part
 from wingbar.hamming.codes import Codes
 
-PATHS: tuple[codes.Path, ...] = ("auto", "numpy", "scan", "probe")
+PATHS: tuple[codes.Path, ...] = ("auto", "numpy", "scan", "words", "planes", "probe")
 
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_every_path_finds_what_brute_force_finds(data: st.DataObject) -> None:
-    b = data.draw(st.sampled_from([1, 3, 8, 12, 16, 17, 31, 32, 33, 48, 63, 64, 65, 130, 1024]))
+    b = data.draw(
+        st.sampled_from([1, 3, 8, 12, 16, 17, 31, 32, 33, 48, 63, 64, 65, 130, 256, 1024])
+    )
     n = data.draw(st.integers(0, 700))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     bits = clustered(
@@ -35,7 +37,12 @@ def test_every_path_finds_what_brute_force_finds(data: st.DataObject) -> None:
         patch.setattr(part, "THREADED_FROM", data.draw(st.sampled_from([0, 10**9])))
         patch.setattr(part, "BATCH_THREADED_FROM", data.draw(st.sampled_from([0, 10**9])))
         searchable = Codes(
-            codes.pack(bits), b, ids, compiled=True, threads=data.draw(st.sampled_from([1, 3]))
+            codes.pack(bits),
+            b,
+            ids,
+            compiled=True,
+            planes=True,
+            threads=data.draw(st.sampled_from([1, 3])),
         )
         queries = np.concatenate(
             [bits[:2] ^ (rng.random((min(n, 2), b)) < 0.1), rng.random((1, b)) < 0.5]
@@ -70,9 +77,9 @@ def test_paths_agree_on_sets_large_enough_for_all_of_them(
 ) -> None:
     rng = np.random.default_rng(b)
     packed = codes.pack(clustered(rng, 300_000, b, centres or 300_000, flip))
-    searchable = Codes(packed, b)
+    searchable = Codes(packed, b, planes=True)
     assert searchable._parts[0].compiled
-    if b in (24, 48, 64):
+    if b in (24, 48, 64, 100):
         assert searchable._parts[0].table.heads.size
     queries = packed[rng.integers(len(packed), size=12)]
     queries[:, 0] ^= np.uint64(5)
@@ -103,8 +110,8 @@ def test_a_misleading_sample_is_noticed() -> None:
     few = packed[near] & np.uint64(0xFFFF)  # at most 16 bits, while the others have 24 on average
     order = np.argsort(np.concatenate([few, packed[~near]]))
     mixed = np.concatenate([few, packed[~near]])[order][:, None]
-    searchable = Codes(mixed, 48)
-    for path in ("scan", "auto"):
+    searchable = Codes(mixed, 48, planes=True)
+    for path in ("words", "planes", "auto"):
         [found] = searchable.nearest(query, 30_000, path=path)
         [expected] = searchable.nearest(query, 30_000, path="numpy")
         np.testing.assert_array_equal(found.ids, expected.ids)
@@ -117,11 +124,13 @@ def test_any_number_of_ties_is_found() -> None:
     ones = np.argsort(rng.random((60_000, 48)), axis=1)[:, :7]
     bits = np.zeros((60_000, 48), bool)
     np.put_along_axis(bits, ones, True, axis=1)
-    searchable = Codes(codes.pack(bits), 48)
+    searchable = Codes(codes.pack(bits), 48, planes=True)
     query = np.zeros((3, 1), np.uint64)
     for found in (
         *searchable.nearest(query[:1], 5, ties="include"),
         *searchable.nearest(query, 5, ties="include"),
+        *searchable.nearest(query[:1], 5, ties="include", path="words"),
+        *searchable.nearest(query, 5, ties="include", path="probe"),
     ):
         assert found.ids.tolist() == list(range(60_000))
         assert set(found.distances.tolist()) == {7}
@@ -134,8 +143,26 @@ def test_any_number_of_ties_is_found() -> None:
 def test_memory_is_stated_and_small() -> None:
     packed = codes.pack(np.random.default_rng(0).random((300_000, 48)) < 0.5)
     searchable = Codes(packed, 48)
-    assert searchable.nbytes < 32 * 300_000
+    assert searchable.nbytes < 50 * 300_000
     assert (
         Codes(codes.pack(np.random.default_rng(0).random((300_000, 12)) < 0.5), 12).nbytes
         < 9 * 300_000
     )
+
+
+def test_paths_are_named_and_forced() -> None:
+    packed = np.random.default_rng(0).integers(0, 2**48, (200_000, 1), np.uint64)
+    by_planes, by_words = (Codes(packed, 48, planes=planes) for planes in (True, False))
+    near, all_ = packed[:2], 200_000
+    assert by_planes.paths(near, all_) == ["planes", "planes"]  # nothing else finds all at once
+    assert by_words.paths(near, all_) == ["words", "words"]
+    assert by_planes.paths(near[:1], 1, radius=1) == ["probe"]
+    assert by_planes.paths(near, 1, path="scan") == ["planes", "planes"]
+    assert by_planes.paths(near, 1, path="words") == ["words", "words"]
+    assert by_planes.paths(near, all_, path="probe") == ["probe", "probe"]
+    assert by_planes.paths(near, 1, path="numpy") == ["numpy", "numpy"]
+    assert Codes(packed[:100], 48).paths(near, 1) == ["numpy", "numpy"]
+    with pytest.raises(ValueError, match="no planes; make them with"):
+        by_words.nearest(near, 1, path="planes")
+    with pytest.raises(ValueError, match="up to 1,024"):
+        Codes(np.zeros((1, 17), np.uint64), 1030, planes=True)

@@ -229,3 +229,12 @@ def test_a_backup_of_an_index_on_a_server(
     copy(source, url)
     assert backup(url, tmp_path / "b.wb").items == 297
     assert contents(tmp_path / "b.wb") == contents(source)
+
+
+def test_a_copy_that_was_killed_before_it_left_its_mark(source: Path, tmp_path: Path) -> None:
+    with closing(open_store(source)) as ours:
+        create_store(tmp_path / "b.wb", ours.model_files()).close()
+    assert copy(source, tmp_path / "b.wb").copied == 297
+    create_store(tmp_path / "c.wb", model_of(12).files).close()  # another index, empty as it is
+    with pytest.raises(StoreError, match="is no copy of"):
+        copy(source, tmp_path / "c.wb")

@@ -415,6 +415,7 @@ def test_what_is_stored_is_read_by_id(shared_index_path: Path) -> None:
         np.testing.assert_array_equal(index.features(some), index.features()[rows])
         assert index.items(some) == [index.items()[row] for row in rows]
         assert len(index.codes([])) == len(index.items([])) == 0
+        np.testing.assert_array_equal(index.features(ids[:5]), index.features()[:5])  # of numpy
         for read in (index.codes, index.items):
             with pytest.raises(StoreError, match="no item 61"):
                 read([1, 61])

@@ -251,6 +251,7 @@ def test_banks_are_the_codes_of_the_epoch_before() -> None:
     assert loss.counts.sum() == 10
 
 
+@pytest.mark.slow
 def test_at_the_end_w_h_holds_codes_for_what_is_confused() -> None:
     net, loss, config = made(items=12, hash_warmup=0)
     net.eval()

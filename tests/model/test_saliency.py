@@ -17,7 +17,7 @@ from wingbar.images import Part
 from wingbar.index.index import Index, explain
 from wingbar.methods import cmbh, dolg
 from wingbar.model.model import Model
-from wingbar.model.saliency import find_regions, look, to_pixels
+from wingbar.model.saliency import Look, find_regions, look, suggested_regions, to_pixels
 from wingbar.training import loop
 from wingbar.training.run import Run
 
@@ -226,3 +226,15 @@ def test_a_flat_or_negative_map_gives_the_whole_picture() -> None:
 def test_boxes_in_image_coordinates() -> None:
     assert to_pixels((1, 0, 2, 6), (7, 7), (224, 224)) == (32, 0, 96, 224)
     assert to_pixels((0, 1, 0, 1), (2, 4), (100, 80)) == (0, 50, 20, 100)
+
+
+def test_suggested_regions_differ_from_each_other_and_from_the_whole() -> None:
+    area = (0.0, 0.0, 100.0, 100.0)
+    boxes = ((0.0, 0.0, 99.0, 99.0), (10.0, 10.0, 30.0, 30.0), (11.0, 10.0, 30.0, 30.0))
+    apart = (60.0, 60.0, 20.0, 20.0)
+    seen = Look((100, 100), area, None, (*boxes, apart), ())
+    assert suggested_regions(seen) == (boxes[1], apart)
+    assert suggested_regions(Look((100, 100), area, None, (), ())) == ()
+    heat = np.zeros((10, 10), np.float32)
+    heat[2:4, 5:8] = 1
+    assert suggested_regions(Look((100, 100), area, heat, (), ()))[0] == (50.0, 20.0, 30.0, 20.0)

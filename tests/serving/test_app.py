@@ -84,6 +84,17 @@ def test_the_page_and_its_files(
         assert other.head("/").status_code == 200
 
 
+def test_the_page_is_compressed_and_can_be_installed(client: httpx.Client) -> None:
+    style = client.get("/static/style.css", headers={"Accept-Encoding": "gzip"})
+    assert style.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in client.get("/api/items").headers
+    manifest = client.get("/static/app.webmanifest")
+    assert manifest.headers["content-type"].startswith("application/manifest+json")
+    assert manifest.json()["share_target"]["action"] == "/share"
+    worker = client.get("/share.js")  # in charge of the folder that it comes from
+    assert worker.headers["content-type"] == "text/javascript; charset=utf-8"
+
+
 def test_a_hostile_filter_is_answered_at_once(client: httpx.Client) -> None:
     blank = {"where": [" " * 900] * 8}
     problem(client.get("/api/items", params=blank), 422, "cannot read the filter")

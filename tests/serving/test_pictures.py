@@ -137,6 +137,26 @@ def test_where_a_model_looked_is_drawn(
     problem(client.post("/api/explain", content=b"x", headers={"Content-Type": "image/jpeg"}), 422)
 
 
+def test_regions_are_suggested(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert client.post("/api/regions", json={"id": 1}).json() == {"regions": []}
+    attention = np.zeros((6, 8), np.float32)
+    attention[1:3, 1:4] = 1
+    monkeypatch.setattr(service_of(client).pictures, "explains", True)
+    monkeypatch.setattr(
+        models_of(client).all_cores,
+        "auxiliary_outputs",
+        lambda source: {"attention": attention},
+        raising=False,
+    )
+    regions = client.post("/api/regions", json={"id": 1}).json()["regions"]
+    x, y, width, height = regions[0]
+    assert 0 <= x < x + width <= 96
+    assert 0 <= y < y + height <= 72
+    headers = {"Content-Type": "image/jpeg"}
+    assert client.post("/api/regions", content=jpeg(), headers=headers).json()["regions"]
+    problem(client.post("/api/regions", content=b"x", headers=headers), 422)
+
+
 def test_thumbnails_used_last_are_kept() -> None:
     cache = ThumbnailCache(100)
     one, two, three = (Picture(bytes(40), "image/jpeg", tag) for tag in "abc")

@@ -22,6 +22,16 @@ def test_a_server_that_others_can_reach_needs_a_token_or_public(tmp_path: Path) 
         assert Settings(index=index, host=host).writing_allowed
         assert not Settings(index=index, host=host, token=TOKEN).reading_needs_token
         assert Settings(index=index, host=host, read_token=READ).reading_needs_token
+        assert Settings(index=index, host=host).shows_paths
+    for more in (
+        {"token": TOKEN},
+        {"read_token": READ},
+        {"public": True},
+        {"hosts": ("photos.example.org",), "public": True},
+        {"cors": ("https://photos.example.org",)},
+        {"host": "0.0.0.0", "public": True},
+    ):
+        assert not Settings(**{"index": index, **more}).shows_paths  # type: ignore[arg-type]
         assert not Settings(index=index, host=host, read_token=READ).writing_allowed
     with pytest.raises(WingbarError, match=r"photos.example.org can be reached"):
         Settings(index=index, hosts=("photos.example.org",))

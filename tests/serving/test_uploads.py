@@ -176,6 +176,29 @@ def test_items_are_deleted_and_only_uploaded_files_with_them(
     assert own.get("/api/items").json()["total"] == 59
 
 
+def test_several_items_are_labelled_and_deleted(
+    own: httpx.Client, shared_photos: Path, tmp_path: Path
+) -> None:
+    (item,) = own.post("/api/items", files={"image": ("a.jpg", jpeg(906))}).json()["items"]
+    ids = [2, item["id"], 999]
+    assert own.patch("/api/items", json={"ids": ids, "label": " rare "}).json() == {"count": 2}
+    assert [own.get(f"/api/items/{id_}").json()["label"] for id_ in ids[:2]] == ["rare"] * 2
+    assert own.get("/api/info").json()["label_counts"]["rare"] == 2
+    assert own.patch("/api/items", json={"ids": [2], "label": ""}).json() == {"count": 1}
+    assert own.get("/api/items/2").json()["label"] is None
+    problem(own.patch("/api/items", json={"ids": [], "label": "x"}), 422, "ids")
+    problem(own.patch("/api/items", json={"ids": [2]}), 422, "label")
+    problem(own.patch("/api/items", content=b"x", headers={"Content-Type": "text/plain"}), 415)
+    files = sorted(shared_photos.glob("*/*.jpg"))
+    assert own.delete("/api/items", params={"id": ids}).json() == {"count": 2}
+    assert not list((tmp_path / "own.wb.uploads").iterdir())
+    assert sorted(shared_photos.glob("*/*.jpg")) == files
+    assert own.get("/api/items").json()["total"] == 59
+    problem(own.delete("/api/items"), 422, "id")
+    with Index.open(tmp_path / "own.wb") as index:
+        assert index.verify() == []
+
+
 def test_a_full_disk_is_reported_and_leaves_nothing(
     own: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

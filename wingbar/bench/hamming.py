@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ def hamming(
     k: int = 10,
     radius: int = 2,
     threads: int = 1,
+    path: codes.Path = "auto",
     peers: tuple[str, ...] = PEERS,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -84,12 +86,13 @@ def hamming(
     way. In each of ROUNDS rounds every contestant answers the same QUERIES queries one by one and
     BATCH_QUERIES at once; times are medians over all rounds, per query.
 
-    Peers get codes padded to 4 bytes or a multiple of 8, which FAISS needs to be fast. `exact` is
-    whether all answers that were checked, of every path, with a filter and after inserts, are those
-    of brute force. `bandwidth_gb_s` is what the plain scan reads, `bandwidth_share` its share of
-    what one core reads from memory (above 1 if the codes fit in a cache). `single_ms` includes
-    probing. Raises DataError for fewer items than `k` or FILTERED, a `flip` outside 0 to 1, or an
-    unknown peer.
+    `path` forces one way to search; `paths` says how many of the queries ran by which, one by one
+    and in a batch. Peers get codes padded to 4 bytes or a multiple of 8, which FAISS needs to be
+    fast. `exact` is whether all answers that were checked, of every path, with a filter and after
+    inserts, are those of brute force. `bandwidth_gb_s` is what the scan compares, 4 or 8 bytes a
+    code for each 64 bits, and `bandwidth_share` its share of what one core reads from memory (above
+    1 if the codes fit in a cache). `single_ms` includes probing. Raises DataError for fewer items
+    than `k` or FILTERED, a `flip` outside 0 to 1, or an unknown peer.
     """
     unknown = sorted(set(peers) - set(PEERS))
     if unknown:
@@ -97,7 +100,7 @@ def hamming(
     if items < max(k, FILTERED) or not 0 <= flip <= 1:
         raise DataError(f"items must be at least {max(k, FILTERED)} and flip from 0 to 1")
     with _faiss_threads(threads):
-        return _hamming(items, bits, centres, flip, k, radius, threads, peers, seed)
+        return _hamming(items, bits, centres, flip, k, radius, threads, path, peers, seed)
 
 
 def synthetic_codes(
@@ -145,6 +148,7 @@ def _hamming(
     k: int,
     radius: int,
     threads: int,
+    path: codes.Path,
     peers: tuple[str, ...],
     seed: int,
 ) -> dict[str, Any]:
@@ -152,7 +156,7 @@ def _hamming(
     packed, queries = synthetic_codes(items, bits, centres, flip, seed)
     warm_up = codes.warm_up(bits) if items >= codes.COMPILED_FROM else 0.0
     start = time.perf_counter()
-    engine = Codes(packed[:items], bits, threads=threads)
+    engine = Codes(packed[:items], bits, threads=threads, planes=True if path == "planes" else None)
     build = time.perf_counter() - start
     some = queries[:QUERIES]
     allowed = engine.only(
@@ -160,9 +164,9 @@ def _hamming(
     )
     contestants = {
         "wingbar": _Contestant(
-            lambda query: engine.nearest(query[None], k),
-            lambda many: engine.nearest(many, k),
-            lambda query: engine.within(query[None], radius),
+            lambda query: engine.nearest(query[None], k, path=path),
+            lambda many: engine.nearest(many, k, path=path),
+            lambda query: engine.within(query[None], radius, path=path),
             build,
         )
     }
@@ -194,6 +198,11 @@ def _hamming(
         "k": k,
         "radius": radius,
         "threads": threads,
+        "path": path,
+        "paths": {
+            "one": Counter(name for q in some for name in engine.paths(q[None], k, path=path)),
+            "batch": Counter(engine.paths(queries, k, path=path)),
+        },
         "cpu": f"{platform.machine()}, {_vector_unit()}",
         "unique": engine.unique,
         "build_s": build,
@@ -403,6 +412,8 @@ def _all_exact(
         answers = [
             (engine.nearest(query[None], k), expected),
             (engine.nearest(query[None], k, path="scan"), expected),
+            (engine.nearest(query[None], k, path="words"), expected),
+            (engine.nearest(query[None], k, path="probe"), expected),
             ([many[i]], expected),
             (
                 engine.within(query[None], radius),

@@ -79,6 +79,7 @@ SEARCH = Verb(
 def hamming_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `bench hamming`."""
     from wingbar.bench.hamming import PEERS
+    from wingbar.hamming.records import PATHS
 
     peers = ",".join(PEERS)
     parser.add_argument(
@@ -114,6 +115,13 @@ def hamming_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive_number, default=1, help="threads of each library (default 1)"
     )
     parser.add_argument(
+        "--path",
+        choices=PATHS,
+        default="auto",
+        help="how wingbar searches: probing tables of substrings, scanning bit planes or words (or "
+        "whichever of the two this CPU does faster), numpy; auto chooses for each query",
+    )
+    parser.add_argument(
         "--peers",
         default=peers,
         help=f"comma-separated list; libraries not installed are skipped (default {peers})",
@@ -135,6 +143,7 @@ def hamming(args: argparse.Namespace) -> int:
         k=args.k,
         radius=args.radius,
         threads=args.threads,
+        path=args.path,
         peers=tuple(args.peers.split(",")) if args.peers else (),
         seed=args.seed,
     )

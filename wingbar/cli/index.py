@@ -103,7 +103,16 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         "(default 0)",
     )
     parser.add_argument(
-        "--threads", type=positive_number, help="threads that decode images (default: one per core)"
+        "--threads",
+        type=positive_number,
+        help="threads that decode images (default: one per core); with --ray, cores of each worker "
+        "(default 1)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="encode on the Ray cluster at this HOST:PORT, or with local on all cores of this "
+        "machine; every node needs wingbar, and the images under the same paths",
     )
     parser.add_argument(
         "--sync",
@@ -144,6 +153,8 @@ def index(args: argparse.Namespace) -> int:
         raise WingbarError("name the images to index: a folder, a CSV file or image files")
     if args.refit and args.images:
         raise WingbarError("--refit learns from what is indexed already: run it without images")
+    if args.refit and args.ray:
+        raise WingbarError("--refit encodes on this machine: run it without --ray")
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
     opened = (
         Index.open(path)
@@ -180,6 +191,7 @@ def index(args: argparse.Namespace) -> int:
                 restore=args.restore,
                 is_whole=args.sync,
                 unproven=args.unproven,
+                ray=args.ray,
             )
         print_failures(report.failed)
         print_result(

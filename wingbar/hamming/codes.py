@@ -11,14 +11,24 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbar.hamming.costs import of_machine
 from wingbar.hamming.part import AllowedRows, Part, merge
-from wingbar.hamming.records import PATHS, Distances, Ids, Nearest, Packed, Path, Request
+from wingbar.hamming.records import (
+    PATHS,
+    TYPICAL,
+    Distances,
+    Ids,
+    Nearest,
+    Packed,
+    Path,
+    Request,
+)
 
 __all__ = [
     "COMPILED_FROM",
@@ -130,13 +140,15 @@ class Codes:
         *,
         threads: int | None = None,
         compiled: bool | None = None,
+        planes: bool | None = None,
     ) -> None:
         """`codes` [N, w] uint64, w = words(bits), of the items `ids` [N] int64 in ascending order
         (None: 0 to N - 1).
 
         `threads` is the number of threads a search may use (None: one per core); `compiled` forces
-        the compiled loops on or off (None: on from COMPILED_FROM items). Raises ValueError for
-        other shapes, ids that are not ascending, or more than 2^32 - 1 codes.
+        the compiled loops on or off (None: on from COMPILED_FROM items), and `planes` whether these
+        scan bit planes (None: where that is faster). Raises ValueError for other shapes, ids that
+        are not ascending, or more than 2^32 - 1 codes.
         """
         if codes.ndim != 2 or codes.shape[1] != words(bits):
             raise ValueError(
@@ -144,13 +156,16 @@ class Codes:
             )
         if len(codes) >= 2**32:
             raise ValueError(f"{len(codes):,} codes are more than one set holds; split them")
+        if planes and bits > 1024:
+            raise ValueError(f"codes of {bits} bits are too long for planes, which add up to 1,024")
         ids = np.arange(len(codes)) if ids is None else np.asarray(ids, np.int64)
         if ids.shape != (len(codes),) or (np.diff(ids) <= 0).any():
             raise ValueError("ids must be one number for each code, in ascending order")
         self.bits = bits
         self.threads = threads or os.cpu_count() or 1
         self._forced = compiled
-        self._parts: tuple[Part, ...] = (Part.build(codes, bits, ids, self._compiled(len(codes))),)
+        self._planes = planes
+        self._parts: tuple[Part, ...] = (self._built(codes, ids, self._compiled(len(codes))),)
 
     # -- contents
 
@@ -217,11 +232,12 @@ class Codes:
         small = [part.without(removed) for part in self._parts[1:]]
         compiled = self._compiled(large.count + sum(part.count for part in small) + len(ids))
         if compiled and not large.compiled:
-            large = large.rebuilt(compiled=True)
+            rows = large.alive_rows()
+            large = self._built(large.codes_of(rows), large.ids_of(rows), compiled=True)
         small_ids, small_codes = _sorted(small, np.asarray(ids, np.int64), codes)
         parts = [large]
         if len(small_ids):
-            parts.append(Part.build(small_codes, self.bits, small_ids, compiled))
+            parts.append(self._built(small_codes, small_ids, compiled))
         new = self._with_parts(parts)
         return new if compiled else new.merged()  # few enough to be rebuilt
 
@@ -231,7 +247,7 @@ class Codes:
             return self
         none = np.empty((0, words(self.bits)), np.uint64)
         ids, codes = _sorted(self._parts, np.empty(0, np.int64), none)
-        return self._with_parts([Part.build(codes, self.bits, ids, self._compiled(len(ids)))])
+        return self._with_parts([self._built(codes, ids, self._compiled(len(ids)))])
 
     # -- search
 
@@ -278,7 +294,7 @@ class Codes:
         code is read once for all of them. `path` forces one way to search; the results are always
         the same. Raises ValueError for k < 1 or queries of another length.
         """
-        request = self._request(queries.shape[1:], k, radius, ties, limit, path)
+        request = self._request(queries, k, radius, ties, limit, path)
         by_part = [
             part.nearest(
                 queries, request, None if allowed is None else allowed.parts[i], self.threads
@@ -289,39 +305,67 @@ class Codes:
             return by_part[0]
         return [merge(found, request) for found in zip(*by_part, strict=True)]
 
+    def paths(
+        self, queries: Packed, k: int, *, radius: int | None = None, path: Path = "auto"
+    ) -> list[Path]:
+        """How `nearest` searches for each of these queries [Q, w], asked at once: "numpy", "probe",
+        "planes" or "words" (of the large part of the set)."""
+        request = self._request(queries, k, radius, "cut", None, path)
+        return self._parts[0].paths(queries, request)
+
     # -- helpers
-
-    def _compiled(self, count: int) -> bool:
-        """Whether `count` items are searched by the compiled loops."""
-        return count >= COMPILED_FROM if self._forced is None else self._forced
-
-    def _with_parts(self, parts: Sequence[Part]) -> Codes:
-        """A set with the same settings and other parts."""
-        new = Codes.__new__(Codes)
-        new.bits, new.threads, new._forced = self.bits, self.threads, self._forced
-        new._parts = tuple(parts)
-        return new
 
     def _request(
         self,
-        shape: tuple[int, ...],
+        queries: Packed,
         k: int,
         radius: int | None,
         ties: Ties,
         limit: int | None,
         path: Path,
     ) -> Request:
-        """The checked arguments of `nearest`, for queries of this shape."""
-        if shape != (words(self.bits),):
+        """The checked arguments of `nearest`."""
+        if queries.shape[1:] != (words(self.bits),):
+            shape = list(queries.shape[1:])
             raise ValueError(
-                f"a query of {self.bits} bits is [{words(self.bits)}] words, not {list(shape)}"
+                f"a query of {self.bits} bits is [{words(self.bits)}] words, not {shape}"
             )
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
-        k = int(k)
-        most = k if ties == "cut" else UNLIMITED if limit is None else max(int(limit), k)
-        within = self.bits if radius is None else max(-1, min(int(radius), self.bits))
-        return Request(k, most, within, PATHS[path])
+        if path == "planes" and not all(part.table.planes.shape[1] for part in self._parts):
+            raise ValueError("these codes have no planes; make them with Codes(..., planes=True)")
+        measured = path == "auto" and any(part.compiled for part in self._parts)
+        return _request(self.bits, k, radius, ties, limit, path, measured)
+
+    def _compiled(self, count: int) -> bool:
+        """Whether `count` items are searched by the compiled loops."""
+        return count >= COMPILED_FROM if self._forced is None else self._forced
+
+    def _built(self, codes: Packed, ids: Ids, compiled: bool) -> Part:
+        """A part of these codes [N, w] with their ids [N] ascending."""
+        planes = compiled and (_planes_pay(self.bits) if self._planes is None else self._planes)
+        return Part.build(codes, self.bits, ids, compiled, planes)
+
+    def _with_parts(self, parts: Sequence[Part]) -> Codes:
+        """A set with the same settings and other parts."""
+        new = Codes.__new__(Codes)
+        new.bits, new.threads = self.bits, self.threads
+        new._forced, new._planes = self._forced, self._planes
+        new._parts = tuple(parts)
+        return new
+
+
+@lru_cache
+def _request(
+    bits: int, k: int, radius: int | None, ties: Ties, limit: int | None, path: Path, measured: bool
+) -> Request:
+    """The checked arguments of `Codes.nearest` for codes of `bits` bits; `measured` is whether the
+    costs of this machine choose the path."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    k = int(k)
+    most = k if ties == "cut" else UNLIMITED if limit is None else max(int(limit), k)
+    within = bits if radius is None else max(-1, min(int(radius), bits))
+    costs = of_machine(bits) if measured else TYPICAL
+    return Request(k, most, within, PATHS[path], costs)
 
 
 def merge_nearest(found: Sequence[Nearest], k: int, limit: int) -> Nearest:
@@ -329,6 +373,13 @@ def merge_nearest(found: Sequence[Nearest], k: int, limit: int) -> Nearest:
     ids: the first `k` by (distance, id) and, up to `limit` in all, what ties with the last of
     them."""
     return merge(found, Request(k, limit, 0, PATHS["auto"]))
+
+
+def _planes_pay(bits: int) -> bool:
+    """Whether the compiled loops scan codes of `bits` bits faster by planes on this machine."""
+    from wingbar.hamming import planes
+
+    return bits <= planes.MOST_BITS and planes.pay()
 
 
 def _sorted(parts: Sequence[Part], ids: Ids, codes: Packed) -> tuple[Ids, Packed]:

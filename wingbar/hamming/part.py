@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,11 +20,14 @@ from wingbar.hamming.records import (
     PROBE,
     SCAN,
     TRY_PROBE,
+    WORDS,
     Bitmap,
+    Costs,
     Distances,
     Ids,
     Nearest,
     Packed,
+    Path,
     Request,
     Rows,
     Table,
@@ -73,8 +77,11 @@ class Part:
     dead: int = 0
 
     @classmethod
-    def build(cls, codes: Packed, bits: int, ids: Ids, compiled: bool) -> Part:
-        """Build a part from codes [N, w] and their ids [N] ascending."""
+    def build(
+        cls, codes: Packed, bits: int, ids: Ids, compiled: bool, planes: bool = False
+    ) -> Part:
+        """Build a part from codes [N, w] and their ids [N] ascending; with `planes` the compiled
+        loops scan bit planes."""
         count = len(codes)
         first = int(ids[0]) if count else 0
         kept: NDArray[np.int64] | NDArray[np.uint32] | None = ids
@@ -82,9 +89,14 @@ class Part:
             kept = None
         elif first >= 0 and ids[-1] < 2**32:
             kept = ids.astype(np.uint32)
-        return cls(_table(codes, bits, compiled), compiled, first, kept)
+        return cls(_table(codes, bits, compiled, planes), compiled, first, kept)
 
     # -- contents
+
+    @cached_property
+    def fields(self) -> tuple[Any, ...]:
+        """The table as a plain tuple, which the compiled loops take."""
+        return tuple(self.table)
 
     @cached_property
     def size(self) -> int:
@@ -171,11 +183,6 @@ class Part:
         removed = _bitmap(rows[here], self.total)
         return replace(self, alive=alive & ~removed, dead=self.dead + int(here.sum()))
 
-    def rebuilt(self, compiled: bool) -> Part:
-        """The part rebuilt without its removed rows."""
-        rows = self.alive_rows()
-        return Part.build(self.codes_of(rows), self.table.bits, self.ids_of(rows), compiled)
-
     # -- search
 
     def nearest(
@@ -190,30 +197,47 @@ class Part:
             return [NOTHING] * len(queries)
         if not self.compiled or request.path == NUMPY:
             return [self._nearest_by_numpy(query, request, allowed) for query in queries]
-        from wingbar.hamming import kernels
-
+        kernels = _kernels()
         if len(queries) > 1:
             return self._nearest_many(queries, request, allowed, threads)
-        table, bitmap = self.table, ALL_ROWS if allowed is None else allowed.bitmap
-        query = self._comparable(queries)[0]
-        if allowed and request.path == AUTO and self._is_listed(len(allowed.rows)):
-            found = kernels.nearest_listed(table, query, request, allowed.rows)
+        fields, bitmap = self.fields, ALL_ROWS if allowed is None else allowed.bitmap
+        query, asked = self._comparable(queries)[0], plain(request)
+        if allowed and request.path == AUTO and self._is_listed(len(allowed.rows), request.costs):
+            found = kernels.nearest_listed(fields, query, asked, allowed.rows)
         elif threads > 1 and self.size >= THREADED_FROM and request.path != PROBE:
             return [self._nearest_by_threads(query, request, bitmap, threads)]
         else:
-            found = kernels.nearest(table, query, request, bitmap, 0, self.size)
+            found = kernels.nearest(fields, query, asked, bitmap, 0, self.size)
         return [self._result(*found)]
 
+    def paths(self, queries: Packed, request: Request) -> list[Path]:
+        """How `nearest` searches for each of the queries [Q, w], without a filter: "auto" and
+        "scan" by the name of what they choose."""
+        if not self.compiled or request.path == NUMPY:
+            return ["numpy"] * len(queries)
+        costs = request.costs
+        if len(queries) > 1:  # they share a scan
+            costs = costs._replace(scanned_byte=costs.shared_byte)
+        asked = plain(request._replace(path=TRY_PROBE, costs=costs))
+        scan: Path = "planes" if self.table.planes.shape[1] and request.path != WORDS else "words"
+        names: list[Path] = []
+        for query in self._comparable(queries):
+            probed = len(self.table.heads) > 0 and request.path in (AUTO, PROBE)
+            if probed and request.path == AUTO:
+                probed = _kernels().nearest(self.fields, query, asked, ALL_ROWS, 0, 0)[2] >= 0
+            names.append("probe" if probed else scan)
+        return names
+
     def _comparable(self, queries: Packed) -> NDArray[Any]:
-        """Queries copied into the one type and layout that the loops are compiled for."""
-        return np.array(queries, self.table.unique.dtype, order="C")
+        """Queries in the one type and layout that the loops are compiled for."""
+        dtype = self.table.unique.dtype
+        if queries.dtype == dtype and queries.flags.carray:
+            return queries
+        return np.array(queries, dtype, order="C")
 
-    def _is_listed(self, count: int) -> bool:
+    def _is_listed(self, count: int, costs: Costs) -> bool:
         """Whether comparing `count` rows one by one costs less than a scan."""
-        from wingbar.hamming import kernels
-
-        ns_scan = self.table.unique.nbytes * kernels.NS_SCANNED_BYTE
-        return count * kernels.NS_LISTED_ROW < ns_scan
+        return count * costs.listed_row < self.table.unique.nbytes * costs.scanned_byte
 
     def _result(self, rows: Rows, distances: Distances, total: int) -> Nearest:
         """The result of a kernel as a record: rows [K] of `total` become ids."""
@@ -223,17 +247,18 @@ class Part:
         self, query: Packed, request: Request, bitmap: Bitmap, threads: int
     ) -> Nearest:
         """`nearest` for one query [w], whose scan is divided between the threads."""
-        from wingbar.hamming import kernels
-
+        kernels = _kernels()
         if request.path == AUTO:
-            trial = request._replace(path=TRY_PROBE)
-            found = kernels.nearest(self.table, query, trial, bitmap, 0, self.size)
+            trial = plain(request._replace(path=TRY_PROBE))
+            found = kernels.nearest(self.fields, query, trial, bitmap, 0, self.size)
             if found[2] >= 0:
                 return self._result(*found)
-        plain = request._replace(path=SCAN)
-        ends = np.linspace(0, self.size, threads + 1).astype(int).tolist()
+        path = SCAN if request.path == AUTO else request.path
+        asked = plain(request._replace(path=path))
+        blocks = np.linspace(0, self.size // kernels.BLOCK, threads + 1).astype(int)
+        ends = [*(blocks[:-1] * kernels.BLOCK).tolist(), self.size]
         shares = _map(
-            lambda span: kernels.nearest(self.table, query, plain, bitmap, *span),
+            lambda span: kernels.nearest(self.fields, query, asked, bitmap, *span),
             list(pairwise(ends)),
             threads,
         )
@@ -244,15 +269,14 @@ class Part:
     ) -> list[Nearest]:
         """`nearest` for queries [Q, w], divided between the threads, and further so that the
         candidates of those which share a scan fit into memory."""
-        from wingbar.hamming import kernels
-
-        bitmap = ALL_ROWS if allowed is None else allowed.bitmap
+        kernels = _kernels()
+        bitmap, asked = ALL_ROWS if allowed is None else allowed.bitmap, plain(request)
         room = min(self.size, 4 * min(request.k, self.total)) + kernels.FIRST_ROOM
         count = -(-len(queries) // max(1, min(BATCH_QUERIES, BATCH_CANDIDATES // room)))
         if len(queries) * self.size >= BATCH_THREADED_FROM:
             count = max(count, min(threads, len(queries)))
         shares = _map(
-            lambda share: kernels.nearest_many(self.table, share, request, bitmap, room),
+            lambda share: kernels.nearest_many(self.fields, share, asked, bitmap, room),
             np.array_split(self._comparable(queries), count),
             threads,
         )
@@ -301,10 +325,10 @@ class Part:
         """Distances of one query [w] to every distinct code: [U] uint16."""
         unique = self.table.unique
         if self.compiled:
-            from wingbar.hamming import kernels
+            from wingbar.hamming import words
 
             out = np.empty(self.size, np.uint16)
-            kernels.scan(unique, self._comparable(query), out)
+            words.distances(unique, self._comparable(query), out)
             return out
         columns = unique[None] if unique.ndim == 1 else unique
         return np.bitwise_count(columns ^ query.astype(columns.dtype)[:, None]).sum(
@@ -318,7 +342,7 @@ class Part:
             return np.stack(
                 [np.bincount(self.scan(q), self.items, bits + 1) for q in queries]
             ).astype(np.int64)
-        from wingbar.hamming import kernels
+        from wingbar.hamming import words
 
         out = np.zeros((len(queries), bits + 1), np.int64)
         count = threads if len(queries) * self.size >= BATCH_THREADED_FROM else 1
@@ -330,11 +354,23 @@ class Part:
             )
         )
         list(
-            _map(
-                lambda share: kernels.counts(self.table.unique, self.items, *share), shares, threads
-            )
+            _map(lambda share: words.counts(self.table.unique, self.items, *share), shares, threads)
         )
         return out
+
+
+@lru_cache
+def plain(request: Request) -> tuple[Any, ...]:
+    """A request as plain tuples, which the compiled loops take."""
+    return (*request[:-1], tuple(request.costs))
+
+
+@lru_cache
+def _kernels() -> ModuleType:
+    """The compiled loops; importing them once more would take a microsecond of each search."""
+    from wingbar.hamming import kernels
+
+    return kernels
 
 
 def merge(found: Sequence[Nearest], request: Request) -> Nearest:
@@ -353,17 +389,17 @@ def merge(found: Sequence[Nearest], request: Request) -> Nearest:
     return Nearest(ids[kept], distances[kept], cut)
 
 
-def _table(codes: Packed, bits: int, compiled: bool) -> Table:
+def _table(codes: Packed, bits: int, compiled: bool, planes: bool) -> Table:
     """Sort codes [N, w] into a table."""
     one_word = codes.shape[1] == 1
     if one_word:
         dtype = np.uint32 if bits <= 32 else np.uint64
         keys = np.ascontiguousarray(codes[:, 0]).astype(dtype, copy=False)
     if compiled and one_word:
-        from wingbar.hamming import kernels
+        from wingbar.hamming import building
 
-        keys, rows = kernels.sort(keys, bits)
-        unique, starts, places = kernels.group(keys, rows)
+        keys, rows = building.sort(keys, bits)
+        unique, starts, places = building.group(keys, rows)
     else:
         order = np.argsort(keys, kind="stable") if one_word else np.lexsort(codes.T)
         columns = keys[order][None] if one_word else codes[order].T
@@ -378,11 +414,17 @@ def _table(codes: Packed, bits: int, compiled: bool) -> Table:
         places[rows] = np.cumsum(new) - 1
     unique = _aligned(unique)
     heads, order_of = np.empty((0, 1), np.uint32), np.empty((0, 0), np.uint32)
-    if compiled and one_word and unique.nbytes >= PROBED_FROM:
-        from wingbar.hamming import kernels
+    sketches, sliced = np.empty((0, 0), np.uint32), np.empty((0, 0, 4), np.uint64)
+    if compiled and unique.nbytes >= PROBED_FROM:
+        from wingbar.hamming import building
 
-        heads, order_of = kernels.tables(unique, bits, max(1, bits // 16))
-    return Table(bits, unique, starts, rows, places, heads, order_of)
+        count = building.table_count(bits)
+        heads, order_of, sketches = building.tables(unique, bits, count)
+    if compiled and planes:
+        from wingbar.hamming.planes import build, width
+
+        sliced = _aligned(build(unique, bits, width(bits)))
+    return Table(bits, unique, starts, rows, places, heads, order_of, sketches, sliced)
 
 
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:

@@ -17,10 +17,17 @@ Ids = NDArray[np.int64]
 Rows = NDArray[np.int64]
 Distances = NDArray[np.int64]
 Bitmap = NDArray[np.uint64]
-Path = Literal["auto", "numpy", "scan", "probe"]
+Path = Literal["auto", "numpy", "scan", "words", "planes", "probe"]
 
-AUTO, NUMPY, SCAN, PROBE, TRY_PROBE = range(5)  # Request.path
-PATHS: dict[Path, int] = {"auto": AUTO, "numpy": NUMPY, "scan": SCAN, "probe": PROBE}
+AUTO, NUMPY, SCAN, WORDS, PLANES, PROBE, TRY_PROBE = range(7)  # Request.path
+PATHS: dict[Path, int] = {
+    "auto": AUTO,
+    "numpy": NUMPY,
+    "scan": SCAN,
+    "words": WORDS,
+    "planes": PLANES,
+    "probe": PROBE,
+}
 
 ALL_ROWS: Bitmap = np.empty(0, np.uint64)  # the bitmap that allows every row
 
@@ -37,6 +44,9 @@ class Table(NamedTuple):
         table t; substring t is the bits from b - 16 (t + 1) up. m is 0 where nothing is probed.
     order: [m - 1, U] uint32, indices in `unique` sorted by substring 1, 2, ...; sorted by
         substring 0 they are already.
+    sketches: [m, U] uint32, 32 bits of each code beside its substring t, in the order of table t.
+    planes: [ceil(U / 256), b', 4] uint64, the bits of 256 codes at a time: plane j has bit
+        b - 1 - j of each; b' is a multiple of 16. It is [0, 0, 4] where words are scanned.
     """
 
     bits: int
@@ -46,6 +56,32 @@ class Table(NamedTuple):
     places: NDArray[np.uint32]
     heads: NDArray[np.uint32]
     order: NDArray[np.uint32]
+    sketches: NDArray[np.uint32]
+    planes: NDArray[np.uint64]
+
+
+class Costs(NamedTuple):
+    """What the steps of a search cost on a machine, in nanoseconds: they decide between a scan and
+    probing, and change the speed of a search, never its result. `costs.py` measures them.
+
+    scanned_byte: reading a byte of codes in order.
+    shared_byte: the same in a batch, whose queries share what was read.
+    bucket: looking up a bucket, in tables of up to 4 MiB, up to 16 MiB and beyond.
+    candidate: comparing a code in it.
+    noted: noting a code that is within the threshold.
+    listed_row: comparing one of the listed rows.
+    """
+
+    scanned_byte: float
+    shared_byte: float
+    bucket: tuple[float, float, float]
+    candidate: float
+    noted: float
+    listed_row: float
+
+
+# Of the machine of docs/hamming.md, an Intel Xeon with AVX-512: for where nothing is measured.
+TYPICAL = Costs(0.025, 0.009, (8.0, 16.0, 24.0), 0.8, 25.0, 2.0)
 
 
 class Request(NamedTuple):
@@ -54,14 +90,16 @@ class Request(NamedTuple):
     k: number of items wanted, at least 1; everything that ties with the k-th is wanted too.
     limit: largest number of items returned, at least k.
     radius: largest distance of an item in bits, from 0 to b; nothing is found for -1.
-    path: how to search: AUTO, NUMPY, SCAN, PROBE, or TRY_PROBE, which probes if that is likely to
-        be cheap and otherwise gives up.
+    path: how to search: AUTO, NUMPY, SCAN (by planes where a table has them), WORDS, PLANES, PROBE,
+        or TRY_PROBE, which probes if that is likely to be cheap and otherwise gives up.
+    costs: by which AUTO and TRY_PROBE choose.
     """
 
     k: int
     limit: int
     radius: int
     path: int
+    costs: Costs = TYPICAL
 
 
 class Nearest(NamedTuple):

@@ -172,20 +172,20 @@ def _write_backup(store: Store, partial: Path, progress: Progress) -> None:
 def _opened_target(ours: AnyStore, model: Model, target: PlaceText) -> AnyStore:
     """The target, made where there is none. Raises StoreError for one that is no copy of the
     source."""
-    if not exists(target):
-        theirs = create_store(target, model.files)
-        with theirs.writing():
-            theirs.set_copied_from(ours.identity())
-        return theirs
-    theirs = open_store(target)
+    theirs = open_store(target) if exists(target) else create_store(target, model.files)
     try:
         if str(theirs.path) == str(ours.path) or theirs.identity() == ours.identity():
             raise StoreError(f"{theirs.path} is the index to be copied itself: name another place")
+        same_model = theirs.model_fingerprint() == model.fingerprint
+        # new, or left by a copy that was killed at once
+        if same_model and theirs.is_empty() and theirs.copied_from() is None:
+            with theirs.writing():
+                theirs.set_copied_from(ours.identity())
         if theirs.copied_from() != ours.identity():
             raise StoreError(
                 f"{theirs.path} exists already, and is no copy of {ours.path}: name another place"
             )
-        if theirs.model_fingerprint() != model.fingerprint:
+        if not same_model:
             raise StoreError(
                 f"{theirs.path} is a copy from before {ours.path} was given the model {model}: "
                 "delete it and run the same command again"

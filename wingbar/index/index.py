@@ -213,6 +213,7 @@ class Index:
         restore: bool = False,
         is_whole: bool = False,
         unproven: bool = False,
+        ray: str | None = None,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
@@ -241,7 +242,9 @@ class Index:
         `rehash` reads every file, also those of unchanged size and time. A file whose item was
         removed by `delete` stays out until it changes, unless it is named by itself, as in a list
         of paths, or with `restore`. With `is_whole` the source is the whole truth: items that it
-        does not name are removed.
+        does not name are removed. With `ray`, files are read and encoded by the Ray cluster at this
+        HOST:PORT, or "local" for one of this machine, with `threads` cores a worker (default: 1);
+        the index becomes the same.
 
         A machine whose features are not those of the index's proof (model/proof.py) adds nothing to
         items of another machine, unless `unproven` allows it; a new index goes by what the machine
@@ -252,6 +255,8 @@ class Index:
         """
         if (source is None) == (vectors is None):
             raise DataError("add takes images, or vectors=, and one of them at a time")
+        if ray is not None and vectors is not None:
+            raise DataError("vectors are encoded already: leave ray= out")
         _require_images(source)
         self._refresh_model()
         if self.model.gives_codes and bits not in (None, self.model.bits):
@@ -297,6 +302,7 @@ class Index:
                 restore=restore,
                 is_whole=is_whole,
                 unproven=unproven,
+                ray=ray,
             )
         with self._store.reading():
             self._take(model)
@@ -779,7 +785,7 @@ class Index:
         return (
             [item for _, item in self._store.all_items()]
             if ids is None
-            else self._store.items(list(ids))
+            else self._store.items([int(i) for i in ids])
         )
 
     def first_items(self, count: int) -> list[Item]:
@@ -797,17 +803,16 @@ class Index:
             )
         if ids is None:
             return self._store.codes(self.model.bits)[1]
-        return self._store.codes_of(list(ids), self.model.bits)
+        return self._store.codes_of([int(i) for i in ids], self.model.bits)
 
     def features(self, ids: Iterable[int] | None = None) -> NDArray[np.float16]:
         """The features [N, d] float16 of the items `ids`, in their order; None for all.
 
         Raises StoreError for an id that is not there.
         """
-        dim = self.model.dim
-        return (
-            self._store.all_features(dim) if ids is None else self._store.features(list(ids), dim)
-        )
+        if ids is None:
+            return self._store.all_features(self.model.dim)
+        return self._store.features([int(i) for i in ids], self.model.dim)
 
     def feature_blocks(self, size: int = 65_536) -> Iterator[NDArray[np.float16]]:
         """All features in blocks [at most size, d], for indexes whose features should not all be in

@@ -73,7 +73,7 @@ FORMAT = 1
 OLDEST_SERVER = 13
 OLDEST_PGVECTOR = (0, 8, 4)  # 0.8.3 and 0.8.4 mend damaged indexes and failing vacuums
 PARTITIONS = 8  # of each table, where the URL does not say ?partitions=
-PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds before a lost connection is tried again
+PAUSES: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # seconds before a lost connection is tried again
 CONNECT_SECONDS = 10
 _PIECE = 2**20  # bytes of a row of `model`
 _COPY_BYTES = 2**20  # that are sent at a time

@@ -166,6 +166,12 @@ def content_of(picture: images.Whole) -> bytes:
     return hashlib.sha256(described.encode() + array.tobytes()).digest()
 
 
+def time_of(status: os.stat_result) -> int:
+    """When a file changed, in nanoseconds since 1970, as far as SQLite's integers reach: the years
+    1677 to 2262."""
+    return max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
+
+
 def _kind(item: object) -> str:
     if isinstance(item, (str, os.PathLike)):
         return "paths"

@@ -556,9 +556,11 @@ class Store:
                 raise self._damaged(f"item {id_} has no feature of {dim} numbers")
             if zlib.crc32(data) != crc:
                 raise self._damaged(f"the feature of item {id_} has a wrong checksum")
-        every = np.frombuffer(b"".join([data for _, data, _ in rows]), "<f2")
-        if not np.isfinite(every).all():
-            place = int(np.flatnonzero(~np.isfinite(every))[0]) // dim
+        every = np.frombuffer(b"".join([data for _, data, _ in rows]), "<u2")
+        # the exponent of infinity; np.isfinite takes ten times as long for float16
+        wrong = (every & 0x7FFF) >= 0x7C00
+        if wrong.any():
+            place = int(np.flatnonzero(wrong)[0]) // dim
             raise self._damaged(f"the feature of item {rows[place][0]} is not finite")
 
     def all_features(self, dim: int) -> NDArray[np.float16]:

@@ -24,10 +24,12 @@ from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
 from wingbar.images import Failure, printable
 from wingbar.index.averaging import average_new
+from wingbar.index.bulk import encode_on_ray
+from wingbar.index.encoded import Encoded, Made
 from wingbar.index.engine import NO_FILE, AnyStore, Item, Removed
 from wingbar.index.refit import advice, sample_of
-from wingbar.index.sources import Batch, Wanted, content_of
-from wingbar.index.unfinished import Outputs
+from wingbar.index.sources import Batch, Wanted, content_of, time_of
+from wingbar.index.unfinished import Outputs, network_of
 from wingbar.model import proof
 from wingbar.model.fitting import FitOptions
 from wingbar.model.model import NOT_FINITE, Model
@@ -129,6 +131,7 @@ def add(
     restore: bool = False,
     is_whole: bool = False,
     unproven: bool = False,
+    ray: str | None = None,
 ) -> tuple[AddReport, Model]:
     """Make the index hold what `batch` wants, and nothing below its roots whose file is gone.
     Returns the report and the model, which has codes now.
@@ -138,6 +141,8 @@ def add(
     restore: whether images whose items were removed by hand come back.
     is_whole: whether the batch is the whole truth, so that items it does not name are removed.
     unproven: whether images may be encoded on a machine that does not pass the index's proof.
+    ray: the Ray cluster that encodes, see `bulk.encode_on_ray`; `threads` are then those of each of
+        its workers, 1 by default.
 
     Raises StoreError when the index cannot be written (what was stored stays), DataError when there
     is nothing to add.
@@ -148,7 +153,7 @@ def add(
         model,
         bits,
         seed,
-        threads or cores(),
+        cores() if ray is not None else threads or cores(),
         progress or no_progress,
         rehash,
         restore,
@@ -160,6 +165,8 @@ def add(
         gone |= job.not_named_in(batch)
     if todo:
         job.prove(unproven)
+    if ray is not None and todo:
+        job.encode_on_ray(ray, todo, threads or 1)
     try:
         if not job.model.gives_codes and todo:
             todo = job.fit_on_sample(todo)
@@ -171,6 +178,7 @@ def add(
     if job.model.averages:
         with store.writing():
             average_new(store, job.model)
+    job.discard_outputs()
     seconds = time.monotonic() - start
     tally = job.tally
     report = AddReport(
@@ -229,6 +237,7 @@ class _Sync:
         self._claimed: set[int] = set()
         self._held: dict[str, list[int]] = {}  # items without a file, by the folder that is empty
         self._outputs = Outputs(store.scratch, model) if not model.gives_codes else None
+        self._elsewhere: Encoded | None = None  # outputs that a cluster has made
         self._changes: dict[int, Item] = {}
         self._still_removed: dict[str, Removed] = {}  # whose file was touched or moved
         self._no_longer: list[str] = []  # from where it was moved
@@ -383,7 +392,7 @@ class _Sync:
             status = os.stat(w.path)
         except OSError:
             return False
-        return (status.st_size, _time_of(status)) == (before.size, before.mtime)
+        return (status.st_size, time_of(status)) == (before.size, before.mtime)
 
     def _is_unchanged(self, w: Wanted) -> bool:
         if w.path not in self.known:
@@ -402,7 +411,7 @@ class _Sync:
                 status = os.stat(w.path)
             except OSError:
                 return False
-            if (status.st_size, _time_of(status)) != (item.size, item.mtime):
+            if (status.st_size, time_of(status)) != (item.size, item.mtime):
                 return False
         if (item.label, dict(item.columns)) == (w.label, dict(w.columns)):
             self.tally.unchanged += 1
@@ -434,6 +443,43 @@ class _Sync:
                 )
         if self._outputs is not None:
             self._outputs = Outputs(self.store.scratch, self.model)
+
+    def encode_on_ray(self, address: str, todo: Sequence[Wanted], threads: int) -> None:
+        """Have a cluster make the network's outputs of all files in the order in which they are
+        needed. Then the network does not run here, except for what changes meanwhile."""
+        folder = self.store.scratch.with_name(f"{self.store.scratch.name}-ray")
+        encoded = self._elsewhere = Encoded(folder, network_of(self.model))
+        first = [] if self.model.gives_codes else sample_of(len(todo), self.seed).tolist()
+        others = sorted(set(range(len(todo))) - set(first))
+        files = [todo[i].path for i in [*first, *others] if isinstance(todo[i].source, str)]
+        new = [path for path in files if self.rehash or not self._is_made(path)]
+        self.tally.continued += len(files) - len(new)
+        touched = set(new)
+        stored = [  # of files that were touched or moved
+            content
+            for content, ids in self.by_content.items()
+            if any(self.path_of[i] in touched or _is_gone(self.path_of[i]) for i in ids)
+        ]
+        self.encoded += encode_on_ray(
+            address, self.model, new, stored, encoded, threads, self.progress
+        )
+
+    def _is_made(self, path: str) -> bool:
+        """Whether a cluster has read a file as it is now."""
+        try:
+            return self._made_elsewhere(path, os.stat(path)) is not None
+        except (OSError, ValueError):
+            return False
+
+    def _made_elsewhere(self, path: str, status: os.stat_result) -> Made | None:
+        if self._elsewhere is None:
+            return None
+        return self._elsewhere.of(path, status.st_size, time_of(status))
+
+    def discard_outputs(self) -> None:
+        """Remove what a cluster has made, once all of it is stored."""
+        if self._elsewhere is not None:
+            self._elsewhere.discard()
 
     def fit_on_sample(self, todo: Sequence[Wanted]) -> list[Wanted]:
         """Read a seeded sample, learn the codes from it, store it. Returns what is left to do."""
@@ -560,21 +606,28 @@ class _Sync:
             made = iter(raw)
             rows = [next(made) if row is None else row for row in rows]
         self.encoded += len(new)
-        self.tally.continued += len(batch) - len(new)
+        if self._elsewhere is None:  # or they are counted already
+            self.tally.continued += len(batch) - len(new)
         return np.stack([row for row in rows if row is not None])
 
     def _read(self, w: Wanted) -> _Read:
         """In a thread: read and hash a file, and decode it if its content is new."""
         try:
-            data: bytes | images.Whole
+            data: images.Whole
             if not isinstance(w.source, str):
                 item = Item(w.path, w.label, w.columns, NO_FILE, 0, content_of(w.source))
                 data = w.source
             else:
                 status = os.stat(w.path)
-                data = images.read(w.path)
-                digest = hashlib.sha256(data).digest()
-                item = Item(w.path, w.label, w.columns, len(data), _time_of(status), digest)
+                made = self._made_elsewhere(w.path, status)
+                if made is None:
+                    data = images.read(w.path)
+                    size, digest = len(data), hashlib.sha256(data).digest()
+                elif made.failure is None:
+                    data, size, digest = w.path, made.size, made.content
+                else:
+                    return _Read(w, failure=made.failure)
+                item = Item(w.path, w.label, w.columns, size, time_of(status), digest)
             if w.path in self.known:
                 if self.known[w.path][1].content == item.content:
                     return _Read(w, item)
@@ -586,8 +639,7 @@ class _Sync:
                 same = self._id_of_same_file(item)
                 if same is not None:
                     return _Read(w, item, same_as=same)
-            raw = None if self._outputs is None else self._outputs.of(item.content)
-            if raw is not None:
+            if (raw := self._kept_outputs(item.content)) is not None:
                 return _Read(w, item, raw=raw)
             return _Read(w, item, images.load(data, self.model.preprocessing))
         except ImageError as error:
@@ -596,6 +648,13 @@ class _Sync:
             return _Read(w, failure=error.strerror or str(error))
         except ValueError as error:  # a path with a NUL byte
             return _Read(w, failure=str(error))
+
+    def _kept_outputs(self, content: bytes) -> NDArray[np.float32] | None:
+        """What the network gave for this content in an interrupted run, or on a cluster."""
+        raw = None if self._outputs is None else self._outputs.of(content)
+        if raw is None and self._elsewhere is not None:
+            raw = self._elsewhere.raw(content)
+        return raw
 
     def _removal_of(self, item: Item) -> str | None:
         """The path of the removed item that a file belongs to: its own, or one of the same content
@@ -764,12 +823,6 @@ def _why_unlisted(folder: str) -> str:
             return "the folder cannot be listed"
     except OSError as error:
         return f"the folder cannot be listed ({error.strerror})"
-
-
-def _time_of(status: os.stat_result) -> int:
-    """When a file changed, in nanoseconds since 1970, as far as SQLite's integers reach: the years
-    1677 to 2262."""
-    return max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
 
 
 def _is_below(path: str, folder: str) -> bool:

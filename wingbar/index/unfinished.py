@@ -31,15 +31,21 @@ _HEADER = struct.Struct("<8s32sI")  # magic, sha256 of the network, numbers per 
 _RECORD = struct.Struct("<32sI")  # sha256 of the picture, CRC-32 of the outputs
 
 
+def network_of(model: Model) -> bytes:
+    """sha256 of what the outputs depend on: the network, how it wants its pixels, and the machine
+    whose proof it has."""
+    prepared = json.dumps(model.record["preparation"], sort_keys=True).encode()
+    proof = model.files.get(PROOF, b"")
+    return hashlib.sha256(model.files["model.onnx"] + prepared + proof).digest()
+
+
 class Outputs:
     """The outputs of one network that were kept for the index at `index`, by sha256 of the
     picture."""
 
     def __init__(self, index: Path, model: Model) -> None:
         self.path = Path(f"{index}-sample")
-        prepared = json.dumps(model.record["preparation"], sort_keys=True).encode()
-        proof = model.files.get(PROOF, b"")  # of another machine, which computes otherwise
-        self._network = hashlib.sha256(model.files["model.onnx"] + prepared + proof).digest()
+        self._network = network_of(model)
         self._kept, whole = self._read()
         self._whole: int | None = whole  # bytes of whole records, until the first append
 

@@ -100,10 +100,12 @@ class Model:
         label-free model has not been fitted yet.
     """
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        """Raises ModelError when the files are incomplete, damaged, of a newer format, or such as
-        no model has."""
+    def __init__(self, files: Mapping[str, bytes], threads: int | None = None) -> None:
+        """`threads` are the cores that its network runs on, None for all that this process may use.
+        Raises ModelError when the files are incomplete, damaged, of a newer format, or such as no
+        model has."""
         self.files = dict(files)
+        self._threads = threads
         record = _read_record(self.files)
         if "model.onnx" in self.files:
             runtime.check_network(self.files["model.onnx"])
@@ -410,7 +412,7 @@ class Model:
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
-        return runtime.open_session(self.files["model.onnx"], cores(), self.name)
+        return runtime.open_session(self.files["model.onnx"], self._threads or cores(), self.name)
 
     def _require_network(self) -> None:
         if not self.has_network:

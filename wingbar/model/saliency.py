@@ -12,6 +12,7 @@ from wingbar.errors import ModelError
 from wingbar.model.model import Model
 
 REGIONS = 4  # regions of an image that are shown, as many as training learns from
+TOO_ALIKE = 0.7  # overlap from which a region says no more than another
 FIRED = 5  # characteristics of an image that are named
 
 Cells = tuple[int, int, int, int]  # x1, y1, x2, y2 of cells of a map, all inclusive
@@ -69,6 +70,20 @@ def look(model: Model, source: images.Source) -> Look:
     return Look(size, area, None, (), ())
 
 
+def suggested_regions(seen: Look) -> tuple[images.Box, ...]:
+    """Different parts of an image that may be worth a search of their own, strongest first, in
+    pixels of the upright image: the regions of what a model saw, or of its map if it has none.
+    Those that are nearly the whole area or nearly an earlier one are left out."""
+    regions = seen.regions
+    if not regions and seen.heat is not None:
+        regions = _regions(seen.heat, seen.area)
+    kept: list[images.Box] = []
+    for region in regions:
+        if all(_overlap(region, other) < TOO_ALIKE for other in (seen.area, *kept)):
+            kept.append(region)
+    return tuple(kept)
+
+
 def find_regions(activation: NDArray[np.floating], count: int) -> list[Cells]:
     """CMBH's Algorithm 1: the boxes of `count` regions of a map A [h, w], strongest first.
 
@@ -117,6 +132,14 @@ def _regions(activation: NDArray[np.float32], area: images.Box) -> tuple[images.
         x1, y1, x2, y2 = to_pixels(box, activation.shape, (height, width))
         regions.append((left + x1, top + y1, x2 - x1, y2 - y1))
     return tuple(regions)
+
+
+def _overlap(one: images.Box, other: images.Box) -> float:
+    """The area that two boxes share over the area that they cover, in [0, 1]."""
+    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(across, 0) * max(down, 0)
+    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
 
 
 def _fired(model: Model, scores: NDArray[np.float32]) -> tuple[Characteristic, ...]:

@@ -24,6 +24,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
 from wingbar import __version__
@@ -31,29 +32,43 @@ from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.ranking import CUT, FailedShard
 from wingbar.serving.batching import BusyError
-from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Row
+from wingbar.serving.collection_map import Map
+from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Page, Row
 from wingbar.serving.encoder import TooLargeError
 from wingbar.serving.logs import in_log
 from wingbar.serving.middleware import Access, Metrics, Protection
 from wingbar.serving.pictures import Picture
-from wingbar.serving.requests import read_queries, read_query, read_uploads, validation_message
+from wingbar.serving.requests import (
+    read_labelled,
+    read_queries,
+    read_query,
+    read_uploads,
+    validation_message,
+)
 from wingbar.serving.schemas import (
     BINARY,
     LARGEST_ID,
     LONGEST_SHORTLIST,
+    MOST_CHANGED,
     MOST_FILTERS,
     MOST_HITS,
+    MOST_ITEMS,
     MOST_PICTURES,
     PICTURES,
     AddedOut,
     BatchOut,
     ByItem,
     ByItems,
+    ChangedOut,
     Filter,
     InfoOut,
-    ItemOut,
+    ItemId,
     ItemsOut,
+    Labelled,
+    MapOut,
+    OneItemOut,
     ProblemOut,
+    RegionsOut,
     Responses,
     SearchOut,
     SearchParameters,
@@ -75,6 +90,7 @@ TYPES = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
     ".html": "text/html",
+    ".webmanifest": "application/manifest+json",
 }
 STATUSES: dict[type[WingbarError], int] = {
     NotFoundError: 404,
@@ -89,6 +105,8 @@ NO_PAGE = (
     "wingbar serves its API here, see /openapi.json. The page is not part of this installation.\n"
 )
 REFRESH_SECONDS = 0.5  # how often changes by other processes are applied
+MANY = 1000  # hits whose JSON is written in a thread, since nothing else runs meanwhile
+LABELLED = {"ids": [17, 18], "label": "monarch"}  # an example
 CLEAR_EVERY = 1200  # refreshes between two looks for unfinished files: ten minutes
 # Error responses by kind of route.
 READ = problems(401, 405)
@@ -124,14 +142,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     access = Access(settings, service)
     _add_handlers(app, service)
-    _add_searches(app, service, metrics, access)
+    _add_searches(app, service, metrics, access, settings)
     _add_items(app, service, access, settings)
     _add_rest(app, service, metrics, access)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
         )
     app.add_middleware(Protection, settings=settings, metrics=metrics)
@@ -187,7 +205,9 @@ def _add_handlers(app: FastAPI, service: Service) -> None:
 # -- routes
 
 
-def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Access) -> None:
+def _add_searches(
+    app: FastAPI, service: Service, metrics: Metrics, access: Access, settings: Settings
+) -> None:
     reads = [Depends(access.read)]
     one = {
         **PICTURES,
@@ -210,10 +230,16 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
         request: Request, parameters: Annotated[SearchParameters, Query()]
     ) -> Response:
         """Find the indexed pictures most similar to a picture or to an item."""
-        query, options = await read_query(request, service, parameters)
-        answer = await service.search(query, options)
+        asked = await read_query(request, service, parameters)
+        answer = await service.search(asked.query, asked.options, asked.like, asked.unlike)
         metrics.count_search(answer.milliseconds)
-        return _json(_search_record(answer, service))
+        paths = [hit.path for hit in answer.found.hits]
+        sizes = await service.sizes(paths) if asked.sizes else None
+        if len(paths) < MANY:
+            return _json(_search_record(answer, service, settings, sizes))
+        return await asyncio.to_thread(
+            lambda: _json(_search_record(answer, service, settings, sizes))
+        )
 
     @app.post(
         "/api/search/batch",
@@ -236,7 +262,7 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
                 metrics.count_search(answer.milliseconds)
         # 64 answers of 1,000 hits take seconds to write: in a thread, and each on its own, since
         # nothing else runs while `json` writes one
-        return await asyncio.to_thread(_batch_response, answers, milliseconds, service)
+        return await asyncio.to_thread(_batch_response, answers, milliseconds, service, settings)
 
     @app.post(
         "/api/explain",
@@ -255,8 +281,23 @@ def _add_searches(app: FastAPI, service: Service, metrics: Metrics, access: Acce
         request: Request, parameters: Annotated[SearchParameters, Query()]
     ) -> Response:
         """Show where the model looked in a picture."""
-        query, options = await read_query(request, service, parameters)
-        return Response(await service.pictures.explain(query, options.box), media_type="image/png")
+        asked = await read_query(request, service, parameters)
+        overlay = await service.pictures.explain(asked.query, asked.options.box)
+        return Response(overlay, media_type="image/png")
+
+    @app.post(
+        "/api/regions",
+        dependencies=reads,
+        response_model=RegionsOut,
+        responses=SEARCH,
+        openapi_extra=body(one),
+    )
+    async def regions(
+        request: Request, parameters: Annotated[SearchParameters, Query()]
+    ) -> Response:
+        """Suggest parts of a picture to search for."""
+        asked = await read_query(request, service, parameters)
+        return _json({"regions": await service.pictures.regions(asked.query)})
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
@@ -276,22 +317,58 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     )
     async def items(
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
-        limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 60,
+        limit: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 60,
         where: Annotated[
             list[Filter], Query(max_length=MOST_FILTERS, examples=[["label=monarch"]])
         ] = [],  # noqa: B006  # FastAPI copies it
         spread: bool = False,
+        id: Annotated[
+            list[ItemId],
+            Query(
+                max_length=MOST_ITEMS,
+                description="ids of the items to list instead; those that there are",
+                examples=[[17, 18]],
+            ),
+        ] = [],  # noqa: B006
+        sizes: Annotated[
+            bool, Query(description="whether to tell the size of each picture")
+        ] = False,
     ) -> Response:
         """List the indexed pictures by ascending id, or with `spread` evenly spread over the index,
         so that one page shows something of every folder."""
-        page = await service.page(offset, limit, where, spread)
-        record = {"items": [_row_record(row) for row in page.rows], "total": page.total}
+        page = (
+            Page(rows := await service.rows(id), len(rows))
+            if id
+            else await service.page(offset, limit, where, spread)
+        )
+        paths = [row.item.path for row in page.rows]
+        known = await service.sizes(paths) if sizes else [None] * len(paths)
+        records = [
+            _row_record(row, settings, size) for row, size in zip(page.rows, known, strict=True)
+        ]
+        record = {"items": records, "total": page.total}
         return _json(record | _failed_record(service, page.failed))
 
-    @app.get("/api/items/{id}", dependencies=reads, response_model=ItemOut, responses=ITEM)
+    @app.get(
+        "/api/map",
+        dependencies=reads,
+        response_model=MapOut,
+        responses=problems(401, 404, 405, 409),
+    )
+    async def collection_map() -> Response:
+        """Send a place in the plane for every picture, alike ones near each other."""
+        found = await service.map()
+        return await asyncio.to_thread(lambda: _json(_map_record(found)))
+
+    @app.get("/api/items/{id}", dependencies=reads, response_model=OneItemOut, responses=ITEM)
     async def item(id: Id) -> Response:
         """Describe an indexed picture."""
-        return _json(_row_record(await service.row(id)))
+        row = await service.row(id)
+        [size] = await service.sizes([row.item.path])
+        record = _row_record(row, settings, size)
+        if settings.shows_paths:
+            record |= (await service.photo_facts(row.item.path))._asdict()
+        return _json(record)
 
     @app.get(
         "/api/thumbs/{id}",
@@ -338,6 +415,35 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             },
             201,
         )
+
+    @app.patch(
+        "/api/items",
+        dependencies=writes,
+        response_model=ChangedOut,
+        responses=CHANGE,
+        openapi_extra=body({"application/json": json_of(Labelled, LABELLED)}),
+    )
+    async def label(request: Request) -> Response:
+        """Give items a label, or take it away."""
+        asked = await read_labelled(request)
+        return _json({"count": await service.uploads.label(asked.ids, asked.label)})
+
+    @app.delete(
+        "/api/items",
+        dependencies=writes,
+        response_model=ChangedOut,
+        responses=problems(401, 403, 405, 422),
+    )
+    async def delete_several(
+        id: Annotated[
+            list[ItemId],
+            Query(
+                min_length=1, max_length=MOST_CHANGED, description="ids of items", examples=[[17]]
+            ),
+        ],
+    ) -> Response:
+        """Remove items from the index; files are deleted only if they were uploaded."""
+        return _json({"count": await service.uploads.delete_many(id)})
 
     @app.delete(
         "/api/items/{id}",
@@ -400,13 +506,18 @@ def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) 
         )
 
     files = _Static(directory=WEB, packages=[("wingbar", "look")], check_dir=False)
-    app.mount("/static", files)
+    app.mount("/static", GZipMiddleware(files))  # a third of the bytes
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:
         if not (WEB / "index.html").is_file():
             return PlainTextResponse(NO_PAGE)
         return await files.get_response("index.html", request.scope)
+
+    @app.api_route("/share.js", methods=["GET", "HEAD"], include_in_schema=False)
+    async def share(request: Request) -> Response:
+        # a service worker is in charge of the folder that it comes from
+        return await files.get_response("share.js", request.scope)
 
 
 class _Static(StaticFiles):
@@ -439,12 +550,15 @@ def _text(record: dict[str, Any]) -> str:
 
 
 def _batch_response(
-    answers: Sequence[Answer | WingbarError], milliseconds: dict[str, float], service: Service
+    answers: Sequence[Answer | WingbarError],
+    milliseconds: dict[str, float],
+    service: Service,
+    settings: Settings,
 ) -> Response:
     records = (
         problem_record(status_of(answer), str(answer))
         if isinstance(answer, WingbarError)
-        else _search_record(answer, service)
+        else _search_record(answer, service, settings)
         for answer in answers
     )
     results = ",".join(map(_text, records))
@@ -462,7 +576,12 @@ def _failed_record(service: Service, failed: Sequence[FailedShard]) -> dict[str,
     return {"failed": names}
 
 
-def _search_record(answer: Answer, service: Service) -> dict[str, Any]:
+def _search_record(
+    answer: Answer,
+    service: Service,
+    settings: Settings,
+    sizes: Sequence[tuple[int, int] | None] | None = None,
+) -> dict[str, Any]:
     found, stages, size = answer
     hits = [
         {
@@ -477,9 +596,14 @@ def _search_record(answer: Answer, service: Service) -> dict[str, Any]:
             **_links(hit.id),
             "available": available,
             "copies": list(found.hits.copies.get(hit.id, ())),
+            **_file_record(hit.path, settings, shape),
         }
-        for hit, code, available in zip(
-            found.hits, _bit_texts(found.hit_codes, found.bits), found.available, strict=True
+        for hit, code, available, shape in zip(
+            found.hits,
+            _bit_texts(found.hit_codes, found.bits),
+            found.available,
+            sizes or [None] * len(found.hits),
+            strict=True,
         )
     ]
     return {
@@ -496,7 +620,20 @@ def _search_record(answer: Answer, service: Service) -> dict[str, Any]:
     }
 
 
-def _row_record(row: Row) -> dict[str, Any]:
+def _map_record(found: Map) -> dict[str, Any]:
+    labels = sorted({label for label in found.labels if label is not None})
+    place = {label: i for i, label in enumerate(labels)}
+    x, y = (np.round(found.places[:, axis].astype(float), 4).tolist() for axis in (0, 1))
+    return {
+        "ids": list(found.ids),
+        "x": x,
+        "y": y,
+        "label": [-1 if label is None else place[label] for label in found.labels],
+        "labels": labels,
+    }
+
+
+def _row_record(row: Row, settings: Settings, size: tuple[int, int] | None) -> dict[str, Any]:
     item = row.item
     return {
         "id": row.id,
@@ -505,7 +642,14 @@ def _row_record(row: Row) -> dict[str, Any]:
         "code": _bit_texts(row.code, row.bits)[0],
         **_links(row.id),
         "available": row.available,
+        **_file_record(item.path, settings, size),
     }
+
+
+def _file_record(path: str, settings: Settings, size: tuple[int, int] | None) -> dict[str, Any]:
+    """The path of a picture, where it may be told, and its size, where it is known."""
+    record: dict[str, Any] = {"path": path} if settings.shows_paths else {}
+    return record if size is None else {**record, "width": size[0], "height": size[1]}
 
 
 def _named(path: str, label: str | None, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -547,7 +691,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         known = document["components"]["schemas"]
-        for record in (ProblemOut, ByItem, ByItems):
+        for record in (ProblemOut, ByItem, ByItems, Labelled):
             known[record.__name__] = record.model_json_schema(
                 ref_template="#/components/schemas/{model}"
             )

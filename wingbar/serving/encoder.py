@@ -224,7 +224,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
     try:
         with Image.open(io.BytesIO(data), formats=tuple(SUFFIXES)) as picture:
             name, (width, height) = picture.format or "", picture.size
-            is_turned = _orientation(picture) >= 5
+            is_turned = orientation(picture) >= 5
     except Image.DecompressionBombError:
         raise TooLargeError(
             f"more than the {limits.pixels:,} pixels that this server accepts: scale it down"
@@ -240,18 +240,18 @@ def read_header(data: bytes, limits: Limits) -> Header:
     return Header(name, (height, width) if is_turned else (width, height))
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """A picture before the network."""
-
-    pixels: images.Pixels
-    header: Header
-
-
-def _orientation(picture: Image.Image) -> int:
+def orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8 and 1 by default; from 5 on, width and height are swapped."""
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation, 1)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
     except Exception:  # broken EXIF raises many things, and the picture is still good
         return 1
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture before the network."""
+
+    pixels: images.Pixels
+    header: Header

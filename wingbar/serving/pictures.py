@@ -90,6 +90,17 @@ class Pictures:
         data = await self.file(query) if isinstance(query, int) else query
         return await self._in_pool(lambda: self._make_overlay(data, box))
 
+    async def regions(self, query: bytes | int) -> list[list[int]]:
+        """Parts of a picture, or of an item's picture, that the model finds strong: x, y, width,
+        height of each in pixels. None where the model does not tell where it looks.
+
+        Raises NotFoundError, ImageError, TooLargeError.
+        """
+        if not self.explains:
+            return []
+        data = await self.file(query) if isinstance(query, int) else query
+        return await self._in_pool(lambda: self._find_regions(data))
+
     async def _item(self, id_: int) -> Item:
         return await self._lookups.run(lambda reader: reader.item(id_))
 
@@ -103,6 +114,11 @@ class Pictures:
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _find_regions(self, data: bytes) -> list[list[int]]:
+        read_header(data, self._limits)
+        boxes = saliency.suggested_regions(saliency.look(self._model, data))
+        return [[round(value) for value in box] for box in boxes]
 
     def _make_thumbnail(self, item: Item, side: int) -> Picture:
         data = _read_indexed(item)

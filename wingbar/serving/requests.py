@@ -5,45 +5,79 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from wingbar.errors import QueryError
 from wingbar.index.ranking import SearchOptions
 from wingbar.serving.middleware import JSON, content_type
-from wingbar.serving.schemas import LONGEST_LABEL, MOST_PICTURES, ByItem, ByItems, SearchParameters
+from wingbar.serving.schemas import (
+    LONGEST_LABEL,
+    MOST_HITS_OF_BATCH,
+    MOST_PICTURES,
+    ByItem,
+    ByItems,
+    Labelled,
+    SearchParameters,
+)
 from wingbar.serving.service import Service
 from wingbar.serving.uploads import Upload
 
-M = TypeVar("M", bound=SearchParameters)
+M = TypeVar("M", bound=BaseModel)
 
 LONGEST_NAME = 200  # characters of an uploaded file's name; the rest is cut off
 MOST_FIELDS = 8  # parts of a form that are not files
 
 
-async def read_query(
-    request: Request, service: Service, parameters: SearchParameters
-) -> tuple[bytes | int, SearchOptions]:
-    """The picture or the item's id that a request searches for, and how to search.
+class Asked(NamedTuple):
+    """What a request searches for.
+
+    query: a picture or the id of an item.
+    options: how to search.
+    like: further pictures and ids that are right.
+    unlike: those that are wrong.
+    sizes: whether to tell the size of each hit's picture.
+    """
+
+    query: bytes | int
+    options: SearchOptions
+    like: Sequence[bytes | int]
+    unlike: Sequence[bytes | int]
+    sizes: bool
+
+
+async def read_query(request: Request, service: Service, parameters: SearchParameters) -> Asked:
+    """What a request searches for.
 
     Raises QueryError, ImageError, NotFoundError; HTTPException 400 or 415 for another kind of body.
     """
     kind = content_type(request.headers)
     if kind.startswith("image/") or kind == "application/octet-stream":
-        return await request.body(), parameters.options()
+        return _asked(await request.body(), parameters)
     if kind == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=MOST_FIELDS) as parts:
-            return await _files(parts)[0].read(), parameters.options()
+        async with request.form(max_files=MOST_PICTURES, max_fields=MOST_FIELDS) as parts:
+            queries = _files(parts, "like", "unlike")
+            if len(queries) > 1:
+                raise QueryError(
+                    "the form has several parts named image: name the first image and the others "
+                    "like, or unlike for wrong ones"
+                )
+            return _asked(
+                await queries[0].read(),
+                parameters,
+                [await file.read() for file in _more_files(parts, "like")],
+                [await file.read() for file in _more_files(parts, "unlike")],
+            )
     if kind == JSON:
         asked = await _read_json(request, parameters, ByItem)
         if (asked.id is None) == (asked.path is None):
             raise QueryError("name one item: give either id or path")
         id_ = asked.id if asked.id is not None else await service.id_of_path(asked.path or "")
-        return id_, asked.options()
+        return _asked(id_, asked)
     raise _wrong_type(
         kind,
         "a picture (Content-Type: image/jpeg, or any image), a form with the part image, or JSON "
@@ -59,11 +93,37 @@ async def read_queries(
     kind = content_type(request.headers)
     if kind == "multipart/form-data":
         async with request.form(max_files=MOST_PICTURES, max_fields=MOST_FIELDS) as parts:
-            return [await file.read() for file in _files(parts)], parameters.options()
+            files = _files(parts)
+            _check_batch(len(files), parameters)
+            return [await file.read() for file in files], parameters.options()
     if kind == JSON:
         asked = await _read_json(request, parameters, ByItems)
+        _check_batch(len(asked.ids), asked)
         return asked.ids, asked.options()
     raise _wrong_type(kind, "a form with parts named image, or JSON with ids")
+
+
+def _check_batch(queries: int, parameters: SearchParameters) -> None:
+    """Raises QueryError for what a batch does not take."""
+    if parameters.like or parameters.unlike:
+        raise QueryError("like and unlike belong to one query: search for one at a time")
+    if queries * parameters.k > MOST_HITS_OF_BATCH:
+        raise QueryError(
+            f"{queries} queries of {parameters.k:,} hits are more than the "
+            f"{MOST_HITS_OF_BATCH:,} hits of one request: ask for fewer"
+        )
+
+
+async def read_labelled(request: Request) -> Labelled:
+    """The items of a request and the label that it gives them.
+
+    Raises QueryError; HTTPException 400 or 415 for another kind of body.
+    """
+    kind = content_type(request.headers)
+    if kind != JSON:
+        raise _wrong_type(kind, "JSON with ids and a label")
+    asked = await _read_json(request, None, Labelled)
+    return asked.model_copy(update={"label": (asked.label or "").strip() or None})
 
 
 async def read_uploads(request: Request) -> list[Upload]:
@@ -83,6 +143,21 @@ async def read_uploads(request: Request) -> list[Upload]:
             Upload(_plain_name(file.filename), await file.read(), label)
             for file in _files(parts, "label")
         ]
+
+
+def _asked(
+    query: bytes | int,
+    parameters: SearchParameters,
+    like: Sequence[bytes] = (),
+    unlike: Sequence[bytes] = (),
+) -> Asked:
+    return Asked(
+        query,
+        parameters.options(),
+        [*like, *parameters.like],
+        [*unlike, *parameters.unlike],
+        parameters.sizes,
+    )
 
 
 def validation_message(errors: Sequence[Any]) -> str:
@@ -112,7 +187,15 @@ def _files(parts: FormData, *others: str) -> list[UploadFile]:
     return files
 
 
-async def _read_json(request: Request, parameters: SearchParameters, model: type[M]) -> M:
+def _more_files(parts: FormData, name: str) -> list[UploadFile]:
+    """The files of the parts `name` of a form, if there are any. Raises QueryError."""
+    files = [part for part in parts.getlist(name) if isinstance(part, UploadFile)]
+    if len(files) < len(parts.getlist(name)):
+        raise QueryError(f"a part named {name} must be a file; ids go into the URL as {name}=17")
+    return files
+
+
+async def _read_json(request: Request, parameters: SearchParameters | None, model: type[M]) -> M:
     """A JSON body; the URL gives the parameters that the body leaves out. Its size is limited by
     `Protection`."""
     try:
@@ -126,7 +209,8 @@ async def _read_json(request: Request, parameters: SearchParameters, model: type
     for key in unknown[MOST_FIELDS:]:
         del body[key]
     try:
-        return model.model_validate({**parameters.model_dump(exclude_unset=True), **body})
+        given = {} if parameters is None else parameters.model_dump(exclude_unset=True)
+        return model.model_validate({**given, **body})
     except ValidationError as error:
         raise QueryError(validation_message(error.errors())) from None
 

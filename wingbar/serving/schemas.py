@@ -15,10 +15,13 @@ from wingbar.index.filters import parse_where
 from wingbar.index.ranking import CUT, LONGEST_EXPAND, SHORTLIST, Fine, SearchOptions
 
 PROBLEM = "application/problem+json"
-MOST_HITS = 1000
+MOST_HITS = 10_000
+MOST_HITS_OF_BATCH = 64_000  # hits of all its queries together
 LONGEST_SHORTLIST = 10_000
 LONGEST_RADIUS = 1024  # bits
 MOST_PICTURES = 64  # pictures or ids per request
+MOST_ITEMS = 1000  # items of a page
+MOST_CHANGED = 1000  # items that one request labels or removes
 MOST_FILTERS = 32
 LONGEST_FILTER = 1000  # characters
 # Wildcards in a filter on a path: each further one makes a hostile pattern 100 times slower.
@@ -91,6 +94,17 @@ class SearchParameters(BaseModel):
     cut: float | None = Field(
         None, gt=0, le=1, description="largest p_chance of a hit; the list ends before others"
     )
+    like: list[ItemId] = Field(
+        [],
+        max_length=MOST_PICTURES,
+        description="ids of items that are right too, as further pictures of the query or as hits "
+        "of an earlier search marked as right",
+        examples=[[18, 19]],
+    )
+    unlike: list[ItemId] = Field(
+        [], max_length=MOST_PICTURES, description="ids of items that are wrong", examples=[[20]]
+    )
+    sizes: bool = Field(False, description="whether to tell the size of each hit's picture")
 
     def options(self) -> SearchOptions:
         """The same for an index. Raises ImageError for an invalid box."""
@@ -131,7 +145,25 @@ class ByItems(SearchParameters):
     ids: list[ItemId] = Field(min_length=1, max_length=MOST_PICTURES, examples=[[17, 18]])
 
 
+class Labelled(BaseModel):
+    """A label for several items."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[ItemId] = Field(min_length=1, max_length=MOST_CHANGED, examples=[[17, 18]])
+    label: str | None = Field(
+        max_length=LONGEST_LABEL, description="the label; null or empty to take it away"
+    )
+
+
 # -- answers
+
+PATH = (
+    "its path; only from a server that nobody but this machine can ask: one without tokens, "
+    "--public, --allow-host and --cors"
+)
+WIDTH = "width of its upright picture in pixels, if sizes were asked for and it can be read"
+HEIGHT = "its height, likewise"
 
 
 class HitOut(BaseModel):
@@ -157,6 +189,9 @@ class HitOut(BaseModel):
     copies: list[int] = Field(
         description="ids of its copies that were folded into it, if distinct hits were asked for"
     )
+    path: str | None = Field(None, description=PATH)
+    width: int | None = Field(None, description=WIDTH)
+    height: int | None = Field(None, description=HEIGHT)
 
 
 class Milliseconds(BaseModel):
@@ -238,6 +273,22 @@ class ItemOut(BaseModel):
     thumb: str = Field(description="URL of a thumbnail")
     image: str = Field(description="URL of the picture")
     available: bool = Field(description="whether its file exists")
+    path: str | None = Field(None, description=PATH)
+    width: int | None = Field(None, description=WIDTH)
+    height: int | None = Field(None, description=HEIGHT)
+
+
+class OneItemOut(ItemOut):
+    """One indexed picture, with what its file says."""
+
+    taken: str | None = Field(
+        None,
+        description="when it was taken, by its EXIF, as 2026-11-26T09:30:00; only where paths are "
+        "told",
+    )
+    camera: str | None = Field(
+        None, description="the camera, by its EXIF; only where paths are told"
+    )
 
 
 class ItemsOut(BaseModel):
@@ -262,6 +313,31 @@ class FailedOut(BaseModel):
 
     name: str = Field(description="name of the uploaded file")
     reason: str
+
+
+class ChangedOut(BaseModel):
+    """How many items were changed."""
+
+    count: int = Field(description="number of them; ids that there are not are skipped")
+
+
+class MapOut(BaseModel):
+    """A map of the collection: pictures that are alike are near each other."""
+
+    ids: list[int] = Field(description="ids of the items")
+    x: list[float] = Field(description="place of each, from 0 to 1")
+    y: list[float] = Field(description="likewise")
+    label: list[int] = Field(description="place of its label in `labels`; -1 without a label")
+    labels: list[str] = Field(description="the labels")
+
+
+class RegionsOut(BaseModel):
+    """Parts of a picture that may be worth a search of their own."""
+
+    regions: list[list[int]] = Field(
+        description="x, y, width, height of each in pixels of the upright picture, the one that "
+        "the model finds strongest first; none if the model does not tell where it looks"
+    )
 
 
 class AddedOut(BaseModel):

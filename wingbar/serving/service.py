@@ -16,17 +16,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from wingbar import images
 from wingbar.errors import ImageError, MachineWarning, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.engine import Place
+from wingbar.index.feedback import moved
 from wingbar.index.ranking import Hits, SearchOptions
 from wingbar.index.shards import shard_names
 from wingbar.model import proof
+from wingbar.model.model import Embeddings
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered
+from wingbar.serving.collection_map import MOST, Map, lay_out
 from wingbar.serving.connections import (
     AnyReader,
     NotFoundError,
@@ -37,10 +42,13 @@ from wingbar.serving.connections import (
     is_available,
 )
 from wingbar.serving.encoder import Encoded, Encoder, TooLargeError, warm_up
+from wingbar.serving.facts import PhotoFacts, Sizes, photo_facts
 from wingbar.serving.pictures import Pictures
 from wingbar.serving.settings import Limits
 from wingbar.serving.shards import ShardsReader
 from wingbar.serving.uploads import Uploads
+
+T = TypeVar("T")
 
 SLOW_FROM = 1000  # a search for more hits, or with a longer shortlist, counts as slow
 LABELS = 200  # labels listed with their counts, the most frequent ones
@@ -133,6 +141,9 @@ class Service:
         self._decoders = ThreadPoolExecutor(cores(), "wingbar-decode")
         self._senders = ThreadPoolExecutor(cores(), "wingbar-show")
         self._queue: deque[_Asked] = deque()  # searches that are not slow
+        self._sizes = Sizes()
+        self._map: tuple[tuple[int, ...], Map] | None = None
+        self._map_lock = asyncio.Lock()
         self._facts: tuple[AnyReader, tuple[int, ...], dict[str, Any]] | None = None
         self._started = False
 
@@ -218,14 +229,21 @@ class Service:
 
     # -- search
 
-    async def search(self, query: bytes | int, options: SearchOptions) -> Answer:
-        """The hits of a picture, or of an item by its id, as `Index.search` finds them.
+    async def search(
+        self,
+        query: bytes | int,
+        options: SearchOptions,
+        like: Sequence[bytes | int] = (),
+        unlike: Sequence[bytes | int] = (),
+    ) -> Answer:
+        """The hits of a picture, or of an item by its id, as `Index.search` finds them; with
+        further pictures and ids that are right or wrong, those of `feedback.moved`.
 
         Raises QueryError, ImageError, NotFoundError, TooLargeError, EmptyError, BusyError,
         StoreError.
         """
-        self.encoder.admit(isinstance(query, bytes))
-        return await self._answer(query, options)
+        self.encoder.admit(sum(isinstance(one, bytes) for one in (query, *like, *unlike)))
+        return await self._answer(query, options, like, unlike)
 
     async def search_many(
         self, queries: Sequence[bytes | int], options: SearchOptions
@@ -238,10 +256,21 @@ class Service:
         )
         return [_answer_or_its_error(answer) for answer in answers]
 
-    async def _answer(self, query: bytes | int, options: SearchOptions) -> Answer:
+    async def _answer(
+        self,
+        query: bytes | int,
+        options: SearchOptions,
+        like: Sequence[bytes | int] = (),
+        unlike: Sequence[bytes | int] = (),
+    ) -> Answer:
         start = time.perf_counter()
-        encoded = await self._encode(query, options)
-        asked = _Asked(encoded if isinstance(encoded, int) else encoded.answer, options, Future())
+        whole = replace(options, box=None)
+        encoded, *others = await asyncio.gather(
+            self._encode(query, options),
+            *(self._encode(one, whole) for one in (*like, *unlike)),
+        )
+        first, *rest = (one if isinstance(one, int) else one.answer for one in (encoded, *others))
+        asked = _Asked(first, rest[: len(like)], rest[len(like) :], options, Future())
         if options.where or max(options.k, options.shortlist) > SLOW_FROM:
             self._slow.submit(lambda reader: self._find(reader, [asked]))
         else:
@@ -292,7 +321,13 @@ class Service:
         query, options = asked.query, asked.options
         model = reader.model
         self.encoder.use(model)
-        one = reader.embedding(query) if isinstance(query, int) else query.embed(model)
+
+        def embedding(one: Encoded | int) -> Embeddings:
+            return reader.embedding(one) if isinstance(one, int) else one.embed(model)
+
+        one = moved(
+            embedding(query), list(map(embedding, asked.like)), list(map(embedding, asked.unlike))
+        )
         one = reader.expanded(one, options)  # so that distances are those to the code that is shown
         options = replace(options, box=None, expand=0)
         hits = reader.find(one, options, self.limits.filter_seconds)
@@ -321,6 +356,62 @@ class Service:
         return await self._slow.run(
             lambda reader: reader.page(offset, limit, where, spread, seconds)
         )
+
+    async def sizes(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Width and height of the upright pictures of items; None for what cannot be read."""
+        return await self._in_pool(lambda: [self._sizes.of(path) for path in paths])
+
+    async def rows(self, ids: Sequence[int]) -> list[Row]:
+        """Those of several items that there are, with their codes."""
+
+        def read(reader: AnyReader) -> list[Row]:
+            with reader.snapshot():
+                rows = []
+                for id_ in dict.fromkeys(ids):
+                    with suppress(NotFoundError):
+                        rows.append(reader.row(id_))
+                return rows
+
+        return await self._slow.run(read)
+
+    async def map(self) -> Map:
+        """A map of the collection, computed again after a change. Raises EmptyError, and
+        NotFoundError where several indexes are served as one."""
+
+        def read(reader: AnyReader) -> tuple[tuple[int, ...], Map, Any]:
+            if not isinstance(reader, Reader):
+                raise NotFoundError("there is no map of several indexes: serve one of them")
+            if reader.is_empty:
+                raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
+            with reader.snapshot():
+                version = reader.version()
+                if self._map is not None and self._map[0] == version:
+                    return version, self._map[1], None
+                ids = reader.index.ids()
+                rows = np.arange(len(ids))[:: -(-len(ids) // MOST)]
+                labels = reader.index.labels()
+                some = Map(
+                    ids[rows].tolist(), [labels[row] for row in rows], np.empty((0, 2), np.float32)
+                )
+                return version, some, reader.index.features(some.ids)
+
+        def compute(version: tuple[int, ...], found: Map, features: Any) -> Map:
+            found = found._replace(places=lay_out(features))
+            self._map = version, found  # kept also when nobody waits for it any more
+            return found
+
+        async with self._map_lock:  # several that ask at once wait for one
+            version, found, features = await self._slow.run(read)
+            if features is None:
+                return found
+            return await self._in_pool(lambda: compute(version, found, features))
+
+    async def photo_facts(self, path: str) -> PhotoFacts:
+        """What EXIF says about an item's picture."""
+        return await self._in_pool(lambda: photo_facts(path))
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._senders, work)
 
     async def id_of_path(self, path: str) -> int:
         """The id of the item with this path. Raises NotFoundError."""
@@ -370,9 +461,12 @@ class Service:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A search for an encoded picture or an id, and the future of what it finds."""
+    """A search for an encoded picture or an id, with further ones that are right or wrong, and the
+    future of what it finds."""
 
     query: Encoded | int
+    like: Sequence[Encoded | int]
+    unlike: Sequence[Encoded | int]
     options: SearchOptions
     future: Future[Found]
 

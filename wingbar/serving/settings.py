@@ -122,6 +122,12 @@ class Settings:
             self.is_local and not self.public and self.read_token is None
         )
 
+    @property
+    def shows_paths(self) -> bool:
+        """Whether paths, dates and cameras of pictures are told: only where nobody but this machine
+        can ask at all, so that no token and no other page is involved."""
+        return self.is_local and not (self.public or self.token or self.read_token or self.cors)
+
 
 def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The IP address that `host` spells, with or without brackets; None for a name."""

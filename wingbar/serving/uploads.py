@@ -1,4 +1,5 @@
-"""Pictures uploaded over HTTP: stored as files beside the index, indexed, deleted."""
+"""Changes over HTTP: pictures that are uploaded, stored as files beside the index and indexed;
+items that are labelled or deleted."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ class Added(NamedTuple):
 
 
 class Uploads:
-    """Adds uploaded pictures to an index and deletes items; the files go to `folder`. With
+    """Adds uploaded pictures to an index, labels and deletes items; the files go to `folder`. With
     `refusal`, nothing is added, and it says why."""
 
     def __init__(
@@ -112,7 +113,36 @@ class Uploads:
 
     async def delete(self, id_: int) -> None:
         """Remove an item, and its file if that was uploaded. Raises NotFoundError, StoreError."""
-        await self._writes.run(lambda reader: self._delete(reader, id_))
+        await self._writes.run(lambda reader: self._delete(reader, [reader.item(id_)], [id_]))
+
+    async def delete_many(self, ids: Sequence[int]) -> int:
+        """Remove those of several items that there are, and the files that were uploaded; returns
+        how many. Raises StoreError."""
+
+        def delete(reader: Reader) -> int:
+            there = reader.store.existing(set(ids))
+            self._delete(reader, reader.store.items(there), there)
+            return len(there)
+
+        return await self._writes.run(delete)
+
+    async def label(self, ids: Sequence[int], label: str | None) -> int:
+        """Give those of several items that there are a label, or take it away; returns how many.
+        Raises StoreError."""
+
+        def relabel(reader: Reader) -> int:
+            with reader.store.writing():
+                there = reader.store.existing(set(ids))
+                items = reader.store.items(there)
+                reader.store.update(
+                    {
+                        id_: replace(item, label=label)
+                        for id_, item in zip(there, items, strict=True)
+                    }
+                )
+            return len(there)
+
+        return await self._writes.run(relabel)
 
     def clear_partial(self) -> None:
         """Remove the unfinished files of servers that were killed, and leave those of servers that
@@ -212,14 +242,17 @@ class Uploads:
         if gone:
             sync_folder(self._folder)
 
-    def _delete(self, reader: Reader, id_: int) -> None:
-        path = Path(reader.item(id_).path)
-        reader.index.delete([id_])
-        if path.parent == self._folder:
+    def _delete(self, reader: Reader, items: Sequence[Item], ids: Sequence[int]) -> None:
+        reader.index.delete(ids)
+        paths = [Path(item.path) for item in items]
+        uploaded = [path for path in paths if path.parent == self._folder]
+        if uploaded:
             with reader.store.writing():
                 # meanwhile another server may have stored the same picture as a new item
-                if not reader.store.ids_of_paths([str(path)]):
-                    path.unlink(missing_ok=True)
+                again = reader.store.ids_of_paths(map(str, uploaded))
+                for path in uploaded:
+                    if str(path) not in again:
+                        path.unlink(missing_ok=True)
             sync_folder(self._folder)
 
 

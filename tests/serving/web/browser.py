@@ -122,18 +122,18 @@ def choose_file(page: Page, name: str, data: bytes, kind: str = "image/jpeg") ->
     page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": data})
 
 
-def drop_file(page: Page, name: str, data: bytes, kind: str) -> None:
-    """Drop a file on the page."""
+def drop_file(page: Page, name: str, data: bytes, kind: str, onto: str = "main") -> None:
+    """Drop a file on the page, or on a part of it."""
     page.evaluate(
-        """async ([name, data, kind]) => {
+        """async ([name, data, kind, onto]) => {
           const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([bytes], name, { type: kind }));
           for (const type of ["dragenter", "dragover", "drop"])
-            document.querySelector("main").dispatchEvent(
+            document.querySelector(onto).dispatchEvent(
               new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
         }""",
-        [name, base64.b64encode(data).decode(), kind],
+        [name, base64.b64encode(data).decode(), kind, onto],
     )
 
 

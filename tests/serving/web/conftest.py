@@ -70,7 +70,7 @@ def server(index_path: Path) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(1200):  # a busy machine needs its time
             try:
                 urllib.request.urlopen(f"{url}/readyz", timeout=1).close()
                 break

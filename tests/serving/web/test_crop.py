@@ -13,9 +13,10 @@ pytestmark = pytest.mark.browser
 @pytest.mark.slow
 def test_crop_with_the_mouse(tab: Open) -> None:
     one = tab()
-    page = one.open("/?k=6")
+    page = one.open()
     choose_file(page, "halves.png", red_and_blue(), "image/png")
-    one.status("results in")
+    one.status("closest first")
+    page.click("#terms .open")
     frame = page.locator("#frame").bounding_box()
     assert frame is not None
     one.until("document.getElementById('query-facts').textContent.startsWith('200 × 100')")
@@ -27,6 +28,9 @@ def test_crop_with_the_mouse(tab: Open) -> None:
     box = [int(v) for v in one.query()["box"][0].split(",")]
     assert np.allclose(box, [110, 10, 80, 80], atol=2)
     one.until("document.querySelector('.card .name').textContent === 'blue'")
+    assert page.inner_text("#title") == "Like a part of halves.png"
+    page.wait_for_selector("#chosen .chip:has-text('Part of halves.png')")
+    page.click(".exact summary")
     assert page.input_value("#box-w") == str(box[2])
     corner = page.locator(".handle.nw").bounding_box()
     assert corner is not None
@@ -38,17 +42,17 @@ def test_crop_with_the_mouse(tab: Open) -> None:
     assert np.allclose(
         [int(v) for v in one.query()["box"][0].split(",")], [130, 30, 60, 60], atol=3
     )
-    page.click("#whole")
+    page.click("#chosen .chip:has-text('Part of halves.png')")
     one.until("!location.search.includes('box')")
 
 
 @pytest.mark.slow
 def test_crop_with_a_finger(tab: Open) -> None:
     one = tab(390, 844, has_touch=True, is_mobile=True)
-    page = one.open("/?id=3&k=6")
-    one.status("results in")
+    page = one.open("/?id=3")
+    one.status("closest first")
     one.until("document.getElementById('query-facts').textContent.startsWith('96 × 72')")
-    page.tap("#crop-button")
+    page.tap("#terms .open")
     frame = page.locator("#frame").bounding_box()
     assert frame is not None
     touch = page.context.new_cdp_session(page)
@@ -70,8 +74,8 @@ def test_crop_with_a_finger(tab: Open) -> None:
 @pytest.mark.slow
 def test_crop_with_keys_and_numbers(tab: Open) -> None:
     one = tab()
-    page = one.open("/?id=3&k=6")
-    one.status("results in")
+    page = one.open("/?id=3")
+    one.status("closest first")
     one.until("document.getElementById('query-facts').textContent.startsWith('96 × 72')")
     page.keyboard.press("c")
     assert one.focused() == "box"
@@ -81,6 +85,7 @@ def test_crop_with_keys_and_numbers(tab: Open) -> None:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Shift+ArrowLeft")
     page.wait_for_url("**box=15,12,66,50*")
+    page.click(".exact summary")
     page.fill("#box-h", "30")
     page.keyboard.press("Tab")
     page.wait_for_url("**box=15,12,66,30*")
@@ -89,9 +94,9 @@ def test_crop_with_keys_and_numbers(tab: Open) -> None:
     page.wait_for_url("**box=15,12,81,30*")  # as far as the picture goes
     page.focus("#box")
     page.keyboard.press("Escape")
-    assert one.focused() == "crop-button"
-    assert page.is_hidden("#box-fields")
-    assert page.is_visible("#box")  # still what is searched
+    assert one.focused() == "open"
+    assert page.is_hidden("#query")
+    assert page.is_visible("#terms .part")  # still what is searched
     page.go_back()
     one.until("!location.search.includes('box')")
-    assert page.is_hidden("#box")
+    one.until("!document.querySelector('#terms .part')")

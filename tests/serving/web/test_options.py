@@ -1,4 +1,4 @@
-"""Filters, options and the order of results on the page."""
+"""Filters, search settings and the order of results on the page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.mark.slow
-def test_filters(tab: Open) -> None:
+def test_filters_and_settings(tab: Open) -> None:
     one = tab()
-    page = one.open("/?id=1&k=12")
-    one.status("^12 results")
+    page = one.open()
+    page.click("#panel-button")
+    assert page.is_hidden("#settings")
+    page.click("#filters [data-condition='label=green']")
+    one.status(rf"^{EACH} of {3 * EACH} pictures$")
+    assert set(one.labels()) == {"green"}
+    page.click(".card .hit")
+    page.wait_for_url("**id=*")
+    one.status(f"^{EACH - 1} results$")
+    page.click("#filters [data-condition='label=green']")
     page.click("#filters [data-condition='label=blue']")
-    one.until(
-        "[...document.querySelectorAll('.card .name')].every((name) => name.textContent === 'blue')"
-    )
+    one.until("document.querySelector('.card .name')?.textContent === 'blue'")
     assert one.query()["where"] == ["label=blue"]
     assert page.get_attribute("#filters [data-condition='label=blue']", "aria-pressed") == "true"
     page.click("#filters [data-condition='place=north']")
@@ -31,6 +37,7 @@ def test_filters(tab: Open) -> None:
     page.fill("#condition", "price < 6")
     page.keyboard.press("Enter")
     one.status("^3 results")
+    assert page.inner_text("#panel-count") == "3"
     assert sorted(one.names()) == ["blue_01.png", "blue_03.png", "blue_05.png"]
     page.click("#chosen .chip:has-text('label: blue')")
     one.status("^9 results")
@@ -40,21 +47,26 @@ def test_filters(tab: Open) -> None:
     page.fill("#condition", "colour=7")
     page.keyboard.press("Enter")
     page.wait_for_selector("#blank:has-text('This search failed')")
-    one.expected.append("status of 4")
-    one.expected.append("Problem")
+    one.expected += ["status of 4", "Problem"]
     page.click("#blank button:has-text('Remove the filters')")
-    one.status("^12 results")
+    one.status("closest first")
     assert "where" not in one.query()
-
-
-@pytest.mark.slow
-def test_filters_before_there_is_a_query(tab: Open) -> None:
-    one = tab()
-    page = one.open()
-    page.click("#filters [data-condition='label=green']")
-    one.status(rf"^{EACH} of {3 * EACH} pictures$")
-    assert set(one.labels()) == {"green"}
-    assert page.is_hidden("#options")
+    page.click("#settings summary")
+    page.focus("#radius")
+    page.keyboard.press("Home")
+    page.wait_for_url("**radius=0*")
+    page.click("#chosen .chip:has-text('up to 0 bits')")
+    one.until("!location.search.includes('radius')")
+    page.check("#distinct")
+    page.wait_for_url("**distinct=true*")
+    one.status("closest first")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#panel")
+    width = "document.querySelector('.thumb').getBoundingClientRect().height"
+    before = page.evaluate(width)
+    page.focus("#size")
+    page.keyboard.press("End")
+    assert page.evaluate(width) > 1.5 * before
 
 
 @pytest.mark.slow
@@ -71,6 +83,7 @@ def test_labels_are_shown_with_spaces(tab: Open) -> None:
     page = one.open()
     assert set(one.labels()) == {"red tern"}
     assert (page.get_attribute(".hit", "aria-label") or "").startswith("red tern, ")
+    page.click("#panel-button")
     page.fill("#filters input[type=search]", "red t")
     chip = page.locator("#filters [data-condition='label=red_tern']")  # its value stays
     assert chip.locator("span").first.inner_text() == "red tern"
@@ -78,62 +91,33 @@ def test_labels_are_shown_with_spaces(tab: Open) -> None:
     assert chip.is_visible()
     page.focus(".hit")
     page.keyboard.press("Space")
-    assert page.inner_text("#details-title") == "red tern"
+    assert page.inner_text("#lightbox-title") == "red tern"
     page.keyboard.press("Escape")
     page.goto(f"{one.url}/?where=label=red_tern")
     page.wait_for_selector("#chosen .chip:has-text('label: red tern')")
 
 
 @pytest.mark.slow
-def test_sliders(tab: Open) -> None:
-    one = tab()
-    page = one.open("/?id=1")
-    one.status("^24 results")
-    page.focus("#k")
-    page.keyboard.press("ArrowLeft")
-    one.status("^12 results")
-    assert page.get_attribute("#k", "aria-valuetext") == "12"
-    page.focus("#radius")
-    page.keyboard.press("Home")
-    page.wait_for_url("**radius=0*")
-    one.until(
-        "[...document.querySelectorAll('.card .bits')].every((bits) => "
-        "bits.textContent.startsWith('0/'))"
-    )
-    page.keyboard.press("End")
-    one.until("!location.search.includes('radius')")
-
-
-@pytest.mark.slow
 def test_coarse_and_fine_show_what_moved(tab: Open, server: str) -> None:
-    one = tab()
-    page = one.open("/?id=7&k=12")
-    one.status("^12 results")
+    one = tab(1280, 2000)
+    page = one.open("/?id=7")
+    one.status("closest first|results")
+    page.keyboard.press("i")
     assert page.is_checked("input[value=fine]")
-    assert page.inner_text("#order-note") == "Fine: by bits first, then by the fine stage"
-    fine = [hit["id"] for hit in search_api(server, id=7, k=12)["hits"]]
+    fine = [hit["id"] for hit in search_api(server, id=7, k=60)["hits"]][1:]
     coarse = [hit["id"] for hit in search_api(server, id=7, k=90, fine="none")["hits"]]
-    assert fine != coarse[:12]
+    coarse.remove(7)
+    ids = "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))"
     page.keyboard.press("f")
     page.wait_for_url("**fine=none*")
     one.until("document.querySelector('input[value=coarse]').checked")
-    assert page.inner_text("#order-note") == "Coarse: by the number of differing bits alone"
-    assert (
-        page.evaluate(
-            "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))"
-        )
-        == coarse[:12]
-    )
+    assert page.inner_text("#order-note") == "By the number of differing bits alone."
+    assert page.evaluate(ids)[:12] == coarse[:12]
     page.keyboard.press("f")
     one.until("document.querySelector('input[value=fine]').checked")
-    assert (
-        page.evaluate(
-            "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))"
-        )
-        == fine
-    )
-    moves = page.evaluate("[...document.querySelectorAll('.move')].map((move) => move.textContent)")
-    wanted = [coarse.index(id_) - fine.index(id_) for id_ in fine]
+    assert page.evaluate(ids)[:12] == fine[:12]
+    moves = page.locator(".move").all_text_contents()[:12]
+    wanted = [coarse.index(id_) - fine.index(id_) for id_ in fine[:12]]
     assert moves == ["" if not n else f"+{n}" if n > 0 else f"−{-n}" for n in wanted]
     assert page.inner_text("#moves").startswith("Compared with the coarse order:")
     assert "places higher than in the coarse order" in " ".join(

@@ -31,16 +31,18 @@ def test_a_file_that_is_no_picture(tab: Open) -> None:
     choose_file(page, "broken.jpg", b"\xff\xd8\xff" + bytes(100))
     page.wait_for_selector("#blank:has-text('This search failed')")
     assert page.is_visible("#blank button:has-text('Choose another picture')")
-    one.until("document.getElementById('frame').hidden")  # one message is enough
-    assert page.is_hidden("#crop-button")
+    assert page.is_hidden("#terms .crop-text")
+    page.click("#more summary")
     assert page.is_hidden("#keep")
     one.expected += ["status of 4", "Problem"]
     choose_file(page, "good.jpg", picture_bytes(1, HUES["red"]))
-    one.status("results in")
+    one.status("closest first")
     assert page.is_hidden("#blank")
+    assert page.is_visible("#terms .crop-text")
+    page.click("#terms .open")
+    page.wait_for_selector("#picture")
     assert page.is_hidden("#no-preview")
-    assert page.is_visible("#picture")
-    assert page.is_visible("#crop-button")
+    page.click("#more summary")
     assert page.is_visible("#keep")
 
 
@@ -49,11 +51,12 @@ def test_a_picture_that_only_the_server_can_read(tab: Open) -> None:
     one = tab()
     page = one.open()
     choose_file(page, "scan.tif", picture_bytes(1, HUES["red"], "TIFF"), "image/tiff")
-    one.status("results in")
+    one.status("closest first")
+    page.click("#terms .open")  # the server has said how large it is
     page.wait_for_selector(
         "#no-preview:has-text('This browser cannot show the picture. The search works all the')"
     )
-    assert page.is_visible("#crop-button")  # the server has said how large it is
+    page.click("#more summary")
     assert page.is_visible("#keep")
 
 
@@ -66,7 +69,7 @@ def test_a_picture_that_is_too_large(tab: Open) -> None:
         route.fulfill(json=info | {"limits": info["limits"] | {"upload_bytes": 400_000}})
 
     one.page.route("**/api/info", small_limit)
-    page = one.open("/?k=6")
+    page = one.open()
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 600, 3), np.uint8))
     out = io.BytesIO()
     noise.save(out, "PNG")
@@ -75,25 +78,25 @@ def test_a_picture_that_is_too_large(tab: Open) -> None:
         "#notice:has-text('huge.png is 1.1 MB; this server accepts at most 400 KB')"
     )
     page.click("#notice button:has-text('Search with a smaller copy')")
-    one.status("^6 results")
+    one.status("closest first")
     assert page.inner_text("#title") == "Like huge.jpg"
 
 
 @pytest.mark.slow
 def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
     one = tab()
-    page = one.open("/?id=1&k=12")
-    one.status("^12 results")
+    page = one.open("/?id=1")
+    one.status("closest first")
     page.route("**/{api,healthz}**", lambda route: route.abort())
     page.route("**/api/**", lambda route: route.abort())
     page.keyboard.press("f")
     page.wait_for_selector(
         "#notice:has-text('The server does not respond. Check that wingbar serve is still running')"
     )
-    assert page.locator(".card").count() == 12  # what was there stays
+    assert page.locator(".card").count() > 10  # what was there stays
     page.unroute_all()
     one.until("document.querySelector('input[value=coarse]').checked")  # it looks by itself
-    one.status("^12 results")
+    one.status("results$|closest first")
     assert page.is_hidden("#notice")
     one.expected += ["ERR_FAILED", "Problem"]
 
@@ -102,7 +105,7 @@ def test_the_server_is_gone_and_comes_back(tab: Open) -> None:
 def test_pictures_come_when_the_server_is_back(tab: Open) -> None:
     one = tab()
     one.page.route("**/api/thumbs/**", lambda route: route.abort())
-    page = one.open("/?k=6")
+    page = one.open()
     page.wait_for_selector(".card .gone:has-text('The server does not respond')")
     page.unroute_all()
     one.until(
@@ -112,12 +115,12 @@ def test_pictures_come_when_the_server_is_back(tab: Open) -> None:
     page.route("**/{api,healthz}**", lambda route: route.abort())
     page.route("**/api/**", lambda route: route.abort())
     page.click(".card:nth-child(3) .hit")
-    page.wait_for_selector("#no-preview:has-text('The server does not respond')")
     page.wait_for_selector("#notice:has-text('The server does not respond')")
     page.unroute_all()
-    one.status("^6 results")
+    one.status("closest first")
     one.until("document.getElementById('picture').naturalWidth === 96")
-    page.wait_for_selector("#picture")
+    one.until("document.querySelector('#terms img').naturalWidth > 0")
+    page.click("#terms .open")
     assert page.is_hidden("#no-preview")
     assert page.inner_text("#query-name") in HUES
     assert page.inner_text("#query-facts").startswith("96 × 72")
@@ -140,8 +143,8 @@ def test_a_busy_server_is_asked_again(tab: Open) -> None:
         else:
             route.continue_()
 
-    page = one.open("/?id=1&k=6")
-    one.status("^6 results")
+    page = one.open("/?id=1")
+    one.status("closest first")
     page.evaluate(
         """() => {
           window.said = [];
@@ -171,11 +174,11 @@ def test_a_server_that_stays_busy(tab: Open) -> None:
         "**/api/search",
         lambda route: route.fulfill(status=429, headers={"Retry-After": "0.05"}, json={}),
     )
-    page = one.open("/?id=1&k=6")
+    page = one.open("/?id=1")
     page.wait_for_selector("#notice button:has-text('Try again')")
     page.unroute_all()
     page.click("#notice button:has-text('Try again')")
-    one.status("^6 results")
+    one.status("closest first")
     one.expected += ["429", "Problem"]
 
 
@@ -206,7 +209,7 @@ def test_a_server_that_asks_for_a_token(tab: Open) -> None:
     page.reload()
     page.wait_for_selector(".card")
     assert sent[-1] == "Bearer s3cret"
-    assert page.evaluate("localStorage.length") == 0
+    assert "s3cret" not in page.evaluate("JSON.stringify(localStorage)")
     one.expected.append("401")
 
 
@@ -230,14 +233,15 @@ def test_the_first_picture_of_an_empty_index(tab: Open) -> None:
     one.page.route("**/api/search?**", lambda route: route.fulfill(status=409, json=refusal))
     added = {"items": [{"id": 1, "name": "new.png"}], "failed": []}
     one.page.route("**/api/items", lambda route: route.fulfill(status=201, json=added))
-    page = one.open("/?k=6")
+    page = one.open()
     choose_file(page, "new.png", picture_bytes(1, HUES["red"], "PNG"), "image/png")
     page.wait_for_selector("#blank:has-text('The index holds no images yet')")
     page.unroute("**/api/search?**")
+    page.click("#more summary")
     page.click("#keep")
     page.keyboard.press("Enter")
     page.wait_for_selector("#notice:has-text('new.png was added to the index')")
-    one.status("^6 results")
+    one.status("closest first")
     assert page.is_hidden("#blank")
     assert page.is_visible("#notice")
     one.expected += ["409", "Problem"]
@@ -249,11 +253,10 @@ def test_nothing_found(tab: Open) -> None:
     page = one.open("/?id=1&radius=0&where=label=blue")
     page.wait_for_selector("#blank:has-text('No picture within 0 bits that matches the filters.')")
     page.click("#blank button:has-text('Any distance')")
-    one.status("^24 results")
+    one.status("results$")
     page.goto(f"{one.url}/?id=99999999")
     page.wait_for_selector("#blank:has-text('Not in this index')")
-    one.until("document.getElementById('frame').hidden")
-    assert page.is_hidden("#crop-button")
+    assert page.is_hidden("#terms .crop-text")
     page.click("#blank button:has-text('All pictures')")
     page.wait_for_selector(".card")
     one.expected += ["404", "Problem"]

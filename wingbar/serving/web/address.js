@@ -1,12 +1,14 @@
 // The search as the URL of the page and as the parameters of the API. Defaults are left out of the
 // URL.
 
-import { DEFAULTS, likeItem } from "./state.js";
+import { DEFAULTS, likePicture, NOTHING } from "./state.js";
 
 /** @typedef {import("./state.js").Search} Search */
+/** @typedef {import("./state.js").Picture} Picture */
 
 /** @type {readonly string[]} */
 const FINE = ["none", "ties", "pool", "asymmetric"];
+const KEY = /^u[0-9a-z]{1,30}$/; // of a picture of this browser
 
 /**
  * The search of a URL's query string. Invalid values count as absent.
@@ -16,24 +18,30 @@ const FINE = ["none", "ties", "pool", "asymmetric"];
 export function fromAddress(query) {
   const params = new URLSearchParams(query);
   const fine = params.get("fine");
+  const first = picture(params.get("id") ?? params.get("upload"));
   return {
-    id: integer(params.get("id"), 0),
-    upload: null,
-    k: integer(params.get("k"), 1) ?? DEFAULTS.k,
+    ...NOTHING,
+    query: first,
+    box: first === null ? null : boxOf(params.get("box") ?? ""),
+    like: first === null ? [] : pictures(params.getAll("like")),
+    unlike: first === null ? [] : pictures(params.getAll("unlike")),
     radius: integer(params.get("radius"), 0),
     fine: FINE.includes(fine) ? /** @type {import("./state.js").Fine} */ (fine) : null,
     shortlist: integer(params.get("shortlist"), 1) ?? DEFAULTS.shortlist,
+    distinct: params.get("distinct") === "true",
     where: params.getAll("where").filter(Boolean),
-    box: boxOf(params.get("box") ?? ""),
   };
 }
 
 /** The URL of a search, from the slash on. @param {Search} search @returns {string} */
 export function toAddress(search) {
   const params = new URLSearchParams();
-  if (search.id !== null) params.set("id", String(search.id));
-  for (const [name, value] of toParameters(search)) {
-    const isDefault = name in DEFAULTS && String(DEFAULTS[/** @type {"k"} */ (name)]) === value;
+  const { query, like, unlike } = search;
+  if (query !== null) params.set(typeof query === "number" ? "id" : "upload", String(query));
+  for (const one of like) params.append("like", String(one));
+  for (const one of unlike) params.append("unlike", String(one));
+  for (const [name, value] of toParameters({ ...search, like: [], unlike: [] })) {
+    const isDefault = name === "shortlist" && String(DEFAULTS.shortlist) === value;
     if (!isDefault) params.append(name, value);
   }
   const text = params.toString().replaceAll("%2C", ",").replaceAll("%3D", "=");
@@ -45,35 +53,49 @@ export function toAddress(search) {
  * @param {{ id: number }} entry
  * @returns {string}
  */
-export const linkTo = (entry) => toAddress(likeItem(entry.id));
+export const linkTo = (entry) => toAddress(likePicture(entry.id));
 
 /**
- * What the API takes beside a picture that is sent, as [name, value] pairs.
+ * What the API takes beside pictures that are sent, as [name, value] pairs.
  * @param {Search} search
  * @returns {[string, string][]}
  */
-export function toParameters({ k, radius, fine, shortlist, where, box }) {
+export function toParameters({ like, unlike, radius, fine, shortlist, distinct, where, box }) {
   /** @type {[string, string][]} */
-  const pairs = [["k", String(k)]];
+  const pairs = [];
+  for (const id of like) if (typeof id === "number") pairs.push(["like", String(id)]);
+  for (const id of unlike) if (typeof id === "number") pairs.push(["unlike", String(id)]);
   if (radius !== null) pairs.push(["radius", String(radius)]);
   if (fine !== null) pairs.push(["fine", fine]);
   if (fine !== "none") pairs.push(["shortlist", String(shortlist)]);
+  if (distinct) pairs.push(["distinct", "true"]);
   for (const condition of where) pairs.push(["where", condition]);
   if (box) pairs.push(["box", box.join(",")]);
   return pairs;
 }
 
-/** The same as the API's JSON, for an indexed picture. @param {Search} search @returns {object} */
-export function toRecord({ id, k, radius, fine, shortlist, where, box }) {
-  /** @type {Partial<Search>} */
-  const record = { id, k };
+/** The same as the API's JSON, for indexed pictures. @param {Search} search */
+export function toRecord({ query, like, unlike, radius, fine, shortlist, distinct, where, box }) {
+  /** @type {Record<string, unknown>} */
+  const record = { id: query };
+  if (like.length) record.like = like;
+  if (unlike.length) record.unlike = unlike;
   if (radius !== null) record.radius = radius;
   if (fine !== null) record.fine = fine;
   if (fine !== "none") record.shortlist = shortlist;
+  if (distinct) record.distinct = true;
   if (where.length) record.where = where;
   if (box) record.box = box;
   return record;
 }
+
+/** An id or a key, or null. @param {string | null} text @returns {Picture | null} */
+function picture(text) {
+  return text !== null && KEY.test(text) ? text : integer(text, 0);
+}
+
+/** Those of several that are an id or a key. @param {string[]} texts @returns {Picture[]} */
+const pictures = (texts) => texts.map(picture).filter((one) => one !== null);
 
 /**
  * A whole number of at least `least`, or null.

@@ -17,6 +17,8 @@
  * @property {import("./state.js").Fine} fine  the model's own fine stage
  * @property {Record<string, number>} label_counts
  * @property {Record<string, string[]>} columns  values by column
+ * @property {string} model
+ * @property {string} fingerprint  of the model
  * @property {boolean} explains  whether it can show what the model saw
  * @property {boolean} writable  whether pictures can be added and removed
  * @property {Limits} limits
@@ -33,6 +35,9 @@
  * @property {string} thumb  URL
  * @property {string} image  URL
  * @property {boolean} available  whether the file is still there
+ * @property {string} [path]      where the server tells paths
+ * @property {number} [width]     of the upright picture, in pixels, where it is known
+ * @property {number} [height]
  */
 
 /**
@@ -42,6 +47,7 @@
  * @property {number} rank      1 or more
  * @property {number} distance  differing bits
  * @property {number | null} score  what the fine stage ranked by
+ * @property {number[]} copies  ids of its copies, if they are stacked
  * @property {number | null} p_chance  share of random pairs of items that are at least as near
  */
 

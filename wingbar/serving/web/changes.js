@@ -1,13 +1,17 @@
-// Changes of the index: the dialog that adds the query, and what follows a removal.
+// Changes of the index: the dialog that adds the query, and what follows a removal or a label.
 
 import { json, Problem } from "./api.js";
 import { $, make } from "./elements.js";
+import { grid } from "./grid.js";
 import { refreshInfo } from "./info.js";
 import { go, goLike, showAgain } from "./navigation.js";
 import { showNotice } from "./notice.js";
+import { takeOffResults } from "./results.js";
 import { forgetAnswers } from "./search.js";
 import { takeOff } from "./start.js";
-import { queryFile, state } from "./state.js";
+import { queryFile, state, withoutPicture } from "./state.js";
+import { drawTray } from "./tray.js";
+import { plural } from "./words.js";
 
 /** Listen to the button and the dialog that add the query. */
 export function listenToAdd() {
@@ -22,15 +26,31 @@ export function listenToAdd() {
   });
 }
 
-/** Bring the page up to date after a picture was removed. @param {import("./api.js").Item} entry */
-export async function afterRemoval(entry) {
+/** Bring the page up to date after pictures were removed. @param {import("./api.js").Item[]} items */
+export async function afterRemoval(items) {
   forgetAnswers();
-  state.known.delete(entry.id);
+  const ids = new Set(items.map(({ id }) => id));
+  for (const id of ids) {
+    state.known.delete(id);
+    state.selected.delete(id);
+  }
+  drawTray();
   await refreshInfo();
-  if (state.search.id === entry.id) await go({ ...state.search, id: null, box: null });
-  else if (state.browsing && state.browsing.loaded > 1) takeOff(entry.id);
+  const { query } = state.search;
+  if (ids.has(Number(query))) await go(withoutPicture(query));
+  else if (state.results && state.results.hits.length > ids.size) takeOffResults(ids);
+  else if (state.browsing && state.browsing.loaded > ids.size) takeOff(ids);
   else await showAgain();
-  showNotice(`${entry.name} was removed from the index.`, [], "good");
+  const what = items.length === 1 ? `${items[0].name} was` : `${plural(ids.size, "picture")} were`;
+  showNotice(`${what} removed from the index.`, [], "good");
+}
+
+/** Write a new label on the cards. @param {number[]} ids @param {string | null} label */
+export function afterLabel(ids, label) {
+  forgetAnswers();
+  const changed = new Set(ids);
+  for (const entry of grid.entries) if (changed.has(entry.id)) entry.label = label;
+  grid.rename(changed);
 }
 
 function openAdd() {

@@ -1,4 +1,4 @@
-// What all dialogs have in common: how they close; and the one for help.
+// What all dialogs have in common: how they close; the one for help; and the menu.
 
 import { $ } from "./elements.js";
 
@@ -11,10 +11,21 @@ export function listenToDialogs() {
     });
   }
   $("help-button").addEventListener("click", openHelp);
+  addEventListener("click", (event) => {
+    const target = /** @type {Element} */ (event.target);
+    if (!$("more").contains(target) || target.closest("#more button")) closeMenu();
+  });
 }
 
 /** Open the dialog of numbers and keys. */
 export const openHelp = () => $("help").showModal();
+
+/** Close the menu. */
+export function closeMenu() {
+  const hadFocus = $("more").open && $("more").contains(document.activeElement);
+  $("more").open = false;
+  if (hadFocus) $("more").querySelector("summary").focus();
+}
 
 /** Close whatever dialog is open. */
 export function closeDialogs() {

@@ -1,32 +1,22 @@
-// The Export menu: results as JSON or CSV, the search as a curl command or a link.
+// Results as JSON or CSV, the search as a curl command or a link.
 
 import { toParameters, toRecord } from "./address.js";
 import { token } from "./api.js";
 import { $, make } from "./elements.js";
 import { showNotice } from "./notice.js";
-import { queryFile, state } from "./state.js";
+import { isUpload, queryFile, state } from "./state.js";
 
-/** @typedef {import("./grid.js").Entry} Entry */
+/** @typedef {import("./card.js").Entry} Entry */
 
 /** @type {(keyof Entry)[]} */
-const FIELDS = ["rank", "id", "name", "label", "distance", "score", "code"];
+const FIELDS = ["rank", "id", "path", "name", "label", "distance", "score", "code"];
 
-/** Listen to the menu, which closes after a choice or a click elsewhere. */
+/** Listen to their entries in the menu. */
 export function listenToExports() {
   $("export-json").addEventListener("click", saveJson);
   $("export-csv").addEventListener("click", saveCsv);
   $("export-curl").addEventListener("click", () => copy(toCurl(), "The command was copied."));
   $("export-link").addEventListener("click", copyLink);
-  for (const button of $("export").querySelectorAll("button"))
-    button.addEventListener("click", closeExports);
-  addEventListener("click", (event) => {
-    if (!$("export").contains(event.target)) closeExports();
-  });
-}
-
-/** Close the menu. */
-export function closeExports() {
-  $("export").open = false;
 }
 
 function saveJson() {
@@ -39,13 +29,12 @@ function saveCsv() {
 }
 
 function copyLink() {
-  const isUpload = state.search.upload !== null;
-  const left = isUpload ? " It holds only the options, not your picture." : "";
+  const left = isUpload() ? " Your own picture is found in this browser only." : "";
   return copy(location.href, `The link was copied.${left}`);
 }
 
-/** @param {string} text @param {string} done  the message */
-async function copy(text, done) {
+/** Copy a text, and say so. @param {string} text @param {string} done  the message */
+export async function copy(text, done) {
   try {
     await navigator.clipboard.writeText(text);
     showNotice(done, [], "good");
@@ -54,21 +43,22 @@ async function copy(text, done) {
   }
 }
 
-/** Save a file. @param {string} name @param {string} type @param {string} text */
-function save(name, type, text) {
+/** Save a file. @param {string} name @param {string} type @param {BlobPart} text */
+export function save(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type }));
   make("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** Hits as CSV, with the columns of all of them. @param {Entry[]} hits */
-function toCsv(hits) {
+/** Pictures as CSV, with the columns of all of them. @param {Entry[]} hits */
+export function toCsv(hits) {
   const columns = [...new Set(hits.flatMap((hit) => Object.keys(hit.columns ?? {})))].sort();
+  const fields = FIELDS.filter((field) => hits.some((hit) => hit[field] !== undefined));
   const rows = hits.map((hit) => [
-    ...FIELDS.map((field) => hit[field]),
+    ...fields.map((field) => hit[field]),
     ...columns.map((column) => hit.columns?.[column]),
   ]);
-  const lines = [[...FIELDS, ...columns], ...rows].map((row) => row.map(toCell).join(","));
+  const lines = [[...fields, ...columns], ...rows].map((row) => row.map(toCell).join(","));
   return `${lines.join("\r\n")}\r\n`;
 }
 
@@ -85,7 +75,7 @@ function toCurl() {
   const { search } = state;
   const header = token.get() ? ` -H "Authorization: Bearer $WINGBAR_TOKEN"` : "";
   const url = `${location.origin}/api/search`;
-  if (search.id !== null) {
+  if (!isUpload()) {
     const record = JSON.stringify(toRecord(search));
     return `curl -s${header} -H 'Content-Type: application/json' -d ${quote(record)} ${quote(url)}`;
   }

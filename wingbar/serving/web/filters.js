@@ -21,6 +21,8 @@ export class Filters {
    * @param {(where: string[]) => void} onChange  takes them as the API does: "label=monarch"
    */
   constructor(panel, chosen, onChange) {
+    /** Chips beside those of the filters. @type {HTMLElement[]} */
+    this.others = [];
     this.panel = panel;
     this.chosen = chosen;
     this.onChange = onChange;
@@ -45,9 +47,14 @@ export class Filters {
     this.show(this.where);
   }
 
-  /** Show which filters are in use. @param {string[]} where */
-  show(where) {
+  /**
+   * Show which filters are in use.
+   * @param {string[]} where
+   * @param {HTMLElement[]} [others]  chips in front of theirs
+   */
+  show(where, others = this.others) {
     this.where = where;
+    this.others = others;
     this.#drawChosen();
     for (const button of this.panel.querySelectorAll("[data-condition]")) {
       const { condition } = /** @type {HTMLElement} */ (button).dataset;
@@ -170,9 +177,10 @@ export class Filters {
   }
 
   #drawChosen() {
-    const { where, chosen } = this;
-    chosen.hidden = !where.length;
-    chosen.replaceChildren(...where.map((each) => make("li", {}, this.#chosenChip(each))));
+    const { where, chosen, others } = this;
+    chosen.hidden = !where.length && !others.length;
+    const chips = [...others, ...where.map((each) => this.#chosenChip(each))];
+    chosen.replaceChildren(...chips.map((chip) => make("li", {}, chip)));
     if (where.length < 2) return;
     const none = makeButton("Remove all", () => this.onChange([]), { className: "plain" });
     chosen.append(make("li", {}, none));
@@ -182,13 +190,20 @@ export class Filters {
   #chosenChip(condition) {
     const [, field, sign, value] = CONDITION.exec(condition) ?? [];
     const text = sign === "=" ? `${field}: ${textOf(field, value)}` : condition;
-    const chip = makeButton(text, () => this.#toggle(condition), {
-      className: "chip on",
-      "aria-label": `Remove the filter ${text}`,
-    });
-    chip.append(make("span", { className: "x", "aria-hidden": "true" }, "×"));
-    return chip;
+    return removableChip(text, `Remove the filter ${text}`, () => this.#toggle(condition));
   }
+}
+
+/**
+ * A chip that a click removes.
+ * @param {string} text
+ * @param {string} label
+ * @param {() => void} remove
+ */
+export function removableChip(text, label, remove) {
+  const chip = makeButton(text, remove, { className: "chip on", "aria-label": label });
+  chip.append(make("span", { className: "x", "aria-hidden": "true" }, "×"));
+  return chip;
 }
 
 /** A value as it is shown. @param {string} field @param {string} value */

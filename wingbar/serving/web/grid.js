@@ -1,107 +1,155 @@
-// The grid of pictures: cards, one tab stop with arrow keys, and cards that travel when the order
-// changes.
+// The grid of pictures: rows of whole pictures of which only those near the screen are in the page,
+// one tab stop with arrow keys, and cards that travel when the order changes.
 
-import { bitPaths } from "./bits.js";
-import { $, setName } from "./elements.js";
-import { showPicture } from "./pictures.js";
-import { plural, shownName, withSpaces } from "./words.js";
+import { fillCard, hitOf, loadCard, makeCard, setSelected } from "./card.js";
+import { $, make } from "./elements.js";
+import { justify, rowAt } from "./layout.js";
 
+/** @typedef {import("./card.js").Entry} Entry */
 /** @typedef {import("./state.js").Ranking} Ranking */
+/** @typedef {{ left: number, top: number, width: number, height: number }} Place */
 
-/**
- * What a card shows: an item of the API, or a hit and what the page adds to it.
- * @typedef {import("./api.js").Item & Partial<import("./api.js").HitPart> & Added} Entry
- * @typedef {object} Added
- * @property {boolean} [self]      whether it is the query
- * @property {number} [ties]       how many of the results are at the same distance
- * @property {boolean} [byChance]  whether this is the first hit that is as unlike as random pairs
- * @property {boolean} [tiesGoOn]  whether more such may follow after the last result
- * @property {number | "new" | "out"} [move]  places gained against the other order, "new" if
- *   the coarse order's results lack it, "out" if the fine order's do
- */
-
-const NEAR = 400; // pixels above and below the screen within which cards travel
+const AHEAD = 0.75; // screens above and below the screen whose cards are in the page
+const MORE_AT = 1.5; // screens before the end at which more pictures are asked for
+const NARROWEST = 0.4; // width over height of a picture as it is laid out,
+const WIDEST = 3; // at least and at most
+const UNKNOWN = 4 / 3; // that of a picture whose size is not known
+const CAPTION = 30; // pixels of the name below a picture,
+const CLOSENESS = 8; // of the closeness,
+const INSPECTED = 76; // of what Inspect adds
+const LEAST = 64; // pixels of the narrowest picture,
+const LEAST_INSPECTED = 112; // and of one with its measures
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const narrow = matchMedia("(max-width: 40rem)");
 
 /** The list of cards. */
 export class Grid {
-  /**
-   * @param {HTMLElement} list
-   * @param {HTMLTemplateElement} template  of a card
-   */
-  constructor(list, template) {
+  /** @param {HTMLElement} list */
+  constructor(list) {
     this.list = list;
-    this.template = template;
-    /** @type {Map<number, { item: HTMLElement, entry: Entry }>} */
-    this.cards = new Map(); // by id
-    /** The card with the tab stop. @type {HTMLElement | null} */
-    this.current = null;
+    /** @type {Entry[]} */
+    this.entries = [];
+    /** Places of entries by id. @type {Map<number, number>} */
+    this.at = new Map();
+    /** Cards in the page by id. @type {Map<number, HTMLElement>} */
+    this.cards = new Map();
+    /** @type {Ranking | null} */
+    this.ranking = null;
+    /** Place of the first picture that is alike by chance. @type {number | null} */
+    this.lineAt = null;
+    this.layout = justify([], { width: 1, target: 1, gap: 0, caption: 0, least: 0 });
+    /** The entry with the tab stop. @type {number | null} */
+    this.currentId = null;
+    /** Height of a row in pixels; null for the screen's own. @type {number | null} */
+    this.size = null;
+    this.inspecting = false;
+    /** Whether a click selects. */
+    this.selecting = false;
+    this.frame = 0;
+    this.line = make("li", { className: "chance", role: "separator", hidden: true });
+    this.line.append(make("span", {}, "Not alike any more"));
     /** What the page does for the grid; set by main.js. */
     this.on = {
       /** URL of the search for pictures similar to an entry. @type {(entry: Entry) => string} */
       href: () => "/",
       /** Search for pictures similar to an entry. @type {(entry: Entry) => void} */
       open: () => {},
-      /** Show its details. @type {(entry: Entry) => void} */
+      /** Show it large. @type {(entry: Entry) => void} */
       details: () => {},
-      /** The arrow keys have come to the end. @type {() => void} */
+      /** It is right, or wrong. @type {(entry: Entry, right: boolean) => void} */
+      mark: () => {},
+      /** Select it; with `range`, all from the last one to it.
+       * @type {(entry: Entry, range: boolean) => void} */
+      select: () => {},
+      /** Whether it is selected. @type {(id: number) => boolean} */
+      isSelected: () => false,
+      /** The end comes near. @type {() => void} */
       end: () => {},
     };
     list.addEventListener("click", (event) => this.#click(event));
     list.addEventListener("keydown", (event) => this.#key(event));
     list.addEventListener("focusin", ({ target }) => {
       const element = /** @type {Element} */ (target);
-      if (element.matches(".hit")) this.#select(element.closest(".card"));
+      if (element.matches(".hit")) this.#select(this.#entry(element).id);
     });
+    addEventListener("scroll", () => this.#drawSoon(), { passive: true });
+    let width = 0;
+    new ResizeObserver(() => {
+      if (list.clientWidth === width) return;
+      width = list.clientWidth;
+      this.relayout();
+    }).observe(list);
   }
 
   /**
    * Show `entries` in their order. Cards that stay are kept, and with `travel` they move to their
    * new places.
    * @param {Entry[]} entries
-   * @param {{ ranking?: Ranking | null, travel?: boolean }} [options]
+   * @param {{ ranking?: Ranking | null, travel?: boolean, lineAt?: number | null }} [options]
    */
-  show(entries, { ranking = null, travel = false } = {}) {
+  show(entries, { ranking = null, travel = false, lineAt = null } = {}) {
     const from = travel && !calm.matches ? this.#places() : null;
-    const items = entries.map((entry) => this.#card(entry, ranking));
-    const ids = new Set(entries.map((entry) => entry.id));
-    for (const id of this.cards.keys()) if (!ids.has(id)) this.cards.delete(id);
-    const focused = /** @type {HTMLElement} */ (this.#hasFocus() ? document.activeElement : null);
-    this.list.replaceChildren(...items);
-    if (focused?.isConnected) focused.focus({ preventScroll: true });
-    this.#select(this.current?.isConnected ? this.current : (items[0] ?? null));
+    this.#take(entries);
+    this.ranking = ranking;
+    this.lineAt = lineAt;
+    for (const [id, item] of this.cards) this.#fill(id, item);
+    this.#arrange();
+    if (!this.at.has(this.currentId)) this.#select(entries[0]?.id ?? null);
     if (from) this.#travel(from);
   }
 
-  /** Add unranked `entries` behind the others. @param {Entry[]} entries */
-  append(entries) {
-    this.list.append(...entries.map((entry) => this.#card(entry, null)));
-    if (!this.current) this.#select(/** @type {HTMLElement} */ (this.list.firstElementChild));
+  /** Add entries behind the others. @param {Entry[]} entries @param {number | null} [lineAt] */
+  append(entries, lineAt = null) {
+    this.#take([...this.entries, ...entries]);
+    this.lineAt = lineAt;
+    this.#arrange();
+    if (this.currentId === null) this.#select(this.entries[0]?.id ?? null);
   }
 
-  /** Remove the card of `id`; whether there was one. @param {number} id */
-  remove(id) {
-    const item = this.cards.get(id)?.item;
-    if (!item) return false;
-    const next = item.nextElementSibling ?? item.previousElementSibling;
-    const hadFocus = item.contains(document.activeElement);
-    if (item === this.current) this.#select(/** @type {HTMLElement | null} */ (next));
-    if (hadFocus && next) hitOf(next).focus({ preventScroll: true });
-    item.remove();
-    return this.cards.delete(id);
+  /** Take pictures away; how many there were. @param {Set<number>} ids */
+  remove(ids) {
+    const before = this.entries.length;
+    const hadFocus = this.#hasFocus();
+    const place = this.at.get(this.currentId) ?? 0;
+    this.#take(this.entries.filter(({ id }) => !ids.has(id)));
+    const next = this.entries[Math.min(place, this.entries.length - 1)] ?? null;
+    if (!this.at.has(this.currentId)) this.#select(next?.id ?? null);
+    this.#arrange();
+    if (hadFocus && next) this.focus(this.currentId);
+    return before - this.entries.length;
   }
 
-  /** Remove all cards. */
+  /** Take all pictures away. */
   clear() {
-    this.cards.clear();
-    this.list.replaceChildren();
-    this.current = null;
+    this.show([]);
+  }
+
+  /** Write the cards anew, since what is known or selected has changed. */
+  refresh() {
+    for (const [id, item] of this.cards) this.#fill(id, item);
+  }
+
+  /** Make the cards of some entries anew, since their names have changed. @param {Set<number>} ids */
+  rename(ids) {
+    for (const id of ids) {
+      this.cards.get(id)?.remove();
+      this.cards.delete(id);
+    }
+    this.#draw();
+  }
+
+  /** Show which cards are selected. */
+  showSelection() {
+    for (const [id, item] of this.cards) setSelected(item, this.on.isSelected(id));
   }
 
   /** Put the focus on the card of `id`, or on the first one. @param {number} [id] */
   focus(id) {
-    const item = this.cards.get(id)?.item ?? this.list.firstElementChild;
-    if (item) hitOf(item).focus({ preventScroll: false });
+    const entry = this.entries[this.at.get(id) ?? 0];
+    if (!entry) return;
+    this.#select(entry.id);
+    this.#reveal(entry.id);
+    hitOf(this.cards.get(entry.id)).focus({ preventScroll: true });
   }
 
   /**
@@ -110,60 +158,204 @@ export class Grid {
    * @param {number} id
    */
   beside(step, id) {
-    const item = this.cards.get(id)?.item;
-    const next = step > 0 ? item?.nextElementSibling : item?.previousElementSibling;
-    return next ? this.#entry(next) : null;
+    return this.entries[this.at.get(id) + step] ?? null;
+  }
+
+  /** The ids of the pictures from one to another. @param {number} one @param {number} other */
+  between(one, other) {
+    const [a, b] = [this.at.get(one) ?? 0, this.at.get(other) ?? 0];
+    return this.entries.slice(Math.min(a, b), Math.max(a, b) + 1).map(({ id }) => id);
+  }
+
+  /** The ids of the pictures that a rectangle of the screen touches. @param {DOMRect} rect */
+  within(rect) {
+    const { left, top } = this.list.getBoundingClientRect();
+    return this.entries
+      .filter((_, i) => {
+        const place = this.#place(i);
+        const [x, y] = [left + place.left, top + place.top];
+        const apart =
+          x > rect.right ||
+          x + place.width < rect.left ||
+          y > rect.bottom ||
+          y + place.height < rect.top;
+        return !apart;
+      })
+      .map(({ id }) => id);
   }
 
   /** The id of the card that has the focus, or null. */
   get focusedId() {
-    return this.#hasFocus() && this.current ? Number(this.current.dataset.id) : null;
+    return this.#hasFocus() ? this.currentId : null;
+  }
+
+  /** Lay all pictures out anew, and keep the first one on the screen where it is. */
+  relayout() {
+    const offset = this.list.getBoundingClientRect().top;
+    const row = this.layout.rows[rowAt(this.layout.rows, -offset)];
+    const anchor = offset < 0 && row ? this.entries[row.first]?.id : null;
+    const shift = anchor ? row.top + offset : 0;
+    this.refresh();
+    this.#arrange();
+    const place = anchor ? this.#place(this.at.get(anchor)) : null;
+    if (place) scrollBy(0, this.list.getBoundingClientRect().top + place.top - shift);
+  }
+
+  /** @param {Entry[]} entries */
+  #take(entries) {
+    this.entries = entries;
+    this.at = new Map(entries.map(({ id }, i) => [id, i]));
+    for (const [id, item] of this.cards) {
+      if (this.at.has(id)) continue;
+      item.remove();
+      this.cards.delete(id);
+    }
   }
 
   #hasFocus() {
     return this.list.contains(document.activeElement);
   }
 
-  /** The card of an entry, filled. @param {Entry} entry @param {Ranking | null} ranking */
-  #card(entry, ranking) {
-    const item = this.cards.get(entry.id)?.item ?? this.#newCard(entry);
-    this.cards.set(entry.id, { item, entry });
-    fillCard(item, entry, this.on.href(entry), ranking);
-    return item;
+  /** Compute where everything stands, and draw it. */
+  #arrange() {
+    const { list, inspecting, ranking } = this;
+    const gap = narrow.matches ? 4 : 8;
+    const own = narrow.matches ? 132 : Math.min(260, Math.max(180, innerHeight / 4));
+    const closeness = ranking ? CLOSENESS : 0;
+    const measures = inspecting && ranking ? INSPECTED : 0;
+    this.layout = justify(
+      this.entries.map(ratioOf),
+      {
+        width: list.clientWidth || 1,
+        target: this.size ?? own,
+        gap,
+        caption: CAPTION + closeness + measures,
+        least: measures ? LEAST_INSPECTED : LEAST,
+      },
+      this.lineAt,
+    );
+    const { line, height } = this.layout;
+    list.style.height = `${height}px`;
+    list.style.setProperty("--line", String(line ?? height));
+    this.line.hidden = line === null;
+    if (line !== null) this.line.style.top = `${line}px`;
+    if (!this.line.isConnected) list.append(this.line);
+    this.#draw();
   }
 
-  /** @param {Entry} entry */
-  #newCard(entry) {
-    const first = this.template.content.firstElementChild;
-    const item = /** @type {HTMLElement} */ (first.cloneNode(true));
-    item.dataset.id = String(entry.id);
-    const img = item.querySelector("img");
-    const showGap = (/** @type {string} */ text) => {
-      item.classList.add("missing");
-      item.querySelector(".gone").textContent = text;
-    };
-    img.addEventListener("load", () => item.classList.remove("missing"));
-    img.addEventListener("missing", () => showGap("This picture cannot be shown"));
-    img.addEventListener("delayed", () => showGap("The server does not respond"));
-    item.classList.toggle("missing", entry.available === false);
-    if (entry.available !== false) showPicture(img, entry.thumb, true);
-    setName(item.querySelector(".name"), shownName(entry));
-    const hasOtherName = entry.label !== null && entry.label !== entry.name;
-    setName(item.querySelector(".file"), hasOtherName ? entry.name : "");
-    return item;
+  #drawSoon() {
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = 0;
+      this.#draw();
+    });
   }
 
-  /** Move the tab stop. @param {HTMLElement | null} item */
-  #select(item) {
-    if (this.current && this.current !== item) hitOf(this.current).tabIndex = -1;
-    this.current = item;
+  /** Put the cards near the screen into the page, and take the others out. */
+  #draw() {
+    const offset = this.list.getBoundingClientRect().top;
+    const [above, below] = [-offset - AHEAD * innerHeight, -offset + (1 + AHEAD) * innerHeight];
+    const { rows } = this.layout;
+    const wanted = new Set([this.currentId]);
+    for (let r = rowAt(rows, above); r < rows.length && rows[r].top < below; r++)
+      for (let i = rows[r].first; i < rows[r].end; i++) wanted.add(this.entries[i].id);
+    for (const [id, item] of this.cards) {
+      if (wanted.has(id)) continue;
+      item.remove();
+      this.cards.delete(id);
+    }
+    for (const id of wanted) if (this.at.has(id)) this.#put(id);
+    const left = this.layout.height + offset - innerHeight;
+    if (left < MORE_AT * innerHeight && this.entries.length) this.on.end();
+  }
+
+  /** Put the card of an entry where it belongs. @param {number} id */
+  #put(id) {
+    const place = this.at.get(id);
+    const entry = this.entries[place];
+    let item = this.cards.get(id);
+    if (!item) {
+      item = makeCard(entry);
+      this.cards.set(id, item);
+      this.#fill(id, item);
+      item.hidden = false;
+    }
+    const { left, top, width, height } = this.#place(place);
+    const { style } = item;
+    style.left = `${left}px`;
+    style.top = `${top}px`;
+    style.width = `${width}px`;
+    style.setProperty("--height", `${height}px`);
+    item.setAttribute("aria-posinset", String(place + 1));
+    item.setAttribute("aria-setsize", String(this.entries.length));
+    item.classList.toggle("beyond", this.lineAt !== null && place >= this.lineAt);
+    loadCard(item, entry, Math.max(width, height));
+    if (!item.isConnected || item.dataset.place !== String(place)) this.#insert(item, place);
+  }
+
+  /** Keep the cards in the order of their places, as the tab key meets them. */
+  #insert(/** @type {HTMLElement} */ item, /** @type {number} */ place) {
+    item.dataset.place = String(place);
+    let next = /** @type {HTMLElement | null} */ (this.list.lastElementChild);
+    let after = null;
+    while (next && (next === item || next === this.line || Number(next.dataset.place) > place)) {
+      if (next !== item) after = next;
+      next = /** @type {HTMLElement | null} */ (next.previousElementSibling);
+    }
+    const hasFocus = item.contains(document.activeElement);
+    if (item.nextElementSibling !== after || !item.isConnected) this.list.insertBefore(item, after);
+    if (hasFocus) hitOf(item).focus({ preventScroll: true });
+  }
+
+  /** @param {number} place @returns {Place} */
+  #place(place) {
+    const { rows, left, width } = this.layout;
+    let [low, high] = [0, rows.length - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (rows[middle].end > place) high = middle;
+      else low = middle + 1;
+    }
+    const { top, height } = rows[low];
+    return { left: left[place], top, width: width[place], height };
+  }
+
+  /** @param {number} id @param {HTMLElement} item */
+  #fill(id, item) {
+    const entry = this.entries[this.at.get(id)];
+    if (!entry) return;
+    fillCard(item, entry, this.on.href(entry), this.ranking, this.on.isSelected(id));
+    hitOf(item).tabIndex = id === this.currentId ? 0 : -1;
+  }
+
+  /** Move the tab stop. @param {number | null} id */
+  #select(id) {
+    const before = this.cards.get(this.currentId);
+    if (before) hitOf(before).tabIndex = -1;
+    this.currentId = id;
+    if (id === null || !this.at.has(id)) return;
+    if (!this.cards.has(id) && this.layout.rows.length) this.#put(id);
+    const item = this.cards.get(id);
     if (item) hitOf(item).tabIndex = 0;
+  }
+
+  /** Scroll until an entry is on the screen. @param {number} id */
+  #reveal(id) {
+    const { top, height } = this.#place(this.at.get(id));
+    const y = top + this.list.getBoundingClientRect().top;
+    const head = $("top").getBoundingClientRect().bottom + 8;
+    const isFar = y < head - innerHeight || y > 2 * innerHeight;
+    /** @type {ScrollBehavior} */
+    const behavior = calm.matches || isFar ? "auto" : "smooth";
+    if (y < head) scrollBy({ top: y - head, behavior });
+    else if (y + height + CAPTION > innerHeight)
+      scrollBy({ top: y + height + CAPTION + 16 - innerHeight, behavior });
+    this.#draw();
   }
 
   /** @param {Element} element @returns {Entry | null} */
   #entry(element) {
     const item = /** @type {HTMLElement | null} */ (element.closest(".card"));
-    return item ? this.cards.get(Number(item.dataset.id)).entry : null;
+    return item ? (this.entries[this.at.get(Number(item.dataset.id))] ?? null) : null;
   }
 
   /** @param {MouseEvent} event */
@@ -171,12 +363,15 @@ export class Grid {
     const target = /** @type {Element} */ (event.target);
     const entry = this.#entry(target);
     if (!entry) return;
-    const asLink = event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0;
-    if (target.closest(".detail")) {
-      this.on.details(entry);
-    } else if (target.closest(".hit") && !asLink) {
+    const asLink = event.ctrlKey || event.metaKey || event.button !== 0;
+    if (target.closest(".detail")) this.on.details(entry);
+    else if (target.closest(".right")) this.on.mark(entry, true);
+    else if (target.closest(".wrong")) this.on.mark(entry, false);
+    else if (target.closest(".pick")) this.on.select(entry, event.shiftKey);
+    else if (target.closest(".hit") && !asLink) {
       event.preventDefault();
-      this.on.open(entry);
+      if (this.selecting || event.shiftKey) this.on.select(entry, event.shiftKey);
+      else this.on.open(entry);
     }
   }
 
@@ -184,55 +379,75 @@ export class Grid {
   #key(event) {
     const target = /** @type {Element} */ (event.target);
     if (event.ctrlKey || event.metaKey || event.altKey || !target.matches(".hit")) return;
-    if (event.key === " ") {
+    const entry = this.#entry(target);
+    /** @type {Record<string, () => void>} */
+    const actions = {
+      " ": () => this.on.details(entry),
+      x: () => this.on.select(entry, false),
+      X: () => this.on.select(entry, true),
+      ...(this.ranking && {
+        y: () => this.on.mark(entry, true),
+        n: () => this.on.mark(entry, false),
+      }),
+    };
+    if (event.key in actions) {
       event.preventDefault();
-      this.on.details(this.#entry(target));
-    } else if (!event.shiftKey) {
+      actions[event.key]();
+    } else {
       this.#step(event);
     }
   }
 
   /** Move the focus by an arrow key, Home or End. @param {KeyboardEvent} event */
   #step(event) {
-    const items = [...this.list.children];
-    const at = items.indexOf(this.current);
-    const last = items.length - 1;
-    const columns = getComputedStyle(this.list).gridTemplateColumns.split(" ").length;
-    /** @type {Record<string, number>} */
+    const at = this.at.get(this.currentId);
+    const last = this.entries.length - 1;
+    /** @type {Record<string, () => number>} */
     const steps = {
-      ArrowRight: 1,
-      ArrowLeft: -1,
-      ArrowDown: columns,
-      ArrowUp: -columns,
-      Home: -at,
-      End: last - at,
+      ArrowRight: () => at + 1,
+      ArrowLeft: () => at - 1,
+      ArrowDown: () => this.#beyond(at, 1),
+      ArrowUp: () => this.#beyond(at, -1),
+      Home: () => 0,
+      End: () => last,
     };
     if (!(event.key in steps)) return;
     event.preventDefault();
-    const to = at + steps[event.key];
+    const to = steps[event.key]();
     if (to > last) this.on.end();
-    const next = items[event.key === "ArrowDown" && at < last ? Math.min(to, last) : to];
+    const next = this.entries[to];
     if (!next) return;
-    hitOf(next).focus();
-    next.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+    if (event.shiftKey) this.on.select(next, true);
+    this.focus(next.id);
   }
 
-  /** Where the cards near the screen are, by id. */
+  /** The place below or above a picture in the next row. @param {number} at @param {number} step */
+  #beyond(at, step) {
+    const { rows, left, width } = this.layout;
+    const row = rows.findIndex(({ end }) => end > at) + step;
+    if (!rows[row]) return step > 0 ? this.entries.length : -1;
+    const middle = left[at] + width[at] / 2;
+    let best = rows[row].first;
+    for (let i = best; i < rows[row].end; i++)
+      if (
+        Math.abs(left[i] + width[i] / 2 - middle) < Math.abs(left[best] + width[best] / 2 - middle)
+      )
+        best = i;
+    return best;
+  }
+
+  /** Where the cards in the page are on the screen, by id. */
   #places() {
     /** @type {Map<number, DOMRect>} */
     const places = new Map();
-    for (const [id, { item }] of this.cards) {
-      const rect = item.getBoundingClientRect();
-      if (isNear(rect)) places.set(id, rect);
-    }
+    for (const [id, item] of this.cards) places.set(id, item.getBoundingClientRect());
     return places;
   }
 
   /** Move cards from where they were to where they are. @param {Map<number, DOMRect>} from */
   #travel(from) {
-    for (const [id, { item }] of this.cards) {
+    for (const [id, item] of this.cards) {
       const to = item.getBoundingClientRect();
-      if (!isNear(to)) continue;
       const start = from.get(id);
       if (!start) {
         item.animate({ opacity: [0, 1] }, { duration: 240, easing: "ease-out" });
@@ -247,110 +462,10 @@ export class Grid {
 }
 
 /** The grid of the page. */
-export const grid = new Grid($("grid"), $("card"));
+export const grid = new Grid($("grid"));
 
-/** @param {DOMRect} rect */
-const isNear = (rect) => rect.bottom >= -NEAR && rect.top <= innerHeight + NEAR;
-
-/** The link of a card, which takes the focus. @param {Element} item @returns {any} */
-const hitOf = (item) => item.querySelector(".hit");
-
-/**
- * Write what changes on a card from one ranking to the next.
- * @param {HTMLElement} item
- * @param {Entry} entry
- * @param {string} href
- * @param {Ranking | null} ranking
- */
-function fillCard(item, entry, href, ranking) {
-  const link = hitOf(item);
-  link.href = href;
-  link.setAttribute("aria-label", spokenText(entry, ranking));
-  const details = `Details of ${shownName(entry)}`;
-  item.querySelector(".detail").setAttribute("aria-label", details);
-  item.classList.toggle("self", Boolean(entry.self));
-  item.classList.toggle("by-chance", Boolean(entry.byChance));
-  fillMeasures(item, entry, ranking);
-  fillBadges(item, entry);
-  fillStrip(item.querySelector(".strip"), entry, ranking);
-}
-
-/**
- * Rank, distance and score.
- * @param {Element} item
- * @param {Entry} entry
- * @param {Ranking | null} ranking
- */
-function fillMeasures(item, entry, ranking) {
-  const { rank, distance, score } = entry;
-  put(item, ".rank", !ranking ? "" : entry.self ? "query" : String(rank));
-  put(item, ".bits", ranking ? `${distance}/${ranking.bits} bits` : "");
-  put(item, ".score", ranking && score !== null ? `${ranking.score} ${score.toFixed(2)}` : "");
-}
-
-/** Tie and move. @param {Element} item @param {Entry} entry */
-function fillBadges(item, entry) {
-  const { ties } = entry;
-  const tie = put(item, ".tie", ties > 1 ? `tie ×${ties}${entry.tiesGoOn ? "+" : ""}` : "");
-  const move = put(item, ".move", moveText(entry.move));
-  move.dataset.way = entry.move === "new" || Number(entry.move) > 0 ? "up" : "down";
-  const badges = /** @type {HTMLElement} */ (item.querySelector(".badges"));
-  badges.hidden = !tie.textContent && !move.textContent;
-}
-
-/**
- * The bits of both codes.
- * @param {SVGElement} strip
- * @param {Entry} entry
- * @param {Ranking | null} ranking
- */
-function fillStrip(strip, entry, ranking) {
-  strip.toggleAttribute("hidden", !ranking);
-  if (!ranking?.code) return;
-  const { width, agree, differ } = bitPaths(ranking.code, entry.code);
-  strip.setAttribute("viewBox", `0 0 ${width} 8`);
-  strip.style.maxWidth = `${8 * width}px`; // short codes need no broad marks
-  strip.querySelector(".agree").setAttribute("d", agree);
-  strip.querySelector(".differ").setAttribute("d", differ);
-}
-
-/**
- * Fill a part of a card, or hide it.
- * @param {Element} item
- * @param {string} part
- * @param {string} text
- */
-function put(item, part, text) {
-  const element = /** @type {HTMLElement} */ (item.querySelector(part));
-  element.textContent = text;
-  element.hidden = !text;
-  return element;
-}
-
-/** @param {Entry["move"]} move */
-function moveText(move) {
-  if (!move) return "";
-  if (typeof move === "string") return move;
-  return move > 0 ? `+${move}` : `−${-move}`;
-}
-
-/** The card for screen readers. @param {Entry} entry @param {Ranking | null} ranking */
-function spokenText(entry, ranking) {
-  const { label, rank, distance, score, move } = entry;
-  const name = label && label !== entry.name ? `${withSpaces(label)}, ${entry.name}` : entry.name;
-  const parts = [rank ? `${rank}: ${name}` : name];
-  if (entry.self) parts.push("the query itself");
-  if (ranking) {
-    parts.push(`${distance} of ${ranking.bits} bits differ`);
-    if (score !== null) parts.push(`${ranking.scoreName} ${score.toFixed(2)}`);
-  }
-  if (entry.ties > 1) parts.push(`tie of ${entry.ties}`);
-  if (move === "new") parts.push("not among the results of the coarse order");
-  else if (move === "out") parts.push("not among the results of the fine order");
-  else if (move) {
-    const way = move > 0 ? "higher" : "lower";
-    parts.push(`${plural(Math.abs(move), "place")} ${way} than in the ${ranking.other} order`);
-  }
-  if (entry.available === false) parts.push("the file is no longer there");
-  return parts.join(", ");
+/** Width over height of a picture as it is laid out. @param {Entry} entry */
+function ratioOf({ width, height }) {
+  if (!width || !height) return UNKNOWN;
+  return Math.max(NARROWEST, Math.min(WIDEST, width / height));
 }

@@ -11,11 +11,12 @@ export async function refreshInfo() {
   const before = labelsAndSize();
   state.info = await json("/api/info");
   if (labelsAndSize() !== before) offerFilters();
-  const { name, items, labels, bits } = state.info;
+  const { name, items, labels, bits, model } = state.info;
   const parts = [name, plural(items, "picture")];
   if (labels) parts.push(plural(labels, "label"));
-  if (bits) parts.push(`${count(bits)}-bit codes`);
+  if (bits) parts.push(`codes of ${count(bits)} bits by the model ${model}`);
   $("about").textContent = parts.join(" · ");
+  $("add-folder").hidden = !state.info.writable;
 }
 
 /** What the filters on offer depend on. */

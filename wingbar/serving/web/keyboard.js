@@ -1,26 +1,31 @@
-// The keys that work anywhere on the page; those of the grid and of the crop box are in grid.js and
-// crop.js.
+// The keys that work anywhere on the page; those of the grid, of the crop box and of the lightbox
+// are in their files.
 
-import { openHelp } from "./dialogs.js";
+import { closeMenu, openHelp } from "./dialogs.js";
 import { $ } from "./elements.js";
-import { closeExports } from "./exports.js";
+import { toggleMap } from "./map.js";
 import { dismissNotice } from "./notice.js";
-import { toggleOrder } from "./panel.js";
-import { abandonCrop, isCropping } from "./query.js";
+import { openPanel, toggleOrder } from "./panel.js";
+import { abandonCrop, isCropping, toggleCrop } from "./query.js";
 import { hasQuery } from "./state.js";
+import { clearSelection, hasSelection, toggleSelecting } from "./tray.js";
+import { toggleInspect } from "./view.js";
 
-const FIELDS = "input:not([type=radio], [type=range]), textarea, select";
+const FIELDS = "input:not([type=radio], [type=range], [type=checkbox]), textarea, select";
 
 /** @type {Record<string, () => void>} */
 const ALWAYS = {
-  "/": () => $(hasQuery() ? "another" : "browse").focus(),
+  "/": () => $("browse").focus(),
   "?": openHelp,
+  i: toggleInspect,
+  m: toggleMap,
+  s: toggleSelecting,
 };
 
 /** @type {Record<string, () => void>} */
 const WITH_QUERY = {
   f: toggleOrder,
-  c: () => $("crop-button").click(),
+  c: toggleCrop,
 };
 
 /** Listen to the keys, unless a dialog is open or a field takes them. */
@@ -40,9 +45,11 @@ export function listenToKeys() {
   });
 }
 
-/** Leave what is on top: the menu, cropping, or the message. */
+/** Leave what is on top. */
 function escape() {
-  if ($("export").open) closeExports();
+  if ($("more").open) closeMenu();
   else if (isCropping()) abandonCrop();
-  else dismissNotice();
+  else if (!$("notice").hidden) dismissNotice();
+  else if (hasSelection()) clearSelection();
+  else if (!$("panel").hidden) openPanel(false);
 }

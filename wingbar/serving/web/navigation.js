@@ -5,17 +5,18 @@ import { closeDialogs } from "./dialogs.js";
 import { $ } from "./elements.js";
 import { grid } from "./grid.js";
 import { showNotice } from "./notice.js";
-import { likeItem, state } from "./state.js";
+import { likePicture, NOTHING, state } from "./state.js";
 
 /** @typedef {import("./state.js").Search} Search */
 
 /**
  * How a search is shown.
  * @typedef {object} How
- * @property {boolean} [focus]   put the focus on the first result that is not the query
+ * @property {boolean} [focus]   put the focus on the first result
  * @property {boolean} [back]    come back to it: kept answers serve however old they are
  * @property {boolean} [travel]  move cards to their new places
  * @property {boolean} [deep]    ask for as many results as the fine stage may order
+ * @property {number} [least]    pictures that are wanted at least
  */
 
 /** What the page does to show a search; set by main.js. */
@@ -37,17 +38,16 @@ export function listenToHistory() {
  */
 export function go(next, { push = true, ...how } = {}) {
   remember();
-  const entry = { upload: next.upload };
-  if (push) history.pushState(entry, "", toAddress(next));
-  else history.replaceState(entry, "", toAddress(next));
+  if (push) history.pushState({}, "", toAddress(next));
+  else history.replaceState({}, "", toAddress(next));
   return navigationHooks.show(next, how);
 }
 
 /** Search for pictures similar to an entry. @param {{ id: number }} entry */
-export const goLike = (entry) => go(likeItem(entry.id), { focus: true });
+export const goLike = (entry) => go(likePicture(entry.id), { focus: true });
 
 /** Go to the start page without filters. */
-export const goHome = () => go(fromAddress(""));
+export const goHome = () => go({ ...NOTHING });
 
 /** Go to the present search without its filters. */
 export const removeFilters = () => go({ ...state.search, where: [] }, { push: false });
@@ -57,28 +57,50 @@ export const showAgain = () => navigationHooks.show(state.search, {});
 
 /** Keep in the history where the page is scrolled to and which card has the focus. */
 function remember() {
-  const place = { scroll: scrollY, focus: grid.focusedId };
+  const place = { scroll: scrollY, focus: grid.focusedId, least: grid.entries.length };
   history.replaceState({ ...history.state, ...place }, "");
 }
 
 /**
  * Show the search of the URL as its step of the history left it.
- * @param {{ upload?: string, scroll?: number, focus?: number } | null} entry  of history.state
+ * @param {{ scroll?: number, focus?: number, least?: number } | null} entry  of history.state
  */
 export async function arrive(entry) {
   closeDialogs();
   const next = fromAddress(location.search);
-  if (next.id === null) next.upload = entry?.upload ?? null;
-  const lost = next.upload !== null && !state.uploads.get(next.upload);
-  if (lost) next.upload = next.box = null;
-  await navigationHooks.show(next, { back: true });
+  const lost = await loadPictures(next);
+  await navigationHooks.show(next, { back: true, least: entry?.least });
   if (lost)
     showNotice(
-      "The picture of this search was kept only in this tab and is gone. " +
+      "A picture of this search was kept only in the browser that searched with it, and is gone. " +
         "Choose it again to repeat the search.",
+      [],
+      "wait",
     );
   const { activeElement } = document;
   const focusIsFree = activeElement === document.body || $("grid").contains(activeElement);
   if (focusIsFree && Number.isInteger(entry?.focus)) grid.focus(entry.focus);
   scrollTo(0, entry?.scroll ?? 0);
+}
+
+/**
+ * Load the pictures of this browser that a search needs, and take those that are gone out of it.
+ * @param {Search} search
+ * @returns {Promise<boolean>}  whether some are gone
+ */
+async function loadPictures(search) {
+  const isThere = async (/** @type {import("./state.js").Picture} */ one) =>
+    typeof one !== "string" || Boolean(await state.uploads.load(one));
+  const before = [search.query, ...search.like, ...search.unlike];
+  const there = await Promise.all(before.map(isThere));
+  const gone = new Set(before.filter((_, i) => !there[i]));
+  if (!gone.size) return false;
+  search.like = search.like.filter((one) => !gone.has(one));
+  search.unlike = search.unlike.filter((one) => !gone.has(one));
+  if (gone.has(search.query)) {
+    search.box = null;
+    search.query = search.like.shift() ?? null;
+    if (search.query === null) search.unlike = [];
+  }
+  return true;
 }

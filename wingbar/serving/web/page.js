@@ -6,8 +6,9 @@ import { goHome } from "./navigation.js";
 import { stopWaiting } from "./outage.js";
 import { drawPanel } from "./panel.js";
 import { report } from "./problems.js";
-import { drawQuery } from "./query.js";
+import { drawQuery, suggestRegions } from "./query.js";
 import { showResults } from "./results.js";
+import { rememberSearch } from "./searches.js";
 import { showStart } from "./start.js";
 import { fineOf, hasQuery, state } from "./state.js";
 import { setBusy } from "./status.js";
@@ -39,7 +40,11 @@ export async function show(next, how) {
   drawFrame(next);
   try {
     if (hasQuery()) await showResults(next, signal, how);
-    else await showStart(signal);
+    else await showStart(signal, how.least);
+    if (hasQuery() && !signal.aborted) {
+      rememberSearch();
+      suggestRegions();
+    }
     if (how.focus && !signal.aborted) focusFirst();
   } catch (error) {
     if (!signal.aborted) report(error, () => show(next, { ...how, back: false }));
@@ -51,22 +56,18 @@ export async function show(next, how) {
 /** Show all that needs no answer of the server. @param {import("./state.js").Search} next */
 function drawFrame(next) {
   const before = state.search;
-  const sameQuery =
-    next.id === before.id &&
-    next.upload === before.upload &&
-    document.body.dataset.view === "results";
+  const sameQuery = next.query === before.query && document.body.dataset.view === "results";
   const sameBox = sameQuery && String(next.box) === String(before.box);
   state.search = next;
   const fine = fineOf();
   if (fine !== "none") state.stage = fine;
   document.body.dataset.view = hasQuery() ? "results" : "start";
-  $("title").ariaLevel = hasQuery() ? "1" : "2"; // without the start's own heading it is the first
   drawQuery(sameQuery, sameBox);
   drawPanel();
 }
 
-/** Put the focus on the first result that is not the query. */
+/** Put the focus on the first result. */
 function focusFirst() {
-  grid.focus(state.results?.hits.find((hit) => !hit.self)?.id);
   scrollTo(0, 0);
+  grid.focus();
 }

@@ -1,14 +1,14 @@
-// The panel of options and filters, and the switch between coarse and fine order.
+// The panel of filters and search settings, and the switch between coarse and fine order.
 
 import { $ } from "./elements.js";
-import { Filters } from "./filters.js";
+import { Filters, removableChip } from "./filters.js";
 import { go } from "./navigation.js";
 import { fineOf, hasQuery, state, withFine } from "./state.js";
+import { nameOf } from "./thumbs.js";
 import { count, plural } from "./words.js";
 
 /** @typedef {import("./state.js").Search} Search */
 
-const K_STOPS = [6, 12, 24, 48, 96, 200, 500, 1000];
 const SHORTLIST_STOPS = [50, 100, 200, 500, 1000, 2000, 5000, 10000];
 const MOST_BITS = 64; // of a radius, while the index is empty
 const PAUSE = 180; // ms after the last move of a slider before it counts
@@ -18,18 +18,19 @@ const STAGES = {
   asymmetric:
     "The nearest pictures by code are re-ranked by how well their bits match the query's logits.",
 };
-
-const wide = matchMedia("(min-width: 60rem)");
+const NOTES = {
+  none: "By the number of differing bits alone.",
+  ties: "By the number of differing bits, ties by the cosine of features.",
+  pool: "The nearest by code, re-ranked by the cosine of features.",
+  asymmetric: "The nearest by code, re-ranked by bits against the query's logits.",
+};
 
 const filters = new Filters($("filters"), $("chosen"), (where) =>
   go({ ...state.search, where }, { push: false }),
 );
 
-/**
- * Listen to the sliders, the fine stage and the order; unfold the panel where there is room for it.
- */
+/** Listen to the panel's button, its sliders, the fine stage and the order. */
 export function listenToPanel() {
-  listenToSlider("k", kText, () => ({ k: kStops()[$("k").value] }));
   listenToSlider("radius", radiusText, () => {
     const { value, max } = $("radius");
     return { radius: value === max ? null : Number(value) };
@@ -40,32 +41,61 @@ export function listenToPanel() {
   $("stage").addEventListener("change", () =>
     go(withFine($("stage").value), { push: false, travel: true }),
   );
+  $("distinct").addEventListener("change", () =>
+    go({ ...state.search, distinct: $("distinct").checked }, { push: false, travel: true }),
+  );
   for (const input of orderInputs()) input.addEventListener("change", toggleOrder);
-  wide.addEventListener("change", unfold);
-  unfold();
+  $("panel-button").addEventListener("click", () => openPanel($("panel").hidden));
+  $("panel-close").addEventListener("click", () => openPanel(false));
+}
+
+/** Open the panel, or close it. @param {boolean} open */
+export function openPanel(open) {
+  $("panel").hidden = !open;
+  document.body.classList.toggle("with-panel", open);
+  $("panel-button").setAttribute("aria-expanded", String(open));
+  if (open) $("panel").focus();
+  else $("panel-button").focus({ preventScroll: true });
 }
 
 /** Offer the filters of the index. */
 export const offerFilters = () => filters.offer(state.info);
 
-/** Show the options and filters of the present search. */
+/** Show the filters and settings of the present search. */
 export function drawPanel() {
-  $("options").hidden = !hasQuery();
-  $("panel").hidden = !hasQuery() && !state.info.items;
-  $("panel-name").textContent = hasQuery() ? "Options and filters" : "Filters";
+  const { where, distinct, shortlist, radius } = state.search;
+  $("settings").hidden = !hasQuery();
+  $("distinct").closest("label").hidden = !hasQuery();
+  $("distinct").checked = distinct;
+  const inUse = where.length + Number(distinct);
+  $("panel-count").hidden = !inUse;
+  $("panel-count").textContent = String(inUse);
   drawSliders();
   $("stage").value = state.stage;
   $("stage-note").textContent = STAGES[state.stage];
   $("shortlist-field").hidden = fineOf() === "none";
-  filters.show(state.search.where);
+  const others = partChip();
+  if (hasQuery() && radius !== null) {
+    const text = radiusText({ ...state.search, shortlist });
+    const any = () => go({ ...state.search, radius: null }, { push: false });
+    others.push(removableChip(text, "Any distance", any));
+  }
+  filters.show(where, others);
+}
+
+/** "Part of shoe.jpg ×", where a part of the query is searched. @returns {HTMLElement[]} */
+function partChip() {
+  const { query, box } = state.search;
+  if (!box || query === null) return [];
+  const text = `Part of ${nameOf(query)}`;
+  const whole = () => go({ ...state.search, box: null });
+  return [removableChip(text, "Search for the whole picture", whole)];
 }
 
 /** Check the order that the results are in. @param {boolean} coarse */
 export function drawOrder(coarse) {
   for (const input of orderInputs()) input.checked = (input.value === "coarse") === coarse;
-  $("order-note").textContent = coarse
-    ? "Coarse: by the number of differing bits alone"
-    : "Fine: by bits first, then by the fine stage";
+  $("order-note").textContent = NOTES[coarse ? "none" : fineOf()];
 }
 
 /**
@@ -82,19 +112,12 @@ export function toggleOrder() {
 const orderInputs = () =>
   /** @type {NodeListOf<HTMLInputElement>} */ (document.getElementsByName("order"));
 
-function unfold() {
-  $("panel").open = wide.matches;
-}
-
 function drawSliders() {
   const { search, info } = state;
-  $("k").max = kStops().length - 1;
-  $("k").value = nearestStop(kStops(), search.k);
   $("radius").max = info.bits ?? MOST_BITS;
   $("radius").value = search.radius ?? $("radius").max;
   $("shortlist").max = SHORTLIST_STOPS.length - 1;
   $("shortlist").value = nearestStop(SHORTLIST_STOPS, search.shortlist);
-  drawValue("k", kText(search));
   drawValue("radius", radiusText(search));
   drawValue("shortlist", shortlistText(search));
 }
@@ -120,16 +143,11 @@ function drawValue(id, text) {
   $(id).setAttribute("aria-valuetext", text);
 }
 
-const kStops = () => K_STOPS.filter((k) => k <= (state.info.limits?.k ?? 1000));
-
 /** Position of the stop nearest to a value. @param {number[]} stops @param {number} value */
 function nearestStop(stops, value) {
   const away = stops.map((stop) => Math.abs(stop - value));
   return away.indexOf(Math.min(...away));
 }
-
-/** @param {Search} search */
-const kText = ({ k }) => count(k);
 
 /** @param {Search} search */
 const radiusText = ({ radius }) =>

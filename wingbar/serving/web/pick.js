@@ -2,20 +2,22 @@
 
 import { closeDialogs } from "./dialogs.js";
 import { $ } from "./elements.js";
+import { addFiles, filesOf, hasFolder } from "./folder.js";
 import { go, goLike } from "./navigation.js";
 import { dismissNotice, showNotice } from "./notice.js";
-import { state } from "./state.js";
+import { likePicture, state } from "./state.js";
 import { objection, smallerCopy } from "./uploads.js";
-import { plural } from "./words.js";
+
+const MOST = 8; // pictures of one query
+const LARGE = 3e6; // bytes from which one of several pictures is sent as a smaller copy
 
 /** Listen to the buttons, to drops anywhere on the page and to the clipboard. */
 export function listenForPictures() {
   $("browse").addEventListener("click", chooseFile);
-  $("another").addEventListener("click", chooseFile);
   $("camera").addEventListener("click", () => $("photo").click());
   for (const input of [$("file"), $("photo")]) {
     input.addEventListener("change", () => {
-      if (input.files.length) searchWith(input.files[0]);
+      if (input.files.length) searchWith([...input.files]);
       input.value = "";
     });
   }
@@ -26,19 +28,43 @@ export function listenForPictures() {
 /** Open the browser's dialog that chooses a file. */
 export const chooseFile = () => $("file").click();
 
-/** Search with a file, or say why that is not possible. @param {File} file */
-async function searchWith(file) {
+/**
+ * Search with files, several as one query, or say why that is not possible.
+ * @param {File[]} files
+ */
+export async function searchWith(files) {
   closeDialogs();
-  const wrong = objection(file, state.info?.limits);
-  if (wrong) {
+  for (const file of files) {
+    const wrong = objection(file, state.info?.limits);
+    if (!wrong) continue;
     refuse(file, wrong);
     return;
   }
   dismissNotice();
   if (!state.info) return; // the server has not answered yet
-  const upload = state.uploads.add(file);
-  await go({ ...state.search, id: null, upload, box: null }, { focus: true });
+  const some = files.slice(0, MOST);
+  const others = await Promise.all(some.slice(1).map(sendable));
+  const [query, ...like] = [some[0], ...others].map((file) => state.uploads.add(file));
+  await go({ ...likePicture(query), like }, { focus: true });
+  if (files.length > MOST)
+    showNotice(`Searching with the first ${MOST} of ${files.length} pictures.`, [], "wait");
 }
+
+/** Add files to the query. @param {File[]} files */
+async function addToQuery(files) {
+  const wrong = files.map((file) => objection(file, state.info?.limits)).find(Boolean);
+  if (wrong) {
+    showNotice(wrong);
+    return;
+  }
+  const room = MOST - 1 - state.search.like.length;
+  const more = await Promise.all(files.slice(0, room).map(sendable));
+  const like = [...state.search.like, ...more.map((file) => state.uploads.add(file))];
+  await go({ ...state.search, like }, { travel: true });
+}
+
+/** One of several pictures: all of them together are one request. @param {File} file */
+const sendable = async (file) => (file.size > LARGE ? ((await smallerCopy(file)) ?? file) : file);
 
 /** @param {File} file @param {string} wrong */
 function refuse(file, wrong) {
@@ -54,19 +80,11 @@ function refuse(file, wrong) {
 async function searchWithSmallerCopy(file) {
   const copy = await smallerCopy(file);
   if (copy && !objection(copy, state.info.limits)) {
-    searchWith(copy);
+    searchWith([copy]);
     return;
   }
   const text = "This browser cannot make a smaller copy of it. Make one with another program.";
   showNotice(text, [["Choose another picture", chooseFile]]);
-}
-
-/** Search with the first of several files. @param {File[]} files */
-function searchWithFirst([file, ...others]) {
-  searchWith(file);
-  if (!others.length) return;
-  const ignored = plural(others.length, "other file");
-  showNotice(`Searching with ${file.name}. Ignored ${ignored}: one picture at a time.`, [], "wait");
 }
 
 function listenForDrops() {
@@ -90,7 +108,7 @@ function listenForDrops() {
     show();
     if (!carriesPicture(event)) return;
     event.preventDefault();
-    dropped(event.dataTransfer);
+    dropped(event.dataTransfer, isOnQuery(event));
   });
 }
 
@@ -103,14 +121,31 @@ function carriesPicture({ dataTransfer }) {
   return types.includes("Files") || types.includes("text/uri-list");
 }
 
-/** Search with what was dropped: a file, or a card of this page. @param {DataTransfer} data */
-function dropped(data) {
-  if (data.files.length) {
-    searchWithFirst([...data.files]);
+/** Whether something is dropped on the pictures of the query. @param {DragEvent} event */
+const isOnQuery = ({ target }) =>
+  state.search.query !== null && Boolean(/** @type {Element} */ (target).closest?.("#ask"));
+
+/**
+ * Search with what was dropped: files, or a card of this page; or add it to the query.
+ * @param {DataTransfer} data
+ * @param {boolean} adds
+ */
+async function dropped(data, adds) {
+  if (hasFolder(data)) {
+    if (state.info?.writable) addFiles(await filesOf(data));
+    else showNotice("This server does not let the page add pictures.");
     return;
   }
-  const id = idOfLink(data.getData("text/uri-list").split(/\r?\n/)[0]);
-  if (id) goLike({ id: Number(id) });
+  if (data.files.length) {
+    if (adds) addToQuery([...data.files]);
+    else searchWith([...data.files]);
+    return;
+  }
+  const id = Number(idOfLink(data.getData("text/uri-list").split(/\r?\n/)[0]));
+  const { like } = state.search;
+  if (id && adds && !like.includes(id))
+    go({ ...state.search, like: [...like, id] }, { travel: true });
+  else if (id) goLike({ id });
   else
     showNotice(
       "That is a link, and this page loads nothing from other sites. " +
@@ -130,7 +165,7 @@ function pasted(event) {
   const target = /** @type {Element} */ (event.target);
   if (files.length) {
     event.preventDefault();
-    searchWithFirst(files);
+    searchWith(files);
   } else if (!target.closest?.("input, textarea")) {
     showNotice(
       "There is no picture on the clipboard. Copy a picture, not its address, then paste again.",

@@ -8,7 +8,7 @@ import { dismissNotice, showNotice } from "./notice.js";
 import { stopWaiting, whenBack } from "./outage.js";
 import { chooseFile } from "./pick.js";
 import { drawTitle, setOutcome } from "./query.js";
-import { hasQuery, state } from "./state.js";
+import { hasQuery, isUpload, state } from "./state.js";
 import { clearSummary, showPlaceholder } from "./status.js";
 import { plural } from "./words.js";
 
@@ -69,7 +69,6 @@ function showRefusal({ message, status }) {
   grid.clear();
   state.results = null;
   clearSummary();
-  $("more").hidden = true;
   if (hasQuery()) drawTitle();
   else setName($("title"), "Pictures");
   $("status").textContent = `Failed: ${message}`;
@@ -80,12 +79,14 @@ function showRefusal({ message, status }) {
 
 /** What can be changed about the present search. */
 function waysOut() {
-  const { id, upload, where, box } = state.search;
+  const { query, where, box, like, unlike } = state.search;
   /** @type {import("./notice.js").Action[]} */
   const actions = [];
-  if (upload !== null) actions.push(["Choose another picture", chooseFile]);
+  if (isUpload()) actions.push(["Choose another picture", chooseFile]);
   if (where.length) actions.push(["Remove the filters", removeFilters]);
   if (box) actions.push(["Search the whole picture", () => go({ ...state.search, box: null })]);
-  if (id !== null) actions.push(["All pictures", goHome]);
+  if (like.length + unlike.length)
+    actions.push(["Search without marks", () => go({ ...state.search, like: [], unlike: [] })]);
+  if (query !== null) actions.push(["All pictures", goHome]);
   return actions;
 }

@@ -1,16 +1,25 @@
-// The query on the page: its picture and name, the part of it that is searched, what the model saw.
+// The query on the page: its pictures in the bar, the part of the first one that is searched, what
+// the model saw.
 
 import { fileBody, json, jsonBody, Problem } from "./api.js";
 import { Crop, placeOf } from "./crop.js";
-import { $, setName } from "./elements.js";
+import { $, make, makeButton, setName } from "./elements.js";
 import { go } from "./navigation.js";
 import { stopWaiting, whenBack } from "./outage.js";
 import { Overlay } from "./overlay.js";
+import { drawPanel } from "./panel.js";
 import { showPicture } from "./pictures.js";
-import { hasQuery, queryFile, state } from "./state.js";
-import { bytes, shownName } from "./words.js";
+import { hasQuery, isUpload, queryFile, state, withoutPicture } from "./state.js";
+import { makeThumb, nameOf } from "./thumbs.js";
+import { bytes, count } from "./words.js";
+
+/** @typedef {import("./state.js").Picture} Picture */
+
+const MOST_TERMS = 6; // pictures in the bar; further ones are a number
 
 const overlay = new Overlay($("look-button"), $("query-look"), $("query-facts"));
+/** The picture whose regions were asked for. @type {Picture | null} */
+let suggestedFor = null;
 
 const crop = new Crop({
   frame: $("frame"),
@@ -20,10 +29,7 @@ const crop = new Crop({
   on: {
     begin: enterCrop,
     current: () => state.search.box,
-    change: (box) => {
-      const before = state.search.box;
-      if (String(box) !== String(before)) go({ ...state.search, box }, { push: before === null });
-    },
+    change: (box) => searchPart(box),
   },
 });
 
@@ -36,7 +42,7 @@ export function listenToQuery() {
   });
   $("picture").addEventListener("missing", () => setGap("missing"));
   $("picture").addEventListener("delayed", () => setGap("delayed"));
-  $("crop-button").addEventListener("click", () => (crop.active ? leaveCrop() : enterCrop()));
+  $("crop-done").addEventListener("click", abandonCrop);
   $("whole").addEventListener("click", () => {
     if (state.search.box) go({ ...state.search, box: null });
     abandonCrop();
@@ -49,28 +55,30 @@ export function listenToQuery() {
  * @param {boolean} sameBox    and the same part of it
  */
 export function drawQuery(sameQuery, sameBox) {
-  $("ask").hidden = hasQuery();
-  $("query").hidden = !hasQuery();
   if (!sameQuery) leaveCrop();
-  if (!hasQuery()) return;
-  if (!sameQuery) {
-    drawNewQuery();
-    return;
+  if (hasQuery() && !sameQuery) drawNewQuery();
+  else if (hasQuery()) {
+    crop.set(crop.size, state.search.box);
+    if (!sameBox) offerOverlay();
   }
-  crop.set(crop.size, state.search.box);
-  if (!sameBox) offerOverlay();
+  drawTerms();
+  drawTitle();
 }
 
-/** What the query is called: its file's name, its label, or its item's name. @returns {string} */
-export function queryName() {
-  const { id, upload } = state.search;
-  if (upload !== null) return queryFile()?.name ?? "your picture";
-  const item = state.known.get(id);
-  return item ? shownName(item) : `picture ${id}`;
-}
+/** What the query is called. @returns {string} */
+export const queryName = () => nameOf(state.search.query);
 
 /** Write the heading of the results. */
-export const drawTitle = () => setName($("title"), `Like ${queryName()}`);
+export function drawTitle() {
+  if (!hasQuery()) return;
+  const { like, unlike, box } = state.search;
+  const marks = [
+    ...(like.length ? [`${count(like.length)} right`] : []),
+    ...(unlike.length ? [`${count(unlike.length)} wrong`] : []),
+  ];
+  const others = marks.length ? ` · ${marks.join(", ")}` : "";
+  setName($("title"), `${box ? "Like a part of" : "Like"} ${queryName()}${others}`);
+}
 
 /** Take the size of the query, which can be cropped from then on. @param {[number, number]} size */
 export function setQuerySize(size) {
@@ -79,6 +87,7 @@ export function setQuerySize(size) {
   crop.set(size, state.search.box);
   drawQueryName();
   drawUse();
+  drawTerms();
 }
 
 /** Note what the server said to the query. @param {"found" | "refused"} outcome */
@@ -87,18 +96,136 @@ export function setOutcome(outcome) {
   drawUse();
 }
 
-/** Whether the crop box can be changed now. @returns {boolean} */
+/** Whether the crop view is open. @returns {boolean} */
 export const isCropping = () => crop.active;
 
-/** Leave cropping by a key or a button, to which the focus goes. */
+/** Open the crop view, or close it. */
+export const toggleCrop = () => (crop.active ? abandonCrop() : enterCrop());
+
+/** Close the crop view; the focus goes to the picture in the bar. */
 export function abandonCrop() {
   leaveCrop();
-  $("crop-button").focus();
+  /** @type {HTMLElement | null} */ ($("terms").querySelector(".open"))?.focus();
+}
+
+/** Suggest parts of a new query to search for, where the model tells where it looks. */
+export async function suggestRegions() {
+  const { query } = state.search;
+  if (!state.info.explains || query === suggestedFor) return;
+  suggestedFor = query;
+  $("suggested").hidden = true;
+  const [path, options] = requestOf("/api/regions", null);
+  /** @type {number[][]} */
+  const regions = await json(path, options).then(
+    (answer) => answer.regions,
+    () => /** @type {number[][]} */ ([]), // the search says what is wrong
+  );
+  if (state.search.query !== query || !crop.size || !regions.length) return;
+  const items = regions.map((region, i) => {
+    const button = makeButton("", () => searchPart(region), {
+      className: "region",
+      "aria-label": `Search for suggested part ${i + 1}`,
+    });
+    button.append(makeThumb(query, region, crop.size));
+    return make("li", {}, button);
+  });
+  $("regions").replaceChildren(...items);
+  $("suggested").hidden = false;
+  // a photo that was just given: its parts are the next question
+  if (isUpload() && !state.search.box && regions.length > 1) showCropping(true);
+}
+
+/** @param {number[]} box */
+function searchPart(box) {
+  const before = state.search.box;
+  if (String(box) !== String(before)) go({ ...state.search, box }, { push: before === null });
+}
+
+/** The pictures of the query in the bar. */
+function drawTerms() {
+  const { query, like, unlike, box } = state.search;
+  $("terms").hidden = !hasQuery();
+  const text = hasQuery() ? "Another" : "Drop, paste or choose a picture";
+  $("browse-text").textContent = text;
+  $("browse").setAttribute("aria-label", hasQuery() ? "Another picture" : text);
+  $("browse").classList.toggle("compact", hasQuery());
+  if (!hasQuery()) {
+    $("terms").replaceChildren();
+    return;
+  }
+  const focused = document.activeElement?.closest?.("#terms li");
+  const place = focused ? [...$("terms").children].indexOf(focused) : -1;
+  const items = [firstTerm(query, box)];
+  const more = [...like.map((one) => term(one, true)), ...unlike.map((one) => term(one, false))];
+  items.push(...more.slice(0, MOST_TERMS));
+  if (more.length > MOST_TERMS)
+    items.push(make("li", { className: "quiet" }, `+${more.length - MOST_TERMS}`));
+  if (more.length > 1) {
+    const clear = makeButton("Clear marks", clearMarks, { className: "plain" });
+    items.push(make("li", {}, clear));
+  }
+  $("terms").replaceChildren(...items);
+  if (place >= 0) items[Math.min(place, items.length - 1)].querySelector("button")?.focus();
+}
+
+/** The query, which opens the crop view. @param {Picture} query @param {number[] | null} box */
+function firstTerm(query, box) {
+  const item = make("li", { className: "term" });
+  const button = makeButton("", toggleCrop, {
+    className: "open",
+    "aria-label": `Crop ${queryName()}`,
+    "aria-expanded": String(crop.active),
+    "aria-keyshortcuts": "c",
+  });
+  const cut = make("span", { className: "cut" }, makeThumb(query, crop.size && box, crop.size));
+  const text = make("span", { className: "crop-text" });
+  text.append(icon("crop"), "Crop");
+  button.append(cut, text);
+  item.append(button, removeButton(query, queryName()));
+  return item;
+}
+
+/** One more picture. @param {Picture} one @param {boolean} right */
+function term(one, right) {
+  const item = make("li", { className: `term ${right ? "right" : "wrong"}` });
+  const cut = make("span", { className: "cut" }, makeThumb(one));
+  const sign = make("span", { className: "sign", "aria-hidden": "true" });
+  sign.append(icon(right ? "check" : "close"));
+  item.append(cut, sign, removeButton(one, `${nameOf(one)}, ${right ? "right" : "wrong"}`));
+  return item;
+}
+
+/** @param {Picture} one @param {string} name */
+function removeButton(one, name) {
+  const button = makeButton("", () => go(withoutPicture(one), { travel: true }), {
+    className: "remove",
+    "aria-label": `Take ${name} out of the query`,
+  });
+  button.append(icon("close"));
+  return button;
+}
+
+function clearMarks() {
+  go({ ...state.search, like: [], unlike: [] }, { travel: true });
+}
+
+/** @param {string} name */
+function icon(name) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS(space, "use");
+  use.setAttribute("href", `#i-${name}`);
+  svg.append(use);
+  return svg;
 }
 
 function drawNewQuery() {
-  const { id, upload } = state.search;
+  const { query } = state.search;
   crop.set(null, null);
+  suggestedFor = null;
+  $("suggested").hidden = true;
   state.query = { gap: null, outcome: null };
   offerOverlay();
   drawUse();
@@ -108,12 +235,12 @@ function drawNewQuery() {
   delete picture.dataset.url;
   stopWaiting(picture);
   stopWaiting("query");
-  if (upload !== null) {
+  if (typeof query === "string") {
     picture.onerror = () => setGap("missing");
-    picture.src = state.uploads.get(upload).url;
+    picture.src = state.uploads.get(query).url;
   } else {
-    showPicture(picture, `/api/images/${id}`);
-    loadItem(id);
+    showPicture(picture, `/api/images/${query}`);
+    loadItem(query);
   }
 }
 
@@ -129,7 +256,7 @@ function drawQueryName() {
 function queryFacts() {
   const file = queryFile();
   if (file) return [bytes(file.size)];
-  const item = state.known.get(state.search.id);
+  const item = state.known.get(Number(state.search.query));
   return item?.name && item.label !== null && item.name !== item.label ? [item.name] : [];
 }
 
@@ -141,14 +268,17 @@ async function loadItem(id) {
   } catch (error) {
     // the search itself says what is wrong
     const isGone = error instanceof Problem && error.kind === "gone";
-    if (isGone && state.search.id === id) whenBack("query", () => loadItem(id));
+    if (isGone && state.search.query === id) whenBack("query", () => loadItem(id));
     return;
   }
-  if (state.search.id !== id) return;
+  if (state.search.query !== id) return;
   state.known.set(id, { ...state.known.get(id), ...item });
+  if (item.width) setQuerySize([item.width, item.height]);
   drawQueryName();
   drawUse();
-  if (state.results) drawTitle();
+  drawTerms();
+  drawTitle();
+  drawPanel();
 }
 
 /** @param {typeof state.query.gap} gap */
@@ -162,12 +292,11 @@ function drawUse() {
   const { gap } = state.query;
   const usable = isUsable();
   $("picture").hidden = gap !== null;
-  $("frame").hidden = gap === "missing" && !usable;
   $("no-preview").hidden = gap === null;
   $("no-preview").textContent = gapText();
-  $("crop-button").hidden = !usable || (gap !== null && !crop.size);
+  $("terms").classList.toggle("unusable", !usable || (gap !== null && !crop.size));
   $("look-button").hidden = !usable || !state.info.explains;
-  $("keep").hidden = !usable || state.search.upload === null || !state.info.writable;
+  $("keep").hidden = !usable || !isUpload() || !state.info.writable;
 }
 
 /**
@@ -184,27 +313,35 @@ function isUsable() {
 function gapText() {
   const { gap, outcome } = state.query;
   if (gap === "delayed") return "The server does not respond. The picture comes when it does.";
-  const { id, upload } = state.search;
-  const isGone = state.known.get(id)?.available === false;
+  const isGone = state.known.get(Number(state.search.query))?.available === false;
   let why = "This picture cannot be shown.";
-  if (upload !== null) why = "This browser cannot show the picture.";
+  if (isUpload()) why = "This browser cannot show the picture.";
   if (isGone) why = "The file is no longer there.";
   return outcome === "found" ? `${why} The search works all the same.` : why;
 }
 
 /** Offer what the model saw in the query, or in the box of it. */
 function offerOverlay() {
-  overlay.offer(state.info.explains, overlayRequest, () => {
-    const { box } = state.search;
-    return placeOf(box ?? [0, 0, 1, 1], box ? crop.size : [1, 1]);
-  });
+  overlay.offer(
+    state.info.explains,
+    () => requestOf("/api/explain", state.search.box),
+    () => {
+      const { box } = state.search;
+      return placeOf(box ?? [0, 0, 1, 1], box ? crop.size : [1, 1]);
+    },
+  );
 }
 
-/** @returns {import("./overlay.js").Request} */
-function overlayRequest() {
-  const { id, box } = state.search;
-  if (id !== null) return ["/api/explain", jsonBody({ id, ...(box && { box }) })];
-  return [`/api/explain${box ? `?box=${box}` : ""}`, fileBody(queryFile())];
+/**
+ * A request about the query, or a part of it.
+ * @param {string} path
+ * @param {number[] | null} box
+ * @returns {import("./overlay.js").Request}
+ */
+function requestOf(path, box) {
+  const { query } = state.search;
+  if (!isUpload()) return [path, jsonBody({ id: query, ...(box && { box }) })];
+  return [`${path}${box ? `?box=${box}` : ""}`, fileBody(queryFile())];
 }
 
 function enterCrop() {
@@ -212,6 +349,7 @@ function enterCrop() {
   overlay.clear();
   showCropping(true);
   crop.start();
+  scrollTo(0, 0);
 }
 
 function leaveCrop() {
@@ -221,7 +359,6 @@ function leaveCrop() {
 
 /** @param {boolean} cropping */
 function showCropping(cropping) {
-  $("query").classList.toggle("cropping", cropping);
-  $("box-fields").hidden = !cropping;
-  $("crop-button").setAttribute("aria-pressed", String(cropping));
+  $("query").hidden = !cropping;
+  $("terms").querySelector(".open")?.setAttribute("aria-expanded", String(cropping));
 }

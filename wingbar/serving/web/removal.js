@@ -1,16 +1,20 @@
-// Removal of a picture from the index, which can be undone for some seconds. Nothing is sent before
+// Removal of pictures from the index, which can be undone for some seconds. Nothing is sent before
 // they are over: a page that is closed meanwhile has removed nothing.
 
 import { request } from "./api.js";
 import { $, make, makeButton } from "./elements.js";
 import { showNotice } from "./notice.js";
 import { state } from "./state.js";
+import { plural } from "./words.js";
+
+/** @typedef {import("./api.js").Item} Item */
 
 const SECONDS = 10; // in which a removal can be undone
+const MOST = 500; // pictures of one request
 
-/** What the page does once a picture is removed; set by main.js. */
+/** What the page does once pictures are removed; set by main.js. */
 export const removalHooks = {
-  /** @type {(entry: import("./api.js").Item) => void} */
+  /** @type {(items: Item[]) => void} */
   removed: () => {},
 };
 
@@ -22,16 +26,14 @@ export function listenToRemoval() {
   addEventListener("pagehide", forget);
 }
 
-/**
- * Remove a picture in some seconds. One that waits for its removal already is removed now.
- * @param {import("./api.js").Item} entry
- */
-export function removeSoon(entry) {
-  if (state.removal && state.removal.id !== entry.id) remove();
-  state.removal = entry;
+/** Remove pictures in some seconds. Others that wait for it are removed now. @param {Item[]} items */
+export function removeSoon(items) {
+  const ids = new Set(items.map(({ id }) => id));
+  if (state.removal.some(({ id }) => !ids.has(id))) remove();
+  state.removal = items;
   const text =
-    `${entry.name} will be removed from the index in ${SECONDS} seconds. ` +
-    "If the file was uploaded here, it is deleted too.";
+    `${whatOf(items)} will be removed from the index in ${SECONDS} seconds. ` +
+    "Files that were uploaded here are deleted too, others stay.";
   const undo = () => {
     forget();
     $("results").focus({ preventScroll: true });
@@ -41,9 +43,12 @@ export function removeSoon(entry) {
   startClock();
 }
 
+/** @param {Item[]} items */
+const whatOf = (items) => (items.length === 1 ? items[0].name : plural(items.length, "picture"));
+
 function startClock() {
   stopClock();
-  if (state.removal) state.timers.removal = setTimeout(remove, SECONDS * 1000);
+  if (state.removal.length) state.timers.removal = setTimeout(remove, SECONDS * 1000);
 }
 
 function stopClock() {
@@ -52,19 +57,23 @@ function stopClock() {
 
 function forget() {
   stopClock();
-  state.removal = null;
+  state.removal = [];
   $("removal").hidden = true;
 }
 
 async function remove() {
-  const entry = state.removal;
+  const items = state.removal;
   forget();
   try {
-    await request(`/api/items/${entry.id}`, { method: "DELETE" });
+    for (let i = 0; i < items.length; i += MOST) {
+      const ids = items.slice(i, i + MOST).map(({ id }) => `id=${id}`);
+      await request(`/api/items?${ids.join("&")}`, { method: "DELETE" });
+    }
   } catch (/** @type {any} */ problem) {
-    const again = () => removeSoon(entry);
-    showNotice(`${entry.name} was not removed. ${problem.message}`, [["Try again", again]]);
+    const again = () => removeSoon(items);
+    const verb = items.length === 1 ? "was" : "were";
+    showNotice(`${whatOf(items)} ${verb} not removed. ${problem.message}`, [["Try again", again]]);
     return;
   }
-  removalHooks.removed(entry);
+  removalHooks.removed(items);
 }

@@ -1,19 +1,21 @@
-// The results of a search on the page: the cards, the summary above them, and what moved between
-// the coarse and the fine order.
+// The results of a search on the page: the cards, the summary above them, what moved between the
+// coarse and the fine order, and further results as the person scrolls.
 
 import { $ } from "./elements.js";
 import { grid } from "./grid.js";
 import { dismissNotice, showNotice } from "./notice.js";
 import { drawOrder } from "./panel.js";
 import { drawTitle, queryName, setOutcome, setQuerySize } from "./query.js";
-import { answerInOtherOrder, answerTo } from "./search.js";
+import { answerInOtherOrder, answerTo, deeper, nextDepth } from "./search.js";
 import { state } from "./state.js";
 import { nothingFound, showPlaceholder } from "./status.js";
 import { count, milliseconds, plural } from "./words.js";
 
 /** @typedef {import("./api.js").Found} Found */
-/** @typedef {import("./grid.js").Entry} Entry */
+/** @typedef {import("./card.js").Entry} Entry */
 /** @typedef {import("./state.js").Search} Search */
+/** @typedef {import("./state.js").Answer} Answer */
+
 
 /**
  * Search, and show the results unless `signal` has fired meanwhile.
@@ -22,29 +24,68 @@ import { count, milliseconds, plural } from "./words.js";
  * @param {import("./navigation.js").How} how
  */
 export async function showResults(search, signal, { travel, deep, back }) {
-  const { response, ms } = await answerTo(search, signal, { deep, back });
+  const answer = await answerTo(search, signal, { deep, back });
   if (signal.aborted) return;
   dismissNotice();
+  const { response } = answer;
   if (response.failed?.length) showNotice(failedText(response.failed));
-  const coarse = response.fine === "none";
-  const other = answerInOtherOrder(search, coarse);
-  const hits = /** @type {Entry[]} */ (response.hits.slice(0, search.k));
-  markQueryAndTies(hits, search);
-  const unlike = hits.find(({ p_chance: p }) => p !== null && p > response.chance_from);
-  for (const hit of hits) hit.byChance = hit === unlike;
-  markMoves(hits, coarse, other?.response.hits);
-  for (const hit of hits) state.known.set(hit.id, /** @type {import("./api.js").Hit} */ (hit));
-  const ranking = rankingOf(response);
-  state.results = { response, ms, hits, ranking };
-  state.browsing = null;
+  const hits = take(search, answer, signal);
   const size = response.query;
   if (size && !search.box) setQuerySize([size.width, size.height]);
   setOutcome("found");
-  grid.show(hits, { travel, ranking });
-  drawSummary(Boolean(other));
-  $("more").hidden = true;
-  $("bar-tools").hidden = false;
+  grid.show(hits, { travel, ranking: state.results.ranking, lineAt: lineAt(hits, response) });
+  drawSummary();
   showPlaceholder(hits.length ? null : nothingFound(search.radius, search.where));
+}
+
+/** Show further results, if there are more and they are not on their way. */
+export async function showFurther() {
+  const { results, search } = state;
+  if (!results || results.loading || results.complete) return;
+  results.loading = true;
+  const { signal } = results;
+  const kept = { ...results, at: performance.now(), depth: results.depth };
+  const answer = await deeper(search, kept, signal);
+  if (signal.aborted || results !== state.results) return;
+  const shown = results.hits.length;
+  const hits = take(search, answer, signal);
+  grid.append(hits.slice(shown), lineAt(hits, answer.response));
+  drawSummary();
+}
+
+/** Take a picture that was removed off the page. @param {Set<number>} ids */
+export function takeOffResults(ids) {
+  const { results } = state;
+  results.hits = results.hits.filter(({ id }) => !ids.has(id));
+  grid.remove(ids);
+  drawSummary();
+}
+
+/**
+ * Make an answer that of the page.
+ * @param {Search} search
+ * @param {Answer} answer
+ * @param {AbortSignal} signal
+ */
+function take(search, { response, ms, depth }, signal) {
+  const coarse = response.fine === "none";
+  const other = answerInOtherOrder(search, coarse);
+  const isShown = (/** @type {Entry} */ { id }) =>
+    id !== search.query && !search.unlike.includes(id);
+  const shown = (/** @type {import("./api.js").Hit[]} */ all) => all.filter(isShown);
+  const hits = /** @type {Entry[]} */ (shown(response.hits));
+  for (const [i, hit] of hits.entries()) hit.rank = i + 1; // without the query itself
+  markTies(hits);
+  markMoves(hits, coarse, other && shown(other.response.hits));
+  for (const hit of hits) {
+    hit.right = search.like.includes(hit.id);
+    state.known.set(hit.id, { ...state.known.get(hit.id), .../** @type {any} */ (hit) });
+  }
+  const complete = nextDepth(search, depth) === null || response.hits.length < depth;
+  const ranking = rankingOf(response);
+  state.results = { response, ms, hits, ranking, depth, complete, loading: false, signal };
+  state.browsing = null;
+  return hits;
 }
 
 /** What is missing, and why. @param {{ name: string, reason: string }[]} failed */
@@ -59,23 +100,29 @@ function rankingOf({ bits, code, fine }) {
     code,
     score: isAgreement ? "agr" : "cos",
     scoreName: isAgreement ? "agreement" : "cosine",
+    tiesCount: fine === "none",
     other: fine === "none" ? "fine" : "coarse",
   };
 }
 
 /**
- * Write into hits which one is the query, and how many are at their distance.
+ * The place after the last hit that is closer than chance explains; null where that is not known.
  * @param {Entry[]} hits
- * @param {Search} search
+ * @param {Found} response
  */
-function markQueryAndTies(hits, search) {
+function lineAt(hits, { chance_from: limit }) {
+  if (!hits.some(({ p_chance }) => typeof p_chance === "number")) return null;
+  return hits.findLastIndex(({ p_chance }) => p_chance <= limit) + 1;
+}
+
+/** Write into hits how many are at their distance. @param {Entry[]} hits */
+function markTies(hits) {
   /** @type {Map<number, number>} */
   const ties = new Map();
   for (const { distance } of hits) ties.set(distance, (ties.get(distance) ?? 0) + 1);
   const inOrder = hits.every((hit, i) => !i || hits[i - 1].distance <= hit.distance);
-  const last = inOrder && hits.length === search.k ? hits.at(-1)?.distance : null;
+  const last = inOrder ? hits.at(-1)?.distance : null;
   for (const hit of hits) {
-    hit.self = hit.id === search.id;
     hit.ties = ties.get(hit.distance);
     hit.tiesGoOn = hit.distance === last;
   }
@@ -88,7 +135,7 @@ function markQueryAndTies(hits, search) {
  * @param {import("./api.js").Hit[]} [others]  the hits in the other order
  */
 function markMoves(hits, coarse, others) {
-  const ranks = others && new Map(others.map((hit) => [hit.id, hit.rank]));
+  const ranks = others && new Map(others.map(({ id }, i) => [id, i + 1]));
   for (const hit of hits) {
     if (!ranks) delete hit.move;
     else if (ranks.has(hit.id)) hit.move = ranks.get(hit.id) - hit.rank;
@@ -96,15 +143,17 @@ function markMoves(hits, coarse, others) {
   }
 }
 
-/** @param {boolean} compared  whether the moves are known */
-function drawSummary(compared) {
-  const { response, ms, hits } = state.results;
+function drawSummary() {
+  const { response, ms, hits, complete } = state.results;
   const coarse = response.fine === "none";
   drawTitle();
   document.title = `${queryName()} · wingbar`;
-  $("status").textContent = `${plural(hits.length, "result")} in ${milliseconds(ms)} ms`;
-  $("stages").textContent = stagesText(response, ms);
+  const some = complete || !hits.length ? plural(hits.length, "result") : "closest first";
+  $("status").textContent = some;
+  $("stages").textContent = `in ${milliseconds(ms)} ms: ${stagesText(response, ms)}`;
+  const compared = hits.some(({ move }) => move !== undefined);
   $("moves").textContent = compared ? movesText(hits, coarse) : "";
+  $("inspection").hidden = false;
   drawOrder(coarse);
 }
 
@@ -114,18 +163,21 @@ function drawSummary(compared) {
  * @param {number} ms
  */
 function stagesText({ fine, shortlist, cut, milliseconds: { total, ...stages } }, ms) {
-  const times = Object.entries(stages).filter(([name, value]) => value > 0 || name === "coarse");
+  const names = /** @type {Record<string, string>} */ ({ queue: "waiting", fetch: "records" });
+  const times = Object.entries(stages)
+    .filter(([name, value]) => value > 0 && (name !== "fine" || fine !== "none"))
+    .map(([name, value]) => [names[name] ?? name, value]);
   times.push(["transfer", Math.max(0, ms - total)]);
-  const text = times.map(([name, value]) => `${name} ${milliseconds(value)}`).join(" · ");
-  if (fine === "none") return `${text} ms`;
-  return `shortlist of ${count(shortlist)}${cut ? ", cut within a tie" : ""} · ${text} ms`;
+  const text = times.map(([name, value]) => `${name} ${milliseconds(Number(value))}`).join(" · ");
+  if (fine === "none") return text;
+  return `${text} · shortlist of ${count(shortlist)}${cut ? ", cut within a tie" : ""}`;
 }
 
 /** @param {Entry[]} hits @param {boolean} coarse */
 function movesText(hits, coarse) {
   const countOf = (/** @type {(move: Entry["move"]) => boolean} */ test) =>
     hits.filter((hit) => test(hit.move)).length;
-  const missing = coarse ? `not among its first ${count(state.search.k)}` : "new";
+  const missing = coarse ? "not among its results" : "new";
   /** @type {[number, string][]} */
   const parts = [
     [countOf((move) => Number(move) > 0), "higher"],

@@ -10,47 +10,37 @@ import { state } from "./state.js";
 import { clearSummary, nothingFound, setBusy, showPlaceholder } from "./status.js";
 import { count, plural } from "./words.js";
 
-const PAGE = 60; // pictures in one request
-const AHEAD = "600px"; // from the screen to the end of the pictures when the next are asked for
+const PAGE = 120; // pictures in one request
 
-/** Show more pictures by the button, or once it comes near. */
-export function listenToMore() {
-  const showIfNear = (/** @type {IntersectionObserverEntry[]} */ entries) => {
-    if (entries.some((entry) => entry.isIntersecting)) showMore();
-  };
-  $("more").addEventListener("click", showMore);
-  new IntersectionObserver(showIfNear, { rootMargin: AHEAD }).observe($("more"));
-}
-
-/** Show the first pictures that match the filters. @param {AbortSignal} signal */
-export async function showStart(signal) {
-  const { info, search } = state;
+/**
+ * Show the first pictures that match the filters.
+ * @param {AbortSignal} signal
+ * @param {number} [least]  how many of them, to come back to where the person was
+ */
+export async function showStart(signal, least = PAGE) {
+  const { info } = state;
   state.results = null;
   clearSummary();
   document.title = `${info.name} · wingbar`;
+  $("title").textContent = info.name.replace(/\.wb$/, "");
   if (!info.items) {
     showEmptyIndex();
     return;
   }
   setBusy(true);
-  const { items, total } = await fetchPage(0, signal);
+  const { items, total } = await fetchPage(0, signal, Math.min(1000, Math.max(PAGE, least)));
   state.browsing = { total, loaded: items.length, loading: false, signal };
-  $("title").hidden = false;
-  $("title").textContent = search.where.length
-    ? "Pictures that match the filters"
-    : "Or start from one of these";
   drawTotal();
   grid.show(items);
-  $("more").hidden = items.length >= total;
-  showPlaceholder(items.length ? null : nothingFound(null, search.where));
+  showPlaceholder(items.length ? null : nothingFound(null, state.search.where));
 }
 
-/** Take a picture that was removed off the page, which stays where it is. @param {number} id */
-export function takeOff(id) {
+/** Take pictures that were removed off the page, which stays where it is. @param {Set<number>} ids */
+export function takeOff(ids) {
   const { browsing } = state;
-  const wasShown = grid.remove(id);
-  if (wasShown) browsing.loaded--;
-  if (wasShown || !state.search.where.length) browsing.total--;
+  const shown = grid.remove(ids);
+  browsing.loaded -= shown;
+  browsing.total -= state.search.where.length ? shown : ids.size;
   drawTotal();
 }
 
@@ -65,7 +55,6 @@ export async function showMore() {
     browsing.total = total;
     browsing.loaded = items.length ? browsing.loaded + items.length : total;
     grid.append(items);
-    $("more").hidden = browsing.loaded >= total;
   } catch (error) {
     if (!browsing.signal.aborted) report(error, showMore);
   } finally {
@@ -76,13 +65,15 @@ export async function showMore() {
 /**
  * @param {number} offset
  * @param {AbortSignal} signal
+ * @param {number} [limit]
  * @returns {Promise<{ items: import("./api.js").Item[], total: number }>}
  */
-async function fetchPage(offset, signal) {
+async function fetchPage(offset, signal, limit = PAGE) {
   const params = new URLSearchParams({
     offset: String(offset),
-    limit: String(PAGE),
+    limit: String(limit),
     spread: "true",
+    sizes: "true",
   });
   for (const condition of state.search.where) params.append("where", condition);
   const page = await json(`/api/items?${params}`, { signal });
@@ -102,11 +93,16 @@ function showEmptyIndex() {
   const { name } = state.info;
   grid.clear();
   $("status").textContent = "No pictures yet";
-  $("title").hidden = $("more").hidden = true;
+  const { writable } = state.info;
+  /** @type {import("./notice.js").Action[]} */
+  const actions = [["Check again", () => refreshInfo().then(showAgain)]];
+  if (writable) actions.unshift(["Choose a folder", () => $("folder").click()]);
   showPlaceholder({
     title: "This index is empty",
-    text: "Index a folder of pictures. They appear here without a restart:",
+    text: writable
+      ? "Drop a folder of pictures here, or index one where it is:"
+      : "Index a folder of pictures. They appear here without a restart:",
     code: `wingbar index ${name}${name.endsWith(".wb") ? "" : ".wb"} photos/`,
-    actions: [["Check again", () => refreshInfo().then(showAgain)]],
+    actions,
   });
 }

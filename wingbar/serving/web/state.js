@@ -12,25 +12,32 @@ import { Uploads } from "./uploads.js";
  */
 
 /**
- * What is searched for. Without a picture (`id` and `upload` are null) it is the start page.
+ * A picture: the id of an indexed one, or the key of one of this browser.
+ * @typedef {number | string} Picture
+ */
+
+/**
+ * What is searched for. Without a picture (`query` is null) it is the start page.
  * @typedef {object} Search
- * @property {number | null} id      the query, an indexed picture, or
- * @property {string | null} upload  the query, a picture of this tab by its key, in no URL
- * @property {number} k              number of results, 1 or more
+ * @property {Picture | null} query
+ * @property {number[] | null} box   part of the query: x, y, width, height in pixels, the picture
+ *   being upright
+ * @property {Picture[]} like        more pictures that are right: of the query, or results
+ * @property {Picture[]} unlike      pictures that are wrong
  * @property {number | null} radius  largest distance in bits; null: any distance
  * @property {Fine | null} fine      null: the model's own choice
  * @property {number} shortlist      number of items that the fine stage orders, 1 or more
+ * @property {boolean} distinct      whether copies are stacked
  * @property {string[]} where        filters, such as "label=monarch"
- * @property {number[] | null} box   part of the query: x, y, width, height in pixels, the picture
- *   being upright
  */
 
 /**
  * An answer of the server to a search.
  * @typedef {object} Answer
  * @property {import("./api.js").Found} response
- * @property {number} ms  from the request to the answer
- * @property {number} at  when it came, on the clock of performance.now()
+ * @property {number} ms     from the request to the answer
+ * @property {number} at     when it came, on the clock of performance.now()
+ * @property {number} depth  how many results were asked for
  */
 
 /**
@@ -40,6 +47,7 @@ import { Uploads } from "./uploads.js";
  * @property {string} code       the query's code, as 0s and 1s
  * @property {string} score      short name of the score: "cos" or "agr"
  * @property {string} scoreName  its whole name
+ * @property {boolean} tiesCount whether the order leaves ties, which the codes alone do
  * @property {"coarse" | "fine"} other  the order that this one is compared with
  */
 
@@ -48,8 +56,12 @@ import { Uploads } from "./uploads.js";
  * @typedef {object} Results
  * @property {import("./api.js").Found} response
  * @property {number} ms
- * @property {import("./grid.js").Entry[]} hits
+ * @property {import("./card.js").Entry[]} hits
  * @property {Ranking} ranking
+ * @property {number} depth      how many were asked for
+ * @property {boolean} complete  whether there are no more
+ * @property {boolean} loading   whether more are on their way
+ * @property {AbortSignal} signal
  */
 
 /**
@@ -61,8 +73,21 @@ import { Uploads } from "./uploads.js";
  * @property {AbortSignal} signal
  */
 
-/** @type {Readonly<Pick<Search, "k" | "shortlist">>} */
-export const DEFAULTS = { k: 24, shortlist: 200 };
+/** @type {Readonly<Pick<Search, "shortlist">>} */
+export const DEFAULTS = { shortlist: 200 };
+
+/** @type {Readonly<Search>} */
+export const NOTHING = {
+  query: null,
+  box: null,
+  like: [],
+  unlike: [],
+  radius: null,
+  fine: null,
+  shortlist: DEFAULTS.shortlist,
+  distinct: false,
+  where: [],
+};
 
 /**
  * All that the page remembers while it is open. The URL and the history hold `search` too; what is
@@ -75,16 +100,7 @@ export const state = {
    */
   info: null,
   /** What is searched for. @type {Search} */
-  search: {
-    id: null,
-    upload: null,
-    k: DEFAULTS.k,
-    radius: null,
-    fine: null,
-    shortlist: DEFAULTS.shortlist,
-    where: [],
-    box: null,
-  },
+  search: { ...NOTHING },
   /** The fine stage that the Coarse / Fine switch goes to. @type {Exclude<Fine, "none">} */
   stage: "ties",
   /** The results on the screen; null on the start page. @type {Results | null} */
@@ -97,8 +113,10 @@ export const state = {
   answers: new Map(),
   /** The newest record of each picture, by its id. @type {Map<number, Item | Hit>} */
   known: new Map(),
-  /** The picture that is removed from the index in some seconds. @type {Item | null} */
-  removal: null,
+  /** Ids of the selected pictures, in the order of their selection. @type {Set<number>} */
+  selected: new Set(),
+  /** The pictures that are removed from the index in some seconds. @type {Item[]} */
+  removal: [],
   /** The person's pictures. */
   uploads: new Uploads(),
   /**
@@ -108,7 +126,7 @@ export const state = {
   tokenQuestion: null,
   /**
    * Timers: until the page looks busy, until a slider counts, of the look after a lost server, and
-   * until a picture is removed.
+   * until pictures are removed.
    */
   timers: { busy: 0, slider: 0, reconnect: 0, removal: 0 },
   /** What to do once a lost server is back, by what waits. @type {Map<unknown, () => void>} */
@@ -126,7 +144,10 @@ export const state = {
 };
 
 /** Whether there is a picture to search with. @param {Search} [search] @returns {boolean} */
-export const hasQuery = (search = state.search) => search.id !== null || search.upload !== null;
+export const hasQuery = (search = state.search) => search.query !== null;
+
+/** Whether the query is a picture of this browser. @param {Search} [search] @returns {boolean} */
+export const isUpload = (search = state.search) => typeof search.query === "string";
 
 /** The fine stage of a search, or "none". @param {Search} [search] @returns {Fine} */
 export const fineOf = (search = state.search) => search.fine ?? state.info.fine;
@@ -142,11 +163,48 @@ export const withFine = (fine, search = state.search) => ({
   fine: fine === state.info.fine ? null : fine,
 });
 
-/** The present search for pictures similar to an item. @param {number} id @returns {Search} */
-export const likeItem = (id) => ({ ...state.search, id, upload: null, box: null });
+/** The present search for pictures similar to one. @param {Picture} query @returns {Search} */
+export const likePicture = (query) => ({
+  ...state.search,
+  query,
+  box: null,
+  like: [],
+  unlike: [],
+});
 
-/** The file of the query; null if the query is an indexed picture. @returns {File | null} */
-export function queryFile() {
-  const { upload } = state.search;
-  return upload === null ? null : (state.uploads.get(upload)?.file ?? null);
+/**
+ * The present search with a picture that is right or wrong. What was marked so already loses its
+ * mark.
+ * @param {Picture} picture
+ * @param {boolean} right
+ * @returns {Search}
+ */
+export function withMark(picture, right) {
+  const { search } = state;
+  const name = right ? "like" : "unlike";
+  const without = withoutPicture(picture);
+  if (search[name].includes(picture)) return without;
+  return { ...without, [name]: [...without[name], picture] };
 }
+
+/**
+ * The present search without one of its pictures. The next one that is right takes the place of the
+ * query.
+ * @param {Picture} picture
+ * @returns {Search}
+ */
+export function withoutPicture(picture) {
+  const { search } = state;
+  const like = search.like.filter((one) => one !== picture);
+  const unlike = search.unlike.filter((one) => one !== picture);
+  if (search.query !== picture) return { ...search, like, unlike };
+  const [next = null, ...rest] = like;
+  return { ...search, query: next, box: null, like: rest, unlike: next === null ? [] : unlike };
+}
+
+/** The file of a picture of this browser; null if it is an indexed one. @param {Picture} picture */
+export const fileOf = (picture) =>
+  typeof picture === "string" ? (state.uploads.get(picture)?.file ?? null) : null;
+
+/** The file of the query; null if the query is an indexed picture. */
+export const queryFile = () => fileOf(state.search.query);

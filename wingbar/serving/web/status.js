@@ -25,9 +25,9 @@ export function setBusy(busy) {
   else document.body.classList.remove("busy");
 }
 
-/** Take away what belongs to results alone: the tools, the times of the stages, the order. */
+/** Take away what belongs to results alone: the order and the times of the stages. */
 export function clearSummary() {
-  $("bar-tools").hidden = true;
+  $("inspection").hidden = true;
   for (const id of ["stages", "order-note", "moves"]) $(id).textContent = "";
 }
 
@@ -66,6 +66,6 @@ export function nothingFound(radius, where) {
   }
   const text = why.length
     ? `No picture ${why.join(" ")}.`
-    : "This index has no picture to compare with.";
+    : "This index has no other picture to compare with.";
   return { title: "Nothing found", text, actions };
 }

@@ -8,10 +8,11 @@ export const count = (n) => NUMBER.format(n);
 /**
  * A number and its noun: "1 result", "1,234 results".
  * @param {number} n
- * @param {string} word  the singular, whose plural ends in s
+ * @param {string} word  the singular
+ * @param {string} [words]  the plural
  * @returns {string}
  */
-export const plural = (n, word) => `${count(n)} ${n === 1 ? word : `${word}s`}`;
+export const plural = (n, word, words = `${word}s`) => `${count(n)} ${n === 1 ? word : words}`;
 
 /**
  * Milliseconds without their unit, below 10 with one decimal.

@@ -1,0 +1,191 @@
+"""Make pictures of the page in ten states, of an index of drawn birds.
+
+    python scripts/screenshots.py shots/ [--index photos.wb]
+
+Needs Playwright and Chromium. Every state is taken at 1280 x 800, light and dark, and at 390 x 844
+as on a phone. With --index the pictures of another index are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from wingbar.data.toy import SPECIES, draw_bird
+from wingbar.index.index import Index
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+EACH = 36  # birds of each species
+PORT = 8437
+RATIOS = (1.0, 1.5, 0.75, 1.33, 1.0, 1.78)  # width over height, as photos have them
+WINDOWS = {
+    "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
+    "phone": {
+        "viewport": {"width": 390, "height": 844},
+        "color_scheme": "light",
+        "device_scale_factor": 2,
+        "has_touch": True,
+        "is_mobile": True,
+    },
+}
+
+
+def write_index(folder: Path) -> Path:
+    """An index of drawn birds in different formats."""
+    for species, name in enumerate(SPECIES):
+        (folder / "birds" / name).mkdir(parents=True)
+        for i in range(EACH):
+            bird = Image.fromarray(draw_bird(species, 100_003 * species + i, 480))
+            ratio = RATIOS[np.random.default_rng([species, i]).integers(len(RATIOS))]
+            width, height = (480, 480 / ratio) if ratio > 1 else (480 * ratio, 480)
+            left, top = (480 - width) / 2, (480 - height) / 2
+            part = bird.crop((int(left), int(top), int(left + width), int(top + height)))
+            part.save(folder / "birds" / name / f"{name}_{i:02}.jpg", quality=90)
+    with Index.create(folder / "birds.wb") as index:
+        index.add(folder / "birds")
+    return folder / "birds.wb"
+
+
+@contextmanager
+def serving(index: Path) -> Iterator[str]:
+    """The URL of a server of the index."""
+    command = [sys.executable, "-m", "wingbar", "serve", str(index), "--port", str(PORT)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{PORT}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{url}/readyz", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def start(page: Page) -> None:
+    page.wait_for_selector(".card")
+
+
+def search(page: Page) -> None:
+    page.locator(".card").nth(4).locator(".hit").click()
+    page.wait_for_url("**id=*")
+    page.wait_for_selector("#results[aria-busy='false']")
+
+
+def inspect(page: Page) -> None:
+    page.keyboard.press("i")
+    for _ in range(2):
+        page.keyboard.press("f")
+        page.wait_for_timeout(1000)
+
+
+def mark(page: Page) -> None:
+    page.keyboard.press("i")
+    for n, side in ((2, "y"), (5, "y"), (7, "n")):
+        page.locator(".hit").nth(n).focus()
+        page.keyboard.press(side)
+        page.wait_for_timeout(800)
+
+
+def crop(page: Page) -> None:
+    page.keyboard.press("c")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(1500)
+
+
+def lightbox(page: Page) -> None:
+    page.keyboard.press("Escape")
+    page.locator(".hit").nth(3).focus()
+    page.keyboard.press("Space")
+    page.wait_for_timeout(800)
+
+
+def tray(page: Page) -> None:
+    page.keyboard.press("Escape")
+    for n in (0, 2, 3, 6):
+        page.locator(".hit").nth(n).focus()
+        page.keyboard.press("x")
+
+
+def filters(page: Page) -> None:
+    page.keyboard.press("Escape")
+    page.click("#panel-button")
+    page.locator("#filters .chip").first.click()
+    page.wait_for_timeout(800)
+
+
+def show_map(page: Page) -> None:
+    page.click("#panel-close")
+    page.click("#home")
+    page.keyboard.press("m")
+    page.wait_for_timeout(6000)
+
+
+def nothing(page: Page) -> None:
+    page.goto(page.url.split("/?")[0].rstrip("/") + "/?id=1&radius=0&where=label=none")
+    page.wait_for_selector("#blank:not([hidden])")
+
+
+STATES: dict[str, Callable[[Page], None]] = {
+    "start": start,
+    "results": search,
+    "inspect": inspect,
+    "marks": mark,
+    "crop": crop,
+    "lightbox": lightbox,
+    "tray": tray,
+    "filters": filters,
+    "map": show_map,
+    "nothing": nothing,
+}
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--index", type=Path)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as own,
+        serving(args.index or write_index(Path(own))) as url,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for window, options in WINDOWS.items():
+            page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
+            page.goto(url)
+            for name, go in STATES.items():
+                go(page)
+                page.wait_for_timeout(1200)  # thumbnails
+                page.screenshot(path=args.folder / f"{name}-{window}.png")
+                print(f"{name}-{window}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
