@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wingbar import images
 from wingbar.methods import Output
+from wingbar.model import proof
 from wingbar.model.model import Model, preprocessing_record, with_record
 from wingbar.networks import backbones
 from wingbar.training import export
@@ -107,7 +108,7 @@ def main() -> None:
     half = Model(with_record({"model.onnx": with_half_weights(network)}, record))
     pixels = read_pixels(args.check, args.images)
     features = [np.concatenate([m.run([one]) for one in pixels]) for m in (exact, half)]
-    half.save(args.output)
+    proof.proven(half).save(args.output)
     print(json.dumps(export.agreement(*features)))
 
 

@@ -589,6 +589,69 @@ def test_invalid_scales(wrong: dict[str, Any]) -> None:
         Preprocessing(**wrong)
 
 
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (33, 80), (101, 67), (40, 40), (700, 400)])
+@pytest.mark.parametrize("bicubic", [True, False])
+def test_the_centre_of_a_picture_whose_short_side_was_scaled(
+    size: tuple[int, int], bicubic: bool
+) -> None:
+    """As the image processors of published encoders do, step by step."""
+    image = picture(3, size)
+    kind = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    short = min(size)
+    scaled = np.asarray(image.resize((36 * size[0] // short, 36 * size[1] // short), kind))
+    top, left = (scaled.shape[0] - 32) // 2, (scaled.shape[1] - 32) // 2
+    seen = Preprocessing(size=32, edge=36, bicubic=bicubic)
+    np.testing.assert_array_equal(
+        images.load(image, seen), scaled[top : top + 32, left : left + 32]
+    )
+    x, y, width, height = images.crop_box(size, seen)
+    assert width == pytest.approx(short * 32 / 36, abs=1)
+    assert height == pytest.approx(short * 32 / 36, abs=1)
+    assert (x + width / 2, y + height / 2) == pytest.approx(
+        (size[0] / 2, size[1] / 2), abs=1 + short / 36
+    )
+
+
+def test_the_centre_of_a_long_strip_takes_no_memory_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    strip = np.zeros((3, 60_000, 3), np.uint8)
+    strip[:, 29_990:30_010] = 200
+    sizes, resize = [], Image.Image.resize
+
+    def seen(self: Image.Image, size: tuple[int, int], *rest: Any, **more: Any) -> Image.Image:
+        sizes.append(size)
+        return resize(self, size, *rest, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", seen)
+    pixels = images.load(strip, Preprocessing(size=32, edge=36, bicubic=True))
+    assert sizes == [(32, 32)]
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.min() == 200  # the centre, 3 x 3 pixels
+
+
+def test_a_picture_that_is_squeezed_into_the_square() -> None:
+    image, seen = picture(3, (900, 40)), Preprocessing(size=32, squash=True, bicubic=True)
+    squeezed = image.resize((32, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(images.load(image, seen), np.asarray(squeezed))
+    assert images.crop_box((900, 40), seen) == (0, 0, 900, 40)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"edge": 100},
+        {"edge": 256, "squash": True},
+        {"keep": 0.5, "squash": True},
+        {"whole": True, "squash": True},
+        {"whole": True, "edge": 256},
+    ],
+)
+def test_one_thing_says_what_is_seen(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"edge is at least size|not several"):
+        Preprocessing(size=224, **wrong)
+
+
 def test_a_box_crops_the_picture() -> None:
     sides = Image.new("RGB", (100, 60), "red")
     sides.paste("blue", (40, 0, 100, 60))

@@ -23,6 +23,10 @@ class OutdatedWarning(UserWarning):
     """An index that works, and that should be made again."""
 
 
+class MachineWarning(UserWarning):
+    """This machine computes other codes and features than the one that a model is from."""
+
+
 class ImageError(WingbarError):
     """A picture that cannot be used. The message says why, without the path."""
 

@@ -57,6 +57,9 @@ MAX_PANORAMA = 4 * MAX_PIXELS  # of a JPEG that is decoded at a fraction of its 
 MAX_SCANS = 100  # of a JPEG; progressive ones have about 10, and each costs a pass over all pixels
 MAX_SCANNED = 4 * 10**9  # pixels times scans of a JPEG
 STEP = 32  # sides of whole pictures are multiples: the stride of the last stage of every backbone
+LONGEST_SCALED = (
+    8  # shape of a picture, long side by short, that is scaled as a whole for its centre
+)
 LONGEST = 2.0  # the longest side of a whole picture, in multiples of `size`
 
 SKIPPED_FOLDERS = frozenset(
@@ -103,7 +106,12 @@ class Preprocessing:
 
     size: side of the square in pixels, at least 1
     keep: the share of the short side that the central square keeps, 0 < keep <= 1; it is scaled to
-        `size`, bilinear with antialiasing
+        `size` with antialiasing
+    edge: if not 0, the short side is scaled to `edge` pixels and the long one to whole pixels, and
+        the square is cut from the centre of that, edge >= size: the habit of most published
+        encoders, which differs from `keep` by less than a pixel
+    squash: the whole picture is squeezed into the square, and its shape is lost
+    bicubic: whether scaling is bicubic, and not bilinear
     whole: keep the whole picture and its shape instead, scaled to the area of that square; no side
         is longer than LONGEST * size, and each is a multiple of STEP
     scales: multiples of `size` at which a whole picture is encoded, each 0 < scale <= 4; the
@@ -114,6 +122,9 @@ class Preprocessing:
     keep: float = 1.0
     whole: bool = False
     scales: tuple[float, ...] = (1.0,)
+    edge: int = 0
+    squash: bool = False
+    bicubic: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.keep <= 1:
@@ -122,6 +133,15 @@ class Preprocessing:
             raise ValueError(f"scales are above 0 and at most 4, not {self.scales}")
         if self.scales != (1.0,) and not self.whole:
             raise ValueError("several scales are for whole pictures: set whole too")
+        if self.edge and self.edge < self.size:
+            raise ValueError(f"edge is at least size, not {self.edge}")
+        if self.whole + self.squash + (self.edge > 0) + (self.keep < 1) > 1:
+            raise ValueError("one of keep, edge, squash and whole says what is seen, not several")
+
+    @property
+    def filter(self) -> Image.Resampling:
+        """How Pillow scales the picture."""
+        return Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +251,8 @@ def load(source: Source, preprocessing: Preprocessing) -> Pixels:
     Raises ImageError with the reason if `source` cannot be decoded or exceeds MAX_BYTES or
     MAX_PIXELS, or if the box of a Part lies outside the picture.
     """
-    side = round(2 * preprocessing.size * max(preprocessing.scales))
-    return _scale(_open(source, side), preprocessing)
+    longest = max(preprocessing.size * max(preprocessing.scales), preprocessing.edge)
+    return _scale(_open(source, round(2 * longest)), preprocessing)
 
 
 def at_scales(pixels: Pixels, preprocessing: Preprocessing) -> list[Pixels]:
@@ -248,7 +268,7 @@ def at_scales(pixels: Pixels, preprocessing: Preprocessing) -> list[Pixels]:
     image = Image.fromarray(pixels)
 
     def scaled(size: tuple[int, int]) -> Pixels:
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        return np.asarray(image.resize(size, preprocessing.filter))
 
     return [pixels if size == (width, height) else scaled(size) for size in sizes]
 
@@ -257,8 +277,14 @@ def crop_box(size: tuple[int, int], preprocessing: Preprocessing) -> Box:
     """The part that a model sees of a picture of `size` (width, height): all of it, or the central
     square."""
     width, height = size
-    if preprocessing.whole:
+    if preprocessing.whole or preprocessing.squash:
         return 0, 0, width, height
+    if preprocessing.edge:
+        scaled = _scaled_size(size, preprocessing.edge)
+        left, top = ((length - preprocessing.size) // 2 for length in scaled)
+        across, down = width / scaled[0], height / scaled[1]
+        square = preprocessing.size
+        return left * across, top * down, square * across, square * down
     side = max(1.0, min(width, height) * preprocessing.keep)
     return (width - side) / 2, (height - side) / 2, side, side
 
@@ -714,11 +740,28 @@ def _scale(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """The whole picture at the largest scale, or its central square."""
     if preprocessing.whole:
         size = _whole_size(image.size, preprocessing.size * max(preprocessing.scales))
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
-    left, top, side, _ = crop_box(image.size, preprocessing)
-    box = (left, top, left + side, top + side)
-    square = (preprocessing.size, preprocessing.size)
-    return np.asarray(image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0))
+        return np.asarray(image.resize(size, preprocessing.filter, reducing_gap=3.0))
+    side = preprocessing.size
+    # without shortcuts, as the encoders that want these were trained
+    if preprocessing.squash:
+        return np.asarray(image.resize((side, side), preprocessing.filter))
+    scaled = _scaled_size(image.size, preprocessing.edge)
+    if 0 < max(scaled) <= LONGEST_SCALED * preprocessing.edge:
+        left, top = ((length - side) // 2 for length in scaled)
+        whole = image.resize(scaled, preprocessing.filter)
+        return np.asarray(whole.crop((left, top, left + side, top + side)))
+    x, y, width, height = crop_box(image.size, preprocessing)
+    box = (x, y, x + width, y + height)
+    square = (side, side)
+    return np.asarray(image.resize(square, preprocessing.filter, box, reducing_gap=3.0))
+
+
+def _scaled_size(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Width and height of a picture whose short side is scaled to `edge`; the long one is rounded
+    down to whole pixels."""
+    width, height = size
+    short = min(size)
+    return edge * width // short, edge * height // short
 
 
 def _whole_size(shape: tuple[int, int], side: float) -> tuple[int, int]:

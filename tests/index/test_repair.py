@@ -20,6 +20,7 @@ from wingbar.index import repair as repairs
 from wingbar.index.checks import verify
 from wingbar.index.index import Index
 from wingbar.index.repair import ascending, repair
+from wingbar.model import proof
 from wingbar.model.model import Model
 
 COUNT = 300
@@ -143,6 +144,19 @@ def test_a_damaged_network_is_that_of_the_built_in_model(images: Path) -> None:
     damage(images, "UPDATE model SET data = zeroblob(9) WHERE name = 'model.onnx'")
     assert repair(images).dropped == ()
     assert contents(images) == before
+    damage(images, "UPDATE model SET data = zeroblob(9) WHERE name = 'proof.npz'")
+    assert repair(images).dropped == ()
+    assert contents(images) == before
+
+
+def test_nothing_is_made_again_on_a_machine_that_computes_otherwise(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "problem", lambda model: "this machine computes other features")
+    damage(images, "UPDATE features SET crc = 0 WHERE id IN (1, 2)")
+    done = repair(images)
+    assert (done.items, done.made_again) == (4, 0)
+    assert done.dropped[0].endswith("is damaged, and this machine computes other features")
 
 
 def test_a_lost_model_is_said_in_one_line(path: Path) -> None:

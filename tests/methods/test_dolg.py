@@ -240,7 +240,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
     )
     config = dolg.Config(bits=16, dim=24, hidden=16)
     model = loop.train(dolg, read_images(photos), tmp_path / "m", config, small)
-    assert sorted(model.files) == ["model.json", "model.onnx", "rotation.npz"]
+    assert sorted(model.files) == ["model.json", "model.onnx", "proof.npz", "rotation.npz"]
     again = Model.load(tmp_path / "m")
     assert (again.method, again.bits, again.dim, again.gives_codes) == ("dolg", 16, 24, True)
     assert set(again.record["held_out_map"]) == {"none", "ties", "pool", "asymmetric"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import write_classes
+from tests.conftest import picture, write_classes
 from tests.index.test_averaging import label_free_model
+from tests.model.test_proof import small_model
 from tests.servers import LONG, ask, jpeg, problem, process, serving, small_index
-from wingbar.errors import StoreError
+from wingbar.errors import MachineWarning, StoreError
 from wingbar.index.index import Index
+from wingbar.model import proof
 from wingbar.model.averaging import without_average
 from wingbar.serving.settings import Settings
 from wingbar.serving.uploads import Uploads
@@ -351,6 +354,25 @@ def test_acknowledged_uploads_survive_kill_9(tmp_path: Path, after: int) -> None
             assert id_ in [hit["id"] for hit in ask(client, data, k=1000, radius=0).json()["hits"]]
             assert client.get(f"/api/images/{id_}").content == data
         assert client.post("/api/items", files={"image": ("after.jpg", jpeg(1))}).status_code == 201
+
+
+def test_a_server_on_a_machine_that_computes_otherwise(tmp_path: Path) -> None:
+    """It says so when it starts, searches, and adds nothing."""
+    made = proof.proven(small_model())
+    there = small_model(order=(2, 1, 0)).files["model.onnx"]
+    path = tmp_path / "a.wb"
+    with Index.create(path, made) as index:
+        index.add([picture(1)])
+        with index._store.writing():  # as if it came from another machine
+            index._store.set_model(made.altered({"model.onnx": there}).files)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", MachineWarning)
+        with serving(Settings(index=path)) as client:
+            answer = client.post("/api/items", files={"image": ("b.jpg", jpeg(2))})
+            problem(answer, 503, "nothing can be added here: this machine computes other features")
+            assert ask(client, jpeg(2), k=1).status_code == 200
+    [warning] = [one for one in said if issubclass(one.category, MachineWarning)]
+    assert str(warning.message).endswith("clear bits are others: searches are less exact")
 
 
 def test_an_upload_into_an_index_for_classes_is_averaged(tmp_path: Path) -> None:

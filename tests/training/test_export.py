@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import shutil
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,11 +14,12 @@ from onnx import TensorProto, numpy_helper
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
+from tests.model.test_proof import small_model
 from wingbar.data.readers import read_images
 from wingbar.errors import ModelError
 from wingbar.images import Preprocessing, load
 from wingbar.methods import Output, dlbhc
-from wingbar.model import runtime
+from wingbar.model import proof, runtime
 from wingbar.model.model import Model, with_record
 from wingbar.networks import backbones
 from wingbar.training import export
@@ -252,3 +255,22 @@ def test_weights_that_were_exchanged_are_noticed(trained: Path, tmp_path: Path) 
     (tmp_path / "m" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match="is not the file that"):
         export.load_net(tmp_path / "m")
+
+
+class Precise(Model):
+    """A model whose int8 sums saturate on no CPU."""
+
+    @cached_property
+    def _session(self) -> Any:
+        return runtime.open_session(self.files["model.onnx"], 1, self.name, precise=True)
+
+
+def test_an_int8_model_passes_its_proof_with_and_without_the_precise_kernels() -> None:
+    given = pixels(32, 16)
+    exact = small_model()
+    network = export.quantise(exact.files["model.onnx"], given)
+    model = proof.proven(exact.altered({"model.onnx": network}))
+    assert model.batch == 16  # its ranges are fixed
+    for kind in (Model, Precise):
+        proof._computed.clear()
+        assert proof.problem(kind(model.files)) is None

@@ -38,6 +38,7 @@ def test_a_model_directory_is_left(trained: Path, data: Path) -> None:
         "model.json",
         "model.onnx",
         "model.safetensors",
+        "proof.npz",
         "train",
     ]
     found = model.encode(read_images(data).paths[:5])

@@ -134,6 +134,11 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="learn label-free codes again, from everything in the index",
     )
+    parser.add_argument(
+        "--unproven",
+        action="store_true",
+        help="add also where this machine computes other features than the one that made the index",
+    )
 
 
 def index(args: argparse.Namespace) -> int:
@@ -185,6 +190,7 @@ def index(args: argparse.Namespace) -> int:
                 rehash=args.rehash,
                 restore=args.restore,
                 is_whole=args.sync,
+                unproven=args.unproven,
                 ray=args.ray,
             )
         print_failures(report.failed)
@@ -228,6 +234,12 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_all_flag(parser)
     parser.add_argument(
+        "--system",
+        action="store_true",
+        help="show this machine instead, and whether it computes the features and codes that the "
+        "maker of the model (default general) did",
+    )
+    parser.add_argument(
         "--method",
         choices=methods.NAMES,
         help="show the cost of this method's network instead: parameters and operations",
@@ -260,6 +272,8 @@ def info(args: argparse.Namespace) -> int:
     from wingbar.index.index import Index
     from wingbar.model.model import Model
 
+    if args.system:
+        return _system(args)
     if (args.path is None) == (args.method is None):
         raise WingbarError(
             "name an index or a model, or a method to show its cost: wingbar info --method cmbh "
@@ -282,10 +296,25 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _system(args: argparse.Namespace) -> int:
+    from wingbar.cli.system import system_record, system_text
+    from wingbar.index.index import model_at
+    from wingbar.model import proof
+
+    if args.method is not None:
+        raise WingbarError("--system is about this machine: leave --method out")
+    model = model_at(args.path or "general")
+    record = system_record(model)
+    problem = proof.problem(model) if model.has_network else None
+    print_result(args, record, system_text(record, problem))
+    return 0
+
+
 INFO = Verb(
     name="info",
-    summary="Describe an index or a model, or show what a method costs.",
+    summary="Describe an index, a model or this machine, or show what a method costs.",
     examples="wingbar info photos.wb --json\n"
+    "wingbar info photos.wb --system\n"
     "wingbar info --method cmbh --backbone resnet50 --bits 48 --classes 200",
     flags=info_flags,
     run=info,
@@ -307,8 +336,8 @@ def verify_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Print what is wrong with an index; exit code 1 when anything is. With --repair, make it
-    whole."""
+    """Print what is wrong with an index, or with this machine for it; exit code 1 when anything is.
+    With --repair, make it whole."""
     from wingbar.index.checks import verify
     from wingbar.index.engine import Url, place_of
 
@@ -323,6 +352,9 @@ def verify(args: argparse.Namespace) -> int:
     problems = verify(place)
     if len(problems) == 1 and problems[0].startswith(f"{place} "):
         text = problems[0]  # about the file as a whole, such as a picture that is no index
+    elif not problems and (other := _otherwise(args.index)) is not None:
+        problems = [other]
+        text = f"{place} is intact, but {other}"
     elif problems:
         advice = "wingbar verify --repair keeps what can be read"
         if isinstance(place, Url):
@@ -333,6 +365,15 @@ def verify(args: argparse.Namespace) -> int:
         text = f"{place} is intact"
     print_result(args, {"index": str(place), "problems": problems}, text)
     return 1 if problems else 0
+
+
+def _otherwise(name: str) -> str | None:
+    """What this machine computes otherwise than the one that made an intact index."""
+    from wingbar.index.index import model_at
+    from wingbar.model import proof
+
+    model = model_at(name)
+    return proof.problem(model) if model.has_network else None
 
 
 def _repair(args: argparse.Namespace) -> int:
@@ -361,7 +402,7 @@ def _repair(args: argparse.Namespace) -> int:
 
 VERIFY = Verb(
     name="verify",
-    summary="Check an index and its checksums; exit code 1 if it is damaged.",
+    summary="Check an index, its checksums and its model's proof; exit code 1 if one is wrong.",
     examples="wingbar verify photos.wb && echo intact\nwingbar verify photos.wb --repair",
     flags=verify_flags,
     run=verify,

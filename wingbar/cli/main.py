@@ -13,10 +13,22 @@ from itertools import dropwhile
 from typing import Any
 
 from wingbar import __version__
-from wingbar.cli import bench, copy, data, evaluate, index, search, serve, tidy, train, transfer
+from wingbar.cli import (
+    bench,
+    copy,
+    data,
+    evaluate,
+    index,
+    model,
+    search,
+    serve,
+    tidy,
+    train,
+    transfer,
+)
 from wingbar.cli.options import Group, Verb
 from wingbar.cli.output import print_message, visible
-from wingbar.errors import OutdatedWarning, WingbarError
+from wingbar.errors import MachineWarning, OutdatedWarning, WingbarError
 
 VERBS: tuple[Verb | Group, ...] = (
     index.INDEX,
@@ -33,6 +45,7 @@ VERBS: tuple[Verb | Group, ...] = (
     copy.BACKUP,
     train.TRAIN,
     train.EXPORT,
+    model.MODEL,
     bench.BENCH,
     data.DATA,
     serve.SERVE,
@@ -91,11 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _messages_of_warnings() -> Iterator[None]:
     """Warnings about an index are printed once, in one line; all others as Python prints them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", OutdatedWarning)
+        ours = (MachineWarning, OutdatedWarning)
+        for kind in ours:
+            warnings.simplefilter("always", kind)
         others, told = warnings.showwarning, set[str]()
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if not issubclass(category, OutdatedWarning):
+            if not issubclass(category, ours):
                 others(message, category, *rest, **more)
             elif str(message) not in told:
                 told.add(str(message))

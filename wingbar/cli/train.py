@@ -256,23 +256,26 @@ def _export_checkpoint(args: argparse.Namespace) -> int:
 
 
 def _export_open(args: argparse.Namespace) -> int:
+    from wingbar.model import proof
     from wingbar.model.model import Model
 
     if not args.output:
         raise WingbarError("--open needs -o NEW, the model directory to create")
-    opened = Model.load(args.path).opened()
+    opened = proof.proven(Model.load(args.path).opened())
     opened.save(args.output)
     print_result(args, model_record(opened), f"{args.output}: {opened}")
     return 0
 
 
 def _export_preprocessing(args: argparse.Namespace) -> int:
+    from wingbar.model import proof
     from wingbar.model.model import Model
 
     if not args.output:
         raise WingbarError("--see needs -o NEW, the model directory to create")
     model = Model.load(args.path)
-    changed = model.with_preprocessing(_parse_preprocessing(args.see, model.preprocessing))
+    seen = _parse_preprocessing(args.see, model.preprocessing)
+    changed = proof.proven(model.with_preprocessing(seen))
     changed.save(args.output)
     text = f"{args.output}: {changed}, preprocessing {changed.preprocessing}"
     print_result(args, model_record(changed), text)

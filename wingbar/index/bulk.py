@@ -25,6 +25,7 @@ from wingbar import images
 from wingbar.errors import ImageError, ModelError, StoreError, one_line
 from wingbar.index.encoded import Encoded, schema
 from wingbar.index.sources import time_of
+from wingbar.model import proof
 from wingbar.model.model import Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order
 
@@ -93,6 +94,7 @@ class Encoder:
         self._threads = threads
         try:
             self._model = Model(files, threads)
+            self._problem = self._problem or proof.problem(self._model)
         except ModelError as error:
             self._problem = str(error)
 

@@ -212,6 +212,7 @@ class Index:
         rehash: bool = False,
         restore: bool = False,
         is_whole: bool = False,
+        unproven: bool = False,
         ray: str | None = None,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
@@ -244,8 +245,13 @@ class Index:
         does not name are removed. With `ray`, files are read and encoded by the Ray cluster at this
         HOST:PORT, or "local" for one of this machine, with `threads` cores a worker (default: 1);
         the index becomes the same.
+
+        A machine whose features are not those of the index's proof (model/proof.py) adds nothing to
+        items of another machine, unless `unproven` allows it; a new index goes by what the machine
+        computes, and a note says so.
         Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
-        the index has, StoreError when the file cannot be written; what was stored before stays.
+        the index has or the proof is not passed, StoreError when the file cannot be written; what
+        was stored before stays.
         """
         if (source is None) == (vectors is None):
             raise DataError("add takes images, or vectors=, and one of them at a time")
@@ -295,6 +301,7 @@ class Index:
                 rehash=rehash,
                 restore=restore,
                 is_whole=is_whole,
+                unproven=unproven,
                 ray=ray,
             )
         with self._store.reading():

@@ -14,6 +14,7 @@ from wingbar import images
 from wingbar.errors import ImageError, ModelError, StoreError
 from wingbar.index.averaging import averages
 from wingbar.index.engine import NO_FILE, AnyStore, Item
+from wingbar.model import proof
 from wingbar.model.fitting import FitOptions
 from wingbar.model.model import SAMPLE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
@@ -70,6 +71,11 @@ def refit(
     items = dict(store.all_items())
     if not items:
         raise StoreError(f"{store.path} holds no images: there is nothing to fit on")
+    if model.has_network and (problem := proof.problem(model)) is not None:
+        raise ModelError(
+            f"{store.path} was not changed: {problem}; refit it on a machine that passes, or make "
+            "a new index here"
+        )
     by_path = sorted(items, key=lambda id_: items[id_].path)
     sample = {by_path[place]: items[by_path[place]] for place in sample_of(len(items), seed)}
     report = progress or no_progress

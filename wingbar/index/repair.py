@@ -44,7 +44,8 @@ from wingbar.index.store import (
     remove_index,
     removed_crc,
 )
-from wingbar.model.model import GENERAL, Model
+from wingbar.model import proof
+from wingbar.model.model import GENERAL, PROOF, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
 _BROKEN = (sqlite3.Error, UnicodeDecodeError, OverflowError)
@@ -201,6 +202,7 @@ def _model_of(connection: sqlite3.Connection, path: Path) -> Model:
     """The model of the index. A damaged file of it is taken from the built-in model if that has
     it."""
     files: dict[str, bytes] = {}
+    names: list[str] = []
     with suppress(*_BROKEN):
         names = [name for (name,) in connection.execute("SELECT name FROM model")]
         for name in names:
@@ -211,10 +213,12 @@ def _model_of(connection: sqlite3.Connection, path: Path) -> Model:
     try:
         return Model(files)
     except (WingbarError, TypeError):
-        for own in GENERAL.iterdir():
-            if own.suffix in (".onnx", ".npz"):
-                files[own.name] = own.read_bytes()
+        files["model.onnx"] = (GENERAL / "model.onnx").read_bytes()
     try:
+        with suppress(WingbarError, TypeError):
+            return Model(files)
+        if PROOF in names:
+            files[PROOF] = (GENERAL / PROOF).read_bytes()
         return Model(files)
     except (WingbarError, TypeError) as error:
         raise StoreError(
@@ -339,8 +343,10 @@ def _complete(saved: _Saved, threads: int, progress: Progress) -> tuple[int, int
     if not model.has_network and model.gives_codes:
         return _complete_vectors(saved, lost), 0
     made = done = 0
-    reasons: dict[int, str] = {}
-    for batch in batched(in_order(lost.items(), lambda one: _pixels(model, one), threads), BATCH):
+    other = proof.problem(model) if lost and model.has_network else None
+    reasons = {} if other is None else dict.fromkeys(lost, other)
+    again = lost if other is None else {}
+    for batch in batched(in_order(again.items(), lambda one: _pixels(model, one), threads), BATCH):
         read = [(id_, pixels) for id_, pixels in batch if not isinstance(pixels, ImageError)]
         reasons.update((id_, str(why)) for id_, why in batch if isinstance(why, ImageError))
         if read and model.gives_codes:

@@ -30,6 +30,7 @@ from wingbar.index.engine import NO_FILE, AnyStore, Item, Removed
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sources import Batch, Wanted, content_of, time_of
 from wingbar.index.unfinished import Outputs, network_of
+from wingbar.model import proof
 from wingbar.model.fitting import FitOptions
 from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
@@ -129,6 +130,7 @@ def add(
     rehash: bool = False,
     restore: bool = False,
     is_whole: bool = False,
+    unproven: bool = False,
     ray: str | None = None,
 ) -> tuple[AddReport, Model]:
     """Make the index hold what `batch` wants, and nothing below its roots whose file is gone.
@@ -138,6 +140,7 @@ def add(
     rehash: whether to read files that size and time call unchanged.
     restore: whether images whose items were removed by hand come back.
     is_whole: whether the batch is the whole truth, so that items it does not name are removed.
+    unproven: whether images may be encoded on a machine that does not pass the index's proof.
     ray: the Ray cluster that encodes, see `bulk.encode_on_ray`; `threads` are then those of each of
         its workers, 1 by default.
 
@@ -160,6 +163,8 @@ def add(
     todo = job.plan(batch)
     if is_whole:
         gone |= job.not_named_in(batch)
+    if todo:
+        job.prove(unproven)
     if ray is not None and todo:
         job.encode_on_ray(ray, todo, threads or 1)
     try:
@@ -414,6 +419,30 @@ class _Sync:
             self._changes[id_] = replace(item, label=w.label, columns=w.columns)
             self.tally.updated += 1
         return True
+
+    def prove(self, unproven: bool) -> None:
+        """Make sure that what this machine computes can stand beside the items that are there.
+
+        An index without items goes by what this machine computes, and its model says so. Raises
+        ModelError where items of another machine are there, unless `unproven` allows it.
+        """
+        problem = proof.problem(self.model)
+        if problem is None:
+            return
+        with self.store.writing():
+            if self.store.is_empty():
+                self.model = proof.proven(self.model)
+                self.store.set_model(self.model.files)
+                self.tally.notes.append(f"{problem}; the index goes by what this machine computes")
+            elif unproven:
+                self.tally.notes.append(f"{problem}; they were added all the same")
+            else:
+                raise ModelError(
+                    f"{self.store.path} was not changed: {problem}; add from a machine that "
+                    "passes, or all the same with --unproven"
+                )
+        if self._outputs is not None:
+            self._outputs = Outputs(self.store.scratch, self.model)
 
     def encode_on_ray(self, address: str, todo: Sequence[Wanted], threads: int) -> None:
         """Have a cluster make the network's outputs of all files in the order in which they are

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
-from wingbar.model.model import Model
+from wingbar.model.model import PROOF, Model
 
 _MAGIC = b"wbraw001"
 _HEADER = struct.Struct("<8s32sI")  # magic, sha256 of the network, numbers per picture
@@ -32,9 +32,11 @@ _RECORD = struct.Struct("<32sI")  # sha256 of the picture, CRC-32 of the outputs
 
 
 def network_of(model: Model) -> bytes:
-    """sha256 of what the outputs depend on: the network, and how it wants its pixels."""
+    """sha256 of what the outputs depend on: the network, how it wants its pixels, and the machine
+    whose proof it has."""
     prepared = json.dumps(model.record["preparation"], sort_keys=True).encode()
-    return hashlib.sha256(model.files["model.onnx"] + prepared).digest()
+    proof = model.files.get(PROOF, b"")
+    return hashlib.sha256(model.files["model.onnx"] + prepared + proof).digest()
 
 
 class Outputs:

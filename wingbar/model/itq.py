@@ -7,9 +7,6 @@ signs loses least.
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import ModelError, one_line
+from wingbar.model import arrays
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -71,53 +69,23 @@ class Rotation:
 
     def to_bytes(self) -> bytes:
         """The content of rotation.npz; equal rotations give equal bytes."""
-        out = io.BytesIO()
-        # np.savez writes the time of day, which would change the fingerprint
-        with zipfile.ZipFile(out, "w") as archive:
-            for name, array in vars(self).items():
-                member = io.BytesIO()
-                np.save(member, np.ascontiguousarray(array, "<f4"), allow_pickle=False)
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
-        return out.getvalue()
+        return arrays.to_bytes({name: array.astype("<f4") for name, array in vars(self).items()})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Rotation:
         """Read what `to_bytes` wrote. Raises ModelError for anything else."""
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                found = cls(**{name: _array(archive, name) for name in cls.__dataclass_fields__})
+            read = arrays.from_bytes(data, dict.fromkeys(cls.__dataclass_fields__, "<f4"))
+            found = cls(**{name: array.astype(np.float32) for name, array in read.items()})
             (r,), (_, bits), (_, dim) = found.mean.shape, found.code.shape, found.feature.shape
             shapes = [(r,), (r, bits), (r,), (r, dim)]
             if [array.shape for array in vars(found).values()] != shapes or not min(r, bits, dim):
                 raise ValueError("its arrays do not fit together")
             if not all(np.isfinite(array).all() for array in vars(found).values()):
                 raise ValueError("its numbers are not finite")
-        except (
-            ValueError,
-            KeyError,
-            OSError,
-            EOFError,
-            RuntimeError,
-            NotImplementedError,
-            zlib.error,
-            zipfile.BadZipFile,
-        ) as error:
+        except arrays.DAMAGED as error:
             raise ModelError(f"rotation.npz cannot be read ({one_line(error)})") from None
         return found
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> Float32:
-    """An array of rotation.npz. What a header promises is compared with what there is first."""
-    member = archive.getinfo(f"{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("it is compressed")
-    stored = io.BytesIO(archive.read(member))
-    if np.lib.format.read_magic(stored) != (1, 0):
-        raise ValueError("an array of another format")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stored)
-    if dtype != np.dtype("<f4") or is_fortran:
-        raise ValueError(f"an array of {dtype}")
-    return np.frombuffer(stored.read(), "<f4").reshape(shape).astype(np.float32)
 
 
 def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) -> Rotation:

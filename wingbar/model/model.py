@@ -27,7 +27,7 @@ from wingbar.parallel import BATCH, batched, cores, in_order
 if TYPE_CHECKING:
     import onnxruntime
 
-FORMAT = 1  # of model.json
+FORMAT = 2  # of model.json that this wingbar reads
 GENERAL = Path(__file__).parent / "general"
 OUTPUTS = ("feature", "logits")  # outputs of a network by name; all others are auxiliary
 SAMPLE = 4096  # images that a label-free model is fitted to, at most
@@ -36,6 +36,7 @@ _INT8_GENERAL = "c1f55a5733eb6fa00689a4c7e81b95ef9f5a8e007205b1f2b3c6717462354de
 MAX_BYTES = 10**9  # of each file of a model; a row of an index holds no more
 MAX_SIZE = 4096  # side of the images that a model may ask for, in pixels
 VECTORS = "vectors"  # the method of a model without a network, for embeddings made elsewhere
+PROOF = "proof.npz"  # the file of what the exporting machine computed (proof.py)
 NOT_FINITE = "the network's outputs for it are not finite: check the model, or train again"
 Float32 = NDArray[np.float32]
 
@@ -92,6 +93,8 @@ class Model:
         whose features are made elsewhere.
     fine: the fine mode that searches use by default.
     preprocessing: how images become the network's pixels.
+    batch: images per run of the network, at most: 1 for a network of one image, and for one whose
+        outputs depend on what else is in a batch.
     fingerprint: sha256 of model.json, which names the sha256 of every other file.
     rotation: what makes codes of the network's features; None where the network gives codes, or a
         label-free model has not been fitted yet.
@@ -111,6 +114,7 @@ class Model:
         self.method = _shown(record["method"])
         self.fine = _shown(record["fine"])
         self.preprocessing = _preprocessing(record["preparation"])
+        self.batch = min(BATCH, record.get("batch", BATCH))
         self.fingerprint = hashlib.sha256(self.files["model.json"]).hexdigest()
         self.rotation = (
             itq.Rotation.from_bytes(files["rotation.npz"]) if "rotation.npz" in files else None
@@ -255,7 +259,7 @@ class Model:
 
         A raw output is the network's feature, followed by its code logits where it gives them.
         """
-        return over_scales(self._run, list(pixels), self.preprocessing)
+        return over_scales(self._run, list(pixels), self.preprocessing, self.batch)
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
         """Pixels [B, H, W, 3] -> unit features [B, d] and code logits [B, b], if any."""
@@ -346,9 +350,17 @@ class Model:
         chance = _random_pairs(fit.rotation, raw, bool(options and options.purpose == "classes"))
         shape = {"sample": len(raw), "bits": bits, "dim": fit.rotation.dim, "seed": seed}
         told = {} if chance is None else {"random_pairs": chance.record()}
-        record = {**self.record, "fitted": {**shape, **fit.record(), **told}}
-        rest = {name: data for name, data in self.files.items() if name != "model.json"}
-        return Model(with_record(rest | {"rotation.npz": fit.rotation.to_bytes()}, record))
+        rotation = {"rotation.npz": fit.rotation.to_bytes()}
+        return self.altered(rotation, {"fitted": {**shape, **fit.record(), **told}})
+
+    def altered(
+        self, files: Mapping[str, bytes | None], record: Mapping[str, Any] | None = None
+    ) -> Model:
+        """Another model: this one with these files (None: without it) and entries of its
+        record."""
+        changed = {**self.files, **files, "model.json": None}
+        kept = {name: data for name, data in changed.items() if data is not None}
+        return Model(with_record(kept, {**self.record, **(record or {})}))
 
     def opened(self) -> Model:
         """This trained model with codes left open, as a label-free model: the network gives its
@@ -359,7 +371,7 @@ class Model:
         """
         if self.is_label_free:
             raise ModelError(f"{self.name} learns its codes from each index already")
-        closed = ("bits", "format", "files", "held_out_map")
+        closed = ("bits", "format", "files", "held_out_map", "proven")
         record = {key: value for key, value in self.record.items() if key not in closed}
         files = {"model.onnx": self.files["model.onnx"]}
         opened = {"name": f"{self.name}-open", "method": "itq", "trained": self.method}
@@ -367,7 +379,8 @@ class Model:
 
     def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:
         """This model with another preprocessing, which makes it another model: it needs an index of
-        its own, as codes and features change. A rotation stays.
+        its own, as codes and features change. A rotation stays; the proof, which is of other
+        pixels, is left out.
 
         Raises ModelError where the network does not take images of that size.
         """
@@ -389,13 +402,7 @@ class Model:
                 f"the network of {self.name} takes multiples of {step} pixels, not "
                 f"{preprocessing.size}"
             )
-        record = {
-            key: value for key, value in self.record.items() if key not in ("format", "files")
-        }
-        rest = {name: data for name, data in self.files.items() if name != "model.json"}
-        return Model(
-            with_record(rest, {**record, "preparation": preprocessing_record(preprocessing)})
-        )
+        return self.altered({PROOF: None}, {"preparation": preprocessing_record(preprocessing)})
 
     @property
     def is_outdated(self) -> bool:
@@ -447,8 +454,10 @@ def over_scales(
     run: Callable[[NDArray[np.uint8]], tuple[Float32, Float32 | None]],
     pixels: Sequence[images.Pixels],
     preprocessing: images.Preprocessing,
+    size: int = BATCH,
 ) -> Float32:
-    """Raw outputs [B, r] of B images whose shapes may differ, in batches of equal shape.
+    """Raw outputs [B, r] of B images whose shapes may differ, in batches of equal shape and of at
+    most `size`.
 
     `pixels` are as `images.load` gives them; `run` takes pixels [b, H, W, 3] and gives unit
     features and code logits, if any. Over several scales the features are averaged and scaled back
@@ -465,7 +474,7 @@ def over_scales(
     raw: list[Float32] = [np.empty(0, np.float32)] * len(views)
     dim = 0
     for places in by_shape.values():
-        for batch in batched(places, BATCH):
+        for batch in batched(places, size):
             features, logits = run(np.stack([views[place][1] for place in batch]))
             dim = features.shape[1]
             rows = features if logits is None else np.concatenate([features, logits], axis=1)
@@ -487,13 +496,21 @@ def over_scales(
 def with_record(files: Mapping[str, bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
     """`files` and a model.json of `record`, the format number and the sha256 of each file."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    content = {**record, "format": FORMAT, "files": hashes}
+    # version 0.1.0, which reads format 1, would run such a network on whole batches
+    format_ = 2 if "batch" in record else 1
+    content = {**record, "format": format_, "files": hashes}
     return {**files, "model.json": json.dumps(content, indent=1, sort_keys=True).encode()}
 
 
 def preprocessing_record(preprocessing: images.Preprocessing) -> dict[str, Any]:
-    """The preprocessing as model.json holds it; `Model` reads it back."""
-    return asdict(preprocessing)
+    """The preprocessing as model.json holds it; `Model` reads it back. What version 0.1.0 does not
+    know is there only where it is used."""
+    record, default = asdict(preprocessing), asdict(images.Preprocessing())
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in _LATER_PREPROCESSING or value != default[name]
+    }
 
 
 def check_same(embeddings: Embeddings, model: Model, owner: str) -> None:
@@ -631,12 +648,20 @@ _PARTS: dict[str, Callable[[Any], bool]] = {
 }
 _OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "bits": _is_count,
+    "batch": _is_count,
+    "proven": _is_object,
     "classes": _are_classes,
     "fitted": _is_fitting,
     "held_out_map": _are_scores,
     "config": _is_object,
     "weights": _is_object,
     "backbone": _is_text,
+}
+# fields of a Preprocessing that version 0.1.0 does not know, and their types
+_LATER_PREPROCESSING: dict[str, tuple[type, ...]] = {
+    "edge": (int,),
+    "squash": (bool,),
+    "bicubic": (bool,),
 }
 _BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -649,7 +674,13 @@ def _shown(text: str) -> str:
 def _preprocessing(record: dict[str, Any]) -> images.Preprocessing:
     """The preprocessing that model.json describes."""
     described = _shown(json.dumps(record))
-    kinds = {"size": (int,), "keep": (int, float), "whole": (bool,), "scales": (list, tuple)}
+    kinds: dict[str, tuple[type, ...]] = {
+        "size": (int,),
+        "keep": (int, float),
+        "whole": (bool,),
+        "scales": (list, tuple),
+        **_LATER_PREPROCESSING,
+    }
     if unknown := sorted(record.keys() - kinds.keys()):
         raise ModelError(
             f"this model needs a newer wingbar: its preprocessing is {described}, and "
@@ -662,7 +693,7 @@ def _preprocessing(record: dict[str, Any]) -> images.Preprocessing:
         ):
             raise ValueError("a value of the wrong kind")
         made = images.Preprocessing(**{**record, "scales": tuple(scales)})
-        if made.size > MAX_SIZE or len(scales) > 16:
+        if max(made.size, made.edge) > MAX_SIZE or len(scales) > 16:
             raise ValueError(f"more than {MAX_SIZE} pixels or 16 scales")
     except ValueError as error:
         raise ModelError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +21,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from wingbar import images
-from wingbar.errors import ImageError, WingbarError
+from wingbar.errors import ImageError, MachineWarning, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.engine import Place
 from wingbar.index.feedback import moved
 from wingbar.index.ranking import Hits, SearchOptions
 from wingbar.index.shards import shard_names
+from wingbar.model import proof
 from wingbar.model.model import Embeddings
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered
@@ -146,8 +148,8 @@ class Service:
         self._started = False
 
     def start(self) -> None:
-        """Open the index and warm up everything that a first search would wait for. Raises
-        StoreError."""
+        """Open the index and warm up everything that a first search would wait for. Warns when this
+        machine does not pass the proof of the index. Raises StoreError."""
         if self._started:
             return
         try:
@@ -156,14 +158,23 @@ class Service:
             self._lookups.submit(lambda reader: reader.check()).result()
             if self._writes is not None:
                 self._writes.submit(Reader.check).result()
+            # of an index without items, the first picture makes this machine the one it goes by
+            problem = proof.problem(models.all_cores) if self.count else None
         except BaseException:
             self._close_threads()
             raise
+        if problem is not None:
+            warnings.warn(f"{problem}: searches are less exact", MachineWarning, stacklevel=2)
         self.encoder = Encoder(self.path, models, self.limits, self._decoders, self.on_batch)
         self.pictures = Pictures(models, self.limits, self._lookups, self._senders)
         if self._writes is not None:
             self.uploads = Uploads(
-                self._uploads_folder, self.limits, self.encoder, self._writes, self._decoders
+                self._uploads_folder,
+                self.limits,
+                self.encoder,
+                self._writes,
+                self._decoders,
+                problem and f"nothing can be added here: {problem}",
             )
         self.clear_partial()
         self._started = True

@@ -57,7 +57,8 @@ class Added(NamedTuple):
 
 
 class Uploads:
-    """Adds uploaded pictures to an index, labels and deletes items; the files go to `folder`."""
+    """Adds uploaded pictures to an index, labels and deletes items; the files go to `folder`. With
+    `refusal`, nothing is added, and it says why."""
 
     def __init__(
         self,
@@ -66,7 +67,9 @@ class Uploads:
         encoder: Encoder,
         writes: ReaderThread[Reader],
         hashers: Executor,
+        refusal: str | None = None,
     ) -> None:
+        self._refusal = refusal
         self._folder, self._encoder, self._writes = folder, encoder, writes
         self._batcher = Batcher(
             "wingbar-store",
@@ -82,8 +85,10 @@ class Uploads:
         """Encode pictures, store their files and index them. They are on disk when this returns.
 
         Raises BusyError when too many pictures are waiting, StoreError when the index or its folder
-        cannot be written.
+        cannot be written, or this machine encodes otherwise than the one that made the index.
         """
+        if self._refusal is not None:
+            raise StoreError(self._refusal)
         self._encoder.admit(len(uploads))
         queued = [self._encoder.encode(upload.data) for upload in uploads]
         results = await asyncio.gather(*queued, return_exceptions=True)

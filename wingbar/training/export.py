@@ -26,16 +26,14 @@ from torch.nn import functional as F
 from wingbar import images, methods
 from wingbar.errors import ModelError, TrainingError
 from wingbar.images import Preprocessing
-from wingbar.model import runtime
+from wingbar.model import proof, runtime
 from wingbar.model.itq import Rotation
-from wingbar.model.model import Model, over_scales, preprocessing_record, with_record
+from wingbar.model.model import PROOF, Model, over_scales, preprocessing_record, with_record
 from wingbar.networks import backbones
 from wingbar.networks.backbones import SameConv
 from wingbar.parallel import BATCH, cores
 
 PARITY_IMAGES = 16  # training images on which ONNX Runtime and PyTorch are compared
-# a bit must agree where its logit is further from zero than this share of the mean absolute logit
-CLEAR = 1e-3
 _TRACED = (160, 224)  # height and width of the pixels with which a graph for whole images is traced
 
 
@@ -109,6 +107,7 @@ def write(
     )
     model = Model(with_record(files, content))
     check_parity(model, pixels, expected[:, :dim], expected[:, dim:])
+    model = proof.proven(model)
     (output / "model.safetensors").write_bytes(weights)
     model.save(output)
     return model
@@ -257,10 +256,7 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
             f"calibration needs at least 4 images, better 400; there are {len(pixels)}"
         )
     network = quantise(model.files["model.onnx"], pixels[:half])
-    files = {name: data for name, data in model.files.items() if name != "model.json"}
-    files["model.onnx"] = network
-    record = {**model.record, "name": f"{model.name}-int8"}
-    small = Model(with_record(files, record))
+    small = model.altered({"model.onnx": network, PROOF: None}, {"name": f"{model.name}-int8"})
     dim, compared = int(model.record["dim"]), list(pixels[half:])
     exact, quantised = (_in_batches(m, compared)[:, :dim] for m in (model, small))
     check_kernels(network, pixels[half:])
@@ -269,7 +265,7 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
         raise ModelError(
             f"the int8 model does not agree with the exact one ({agreed}): use more typical images"
         )
-    return Model(with_record(files, {**record, "int8_agreement": agreed})), agreed
+    return proof.proven(small.altered({}, {"int8_agreement": agreed})), agreed
 
 
 def check_kernels(network: bytes, pixels: images.Pixels) -> None:
@@ -315,7 +311,7 @@ def check_parity(
 ) -> None:
     """Compare what `model` gives for the pixels of B images with PyTorch's feature [B, d] and code
     logits [B, b]. Raises ModelError when a feature differs by more than 1e-4, or a bit whose logit
-    is clear of zero (CLEAR)."""
+    is clear of zero (proof.CLEAR)."""
     raw = _in_batches(model, pixels)
     onnx_feature, onnx_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
     difference = float(np.abs(onnx_feature - feature).max())
@@ -326,7 +322,7 @@ def check_parity(
         )
     if logits is None or not logits.size:
         return
-    clear = np.abs(logits) > CLEAR * np.abs(logits).mean()
+    clear = np.abs(logits) > proof.CLEAR * np.abs(logits).mean()
     wrong = int(((onnx_logits >= 0) != (logits >= 0))[clear].sum())
     if wrong:
         raise ModelError(

@@ -1,0 +1,322 @@
+"""The verbs `model import` and `model list`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wingbar.cli.options import Group, Verb, positive_number, whole_number
+from wingbar.cli.output import model_record, print_message, print_result, progress_bars
+from wingbar.errors import ModelError, WingbarError
+
+if TYPE_CHECKING:
+    from wingbar.data.encoders import KnownEncoder
+    from wingbar.model.imported import Form
+    from wingbar.model.model import Model
+
+# flags that only one kind of source has a use for
+_OF_NAMES = ("accept_licence", "hub", "revision", "sha256")
+_OF_FILES = (
+    "preprocessor",
+    "size",
+    "edge",
+    "squash",
+    "bicubic",
+    "mean",
+    "std",
+    "to_255",
+    "layout",
+    "take",
+    "pool",
+)
+
+# -- model import
+
+
+def import_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `model import`."""
+    parser.add_argument(
+        "source",
+        metavar="NAME|FILE",
+        nargs="?",
+        help="a name from wingbar model list, an ONNX file, or a TorchScript file (.pt)",
+    )
+    parser.add_argument(
+        "--torch",
+        metavar="NAME",
+        help="a network of timm or torchvision instead, as timm:NAME or torchvision:NAME; the "
+        "library fetches its weights",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="the model directory to create"
+    )
+    parser.add_argument("--name", help="what the model is called (default: the name of the source)")
+    fetched = parser.add_argument_group("of encoders by name")
+    fetched.add_argument(
+        "--accept-licence",
+        action="store_true",
+        help="you have read and accept a licence that is not permissive",
+    )
+    fetched.add_argument("--hub", metavar="URL", help="a mirror of the hub")
+    fetched.add_argument("--revision", help="another commit or branch than the known one")
+    fetched.add_argument(
+        "--sha256", default="", help="checksum that the network's file must have, or its beginning"
+    )
+    seen = parser.add_argument_group("how a file wants its pictures")
+    seen.add_argument(
+        "--preprocessor",
+        metavar="FILE",
+        help="a preprocessor_config.json of Hugging Face (default: one beside the file, or in the "
+        "folder above)",
+    )
+    seen.add_argument("--size", type=positive_number, help="side of the square in pixels")
+    seen.add_argument(
+        "--edge",
+        type=positive_number,
+        help="length to which the short side is scaled before the square is cut out (default: "
+        "--size)",
+    )
+    seen.add_argument(
+        "--squash", action="store_true", help="squeeze the picture into the square, without a cut"
+    )
+    seen.add_argument("--bicubic", action="store_true", help="scale bicubic, not bilinear")
+    seen.add_argument(
+        "--mean", metavar="R,G,B", help="of pixels from 0 to 1 (default ImageNet's), 0,0,0 for none"
+    )
+    seen.add_argument("--std", metavar="R,G,B", help="the same; 1,1,1 for none")
+    seen.add_argument(
+        "--to-255", action="store_true", help="the network takes pixels from 0 to 255, not to 1"
+    )
+    seen.add_argument(
+        "--layout", choices=("nchw", "nhwc"), help="order of the input's axes (default: by shape)"
+    )
+    taken = parser.add_argument_group("what is taken of a file")
+    taken.add_argument("--take", metavar="OUTPUT", help="name of the output (default: by its name)")
+    taken.add_argument(
+        "--pool",
+        choices=("cls", "mean"),
+        help="of a vector for each token: the first, or the mean of the patches",
+    )
+    taken.add_argument(
+        "--skip",
+        type=whole_number,
+        default=1,
+        help="tokens before the patches, which --pool mean leaves out (default 1)",
+    )
+
+
+def import_model(args: argparse.Namespace) -> int:
+    """Make a model directory of an encoder that was made elsewhere."""
+    output = Path(args.output)
+    if (args.source is None) == (args.torch is None):
+        raise WingbarError(
+            "name an encoder (wingbar model list) or a file, or a network by --torch"
+        )
+    if (output / "model.json").exists():
+        raise WingbarError(f"{output} holds a model already: name another directory")
+    if args.torch is not None:
+        _refuse(args, (*_OF_NAMES, *_OF_FILES), "is of no use with --torch")
+        model = _foreign().from_library(args.torch, args.name or "")
+    elif Path(args.source).suffix in (".onnx", ".pt"):
+        _refuse(args, _OF_NAMES, "is for encoders by name")
+        path = Path(args.source)
+        if not path.is_file():
+            raise WingbarError(f"there is no file {path}")
+        model = _imported(path, _form_from_flags(args, path), args.name or path.stem, {})
+    else:
+        _refuse(args, _OF_FILES, "is for files")
+        model = _fetched(args, output)
+    model.save(output)
+    print_result(args, model_record(model), _imported_text(model, args.output))
+    return 0
+
+
+IMPORT = Verb(
+    name="import",
+    summary="Make a model of an image encoder: by name, of an ONNX file, of timm or torchvision.",
+    examples="wingbar model import dinov2-small -o models/dinov2\n"
+    "wingbar model import model.onnx --size 224 --pool cls -o models/own\n"
+    "wingbar index photos.wb photos/ --model models/dinov2",
+    flags=import_flags,
+    run=import_model,
+)
+
+
+# -- model list
+
+
+def list_flags(parser: argparse.ArgumentParser) -> None:
+    """`model list` has no flags of its own."""
+
+
+def list_encoders(args: argparse.Namespace) -> int:
+    """Print what is known about each encoder."""
+    from wingbar.data.encoders import ENCODERS
+
+    known = list(ENCODERS.values())
+    record = {"encoders": [{**asdict(one), "urls": one.urls()} for one in known]}
+    print_result(args, record, "\n".join(map(_line, known)))
+    return 0
+
+
+LIST = Verb(
+    name="list",
+    summary="List the encoders that can be imported by name, with their sizes and licences.",
+    examples="wingbar model list",
+    flags=list_flags,
+    run=list_encoders,
+)
+
+
+# -- both of them
+
+MODEL = Group(
+    name="model",
+    summary="Import an image encoder that was made elsewhere, or list those that are known.",
+    examples="wingbar model list\nwingbar model import dinov2-small -o models/dinov2",
+    verbs=(IMPORT, LIST),
+)
+
+
+def _refuse(args: argparse.Namespace, flags: Sequence[str], reason: str) -> None:
+    """Raise WingbarError when one of these flags was given."""
+    for flag in flags:
+        if getattr(args, flag):
+            raise WingbarError(f"--{flag.replace('_', '-')} {reason}: leave it out")
+
+
+def _line(encoder: KnownEncoder) -> str:
+    return f"{encoder.name:13}  {encoder.title}; {encoder.about}; {encoder.licence}"
+
+
+def _fetched(args: argparse.Namespace, output: Path) -> Model:
+    """The model of an encoder by name, whose files are fetched and then removed."""
+    from wingbar.data import encoders
+
+    encoder = encoders.get(args.source)
+    hub = args.hub or encoders.HUB
+    url = encoder.urls(hub, args.revision or "")[0]
+    told = f"{encoder.name}: {encoder.title}, under {encoder.licence}"
+    if not encoder.is_permissive and not args.accept_licence:
+        raise WingbarError(
+            f"{told}, which does not allow every use: read it at {encoder.page}, and add "
+            "--accept-licence if you accept it"
+        )
+    print_message(f"{told}; fetching {encoder.about} from {url}")
+    folder = output / "fetched"
+    with progress_bars() as progress:
+        found = encoders.fetch(
+            encoder,
+            folder,
+            hub=hub,
+            revision=args.revision or "",
+            sha256=args.sha256,
+            progress=progress,
+        )
+    if not args.sha256 and not encoder.sha256:
+        print_message(
+            f"no checksum of this file was known; it has sha256 {found.sha256}, which --sha256 "
+            "compares the next time"
+        )
+    source = {
+        "from": found.url,
+        "bytes": found.size,
+        "sha256": found.sha256,
+        "licence": encoder.licence,
+    }
+    model = _imported(found.path, _form_of(encoder), args.name or encoder.name, source)
+    shutil.rmtree(folder)
+    return model
+
+
+def _imported(path: Path, form: Form, name: str, source: dict[str, Any]) -> Model:
+    if path.suffix == ".pt":
+        return _foreign().from_torchscript(path, form, name, source)
+    from wingbar.model.imported import from_onnx
+
+    return from_onnx(path, form, name, source)
+
+
+def _foreign() -> Any:
+    """The module of the extra `train`."""
+    try:
+        from wingbar.training import foreign
+    except ImportError as error:
+        raise WingbarError(f"this needs {error.name}: run pip install 'wingbar[train]'") from None
+    return foreign
+
+
+def _form_of(encoder: KnownEncoder) -> Form:
+    from wingbar.model.imported import Form
+
+    return Form(
+        preprocessing=encoder.preprocessing,
+        mean=encoder.mean,
+        std=encoder.std,
+        output=encoder.output,
+        pool=encoder.pool,
+    )
+
+
+def _form_from_flags(args: argparse.Namespace, path: Path) -> Form:
+    """How a file wants its pictures, by a preprocessor_config.json, and by what flags say beyond
+    it."""
+    from wingbar.images import Preprocessing
+    from wingbar.model.imported import Form, read_preprocessor
+
+    beside = [folder / "preprocessor_config.json" for folder in (path.parent, path.parent.parent)]
+    config = args.preprocessor or next((one for one in beside if one.is_file()), "")
+    if args.size is None and not config:
+        raise WingbarError(
+            f"how {path} wants its pictures is not known: put its preprocessor_config.json beside "
+            "it, or give --size, and what else is not as usual"
+        )
+    if args.size is None and (args.edge or args.squash or args.bicubic):
+        raise WingbarError("--edge, --squash and --bicubic go with --size")
+    try:
+        if args.size is None:
+            form = read_preprocessor(config)
+        else:
+            edge = args.edge or (0 if args.squash else args.size)
+            form = Form(
+                preprocessing=Preprocessing(
+                    size=args.size, edge=edge, squash=args.squash, bicubic=args.bicubic
+                )
+            )
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+    return replace(
+        form,
+        scale=1.0 if args.to_255 else form.scale,
+        mean=_three(args.mean, "--mean") or form.mean,
+        std=_three(args.std, "--std") or form.std,
+        layout=args.layout or "",
+        output=args.take or "",
+        pool=args.pool or "",
+        skip=args.skip,
+    )
+
+
+def _three(text: str | None, flag: str) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise WingbarError(f"{flag} is three numbers, as 0.5,0.5,0.5, not {text!r}") from None
+    return red, green, blue
+
+
+def _imported_text(model: Model, path: str) -> str:
+    lines = [f"{path}: {model}, features of {model.dim:,} numbers"]
+    if model.batch == 1:
+        lines.append(
+            "Pictures are encoded one by one, since the network takes one, or what it gives "
+            "depends on the others in a batch."
+        )
+    lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
+    return "\n".join(lines)
