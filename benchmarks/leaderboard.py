@@ -316,6 +316,8 @@ def _trained(
     )
     started = time.perf_counter()
     training.train()
+    if hasattr(training.loss, "end_training"):
+        training.loss.end_training(training.net)
     seconds = time.perf_counter() - started
     net = training.net.eval()
     made = {
