@@ -28,7 +28,8 @@ def test_the_whole_loop(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     lines = [json.loads(line) for line in out.splitlines()]  # not a terminal: JSON lines
     assert [line["rank"] for line in lines] == [1, 2, 3, 1, 2, 3]
     assert lines[0]["query"] == str(query)
-    assert set(lines[0]) == {"query", "rank", "id", "path", "label", "distance", "score", "columns"}
+    keys = {"query", "rank", "id", "path", "label", "distance", "score", "p_chance", "columns"}
+    assert set(lines[0]) == keys
     code, out, _ = run(
         capsys,
         "search",

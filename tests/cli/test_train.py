@@ -55,7 +55,7 @@ def test_the_codes_of_a_model_are_left_open(
     opened = Model.load(tmp_path / "n")
     assert opened.is_label_free
     assert not opened.gives_codes
-    assert opened.record["trained"] == trained_model().method
+    assert opened.record["opened"] == trained_model().method
     assert main.main(words) == 2
     assert "--open needs -o NEW" in capsys.readouterr().err
     again = ["export", str(tmp_path / "n"), "--open", "-o", str(tmp_path / "o")]

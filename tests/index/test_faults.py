@@ -23,7 +23,7 @@ from wingbar.index.index import Index
 from wingbar.index.store import Store
 from wingbar.model.model import GENERAL
 
-MODEL_BYTES = (GENERAL / "model.onnx").stat().st_size
+MODEL_BYTES = sum((GENERAL / name).stat().st_size for name in ("model.onnx", "proof.npz"))
 
 # `wingbar` with small transactions, so that a short run has many of them
 WINGBAR = (

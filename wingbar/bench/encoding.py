@@ -109,7 +109,7 @@ def _eager(path: str | os.PathLike[str], model: Model) -> Callable[[images.Pixel
     from wingbar.networks import backbones
     from wingbar.training import export
 
-    if "trained" in model.record:  # with open codes: its folder has no weights
+    if "opened" in model.record:  # with open codes: its folder has no weights
         return None
     if model.method == "itq":
         try:

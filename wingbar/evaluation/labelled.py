@@ -212,13 +212,13 @@ def evaluate(
                 "a radius is for a fine mode: leave it out, or choose another than none"
             )
     with index.snapshot():
+        fine_mode = index.fine_of(SearchOptions(fine=fine, radius=radius))
         gallery = read_gallery(index, gallery_codes, exhaustive, query.multi_label)
         if radius is not None:
             shortlist = len(gallery.ids)  # so that the radius alone limits the pool
         options = SearchOptions(
             k=shortlist, fine=fine, shortlist=shortlist, radius=radius, expand=expand
         )
-        fine_mode = index.fine_of(options)
         queries = _labelled_queries(query)
         bit_usage = health(codes.unpack(gallery.network_codes, index.model.bits))
         if not keep_constant_bits:

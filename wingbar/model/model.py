@@ -374,7 +374,7 @@ class Model:
         closed = ("bits", "format", "files", "held_out_map", "proven")
         record = {key: value for key, value in self.record.items() if key not in closed}
         files = {"model.onnx": self.files["model.onnx"]}
-        opened = {"name": f"{self.name}-open", "method": "itq", "trained": self.method}
+        opened = {"name": f"{self.name}-open", "method": "itq", "opened": self.method}
         return Model(with_record(files, {**record, **opened, "fine": "pool"}))
 
     def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:

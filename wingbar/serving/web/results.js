@@ -11,11 +11,12 @@ import { state } from "./state.js";
 import { nothingFound, showPlaceholder } from "./status.js";
 import { count, milliseconds, plural } from "./words.js";
 
+const FEWEST = 500; // pictures of a collection that show what is alike by chance
+
 /** @typedef {import("./api.js").Found} Found */
 /** @typedef {import("./card.js").Entry} Entry */
 /** @typedef {import("./state.js").Search} Search */
 /** @typedef {import("./state.js").Answer} Answer */
-
 
 /**
  * Search, and show the results unless `signal` has fired meanwhile.
@@ -106,12 +107,14 @@ function rankingOf({ bits, code, fine }) {
 }
 
 /**
- * The place after the last hit that is closer than chance explains; null where that is not known.
+ * The place after the last hit that is closer than chance explains; null where that is not known,
+ * and in small collections, where pictures of one kind are too many of all pairs.
  * @param {Entry[]} hits
  * @param {Found} response
  */
 function lineAt(hits, { chance_from: limit }) {
-  if (!hits.some(({ p_chance }) => typeof p_chance === "number")) return null;
+  const isKnown = hits.some(({ p_chance }) => typeof p_chance === "number");
+  if (!isKnown || state.info.items < FEWEST) return null;
   return hits.findLastIndex(({ p_chance }) => p_chance <= limit) + 1;
 }
 
