@@ -19,7 +19,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,10 +56,13 @@ def get(name: str) -> ModuleType:
     return import_module(f"wingbar.methods.{name}")
 
 
-def body_and_head(net: nn.Module, loss: nn.Module, head_lr: float) -> list[dict[str, Any]]:
-    """Parameter groups for `param_groups`: `net.backbone` at the run's learning rate, everything
-    else of a Net and its Loss at `head_lr` times that. All parameters decay."""
-    body = list(net.get_submodule("backbone").parameters())
+def body_and_head(
+    net: nn.Module, loss: nn.Module, head_lr: float, of_body: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Parameter groups for `param_groups`: `net.backbone`, and `of_body` of the Loss, at the run's
+    learning rate; everything else of a Net and its Loss at `head_lr` times that. All parameters
+    decay."""
+    body = [*net.get_submodule("backbone").parameters(), *of_body]
     listed = set(map(id, body))
     head = [
         parameter

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wingbar.errors import TrainingError
-from wingbar.methods import Output, body_and_head
+from wingbar.methods import body_and_head, csq
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.centres import random_codes
 
@@ -93,20 +93,7 @@ def updated(codes: Tensor, relaxed: Tensor, labels: Tensor, gamma: float) -> Ten
     return found
 
 
-class Net(nn.Module):
-    """The backbone and the hash layer."""
-
-    def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
-        """`classes` is not used: the Loss compares images with each other."""
-        super().__init__()
-        self.backbone = backbone
-        self.hash = nn.Linear(backbone.width, config.bits)
-
-    def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> code logits [B, bits] and the backbone's feature
-        [B, width]."""
-        feature = self.backbone(pixels)
-        return Output(self.hash(feature), feature)
+Net = csq.Net
 
 
 class Loss(nn.Module):

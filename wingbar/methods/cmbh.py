@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingbar.errors import TrainingError
-from wingbar.methods import Output
+from wingbar.methods import Output, body_and_head
 from wingbar.model import class_codes
 from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks.backbones import Backbone
@@ -547,15 +547,5 @@ class Loss(nn.Module):
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
     """The backbone at the run's learning rate, everything else at `head_lr` times that; all
     parameters decay, as in the paper."""
-    body = [*net.backbone.parameters(), *(loss.last.parameters() if config.levels else ())]
-    listed = set(map(id, body))
-    head = [
-        parameter
-        for module in (net, loss)
-        for parameter in module.parameters()
-        if id(parameter) not in listed
-    ]
-    return [
-        {"params": body, "lr_scale": 1.0, "decay_scale": 1.0},
-        {"params": head, "lr_scale": config.head_lr, "decay_scale": 1.0},
-    ]
+    last = loss.last.parameters() if config.levels else ()
+    return body_and_head(net, loss, config.head_lr, last)

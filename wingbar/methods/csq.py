@@ -85,7 +85,7 @@ class Net(nn.Module):
     """The backbone and the hash layer."""
 
     def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
-        """`classes` is not used: only the Loss has centres."""
+        """`classes` is not used: only the Loss has anything of them."""
         super().__init__()
         self.backbone = backbone
         self.hash = nn.Linear(backbone.width, config.bits)

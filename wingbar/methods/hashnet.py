@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingbar.errors import TrainingError
-from wingbar.methods import Output, body_and_head
+from wingbar.methods import body_and_head, csq
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.layers import memberships
 
@@ -81,20 +81,7 @@ def pair_loss(relaxed: Tensor, labels: Tensor, alpha: float) -> Tensor:
     return torch.where(pairs, losses, 0.0).sum() / total.clamp_min(1)
 
 
-class Net(nn.Module):
-    """The backbone and the hash layer."""
-
-    def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
-        """`classes` is not used: the Loss compares images with each other."""
-        super().__init__()
-        self.backbone = backbone
-        self.hash = nn.Linear(backbone.width, config.bits)
-
-    def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> code logits u [B, bits] and the backbone's feature
-        [B, width]."""
-        feature = self.backbone(pixels)
-        return Output(self.hash(feature), feature)
+Net = csq.Net
 
 
 class Loss(nn.Module):
