@@ -102,3 +102,18 @@ def test_the_sample_is_drawn_with_a_seed() -> None:
     assert sample_of(5).tolist() == [0, 1, 2, 3, 4]
     assert len(sample_of(5000)) == 1000
     assert sample_of(5000).tolist() == sample_of(5000).tolist() == sorted(sample_of(5000).tolist())
+
+
+def test_a_damaged_feature_is_as_unlike_as_can_be(pairs: RandomPairs) -> None:
+    found = pairs.of_cosines(np.array([0.9, np.nan], np.float32))
+    assert found[0] < 0.01
+    assert found[1] == 1
+
+
+def test_damaged_features_are_left_out_of_the_sample(pairs: RandomPairs) -> None:
+    _, packed, features = items()
+    broken = features[:2].copy()
+    broken[:, 3] = np.nan
+    packed, features = np.concatenate([packed, packed[:2]]), np.concatenate([features, broken])
+    assert measure(packed, features, BITS) == pairs
+    assert measure(packed[-2:], features[-2:], BITS) is None

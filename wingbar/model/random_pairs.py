@@ -51,9 +51,10 @@ class RandomPairs:
         return np.exp(np.interp(distances.astype(np.float64), np.arange(len(log)), log))
 
     def of_cosines(self, cosines: NDArray[np.number]) -> Float64:
-        """Share of random pairs with at least such a cosine, for cosines [n]: [n] in (0, 1]."""
+        """Share of random pairs with at least such a cosine, for cosines [n]: [n] in (0, 1]. NaN,
+        the cosine of a damaged feature, is as unlike as can be."""
         known, log = np.array(self.cosines), np.log(SHARES)
-        x = cosines.astype(np.float64) - _ROUNDING
+        x = np.nan_to_num(cosines.astype(np.float64), nan=-1.0) - _ROUNDING
         step = max(float(known[-1] - known[-2]), 1e-6)
         slope = (log[-1] - log[-2]) / step
         beyond = log[-1] + slope * (x - known[-1])
@@ -101,14 +102,16 @@ def sample_of(count: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def measure(packed: Packed, features: NDArray[np.floating], bits: int) -> RandomPairs | None:
-    """The likeness of all pairs of a random sample of items, codes [M, w] and unit features [M, d];
-    None for fewer than FEWEST items."""
+    """The likeness of all pairs of a random sample of items, codes [M, w] and unit features [M, d],
+    without those whose features are damaged; None for fewer than FEWEST items."""
+    own = features.astype(np.float32)
+    whole = np.isfinite(own).all(1)
+    packed, own = packed[whole], own[whole]
     if len(packed) < FEWEST:
         return None
     counts = np.zeros(bits + 1, np.int64)
     for row in range(len(packed) - 1):
         counts += np.bincount(hamming(packed[row], packed[row + 1 :]), minlength=bits + 1)
-    own = features.astype(np.float32)
     cosines = (own @ own.T)[np.triu_indices(len(own), 1)]
     reached = np.quantile(cosines, 1 - np.array(SHARES))
     return RandomPairs(
