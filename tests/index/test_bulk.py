@@ -227,12 +227,12 @@ def cluster() -> Iterator[str]:
         "no_monitor": True,  # of the autoscaler
         "object_store_memory": 100 * 2**20,
     }
-    nodes = Cluster(initialize_head=True, head_node_args=node)
+    nodes: Any = Cluster(initialize_head=True, head_node_args=node)
     try:
         nodes.add_node(**node)
         yield nodes.address
     finally:
-        nodes.shutdown()  # type: ignore[no-untyped-call]
+        nodes.shutdown()
 
 
 def workers() -> list[int]:

@@ -168,20 +168,20 @@ def _tables(
     threads: int,
 ) -> Iterator[pyarrow.Table]:
     """The rows of all pictures, in any order, as workers return them."""
-    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext, from_items
 
-    context = ray.data.DataContext.get_current()
+    context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     rows = [{"path": path} for path in paths]
-    parts = ray.data.from_items(rows, override_num_blocks=-(-len(paths) // PICTURES))
+    parts = from_items(rows, override_num_blocks=-(-len(paths) // PICTURES))
     workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
     made = parts.map_batches(
         RayEncoder,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=threads,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        compute=ActorPoolStrategy(min_size=1, max_size=workers),
         fn_constructor_args=([ray.put((model.files, _versions(), known))], threads),
     )
     yield from made.iter_batches(batch_size=None, batch_format="pyarrow")
