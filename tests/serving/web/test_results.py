@@ -277,6 +277,30 @@ def test_ten_thousand_results_and_the_line(tab: Open, server: str) -> None:
 
 
 @pytest.mark.slow
+def test_nothing_is_surely_alike(tab: Open, server: str) -> None:
+    one = tab()
+    answer = search_api(server, id=1, k=60, sizes=True)
+    p_chance: float | None = 0.5
+
+    def pretend(route: Route) -> None:
+        hits = [hit | {"p_chance": p_chance} for hit in answer["hits"]]
+        route.fulfill(json=answer | {"hits": hits})
+
+    one.page.route("**/api/search", pretend)
+    one.page.route(
+        "**/api/info", lambda route: route.fulfill(json=route.fetch().json() | {"items": 10_000})
+    )
+    page = one.open("/?id=1")
+    one.status("^closest first: none is surely alike$")
+    assert page.is_hidden(".chance")
+    assert page.locator(".card.beyond").count() == 0
+    p_chance = None  # an index of which it is not known
+    page.reload()
+    one.status("^closest first$")
+    assert page.is_hidden(".chance")
+
+
+@pytest.mark.slow
 def test_the_map(tab: Open) -> None:
     one = tab()
     page = one.open()

@@ -34,7 +34,8 @@ export async function showResults(search, signal, { travel, deep, back }) {
   const size = response.query;
   if (size && !search.box) setQuerySize([size.width, size.height]);
   setOutcome("found");
-  grid.show(hits, { travel, ranking: state.results.ranking, lineAt: lineAt(hits, response) });
+  const { ranking, sure } = state.results;
+  grid.show(hits, { travel, ranking, lineAt: sure || null });
   drawSummary();
   showPlaceholder(hits.length ? null : nothingFound(search.radius, search.where));
 }
@@ -50,7 +51,7 @@ export async function showFurther() {
   if (signal.aborted || results !== state.results) return;
   const shown = results.hits.length;
   const hits = take(search, answer, signal);
-  grid.append(hits.slice(shown), lineAt(hits, answer.response));
+  grid.append(hits.slice(shown), state.results.sure || null);
   drawSummary();
 }
 
@@ -83,8 +84,8 @@ function take(search, { response, ms, depth }, signal) {
     state.known.set(hit.id, { ...state.known.get(hit.id), .../** @type {any} */ (hit) });
   }
   const complete = nextDepth(search, depth) === null || response.hits.length < depth;
-  const ranking = rankingOf(response);
-  state.results = { response, ms, hits, ranking, depth, complete, loading: false, signal };
+  const [ranking, sure] = [rankingOf(response), sureOf(hits, response)];
+  state.results = { response, ms, hits, ranking, sure, depth, complete, loading: false, signal };
   state.browsing = null;
   return hits;
 }
@@ -107,15 +108,15 @@ function rankingOf({ bits, code, fine }) {
 }
 
 /**
- * The place after the last hit that is closer than chance explains; null where that is not known,
- * and in small collections, where pictures of one kind are too many of all pairs.
+ * How many of the first hits are closer than chance explains, up to the last such one; null where
+ * that is not known, and in small collections, where pictures of one kind are too many of all pairs.
  * @param {Entry[]} hits
  * @param {Found} response
  */
-function lineAt(hits, { chance_from: limit }) {
-  const isKnown = hits.some(({ p_chance }) => typeof p_chance === "number");
-  if (!isKnown || state.info.items < FEWEST) return null;
-  return hits.findLastIndex(({ p_chance }) => p_chance <= limit) + 1;
+function sureOf(hits, { chance_from: limit }) {
+  const isKnown = (/** @type {Entry} */ { p_chance }) => typeof p_chance === "number";
+  if (!hits.some(isKnown) || state.info.items < FEWEST) return null;
+  return hits.findLastIndex((hit) => isKnown(hit) && hit.p_chance <= limit) + 1;
 }
 
 /** Write into hits how many are at their distance. @param {Entry[]} hits */
@@ -147,12 +148,13 @@ function markMoves(hits, coarse, others) {
 }
 
 function drawSummary() {
-  const { response, ms, hits, complete } = state.results;
+  const { response, ms, hits, sure, complete } = state.results;
   const coarse = response.fine === "none";
   drawTitle();
   document.title = `${queryName()} · wingbar`;
   const some = complete || !hits.length ? plural(hits.length, "result") : "closest first";
-  $("status").textContent = some;
+  const unsure = sure === 0 ? ": none is surely alike" : "";
+  $("status").textContent = `${some}${unsure}`;
   $("stages").textContent = `in ${milliseconds(ms)} ms: ${stagesText(response, ms)}`;
   const compared = hits.some(({ move }) => move !== undefined);
   $("moves").textContent = compared ? movesText(hits, coarse) : "";

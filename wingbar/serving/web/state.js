@@ -58,6 +58,8 @@ import { Uploads } from "./uploads.js";
  * @property {number} ms
  * @property {import("./card.js").Entry[]} hits
  * @property {Ranking} ranking
+ * @property {number | null} sure  how many of the first are closer than chance explains; null where
+ *   that is not known
  * @property {number} depth      how many were asked for
  * @property {boolean} complete  whether there are no more
  * @property {boolean} loading   whether more are on their way
