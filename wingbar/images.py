@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +97,7 @@ _COLOURS = np.array(
 )
 _DEVIATIONS = 255 * np.array([0.2175, 0.0188, 0.0045])
 
-# From dark violet over red to yellow: level from 0 to 1, red, green, blue.
-_HEAT = np.array([[0, 40, 10, 90], [0.35, 150, 30, 120], [0.65, 235, 80, 50], [1, 255, 230, 80]])
+_HEAT = (255, 170, 30)  # the one colour of heat maps, which lies over a grey picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +329,18 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _upright_size(data) or _open(data, None).size
 
 
+def is_heic(data: bytes) -> bool:
+    """Whether the bytes of a file begin as those of HEIC."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
+
+
+def heic_header(data: bytes) -> tuple[tuple[int, int], bytes]:
+    """Width and height of the upright picture of a HEIC file, and its EXIF, without decoding it.
+    Raises ImageError, also where the extra `heic` is not installed."""
+    opened = _open_heic(data)
+    return opened.size, opened.info.get("exif") or b""
+
+
 def thumbnail(source: Source, side: int) -> bytes:
     """A small upright picture for web pages: a JPEG without EXIF, its longer side at most `side`
     pixels. Raises ImageError as `load` does."""
@@ -345,11 +357,12 @@ def overlay(
 ) -> bytes:
     """An upright picture under a heat map and numbered boxes, as a PNG.
 
-    `heat` [h, w] covers the part `area` of the picture, from its minimum (transparent) to its
-    maximum (yellow); None for no heat map.
+    `heat` [h, w] covers the part `area` of the picture, which is grey then, from its minimum
+    (transparent) to its maximum (orange); None for no heat map.
     """
     shown = picture.convert("RGB")
     if heat is not None:
+        shown = shown.convert("L").convert("RGB")
         _paste_heat(shown, heat, area)
     _draw_boxes(shown, boxes)
     out = io.BytesIO()
@@ -516,7 +529,7 @@ def _decode(data: bytes, side: int | None) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        if is_heic(data):
             return _decode_heic(data)
         raise ImageError(_why_unreadable(data)) from None
     except Image.DecompressionBombError:
@@ -587,6 +600,20 @@ def _without_texts(data: bytes) -> bytes:
 
 def _decode_heic(data: bytes) -> Image.Image:
     """The upright RGB picture of a HEIC file, which needs the extra `heic`."""
+    opened = _open_heic(data)
+    try:
+        _check_pixels(opened.size)
+        return _to_rgb(_upright(opened.to_pillow()))
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("not enough memory to decode it") from None
+    except Exception as error:  # as with Pillow
+        raise ImageError(f"truncated or corrupt ({one_line(error)})") from None
+
+
+def _open_heic(data: bytes) -> Any:
+    """A HEIC file whose header has been read, upright by itself. Raises ImageError."""
     try:
         import pillow_heif
     except ImportError:
@@ -594,13 +621,7 @@ def _decode_heic(data: bytes) -> Image.Image:
             "HEIC needs pillow-heif: run pip install 'wingbar[heic]', or convert it to JPEG"
         ) from None
     try:
-        opened = pillow_heif.open_heif(io.BytesIO(data))
-        _check_pixels(opened.size)
-        return _to_rgb(_upright(opened.to_pillow()))
-    except ImageError:
-        raise
-    except MemoryError:
-        raise ImageError("not enough memory to decode it") from None
+        return pillow_heif.open_heif(io.BytesIO(data))
     except Exception as error:  # as with Pillow
         raise ImageError(f"truncated or corrupt ({one_line(error)})") from None
 
@@ -808,7 +829,7 @@ def _relight(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixe
 
 
 def _paste_heat(shown: Image.Image, heat: NDArray[np.floating], area: Box) -> None:
-    """Blend the colours of `heat` [h, w] into the part `area` of a picture, the hotter the
+    """Blend the colour of heat into the part `area` of a picture, the greater `heat` [h, w] the
     stronger."""
     x, y, width, height = (round(value) for value in area)
     spread = float(heat.max() - heat.min())
@@ -816,11 +837,8 @@ def _paste_heat(shown: Image.Image, heat: NDArray[np.floating], area: Box) -> No
     grey = Image.fromarray((255 * scaled).astype(np.uint8)).resize(
         (max(1, width), max(1, height)), Image.Resampling.BICUBIC
     )
-    level = np.asarray(grey) / 255
-    channels = [np.interp(level, _HEAT[:, 0], _HEAT[:, i]) for i in (1, 2, 3)]
-    colours = Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
-    strength = Image.fromarray((190 * np.sqrt(level)).astype(np.uint8))
-    shown.paste(colours, (x, y), strength)
+    colour = Image.new("RGB", grey.size, _HEAT)
+    shown.paste(colour, (x, y), grey.point(lambda level: 0.8 * level))
 
 
 def _draw_boxes(shown: Image.Image, boxes: Sequence[Box]) -> None:

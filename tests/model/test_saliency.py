@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import write_classes
@@ -17,7 +21,16 @@ from wingbar.images import Part
 from wingbar.index.index import Index, explain
 from wingbar.methods import cmbh, dolg
 from wingbar.model.model import Model
-from wingbar.model.saliency import Look, find_regions, look, suggested_regions, to_pixels
+from wingbar.model.saliency import (
+    GRID,
+    Look,
+    covered,
+    find_regions,
+    look,
+    match,
+    suggested_regions,
+    to_pixels,
+)
 from wingbar.training import loop
 from wingbar.training.run import Run
 
@@ -178,6 +191,46 @@ def test_the_brightest_place_of_an_overlay_is_the_greatest_of_the_map() -> None:
     assert (values[0, :10] == 255).all()
     flat = np.asarray(Image.open(io.BytesIO(images.overlay(grey, np.ones((3, 3)), (0, 0, 80, 40)))))
     assert (flat == 90).all()
+
+
+# -- what matches
+
+
+class LeftHalf:
+    """A model of which the feature is the mean colour of the left half alone."""
+
+    preprocessing = images.Preprocessing(size=28)
+
+    def run(self, pixels: Sequence[images.Pixels]) -> NDArray[np.float32]:
+        return np.stack([one[:, :14].mean((0, 1), dtype=np.float32) for one in pixels])
+
+    def embed(self, raw: NDArray[np.float32]) -> SimpleNamespace:
+        return SimpleNamespace(features=raw)
+
+
+def test_only_what_the_feature_depends_on_matches() -> None:
+    red_and_blue = Image.new("RGB", (56, 56), (200, 0, 0))
+    red_and_blue.paste((0, 0, 200), (0, 28, 56, 56))
+    model: Any = LeftHalf()
+    red = np.array([1.0, 0, 0])
+    found = match(model, model, red_and_blue, red)
+    assert found.area == (0, 0, 56, 56)
+    assert found.cosine == pytest.approx(2**-0.5, abs=0.01)
+    assert (found.heat[:3, :3] > 0).all()  # red on the left
+    assert (found.heat[4:] == 0).all()  # blue
+    assert (found.heat[:, 4:] == 0).all()  # the right
+
+
+def test_places_are_covered_one_after_the_other() -> None:
+    pixels = np.zeros((70, 140, 3), np.uint8)
+    pixels[:, :70] = 100
+    copies = covered(pixels)
+    assert len(copies) == GRID**2
+    changed = np.array([(copy != pixels).any(2) for copy in copies])
+    assert (changed[0][:15, :30] == 1).all()  # two cells wide, as far as they are in the picture
+    assert (changed[0].sum(), changed[8].sum()) == (15 * 30, 20 * 40)
+    assert (copies[8][5:25, 10:50] == 50).all()
+    assert changed.any(0).all()
 
 
 # -- CMBH's Algorithm 1

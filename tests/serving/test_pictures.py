@@ -157,6 +157,29 @@ def test_regions_are_suggested(client: httpx.Client, monkeypatch: pytest.MonkeyP
     problem(client.post("/api/regions", content=b"x", headers=headers), 422)
 
 
+def test_what_makes_a_pair_alike_is_drawn(client: httpx.Client) -> None:
+    headers = {"Content-Type": "image/jpeg"}
+    for on in ("item", "query"):
+        by_id = client.post("/api/match", json={"id": 1}, params={"item": 2, "on": on})
+        assert by_id.headers["content-type"] == "image/png"
+        with Image.open(io.BytesIO(by_id.content)) as drawn:
+            assert drawn.size == (96, 72)
+        sent = client.post(
+            "/api/match",
+            content=jpeg(size=(120, 80)),
+            params={"item": 2, "on": on, "box": "60,0,60,80"},
+            headers=headers,
+        )
+        with Image.open(io.BytesIO(sent.content)) as drawn:
+            assert drawn.size == ((96, 72) if on == "item" else (120, 80))
+            pixels = np.asarray(drawn.convert("RGB")).astype(int)
+        if on == "query":  # outside of the box it is grey
+            assert np.ptp(pixels[:, :58], axis=2).max() == 0
+    problem(client.post("/api/match", json={"id": 1}, params={"item": 999}), 404)
+    problem(client.post("/api/match", json={"id": 1}), 422, "item")
+    problem(client.post("/api/match", content=b"x", params={"item": 2}, headers=headers), 422)
+
+
 def test_thumbnails_used_last_are_kept() -> None:
     cache = ThumbnailCache(100)
     one, two, three = (Picture(bytes(40), "image/jpeg", tag) for tag in "abc")

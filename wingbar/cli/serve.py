@@ -66,6 +66,13 @@ def serve_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="origin of other web pages that may use the API; may be repeated",
     )
+    parser.add_argument(
+        "--allow-index",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a folder of this machine that the page may index, or one inside it; may be repeated",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
@@ -84,6 +91,7 @@ def serve(args: argparse.Namespace) -> int:
         public=args.public,
         hosts=tuple(args.allow_host),
         cors=tuple(args.cors),
+        index_folders=tuple(map(Path, args.allow_index)),
     )
     _run_server(settings, as_json=args.json, open_page=args.open)
     return 0
@@ -93,6 +101,7 @@ SERVE = Verb(
     name="serve",
     summary="Serve an index, or several as one: an HTTP API and a web page.",
     examples="wingbar serve photos.wb --open\n"
+    "wingbar serve photos.wb --allow-index ~/Pictures\n"
     "wingbar serve a.wb b.wb postgresql://server/pictures/c\n"
     "wingbar serve photos.wb --host 0.0.0.0 --token $(openssl rand -hex 16)",
     flags=serve_flags,

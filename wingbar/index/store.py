@@ -762,6 +762,20 @@ class Store:
                 raise self._damaged(f"{name} has a wrong checksum")
             return str(row[0])
 
+    def derived(self, name: str) -> str | None:
+        """What was kept under a name by `keep_derived`; None if nothing that is sound was."""
+        with self._explaining():
+            row = self._db.execute(
+                "SELECT value, crc FROM meta WHERE name = ?", (f"derived:{name}",)
+            ).fetchone()
+        is_sound = row is not None and meta_crc(f"derived:{name}", row[0]) == row[1]
+        return str(row[0]) if is_sound else None
+
+    def keep_derived(self, name: str, value: str) -> None:
+        """Inside `writing`: keep what follows from the items and would take long to compute
+        again."""
+        self._set_meta(f"derived:{name}", value)
+
     def _set_meta(self, name: str, value: str) -> None:
         crc = meta_crc(name, value)
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc))

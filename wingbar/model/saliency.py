@@ -13,6 +13,7 @@ from wingbar.model.model import Model
 
 REGIONS = 4  # regions of an image that are shown, as many as training learns from
 TOO_ALIKE = 0.7  # overlap from which a region says no more than another
+GRID = 7  # places across and down that are covered to see what matches
 FIRED = 5  # characteristics of an image that are named
 
 Cells = tuple[int, int, int, int]  # x1, y1, x2, y2 of cells of a map, all inclusive
@@ -56,6 +57,23 @@ class Look:
     fired: tuple[Characteristic, ...]
 
 
+@dataclass(frozen=True)
+class Match:
+    """Which parts of an image make it alike to another.
+
+    size: width and height of the upright image, in pixels.
+    area: the part of it that the model sees, in pixels.
+    heat: a map [GRID, GRID] float32 that covers `area`: how much the cosine with the other falls
+        when a part is covered, 0 or more.
+    cosine: that of the two features.
+    """
+
+    size: tuple[int, int]
+    area: images.Box
+    heat: NDArray[np.float32]
+    cosine: float
+
+
 def look(model: Model, source: images.Source) -> Look:
     """What `model` sees in one image. Raises ImageError when the image cannot be read."""
     size = images.upright(source).size
@@ -68,6 +86,42 @@ def look(model: Model, source: images.Source) -> Look:
         regions, fired = _regions(activation, area), _fired(model, outputs["scores"])
         return Look(size, area, activation, regions, fired)
     return Look(size, area, None, (), ())
+
+
+def match(
+    model: Model, network: Model, source: images.Source, other: NDArray[np.floating]
+) -> Match:
+    """Which parts of an image make it alike to one of the unit feature `other` [d].
+
+    Each of GRID x GRID places is covered with the image's mean colour in turn, two cells wide and
+    high, and the cosine of the features is computed again: what lowers it counts (occlusion, Zeiler
+    and Fergus 2014). `network` is the model, or one with the same network, that runs. Raises
+    ImageError when the image cannot be read.
+    """
+    size = images.upright(source).size
+    area = images.crop_box(size, model.preprocessing)
+    pixels = images.load(source, model.preprocessing)
+    features = model.embed(network.run([pixels, *covered(pixels)])).features
+    features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = features @ other.astype(np.float64)
+    loss = np.maximum(0, cosines[0] - cosines[1:]).reshape(GRID, GRID)
+    return Match(size, area, loss.astype(np.float32), float(cosines[0]))
+
+
+def covered(pixels: images.Pixels) -> list[images.Pixels]:
+    """The GRID x GRID copies of an image [H, W, 3] of which each has one place covered, row by
+    row."""
+    height, width = pixels.shape[:2]
+    colour = pixels.reshape(-1, 3).mean(0).round().astype(np.uint8)
+    rows, columns = (np.arange(-0.5, GRID) * side / GRID for side in (height, width))
+    copies = []
+    for top in rows[:GRID]:
+        for left in columns[:GRID]:
+            copy = pixels.copy()
+            bottom, right = top + 2 * height / GRID, left + 2 * width / GRID
+            copy[max(0, round(top)) : round(bottom), max(0, round(left)) : round(right)] = colour
+            copies.append(copy)
+    return copies
 
 
 def suggested_regions(seen: Look) -> tuple[images.Box, ...]:

@@ -21,7 +21,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi import Path as PathPart
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -31,14 +31,17 @@ from wingbar import __version__
 from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.ranking import CUT, FailedShard
+from wingbar.serving import reveal
 from wingbar.serving.batching import BusyError
-from wingbar.serving.collection_map import Map
 from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Page, Row
 from wingbar.serving.encoder import TooLargeError
+from wingbar.serving.indexing import FolderIndexing, NotAllowedError, RunningError
 from wingbar.serving.logs import in_log
 from wingbar.serving.middleware import Access, Metrics, Protection
+from wingbar.serving.overview import Overview
 from wingbar.serving.pictures import Picture
 from wingbar.serving.requests import (
+    read_folder,
     read_labelled,
     read_queries,
     read_query,
@@ -61,11 +64,14 @@ from wingbar.serving.schemas import (
     ByItems,
     ChangedOut,
     Filter,
+    FolderToIndex,
+    IndexingOut,
     InfoOut,
     ItemId,
     ItemsOut,
     Labelled,
     MapOut,
+    MatchParameters,
     OneItemOut,
     ProblemOut,
     RegionsOut,
@@ -80,7 +86,7 @@ from wingbar.serving.schemas import (
     problem_record,
     problems,
 )
-from wingbar.serving.service import Answer, EmptyError, Service
+from wingbar.serving.service import Answer, EmptyError, Service, Sort
 from wingbar.serving.settings import Settings
 
 WEB = Path(__file__).parent / "web"
@@ -94,7 +100,9 @@ TYPES = {
 }
 STATUSES: dict[type[WingbarError], int] = {
     NotFoundError: 404,
+    NotAllowedError: 403,
     EmptyError: 409,
+    RunningError: 409,
     TooLargeError: 413,
     ImageError: 422,
     QueryError: 422,
@@ -106,6 +114,8 @@ NO_PAGE = (
 )
 REFRESH_SECONDS = 0.5  # how often changes by other processes are applied
 MANY = 1000  # hits whose JSON is written in a thread, since nothing else runs meanwhile
+LONGEST_STREAM = 15.0  # seconds of events in one answer, after which a browser asks again
+AGAIN_MS = 100  # after which it does
 LABELLED = {"ids": [17, 18], "label": "monarch"}  # an example
 CLEAR_EVERY = 1200  # refreshes between two looks for unfinished files: ten minutes
 # Error responses by kind of route.
@@ -119,7 +129,7 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: Settings) -> FastAPI:
     """The app that serves one index, which is opened when the app starts."""
-    service = Service(settings.index, settings.limits)
+    service = Service(settings.index, settings.limits, settings.index_folders)
     metrics = Metrics(service)
 
     @asynccontextmanager
@@ -144,6 +154,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_handlers(app, service)
     _add_searches(app, service, metrics, access, settings)
     _add_items(app, service, access, settings)
+    _add_indexing(app, service, access)
     _add_rest(app, service, metrics, access)
     if settings.cors:
         app.add_middleware(
@@ -286,6 +297,28 @@ def _add_searches(
         return Response(overlay, media_type="image/png")
 
     @app.post(
+        "/api/match",
+        dependencies=reads,
+        response_class=Response,
+        responses={
+            **SEARCH,
+            200: {
+                "content": {"image/png": BINARY},
+                "description": "One of the two pictures in grey, and in colour what makes them "
+                "alike.",
+            },
+        },
+        openapi_extra=body(one),
+    )
+    async def match(request: Request, parameters: Annotated[MatchParameters, Query()]) -> Response:
+        """Show which parts of a picture make it alike to an item, or the item to it."""
+        asked = await read_query(request, service, parameters.search())
+        overlay = await service.pictures.match(
+            asked.query, asked.options.box, parameters.item, parameters.on
+        )
+        return Response(overlay, media_type="image/png")
+
+    @app.post(
         "/api/regions",
         dependencies=reads,
         response_model=RegionsOut,
@@ -322,6 +355,16 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             list[Filter], Query(max_length=MOST_FILTERS, examples=[["label=monarch"]])
         ] = [],  # noqa: B006  # FastAPI copies it
         spread: bool = False,
+        sort: Annotated[
+            Sort | None,
+            Query(
+                description="the order instead of ascending id: by name of the file, by label, by "
+                "time of the file (newest first), or the most unusual first"
+            ),
+        ] = None,
+        distinct: Annotated[
+            bool, Query(description="whether copies of an item are folded into the first of them")
+        ] = False,
         id: Annotated[
             list[ItemId],
             Query(
@@ -336,15 +379,17 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     ) -> Response:
         """List the indexed pictures by ascending id, or with `spread` evenly spread over the index,
         so that one page shows something of every folder."""
-        page = (
-            Page(rows := await service.rows(id), len(rows))
-            if id
-            else await service.page(offset, limit, where, spread)
-        )
+        if id:
+            page = Page(rows := await service.rows(id), len(rows))
+        elif sort is not None or distinct:
+            page = await service.arranged(offset, limit, where, sort or "spread", distinct)
+        else:
+            page = await service.page(offset, limit, where, spread)
         paths = [row.item.path for row in page.rows]
         known = await service.sizes(paths) if sizes else [None] * len(paths)
         records = [
-            _row_record(row, settings, size) for row, size in zip(page.rows, known, strict=True)
+            {**_row_record(row, settings, size), "copies": list(page.copies.get(row.id, ()))}
+            for row, size in zip(page.rows, known, strict=True)
         ]
         record = {"items": records, "total": page.total}
         return _json(record | _failed_record(service, page.failed))
@@ -355,10 +400,10 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         response_model=MapOut,
         responses=problems(401, 404, 405, 409),
     )
-    async def collection_map() -> Response:
+    async def send_map() -> Response:
         """Send a place in the plane for every picture, alike ones near each other."""
-        found = await service.map()
-        return await asyncio.to_thread(lambda: _json(_map_record(found)))
+        found, labels = await service.map()
+        return await asyncio.to_thread(lambda: _json(_map_record(found, labels)))
 
     @app.get("/api/items/{id}", dependencies=reads, response_model=OneItemOut, responses=ITEM)
     async def item(id: Id) -> Response:
@@ -445,6 +490,24 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         """Remove items from the index; files are deleted only if they were uploaded."""
         return _json({"count": await service.uploads.delete_many(id)})
 
+    @app.post(
+        "/api/items/{id}/reveal",
+        status_code=204,
+        dependencies=writes,
+        responses=problems(401, 403, 404, 405, 422),
+    )
+    async def show_in_folder(id: Id) -> Response:
+        """Show the file of an item in the file manager of the server's machine."""
+        if not settings.shows_paths:
+            raise HTTPException(
+                403, "only a server that nobody but this machine can ask shows files in folders"
+            )
+        row = await service.row(id)
+        if not row.available:
+            raise NotFoundError("the file is no longer where it was indexed")
+        await asyncio.to_thread(reveal.reveal, Path(row.item.path))
+        return Response(status_code=204)
+
     @app.delete(
         "/api/items/{id}",
         status_code=204,
@@ -470,8 +533,76 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             **await service.facts(),
             "explains": service.pictures.explains,
             "writable": service.writable and settings.writing_allowed,
+            "reveals": settings.shows_paths and service.writable and reveal.can_reveal(),
         }
+        if service.indexing is not None:
+            facts |= {
+                "index_folders": list(map(str, service.indexing.allowed)),
+                "indexing": service.indexing.run.state == "running",
+            }
         return _json({**facts, "limits": limits, "version": __version__})
+
+
+def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
+    reads, writes = [Depends(access.read)], [Depends(access.write)]
+    events: dict[str, Any] = {
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "Server-sent events, each with the data of IndexingOut.",
+    }
+
+    def indexing() -> FolderIndexing:
+        if service.indexing is None:
+            raise NotAllowedError(
+                "this server indexes no folders of its machine: start it with --allow-index "
+                "FOLDER, or run wingbar index"
+            )
+        return service.indexing
+
+    @app.post(
+        "/api/indexing",
+        status_code=202,
+        dependencies=writes,
+        response_model=IndexingOut,
+        responses=problems(401, 403, 405, 408, 409, 413, 415, 422),
+        openapi_extra=body(
+            {"application/json": json_of(FolderToIndex, {"folder": "/home/me/Pictures"})}
+        ),
+    )
+    async def index_folder(request: Request) -> Response:
+        """Index a folder of the server's machine, or bring the index up to date with it."""
+        folder = await read_folder(request)
+        return _json((await asyncio.to_thread(indexing().start, folder)).record(), 202)
+
+    @app.get(
+        "/api/indexing",
+        dependencies=reads,
+        response_class=Response,
+        responses={**problems(401, 403, 405), 200: events},
+    )
+    async def watch_indexing() -> Response:
+        """Tell how far the indexing of a folder is, until it ends; after some seconds, ask
+        again."""
+        seconds = min(LONGEST_STREAM, service.limits.seconds / 2)
+        runs = indexing().runs(seconds)
+
+        async def stream() -> AsyncIterator[str]:
+            yield f"retry: {AGAIN_MS}\n\n"
+            async for run in runs:
+                yield f"data: {_text(run.record())}\n\n"
+
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream(), headers=headers, media_type="text/event-stream")
+
+    @app.delete(
+        "/api/indexing",
+        status_code=202,
+        dependencies=writes,
+        response_model=IndexingOut,
+        responses=problems(401, 403, 405),
+    )
+    async def stop_indexing() -> Response:
+        """End the indexing of a folder soon; what was stored stays."""
+        return _json(indexing().stop().record(), 202)
 
 
 def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) -> None:
@@ -620,15 +751,15 @@ def _search_record(
     }
 
 
-def _map_record(found: Map) -> dict[str, Any]:
-    labels = sorted({label for label in found.labels if label is not None})
+def _map_record(found: Overview, label_of: Sequence[str | None]) -> dict[str, Any]:
+    labels = sorted({label for label in label_of if label is not None})
     place = {label: i for i, label in enumerate(labels)}
     x, y = (np.round(found.places[:, axis].astype(float), 4).tolist() for axis in (0, 1))
     return {
-        "ids": list(found.ids),
+        "ids": found.ids.tolist(),
         "x": x,
         "y": y,
-        "label": [-1 if label is None else place[label] for label in found.labels],
+        "label": [-1 if label is None else place[label] for label in label_of],
         "labels": labels,
     }
 
@@ -691,7 +822,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         known = document["components"]["schemas"]
-        for record in (ProblemOut, ByItem, ByItems, Labelled):
+        for record in (ProblemOut, ByItem, ByItems, Labelled, FolderToIndex):
             known[record.__name__] = record.model_json_schema(
                 ref_template="#/components/schemas/{model}"
             )

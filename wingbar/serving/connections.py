@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,13 +60,15 @@ class Page(NamedTuple):
     """A page of the items that match all filters.
 
     rows: its items.
-    total: number of all items that match.
+    total: number of all items that match, or of their stacks of copies.
+    copies: ids of the copies that are stacked on an item, by its id.
     failed: shards that did not answer, whose items are missing.
     """
 
     rows: list[Row]
     total: int
     failed: Sequence[FailedShard] = ()
+    copies: Mapping[int, Sequence[int]] = MappingProxyType({})
 
 
 class AnyReader(Protocol):
@@ -237,6 +241,44 @@ class Reader:
             rows, total = self.rows(offset, limit, where, spread)
         return Page(rows, total)
 
+    def arranged(
+        self,
+        offset: int,
+        limit: int,
+        where: Sequence[str],
+        order: NDArray[np.int64],
+        stacks: Mapping[int, int] | None,
+        seconds: float,
+    ) -> Page:
+        """A page of the items that match all filters, in an `order` of ids; those that it lacks
+        come last. With `stacks`, the stack of each id, only the first of each. Raises
+        QueryError."""
+        with self.snapshot(), self._limited(where, seconds):
+            ids = self._matching(where)
+            known = order[np.isin(order, ids)]
+            ids = np.concatenate([known, ids[~np.isin(ids, known)]])
+            copies: dict[int, list[int]] = {}
+            if stacks is not None:
+                first: dict[int, int] = {}
+                for id_ in ids.tolist():
+                    top = first.setdefault(stacks.get(id_, id_), id_)
+                    copies.setdefault(top, []).extend([id_] if id_ != top else [])
+                ids = np.array(list(first.values()), np.int64)
+            page = ids[offset : offset + limit].tolist()
+            rows = self._rows(page)
+        return Page(rows, len(ids), copies={id_: copies[id_] for id_ in page if copies.get(id_)})
+
+    def sorted_ids(self, sort: Literal["name", "label", "date"]) -> NDArray[np.int64]:
+        """All ids by the name of the file, with numbers in it as numbers; by label; or by the time
+        of the file, the newest first. What is equal is in the order of names."""
+        with self.snapshot():
+            items = sorted(self.store.all_items(), key=lambda one: _natural(name_of(one[1])))
+        if sort == "label":
+            items.sort(key=lambda one: (one[1].label is None, _natural(one[1].label or "")))
+        if sort == "date":
+            items.sort(key=lambda one: -one[1].mtime)
+        return np.array([id_ for id_, _ in items], np.int64)
+
     def ids_of_paths(self, paths: Sequence[str]) -> dict[str, int]:
         """Ids of those `paths` that are in the index."""
         return self.store.ids_of_paths(paths)
@@ -262,18 +304,25 @@ class Reader:
     ) -> tuple[list[Row], int]:
         """A page of the items that match all filters, and the number of all that match; by
         ascending id, or with `spread` in the order of `spread_out`. Raises QueryError."""
+        ids = self._matching(where)
+        page = (spread_out(ids) if spread else ids)[offset : offset + limit].tolist()
+        return self._rows(page), len(ids)
+
+    def _matching(self, where: Sequence[str]) -> NDArray[np.int64]:
         conditions = parse_where(where)
         if self.is_empty:
-            return [], 0
-        ids = self.store.matching(conditions) if conditions else self.index.searchable().ids
-        page = (spread_out(ids) if spread else ids)[offset : offset + limit].tolist()
+            return np.empty(0, np.int64)
+        return self.store.matching(conditions) if conditions else self.index.searchable().ids
+
+    def _rows(self, page: Sequence[int]) -> list[Row]:
+        if not page:
+            return []
         bits, packed = self.index.model.bits, self.codes_of(page)
         items = self.store.items(page)
-        rows = [
+        return [
             Row(id_, items[i], packed[i : i + 1], bits, is_available(items[i].path))
             for i, id_ in enumerate(page)
         ]
-        return rows, len(ids)
 
     def columns(self) -> dict[str, list[str]]:
         """The most frequent values of each column, from a sample of COLUMN_SAMPLE items. A column
@@ -345,6 +394,17 @@ def spread_out(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     would show only one of them."""
     passes = -(-len(ids) // SPREAD)
     return np.concatenate([ids[i::passes] for i in range(passes)]) if passes else ids
+
+
+def name_of(item: Item) -> str:
+    """The original name of an uploaded file, else the file's own; never its folder."""
+    return item.columns.get(FILE_COLUMN) or os.path.basename(item.path)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names as people do: IMG_2 before IMG_10, capitals like small letters."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(int(part[-18:]), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def is_available(path: str) -> bool:

@@ -27,12 +27,14 @@ from wingbar.serving.settings import Limits
 if TYPE_CHECKING:
     import onnxruntime
 
+HEIC = "HEIF"  # Pillow's name; it opens such files only with the extra `heic`
 # The formats that are accepted, as Pillow names them, and the ending of a stored file.
 SUFFIXES = {
     "AVIF": ".avif",
     "BMP": ".bmp",
     "DIB": ".bmp",
     "GIF": ".gif",
+    HEIC: ".heic",
     "JPEG": ".jpg",
     "JPEG2000": ".jp2",
     "PNG": ".png",
@@ -40,6 +42,7 @@ SUFFIXES = {
     "TIFF": ".tiff",
     "WEBP": ".webp",
 }
+OPENED = tuple(name for name in SUFFIXES if name != HEIC)  # by Pillow itself
 
 
 class TooLargeError(WingbarError):
@@ -222,9 +225,14 @@ def read_header(data: bytes, limits: Limits) -> Header:
             "picture"
         )
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(SUFFIXES)) as picture:
-            name, (width, height) = picture.format or "", picture.size
-            is_turned = orientation(picture) >= 5
+        if images.is_heic(data):
+            name, (width, height), is_turned = HEIC, images.heic_header(data)[0], False
+        else:
+            with Image.open(io.BytesIO(data), formats=OPENED) as picture:
+                name, (width, height) = picture.format or "", picture.size
+                is_turned = orientation(picture) >= 5
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
         raise TooLargeError(
             f"more than the {limits.pixels:,} pixels that this server accepts: scale it down"

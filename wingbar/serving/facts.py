@@ -10,7 +10,8 @@ from typing import NamedTuple
 from cachetools import LRUCache
 from PIL import ExifTags, Image
 
-from wingbar.serving.encoder import SUFFIXES, orientation
+from wingbar import images
+from wingbar.serving.encoder import OPENED, orientation
 
 KEPT = 200_000  # sizes, of 100 bytes each
 LONGEST_TEXT = 100  # characters of what EXIF says
@@ -57,13 +58,10 @@ class Sizes:
 def photo_facts(path: str) -> PhotoFacts:
     """What EXIF says about the photo in a file; nothing where it says nothing that can be read."""
     try:
-        with Image.open(path, formats=tuple(SUFFIXES)) as picture:
-            exif = picture.getexif()
-            taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-            taken = taken or exif.get(ExifTags.Base.DateTime)
-            maker, model = (
-                _text(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model)
-            )
+        exif = _exif(path)
+        taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+        taken = taken or exif.get(ExifTags.Base.DateTime)
+        maker, model = (_text(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
     except Exception:  # broken headers raise many things
         return PhotoFacts(None, None)
     if model.lower().startswith(maker.lower()):
@@ -73,11 +71,29 @@ def photo_facts(path: str) -> PhotoFacts:
 
 def _read_size(path: str) -> tuple[int, int] | None:
     try:
-        with Image.open(path, formats=tuple(SUFFIXES)) as picture:
+        if _is_heic(path):
+            return images.heic_header(images.read(path))[0]
+        with Image.open(path, formats=OPENED) as picture:
             width, height = picture.size
             return (height, width) if orientation(picture) >= 5 else (width, height)
     except Exception:  # broken headers raise many things
         return None
+
+
+def _exif(path: str) -> Image.Exif:
+    if _is_heic(path):
+        exif = Image.Exif()
+        exif.load(images.heic_header(images.read(path))[1])
+        return exif
+    with Image.open(path, formats=OPENED) as picture:
+        exif = picture.getexif()
+        exif.get_ifd(ExifTags.IFD.Exif)  # while the file is open
+        return exif
+
+
+def _is_heic(path: str) -> bool:
+    with open(path, "rb") as file:
+        return images.is_heic(file.read(12))
 
 
 def _text(value: object) -> str:

@@ -9,21 +9,25 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from threading import Lock
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+import numpy as np
 from cachetools import LRUCache
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 
 from wingbar import images
 from wingbar.errors import ImageError
 from wingbar.index.store import NO_FILE, Item
 from wingbar.model import saliency
+from wingbar.model.model import Model
 from wingbar.serving.connections import AnyReader, NotFoundError, ReaderThread
 from wingbar.serving.encoder import Models, TooLargeError, read_header
 from wingbar.serving.metadata import without_metadata
 from wingbar.serving.settings import Limits
 
 T = TypeVar("T")
+Side = Literal["query", "item"]
 
 LONGEST_OVERLAY = 1600  # pixels of the longer side of an overlay
 
@@ -90,6 +94,31 @@ class Pictures:
         data = await self.file(query) if isinstance(query, int) else query
         return await self._in_pool(lambda: self._make_overlay(data, box))
 
+    async def match(self, query: bytes | int, box: images.Box | None, item: int, on: Side) -> bytes:
+        """A PNG of which parts make a picture and an item alike: parts of the query (a picture, an
+        item's picture, or a part of either) or of the item. Raises NotFoundError, ImageError,
+        TooLargeError."""
+        data = await self.file(query) if isinstance(query, int) else query
+        shown = await self.file(item) if on == "item" else data
+        by_id = query if on == "item" else item
+
+        def read(reader: AnyReader) -> tuple[Model, NDArray[np.floating] | None]:
+            known = isinstance(by_id, int) and (on == "query" or box is None)
+            feature = reader.embedding(int(by_id)).features[0] if known else None  # type: ignore[arg-type]
+            return reader.model, feature
+
+        def draw() -> bytes:
+            other = feature
+            if other is None:
+                read_header(data, self._limits)
+                part = images.Part(data, box) if box else data
+                pixels = images.load(part, model.preprocessing)
+                other = model.embed(self._model.run([pixels])).features[0]
+            return self._make_match(shown, box if on == "query" else None, model, other)
+
+        model, feature = await self._lookups.run(read)
+        return await self._in_pool(draw)
+
     async def regions(self, query: bytes | int) -> list[list[int]]:
         """Parts of a picture, or of an item's picture, that the model finds strong: x, y, width,
         height of each in pixels. None where the model does not tell where it looks.
@@ -119,6 +148,20 @@ class Pictures:
         read_header(data, self._limits)
         boxes = saliency.suggested_regions(saliency.look(self._model, data))
         return [[round(value) for value in box] for box in boxes]
+
+    def _make_match(
+        self, data: bytes, box: images.Box | None, model: Model, other: NDArray[np.floating]
+    ) -> bytes:
+        read_header(data, self._limits)
+        picture = images.upright(data)
+        part = images.Part(picture, box) if box else picture
+        found = saliency.match(model, self._model, part, other)
+        left, top = (max(0.0, value) for value in box[:2]) if box else (0.0, 0.0)
+        x, y, width, height = found.area
+        scale = min(1.0, LONGEST_OVERLAY / max(picture.size))
+        picture.thumbnail((LONGEST_OVERLAY, LONGEST_OVERLAY))
+        area = (scale * (left + x), scale * (top + y), scale * width, scale * height)
+        return _bare(images.overlay(picture, found.heat, area))
 
     def _make_thumbnail(self, item: Item, side: int) -> Picture:
         data = _read_indexed(item)

@@ -21,6 +21,7 @@ from wingbar.serving.schemas import (
     MOST_PICTURES,
     ByItem,
     ByItems,
+    FolderToIndex,
     Labelled,
     SearchParameters,
 )
@@ -124,6 +125,17 @@ async def read_labelled(request: Request) -> Labelled:
         raise _wrong_type(kind, "JSON with ids and a label")
     asked = await _read_json(request, None, Labelled)
     return asked.model_copy(update={"label": (asked.label or "").strip() or None})
+
+
+async def read_folder(request: Request) -> str:
+    """The folder that a request wants indexed.
+
+    Raises QueryError; HTTPException 400 or 415 for another kind of body.
+    """
+    kind = content_type(request.headers)
+    if kind != JSON:
+        raise _wrong_type(kind, "JSON with a folder")
+    return (await _read_json(request, None, FolderToIndex)).folder
 
 
 async def read_uploads(request: Request) -> list[Upload]:

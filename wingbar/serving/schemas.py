@@ -122,6 +122,18 @@ class SearchParameters(BaseModel):
         )
 
 
+class MatchParameters(SearchParameters):
+    """What is compared, and how to search."""
+
+    item: ItemId = Field(description="id of the item that the query is compared with")
+    on: Literal["query", "item"] = Field("item", description="which of the two pictures is sent")
+
+    def search(self) -> SearchParameters:
+        """How to search."""
+        given = self.model_dump(exclude_unset=True, exclude={"item", "on"})
+        return SearchParameters.model_validate(given)
+
+
 class ByItem(SearchParameters):
     """A search for pictures like an item of the index, given by id or by path."""
 
@@ -153,6 +165,19 @@ class Labelled(BaseModel):
     ids: list[ItemId] = Field(min_length=1, max_length=MOST_CHANGED, examples=[[17, 18]])
     label: str | None = Field(
         max_length=LONGEST_LABEL, description="the label; null or empty to take it away"
+    )
+
+
+class FolderToIndex(BaseModel):
+    """A folder of the server's own machine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="its absolute path",
+        examples=["/home/me/Pictures"],
     )
 
 
@@ -291,10 +316,18 @@ class OneItemOut(ItemOut):
     )
 
 
+class ListedOut(ItemOut):
+    """One indexed picture of a page."""
+
+    copies: list[int] = Field(
+        description="ids of its copies that were folded into it, if distinct items were asked for"
+    )
+
+
 class ItemsOut(BaseModel):
     """A page of items."""
 
-    items: list[ItemOut]
+    items: list[ListedOut]
     total: int = Field(description="number of items on all pages")
     failed: list[FailedShardOut] = Field(
         [], description="shards that did not answer, so that their items are missing"
@@ -347,6 +380,24 @@ class AddedOut(BaseModel):
     failed: list[FailedOut]
 
 
+class IndexingOut(BaseModel):
+    """How far the indexing of a folder is."""
+
+    state: Literal["idle", "running", "done", "stopped", "failed"]
+    folder: str = Field(description="its path, with links resolved")
+    stage: str = Field(description="what is being done")
+    done: int = Field(description="how much of this stage is finished")
+    total: int = Field(description="how much there is in this stage")
+    counts: dict[str, int] = Field(
+        description="at the end: how many images were added, updated, unchanged, moved, removed"
+    )
+    failed: list[FailedOut] = Field(
+        description="at the end: the first 1,000 images that could not be used"
+    )
+    failures: int = Field(description="number of all of them")
+    message: str = Field(description="why it failed, or what to do next; empty if nothing")
+
+
 class LimitsOut(BaseModel):
     """Limits of one request."""
 
@@ -386,6 +437,13 @@ class InfoOut(BaseModel):
     )
     explains: bool = Field(description="whether /api/explain has something to show")
     writable: bool = Field(description="whether uploads and deletions are possible")
+    reveals: bool = Field(
+        description="whether the server can show files in the file manager of its machine"
+    )
+    index_folders: list[str] = Field(
+        [], description="folders of the server's machine that it may index, and those in them"
+    )
+    indexing: bool = Field(False, description="whether one is being indexed")
     shards: list[ShardOut] | None = Field(
         None, description="the indexes, where several are served as one, or one on a server"
     )
@@ -428,7 +486,7 @@ MEANINGS = {
     404: "There is no such item.",
     405: "The method is not supported here.",
     408: "The request was sent too slowly.",
-    409: "The index holds no images yet.",
+    409: "The index holds no images yet, or a folder is being indexed already.",
     413: "The request has more bytes or pixels than the server accepts.",
     415: "The content type is not supported here.",
     421: "The Host header names another server.",

@@ -16,22 +16,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import ImageError, MachineWarning, WingbarError
+from wingbar.errors import ImageError, MachineWarning, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.engine import Place
 from wingbar.index.feedback import moved
 from wingbar.index.ranking import Hits, SearchOptions
 from wingbar.index.shards import shard_names
+from wingbar.index.store import FORMAT
 from wingbar.model import proof
 from wingbar.model.model import Embeddings
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered
-from wingbar.serving.collection_map import MOST, Map, lay_out
 from wingbar.serving.connections import (
     AnyReader,
     NotFoundError,
@@ -40,17 +41,31 @@ from wingbar.serving.connections import (
     ReaderThread,
     Row,
     is_available,
+    spread_out,
 )
 from wingbar.serving.encoder import Encoded, Encoder, TooLargeError, warm_up
 from wingbar.serving.facts import PhotoFacts, Sizes, photo_facts
+from wingbar.serving.indexing import FolderIndexing
+from wingbar.serving.overview import (
+    MOST,
+    Gallery,
+    Overview,
+    fits,
+    from_text,
+    survey,
+    to_text,
+    updated,
+)
 from wingbar.serving.pictures import Pictures
 from wingbar.serving.settings import Limits
 from wingbar.serving.shards import ShardsReader
 from wingbar.serving.uploads import Uploads
 
 T = TypeVar("T")
+Sort = Literal["spread", "name", "label", "date", "novelty"]
 
 SLOW_FROM = 1000  # a search for more hits, or with a longer shortlist, counts as slow
+OVERVIEW = "overview"  # its name in the index
 LABELS = 200  # labels listed with their counts, the most frequent ones
 
 
@@ -106,14 +121,21 @@ class Service:
     encoder: encodes the pictures of queries and uploads.
     pictures: reads thumbnails, pictures and overlays.
     uploads: adds and deletes items; there are none where nothing is writable.
+    indexing: indexes folders of this machine; None where none may be.
     """
 
     encoder: Encoder
     pictures: Pictures
     uploads: Uploads
 
-    def __init__(self, index: Path | Sequence[Place], limits: Limits) -> None:
+    def __init__(
+        self,
+        index: Path | Sequence[Place],
+        limits: Limits,
+        index_folders: Sequence[Path] = (),
+    ) -> None:
         self.limits = limits
+        self.indexing: FolderIndexing | None = None
         self._places: tuple[Place, ...] = (index,) if isinstance(index, Path) else tuple(index)
         self.name = shard_names(self._places)
         self.path = index if isinstance(index, Path) else Path(self.name)
@@ -132,6 +154,8 @@ class Service:
             self._slow = ReaderThread(lambda: Reader(index), "slow")
             self._lookups = ReaderThread(lambda: Reader(index), "lookup")
             self._writes = ReaderThread(lambda: Reader(index), "write")
+            if index_folders:
+                self.indexing = FolderIndexing(index, index_folders)
         else:
             self.writable = False  # nobody has said into which of the shards
             self._searches = ReaderThread(lambda: ShardsReader(self._places), "search")
@@ -142,8 +166,9 @@ class Service:
         self._senders = ThreadPoolExecutor(cores(), "wingbar-show")
         self._queue: deque[_Asked] = deque()  # searches that are not slow
         self._sizes = Sizes()
-        self._map: tuple[tuple[int, ...], Map] | None = None
-        self._map_lock = asyncio.Lock()
+        self._overview: tuple[tuple[int, ...], Overview] | None = None
+        self._overview_lock = asyncio.Lock()
+        self._orders: dict[str, tuple[tuple[int, ...], NDArray[np.int64]]] = {}
         self._facts: tuple[AnyReader, tuple[int, ...], dict[str, Any]] | None = None
         self._started = False
 
@@ -183,6 +208,8 @@ class Service:
         """Stop accepting pictures, drain the queues, join the threads, release the index."""
         if self._started:
             self._started = False
+            if self.indexing is not None:
+                self.indexing.close()
             self.encoder.close()
             if self._writes is not None:
                 self.uploads.close()
@@ -374,37 +401,104 @@ class Service:
 
         return await self._slow.run(read)
 
-    async def map(self) -> Map:
-        """A map of the collection, computed again after a change. Raises EmptyError, and
-        NotFoundError where several indexes are served as one."""
+    async def arranged(
+        self, offset: int, limit: int, where: Sequence[str], sort: Sort, distinct: bool
+    ) -> Page:
+        """A page of the items that match all filters, sorted, and with `distinct` without copies of
+        items before them. Raises QueryError; NotFoundError where several indexes are served as
+        one."""
+        overview = await self.overview() if distinct or sort == "novelty" else None
+        stacks = (
+            dict(zip(overview.ids.tolist(), overview.stacks.tolist(), strict=True))
+            if (overview is not None and distinct)
+            else None
+        )
+        novel = None if overview is None else overview.ids[np.argsort(-overview.novelty)]
+        seconds = self.limits.filter_seconds
 
-        def read(reader: AnyReader) -> tuple[tuple[int, ...], Map, Any]:
-            if not isinstance(reader, Reader):
-                raise NotFoundError("there is no map of several indexes: serve one of them")
-            if reader.is_empty:
+        def read(reader: AnyReader) -> Page:
+            one = _one_index(reader)
+            if sort == "novelty" and novel is not None:
+                order = novel
+            elif sort == "spread":
+                order = spread_out(one.store.ids())
+            else:
+                order = self._order(one, sort)
+            return one.arranged(offset, limit, where, order, stacks, seconds)
+
+        return await self._slow.run(read)
+
+    def _order(self, reader: Reader, sort: Sort) -> NDArray[np.int64]:
+        """In the slow reader's thread: all ids, sorted; again after a change."""
+        version = reader.version()
+        if sort not in self._orders or self._orders[sort][0] != version:
+            self._orders[sort] = version, reader.sorted_ids(sort)
+        return self._orders[sort][1]
+
+    async def overview(self) -> Overview:
+        """The overview of the collection, from the index if it is there; brought up to date after a
+        change, and kept in the index once much has changed. Raises EmptyError, and NotFoundError
+        where several indexes are served as one."""
+
+        def read(reader: AnyReader) -> tuple[tuple[int, ...], Overview | None, Gallery | None]:
+            one = _one_index(reader)
+            if one.is_empty:
                 raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
-            with reader.snapshot():
-                version = reader.version()
-                if self._map is not None and self._map[0] == version:
-                    return version, self._map[1], None
-                ids = reader.index.ids()
-                rows = np.arange(len(ids))[:: -(-len(ids) // MOST)]
-                labels = reader.index.labels()
-                some = Map(
-                    ids[rows].tolist(), [labels[row] for row in rows], np.empty((0, 2), np.float32)
-                )
-                return version, some, reader.index.features(some.ids)
+            with one.snapshot():
+                version, fingerprint = one.version(), one.model.fingerprint
+                if self._overview is not None and self._overview[0] == version:
+                    return version, self._overview[1], None
+                all_ids = one.index.ids()
+                rows = slice(None, None, -(-len(all_ids) // MOST))
+                ids = all_ids[rows]
+                text = one.store.derived(OVERVIEW)
+                known = None if text is None else from_text(text)
+                if known is not None and not fits(known, fingerprint, ids):
+                    known = None
+                if known is not None and np.array_equal(known.ids, ids):
+                    return version, known, None
+                features = one.index.features(ids.tolist())
+                contents, copy_score = one.index.contents()[rows], one.index.chance().copy_score
+                return version, known, Gallery(fingerprint, ids, features, contents, copy_score)
 
-        def compute(version: tuple[int, ...], found: Map, features: Any) -> Map:
-            found = found._replace(places=lay_out(features))
-            self._map = version, found  # kept also when nobody waits for it any more
+        def compute(known: Overview | None, gallery: Gallery) -> Overview:
+            return survey(gallery) if known is None else updated(known, gallery)
+
+        async with self._overview_lock:  # several that ask at once wait for one
+            version, known, gallery = await self._slow.run(read)
+            found = known
+            if gallery is not None:
+                found = await self._in_pool(lambda: compute(known, gallery))
+                if known is None:
+                    self._keep(found)
+            assert found is not None
+            self._overview = version, found
             return found
 
-        async with self._map_lock:  # several that ask at once wait for one
-            version, found, features = await self._slow.run(read)
-            if features is None:
-                return found
-            return await self._in_pool(lambda: compute(version, found, features))
+    def _keep(self, overview: Overview) -> None:
+        """Have an overview written into the index, if that can be written."""
+
+        def write(reader: Reader) -> None:
+            if reader.store.format < FORMAT:
+                return  # a look at the map is no reason for another format
+            with suppress(StoreError), reader.store.writing():
+                reader.store.keep_derived(OVERVIEW, to_text(overview))
+
+        if self.writable and self._writes is not None:
+            self._writes.submit(write)
+
+    async def map(self) -> tuple[Overview, Sequence[str | None]]:
+        """The overview of the collection, and the label of each of its items. Raises EmptyError,
+        and NotFoundError where several indexes are served as one."""
+        overview = await self.overview()
+
+        def read(reader: AnyReader) -> list[str | None]:
+            one = _one_index(reader)
+            with one.snapshot():
+                of = dict(zip(one.index.ids().tolist(), one.index.labels(), strict=True))
+            return [of.get(id_) for id_ in overview.ids.tolist()]
+
+        return overview, await self._slow.run(read)
 
     async def photo_facts(self, path: str) -> PhotoFacts:
         """What EXIF says about an item's picture."""
@@ -469,6 +563,12 @@ class _Asked:
     unlike: Sequence[Encoded | int]
     options: SearchOptions
     future: Future[Found]
+
+
+def _one_index(reader: AnyReader) -> Reader:
+    if not isinstance(reader, Reader):
+        raise NotFoundError("several indexes have no map and no order: serve one of them")
+    return reader
 
 
 def _timed(found: Found, encoded: Answered[Encoded] | int, total_ms: float) -> Answer:

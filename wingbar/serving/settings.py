@@ -62,6 +62,8 @@ class Settings:
     public: whether anybody who can reach the server may search.
     cors: origins of other web pages that may use the API, as "https://photos.example.org".
     hosts: names accepted in the Host header, in addition to IP addresses, localhost and `host`.
+    index_folders: folders of this machine that may be indexed over HTTP, and those in them; only
+        for a server of one index file that nobody but this machine can ask.
     limits: how much work the server accepts.
     """
 
@@ -73,6 +75,7 @@ class Settings:
     public: bool = False
     cors: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    index_folders: tuple[Path, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,15 @@ class Settings:
                     "--cors takes the origin of a page, as https://photos.example.org, not "
                     f"{origin!r}"
                 )
+
+        if self.index_folders and not (self.shows_paths and isinstance(self.index, Path)):
+            raise WingbarError(
+                "--allow-index is for a server of one index file that nobody but this machine can "
+                "ask: leave --host, --token, --read-token, --public, --allow-host and --cors out"
+            )
+        for folder in self.index_folders:
+            if not folder.is_dir():
+                raise WingbarError(f"--allow-index {folder}: there is no such folder")
 
     @property
     def is_local(self) -> bool:

@@ -20,7 +20,6 @@ def test_keyboard_only(tab: Open) -> None:
     page.keyboard.press("Tab")
     assert one.focused() == "skip"
     page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.matches('.card:first-child .hit')")
     page.keyboard.press("ArrowRight")
     first = page.evaluate("document.activeElement.getBoundingClientRect().toJSON()")

@@ -70,6 +70,42 @@ def test_filters_and_settings(tab: Open) -> None:
 
 
 @pytest.mark.slow
+def test_the_collection_is_sorted_and_stacked(tab: Open) -> None:
+    one = tab()
+    page = one.open()
+    page.select_option("#sort", "name")
+    page.wait_for_url("**sort=name")
+    one.until("document.querySelector('.card .file')?.textContent === 'blue_00.png'")
+    assert one.names()[:5] == [f"blue_{i:02}.png" for i in range(5)]
+    page.reload()
+    page.wait_for_selector(".card")
+    assert page.input_value("#sort") == "name"
+    assert one.names()[0] == "blue_00.png"
+
+    def stacked(route: Route) -> None:
+        answer = route.fetch().json()
+        copies = [item | {"copies": [80, 81]} for item in answer["items"][:4]]
+        route.fulfill(json={"items": copies, "total": 4})
+
+    page.route(re.compile("/api/items.*distinct=true"), stacked)
+    page.click("#panel-button")
+    page.check("#distinct")
+    one.status(r"^4 of 90 pictures, copies stacked$")
+    assert page.locator(".card.stack .copies").all_text_contents() == ["+2"] * 4
+    page.uncheck("#distinct")
+    one.status("^90 pictures$")
+    page.keyboard.press("Escape")
+    for n in (1, 3):  # some of them alone
+        page.locator(".hit").nth(n).focus()
+        page.keyboard.press("x")
+    page.click("#tray-only")
+    one.status("^2 of 90 pictures$")
+    assert one.names() == ["blue_01.png", "blue_03.png"]
+    page.click("#chosen .chip:has-text('Only these')")
+    one.status("^90 pictures$")
+
+
+@pytest.mark.slow
 def test_labels_are_shown_with_spaces(tab: Open) -> None:
     one = tab()
 

@@ -248,6 +248,20 @@ def test_the_first_picture_of_an_empty_index(tab: Open) -> None:
 
 
 @pytest.mark.slow
+def test_a_shard_does_not_answer(tab: Open) -> None:
+    one = tab()
+    failed = [{"name": "b.wb", "reason": "no such host"}]
+    one.page.route(
+        "**/api/search", lambda route: route.fulfill(json=route.fetch().json() | {"failed": failed})
+    )
+    page = one.open("/?id=1")
+    page.wait_for_selector(
+        "#notice:has-text('Results are missing: b.wb does not answer (no such host)')"
+    )
+    assert page.locator(".card").count() > 10
+
+
+@pytest.mark.slow
 def test_nothing_found(tab: Open) -> None:
     one = tab()
     page = one.open("/?id=1&radius=0&where=label=blue")

@@ -91,6 +91,14 @@ def test_what_the_model_saw(tab: Open) -> None:
     page.click(".card:nth-child(2) .detail")
     page.click("#lightbox-look-button")
     page.wait_for_selector("#lightbox-look:not([hidden])")
+    page.route("**/api/match**", overlay)
+    page.click("#lightbox-match")  # on both of them
+    page.wait_for_selector("#lightbox-query-look:not([hidden])")
+    assert asked[-1] == {"id": 7, "box": [50, 20, 40, 40]}
+    assert page.inner_text("#lightbox-note").startswith("Orange: what makes the two alike")
+    assert page.get_attribute("#lightbox-look-button", "aria-pressed") == "false"
+    page.keyboard.press("ArrowRight")
+    assert page.is_hidden("#lightbox-query-look")
 
 
 @pytest.mark.slow
@@ -317,7 +325,10 @@ def test_the_map(tab: Open) -> None:
     page.mouse.up()
     page.keyboard.up("Shift")
     page.wait_for_selector(f"#tray-text:has-text('{3 * EACH} pictures selected')")
-    page.keyboard.press("Escape")
+    page.click("#tray-only")  # the lasso filters the pictures
+    one.status(f"^{3 * EACH} of {3 * EACH} pictures$")
+    assert page.is_visible(".card")
+    page.keyboard.press("m")
     page.focus("#map")
     page.keyboard.press("+")
     page.keyboard.press("ArrowLeft")

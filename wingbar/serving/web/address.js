@@ -7,6 +7,8 @@ import { DEFAULTS, likePicture, NOTHING } from "./state.js";
 /** @typedef {import("./state.js").Picture} Picture */
 
 /** @type {readonly string[]} */
+const SORTS = ["spread", "name", "label", "date", "novelty"];
+/** @type {readonly string[]} */
 const FINE = ["none", "ties", "pool", "asymmetric"];
 const KEY = /^u[0-9a-z]{1,30}$/; // of a picture of this browser
 
@@ -30,6 +32,9 @@ export function fromAddress(query) {
     shortlist: integer(params.get("shortlist"), 1) ?? DEFAULTS.shortlist,
     distinct: params.get("distinct") === "true",
     where: params.getAll("where").filter(Boolean),
+    sort: SORTS.includes(params.get("sort"))
+      ? /** @type {import("./state.js").Sort} */ (params.get("sort"))
+      : NOTHING.sort,
   };
 }
 
@@ -44,6 +49,7 @@ export function toAddress(search) {
     const isDefault = name === "shortlist" && String(DEFAULTS.shortlist) === value;
     if (!isDefault) params.append(name, value);
   }
+  if (search.sort !== NOTHING.sort) params.set("sort", search.sort);
   const text = params.toString().replaceAll("%2C", ",").replaceAll("%3D", "=");
   return text ? `/?${text}` : "/";
 }

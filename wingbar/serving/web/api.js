@@ -21,6 +21,10 @@
  * @property {string} fingerprint  of the model
  * @property {boolean} explains  whether it can show what the model saw
  * @property {boolean} writable  whether pictures can be added and removed
+ * @property {boolean} [reveals]  whether the server can show files in its machine's file manager
+ * @property {string[]} [index_folders]  folders of the server's machine that it may index
+ * @property {object[]} [shards]  the indexes, where several are served as one
+ * @property {boolean} [indexing]  whether it is indexing one
  * @property {Limits} limits
  */
 

@@ -1,34 +1,31 @@
 // Many pictures at once: a folder, or several files, is added to the index in batches, with progress
 // and a list of what could not be used.
 
+import { drawAdding, drawFailed, finishAdding, ofPictures, openAdding } from "./adding.js";
 import { json } from "./api.js";
-import { $, make } from "./elements.js";
+import { $ } from "./elements.js";
 import { refreshInfo } from "./info.js";
 import { goHome } from "./navigation.js";
 import { showNotice } from "./notice.js";
 import { forgetAnswers } from "./search.js";
 import { objection } from "./uploads.js";
 import { state } from "./state.js";
-import { count, plural } from "./words.js";
+import { plural } from "./words.js";
 
+const HEIC = /\.hei[cf]$/i; // a type that few systems know
 const BATCH = 16; // pictures of one request,
 const FIRST_BATCH = 64; // and of the first one of an empty index, which learns its codes from it,
 const BATCH_BYTES = 24e6; // and bytes, unless one picture has more
-const SHOWN = 200; // reasons
 
 /** What is under way; null when nothing is. @type {AbortController | null} */
 let running = null;
 
-/** Listen to the button that chooses a folder, and to the dialog. */
+/** Listen to the button that chooses a folder, and to its choice. */
 export function listenToFolder() {
   $("add-folder").addEventListener("click", () => $("folder").click());
   $("folder").addEventListener("change", () => {
     addFiles([...$("folder").files]);
     $("folder").value = "";
-  });
-  $("adding-stop").addEventListener("click", () => {
-    if (running) running.abort();
-    else $("adding").close();
   });
 }
 
@@ -38,17 +35,27 @@ export function listenToFolder() {
  */
 export async function addFiles(files) {
   if (running) return;
-  const pictures = files.filter(({ type }) => type.startsWith("image/"));
+  const pictures = files.filter(({ type, name }) => type.startsWith("image/") || HEIC.test(name));
   if (!pictures.length) {
     showNotice("There is no picture in this folder.", [], "wait");
     return;
   }
-  running = new AbortController();
+  const work = new AbortController();
+  running = work;
   /** @type {{ name: string, reason: string }[]} */
   const failed = [];
   let added = 0;
   const wasEmpty = !state.info.items;
-  open(pictures.length, files.length - pictures.length);
+  const others = files.length - pictures.length;
+  const left = others ? ` ${plural(others, "other file")} left out.` : "";
+  openAdding(`The pictures are copied into the folder beside the index.${left}`, () =>
+    work.abort(),
+  );
+  const draw = (/** @type {number} */ done) => {
+    drawAdding(ofPictures(done, pictures.length), done, pictures.length);
+    drawFailed(failed);
+  };
+  draw(0);
   try {
     const usable = pictures.filter((file) => {
       const reason = objection(file, state.info.limits);
@@ -57,18 +64,18 @@ export async function addFiles(files) {
     });
     let done = failed.length;
     for (const batch of batches(usable, wasEmpty ? FIRST_BATCH : BATCH)) {
-      const answer = await send(batch, running.signal);
+      const answer = await send(batch, work.signal);
       added += answer.items.length;
       done += batch.length;
       failed.push(...answer.failed);
-      draw(done, pictures.length, failed);
+      draw(done);
     }
     const hint = wasEmpty && added > FIRST_BATCH ? ` ${refitHint()}` : "";
-    finish(`${plural(added, "picture")} added.${hint}`, failed);
+    finishAdding(`${plural(added, "picture")} added.${hint}`, failed);
   } catch (/** @type {any} */ problem) {
-    const isStopped = running.signal.aborted;
+    const isStopped = work.signal.aborted;
     const why = isStopped ? "Stopped." : `${problem.message} Nothing is lost:`;
-    finish(`${why} ${plural(added, "picture")} added so far.`, failed);
+    finishAdding(`${why} ${plural(added, "picture")} added so far.`, failed);
   }
   running = null;
   forgetAnswers();
@@ -141,42 +148,5 @@ async function send(batch, signal) {
   } catch (/** @type {any} */ problem) {
     if (problem.status !== 422) throw problem; // none of them could be used
     return { items: [], failed: batch.map(({ name }) => ({ name, reason: problem.message })) };
-  }
-}
-
-/** @param {number} total @param {number} others */
-function open(total, others) {
-  const left = others ? ` ${plural(others, "other file")} left out.` : "";
-  $("adding-note").textContent = `The pictures are copied into the folder beside the index.${left}`;
-  $("adding-stop").textContent = "Stop";
-  draw(0, total, []);
-  $("adding").showModal();
-}
-
-/**
- * @param {number} done
- * @param {number} total
- * @param {{ name: string, reason: string }[]} failed
- */
-function draw(done, total, failed) {
-  $("adding-bar").max = total;
-  $("adding-bar").value = done;
-  $("adding-text").textContent = `${count(done)} of ${plural(total, "picture")}`;
-  const items = failed
-    .slice(0, SHOWN)
-    .map(({ name, reason }) => make("li", {}, make("b", {}, name), ` ${reason}`));
-  $("adding-failed").replaceChildren(...items);
-  $("adding-failed").hidden = !items.length;
-}
-
-/** @param {string} text @param {{ name: string, reason: string }[]} failed */
-function finish(text, failed) {
-  const wrong = failed.length ? ` ${plural(failed.length, "picture")} could not be used:` : "";
-  $("adding-text").textContent = `${text}${wrong}`;
-  $("adding-bar").value = $("adding-bar").max;
-  $("adding-stop").textContent = "Close";
-  if (!failed.length) {
-    $("adding").close();
-    showNotice(text, [], "good");
   }
 }

@@ -17,6 +17,7 @@ export async function refreshInfo() {
   if (bits) parts.push(`codes of ${count(bits)} bits by the model ${model}`);
   $("about").textContent = parts.join(" · ");
   $("add-folder").hidden = !state.info.writable;
+  $("index-folder").hidden = !state.info.index_folders;
 }
 
 /** What the filters on offer depend on. */

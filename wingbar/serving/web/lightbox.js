@@ -6,8 +6,9 @@ import { bitTable } from "./bits.js";
 import { $, make, makeButton, setName } from "./elements.js";
 import { copy } from "./exports.js";
 import { openLabel } from "./labels.js";
-import { Overlay } from "./overlay.js";
+import { LOOK_LEGEND, MATCH_LEGEND, Overlay } from "./overlay.js";
 import { showPicture } from "./pictures.js";
+import { requestOf } from "./query.js";
 import { removeSoon } from "./removal.js";
 import { copiesOf } from "./search.js";
 import { hasQuery, state } from "./state.js";
@@ -38,7 +39,12 @@ export class Lightbox {
     this.on = on;
     this.dialog = $("lightbox");
     this.zoom = new Zoom($("lightbox-stage"));
-    this.overlay = new Overlay($("lightbox-look-button"), $("lightbox-look"), $("lightbox-note"));
+    const note = $("lightbox-note");
+    const [own, query] = [$("lightbox-look"), $("lightbox-query-look")];
+    this.look = new Overlay($("lightbox-look-button"), [own], note, LOOK_LEGEND);
+    this.match = new Overlay($("lightbox-match"), [own, query], note, MATCH_LEGEND);
+    $("lightbox-look-button").addEventListener("click", () => this.match.clear(), true);
+    $("lightbox-match").addEventListener("click", () => this.look.clear(), true);
     /** @type {Entry | null} */
     this.entry = null;
     this.beside = true;
@@ -64,6 +70,7 @@ export class Lightbox {
     };
     for (const [name, action] of Object.entries(actions))
       $(`lightbox-${name}`).addEventListener("click", action);
+    $("path-reveal").addEventListener("click", () => this.#reveal());
     $("path-copy").addEventListener("click", () =>
       copy(this.entry.path, "The path was copied.").then(() => this.#note("The path was copied.")),
     );
@@ -87,10 +94,13 @@ export class Lightbox {
     );
     $("copies-field").hidden = true;
     this.#draw(entry, ranking);
-    this.overlay.offer(state.info.explains && entry.available, () => [
-      "/api/explain",
-      jsonBody({ id: entry.id }),
+    this.look.offer(state.info.explains && entry.available, () => [
+      ["/api/explain", jsonBody({ id: entry.id })],
     ]);
+    const on = (/** @type {"item" | "query"} */ side) =>
+      requestOf(`/api/match?item=${entry.id}&on=${side}`, state.search.box);
+    const isPair = hasQuery() && entry.available && entry.id !== state.search.query;
+    this.match.offer(isPair, () => [on("item"), on("query")]);
     if (!this.dialog.open) this.dialog.showModal();
     this.#loadImages(entry);
     this.#loadFacts(entry);
@@ -117,6 +127,7 @@ export class Lightbox {
     $("facts").replaceChildren(...factsOf(entry, ranking).map(makeFact));
     $("path-field").hidden = !entry.path;
     setName($("path"), entry.path ?? "");
+    $("path-reveal").hidden = !state.info.reveals || !available;
     drawBits(entry, ranking);
   }
 
@@ -132,7 +143,7 @@ export class Lightbox {
       delete own.dataset.url;
     }
     if (hasQuery()) own.alt = $("picture").alt;
-    this.zoom.reset([image, own, $("lightbox-look")]);
+    this.zoom.reset([image, own, $("lightbox-look"), $("lightbox-query-look")]);
   }
 
   /** What only a look at the file tells. @param {Entry} entry */
@@ -237,6 +248,14 @@ export class Lightbox {
     this.#note(`${shownName(entry)} is marked as ${right ? "right" : "wrong"}.`);
   }
 
+  async #reveal() {
+    try {
+      await request(`/api/items/${this.entry.id}/reveal`, { method: "POST" });
+    } catch (/** @type {any} */ problem) {
+      this.#note(problem.message);
+    }
+  }
+
   #select() {
     this.on.select(this.entry);
     $("lightbox-select").setAttribute("aria-pressed", String(this.on.isSelected(this.entry.id)));
@@ -248,7 +267,8 @@ export class Lightbox {
   }
 
   #closed() {
-    this.overlay.clear();
+    this.look.clear();
+    this.match.clear();
     this.zoom.reset();
   }
 

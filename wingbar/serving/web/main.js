@@ -11,7 +11,8 @@
 //   search, results      a search and its results
 //   problems, start      failures; the start page
 //   page                 all of this for one search
-//   exports, removal, labels, tray, lasso, map, folder, lightbox, changes, keyboard   what can be done with it
+//   exports, removal, labels, tray, lasso, map, adding, folder, indexing, lightbox, changes, keyboard
+//                        what can be done with it
 
 import { linkTo } from "./address.js";
 import { apiHooks } from "./api.js";
@@ -20,12 +21,13 @@ import { listenToDialogs } from "./dialogs.js";
 import { listenToExports } from "./exports.js";
 import { listenToFolder } from "./folder.js";
 import { grid } from "./grid.js";
+import { listenToIndexing, watchIndexing } from "./indexing.js";
 import { refreshInfo } from "./info.js";
 import { listenToKeys } from "./keyboard.js";
 import { labelHooks, listenToLabels } from "./labels.js";
 import { listenToLasso } from "./lasso.js";
 import { Lightbox } from "./lightbox.js";
-import { listenToMap, mapHooks } from "./map.js";
+import { isMapShown, listenToMap, mapHooks, showMap } from "./map.js";
 import { arrive, go, goLike, listenToHistory, navigationHooks } from "./navigation.js";
 import { listenToLinks, show } from "./page.js";
 import { listenToPanel } from "./panel.js";
@@ -35,10 +37,10 @@ import { listenToQuery } from "./query.js";
 import { listenToRemoval, removalHooks } from "./removal.js";
 import { showFurther } from "./results.js";
 import { drawSearches, listenToSearches } from "./searches.js";
-import { showMore } from "./start.js";
+import { listenToSort, showMore, showSome } from "./start.js";
 import { state, withMark } from "./state.js";
 import { askForToken } from "./token.js";
-import { listenToTray, toggleSelected } from "./tray.js";
+import { listenToTray, toggleSelected, trayHooks } from "./tray.js";
 import { listenToView } from "./view.js";
 import { count } from "./words.js";
 
@@ -49,6 +51,10 @@ apiHooks.busy = showBusy;
 navigationHooks.show = show;
 removalHooks.removed = afterRemoval;
 labelHooks.labelled = afterLabel;
+trayHooks.only = (entries) => {
+  if (isMapShown()) showMap(false);
+  showSome(entries);
+};
 mapHooks.details = (entry) => lightbox.show(entry);
 
 const isSelected = (/** @type {number} */ id) => state.selected.has(id);
@@ -79,6 +85,7 @@ listenToHistory();
 listenToQuery();
 listenForPictures();
 listenToPanel();
+listenToSort();
 listenToExports();
 listenToAdd();
 listenToRemoval();
@@ -87,6 +94,7 @@ listenToTray();
 listenToLasso();
 listenToMap();
 listenToFolder();
+listenToIndexing();
 listenToSearches();
 listenToKeys();
 listenToDialogs();
@@ -105,6 +113,7 @@ async function start() {
   if (fine !== "none") state.stage = fine;
   drawSearches();
   await arrive(history.state);
+  if (state.info.indexing) watchIndexing();
   if (matchMedia("(display-mode: standalone)").matches)
     navigator.serviceWorker?.register("/share.js").catch(() => {}); // an app is a share target
   addEventListener("visibilitychange", () => {

@@ -1,4 +1,4 @@
-// A button that lays what the model saw over a picture.
+// A button that lays what the model saw, or what matches, over pictures.
 
 import { request } from "./api.js";
 
@@ -6,19 +6,26 @@ import { request } from "./api.js";
 
 const WHOLE = { left: "0", top: "0", width: "100%", height: "100%" };
 
-/** What the model saw in one picture. */
+/** What the colour means. */
+export const LOOK_LEGEND = "Orange: where the model looked. Numbers: the parts it found strongest.";
+export const MATCH_LEGEND =
+  "Orange: what makes the two alike. Without these parts they would be less alike.";
+
+/** A picture of the server that lies over one of the page, or over several at once. */
 export class Overlay {
   /**
    * @param {HTMLButtonElement} button
-   * @param {HTMLImageElement} img  lies over the picture
-   * @param {Element} note          takes the message when it fails
+   * @param {HTMLImageElement[]} imgs  each lies over a picture
+   * @param {Element} note             takes the legend, or the message when it fails
+   * @param {string} legend
    */
-  constructor(button, img, note) {
+  constructor(button, imgs, note, legend) {
     this.button = button;
-    this.img = img;
+    this.imgs = imgs;
     this.note = note;
-    /** @type {(() => Request) | null} */
-    this.requestOf = null;
+    this.legend = legend;
+    /** @type {(() => Request[]) | null} */
+    this.requestsOf = null;
     this.placeOf = () => WHOLE;
     button.addEventListener("click", () => this.#toggle());
   }
@@ -26,34 +33,41 @@ export class Overlay {
   /**
    * Offer it for another picture, or hide the button.
    * @param {boolean} possible
-   * @param {() => Request} requestOf  arguments of the request for the overlay
+   * @param {() => Request[]} requestsOf  arguments of the request for each overlay
    * @param {() => typeof WHOLE} [placeOf]  the part of the picture that it covers, as CSS
    */
-  offer(possible, requestOf, placeOf = () => WHOLE) {
+  offer(possible, requestsOf, placeOf = () => WHOLE) {
     this.clear();
     this.button.hidden = !possible;
-    this.requestOf = requestOf;
+    this.requestsOf = requestsOf;
     this.placeOf = placeOf;
   }
 
-  /** Take it off the picture. */
+  /** Take it off the pictures. */
   clear() {
-    this.img.hidden = true;
-    if (this.img.src) URL.revokeObjectURL(this.img.src);
-    this.img.removeAttribute("src");
+    for (const img of this.imgs) {
+      img.hidden = true;
+      if (img.src) URL.revokeObjectURL(img.src);
+      img.removeAttribute("src");
+    }
+    if (this.note.textContent === this.legend) this.note.textContent = "";
     this.button.setAttribute("aria-pressed", "false");
   }
 
   async #toggle() {
-    if (!this.img.hidden) return this.clear();
-    const { requestOf } = this;
+    if (this.imgs.some((img) => !img.hidden)) return this.clear();
+    const { requestsOf } = this;
     this.button.disabled = true;
     try {
-      const blob = await (await request(...requestOf())).blob();
-      if (requestOf !== this.requestOf) return; // another picture by now
-      this.img.src = URL.createObjectURL(blob);
-      Object.assign(this.img.style, this.placeOf());
-      this.img.hidden = false;
+      const answers = await Promise.all(requestsOf().map((one) => request(...one)));
+      const blobs = await Promise.all(answers.map((one) => one.blob()));
+      if (requestsOf !== this.requestsOf) return; // another picture by now
+      for (const [i, blob] of blobs.entries()) {
+        this.imgs[i].src = URL.createObjectURL(blob);
+        Object.assign(this.imgs[i].style, this.placeOf());
+        this.imgs[i].hidden = false;
+      }
+      this.note.textContent = this.legend;
       this.button.setAttribute("aria-pressed", "true");
     } catch (/** @type {any} */ problem) {
       this.note.textContent = problem.message;

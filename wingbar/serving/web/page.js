@@ -17,7 +17,8 @@ import { setBusy } from "./status.js";
 export function listenToLinks() {
   $("skip").addEventListener("click", (/** @type {MouseEvent} */ event) => {
     event.preventDefault(); // an address with # would be a step in the history
-    $("results").focus();
+    if (grid.entries.length) grid.focus();
+    else $("results").focus();
   });
   $("home").addEventListener("click", (/** @type {MouseEvent} */ event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || !state.info) return;
@@ -40,7 +41,7 @@ export async function show(next, how) {
   drawFrame(next);
   try {
     if (hasQuery()) await showResults(next, signal, how);
-    else await showStart(signal, how.least);
+    else await showStart(signal, how.least, how.travel);
     if (hasQuery() && !signal.aborted) {
       rememberSearch();
       suggestRegions();

@@ -61,11 +61,14 @@ export function openPanel(open) {
 /** Offer the filters of the index. */
 export const offerFilters = () => filters.offer(state.info);
 
+/** Show the filters in use behind other chips. @param {HTMLElement[]} others */
+export const drawChips = (others) => filters.show(state.search.where, others);
+
 /** Show the filters and settings of the present search. */
 export function drawPanel() {
   const { where, distinct, shortlist, radius } = state.search;
   $("settings").hidden = !hasQuery();
-  $("distinct").closest("label").hidden = !hasQuery();
+  $("distinct").closest("label").hidden = !hasQuery() && Boolean(state.info.shards);
   $("distinct").checked = distinct;
   const inUse = where.length + Number(distinct);
   $("panel-count").hidden = !inUse;

@@ -6,7 +6,7 @@ import { Crop, placeOf } from "./crop.js";
 import { $, make, makeButton, setName } from "./elements.js";
 import { go } from "./navigation.js";
 import { stopWaiting, whenBack } from "./outage.js";
-import { Overlay } from "./overlay.js";
+import { LOOK_LEGEND, Overlay } from "./overlay.js";
 import { drawPanel } from "./panel.js";
 import { showPicture } from "./pictures.js";
 import { hasQuery, isUpload, queryFile, state, withoutPicture } from "./state.js";
@@ -17,7 +17,7 @@ import { bytes, count } from "./words.js";
 
 const MOST_TERMS = 6; // pictures in the bar; further ones are a number
 
-const overlay = new Overlay($("look-button"), $("query-look"), $("query-facts"));
+const overlay = new Overlay($("look-button"), [$("query-look")], $("look-note"), LOOK_LEGEND);
 /** The picture whose regions were asked for. @type {Picture | null} */
 let suggestedFor = null;
 
@@ -324,7 +324,7 @@ function gapText() {
 function offerOverlay() {
   overlay.offer(
     state.info.explains,
-    () => requestOf("/api/explain", state.search.box),
+    () => [requestOf("/api/explain", state.search.box)],
     () => {
       const { box } = state.search;
       return placeOf(box ?? [0, 0, 1, 1], box ? crop.size : [1, 1]);
@@ -338,10 +338,11 @@ function offerOverlay() {
  * @param {number[] | null} box
  * @returns {import("./overlay.js").Request}
  */
-function requestOf(path, box) {
+export function requestOf(path, box) {
   const { query } = state.search;
   if (!isUpload()) return [path, jsonBody({ id: query, ...(box && { box }) })];
-  return [`${path}${box ? `?box=${box}` : ""}`, fileBody(queryFile())];
+  const separator = path.includes("?") ? "&" : "?";
+  return [`${path}${box ? `${separator}box=${box}` : ""}`, fileBody(queryFile())];
 }
 
 function enterCrop() {

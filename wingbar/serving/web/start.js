@@ -4,7 +4,9 @@ import { json } from "./api.js";
 import { $ } from "./elements.js";
 import { grid } from "./grid.js";
 import { refreshInfo } from "./info.js";
-import { showAgain } from "./navigation.js";
+import { removableChip } from "./filters.js";
+import { go, goHome, showAgain } from "./navigation.js";
+import { drawChips } from "./panel.js";
 import { report } from "./problems.js";
 import { state } from "./state.js";
 import { clearSummary, nothingFound, setBusy, showPlaceholder } from "./status.js";
@@ -16,23 +18,46 @@ const PAGE = 120; // pictures in one request
  * Show the first pictures that match the filters.
  * @param {AbortSignal} signal
  * @param {number} [least]  how many of them, to come back to where the person was
+ * @param {boolean} [travel]  whether pictures move to their new places
  */
-export async function showStart(signal, least = PAGE) {
+export async function showStart(signal, least = PAGE, travel = false) {
   const { info } = state;
   state.results = null;
   clearSummary();
   document.title = `${info.name} · wingbar`;
   $("title").textContent = info.name.replace(/\.wb$/, "");
+  $("sort").value = state.search.sort;
+  $("sort-field").hidden = !info.items || Boolean(info.shards);
   if (!info.items) {
     showEmptyIndex();
     return;
   }
   setBusy(true);
   const { items, total } = await fetchPage(0, signal, Math.min(1000, Math.max(PAGE, least)));
+  if (signal.aborted) return;
   state.browsing = { total, loaded: items.length, loading: false, signal };
   drawTotal();
-  grid.show(items);
+  grid.show(items, { travel });
   showPlaceholder(items.length ? null : nothingFound(null, state.search.where));
+}
+
+/**
+ * Show some pictures alone, until the next search.
+ * @param {import("./card.js").Entry[]} entries
+ */
+export async function showSome(entries) {
+  await goHome();
+  state.browsing = { ...state.browsing, total: entries.length, loaded: entries.length };
+  grid.show(entries);
+  drawChips([removableChip("Only these", "All pictures", goHome)]);
+  $("status").textContent = `${count(entries.length)} of ${plural(state.info.items, "picture")}`;
+}
+
+/** Listen to the order of the pictures. */
+export function listenToSort() {
+  $("sort").addEventListener("change", () =>
+    go({ ...state.search, sort: $("sort").value }, { push: false, travel: true }),
+  );
 }
 
 /** Take pictures that were removed off the page, which stays where it is. @param {Set<number>} ids */
@@ -72,9 +97,12 @@ async function fetchPage(offset, signal, limit = PAGE) {
   const params = new URLSearchParams({
     offset: String(offset),
     limit: String(limit),
-    spread: "true",
     sizes: "true",
   });
+  const { sort, distinct } = state.search;
+  if (sort === "spread" && !distinct) params.set("spread", "true");
+  else params.set("sort", sort);
+  if (distinct) params.set("distinct", "true");
   for (const condition of state.search.where) params.append("where", condition);
   const page = await json(`/api/items?${params}`, { signal });
   for (const item of page.items) state.known.set(item.id, item);
@@ -85,8 +113,10 @@ async function fetchPage(offset, signal, limit = PAGE) {
 function drawTotal() {
   const { total } = state.browsing;
   const all = plural(state.info.items, "picture");
-  const isFiltered = state.search.where.length > 0;
-  $("status").textContent = isFiltered ? `${count(total)} of ${all}` : plural(total, "picture");
+  const { where, distinct } = state.search;
+  const isPart = where.length > 0 || distinct;
+  const text = isPart ? `${count(total)} of ${all}` : plural(total, "picture");
+  $("status").textContent = distinct && !where.length ? `${text}, copies stacked` : text;
 }
 
 function showEmptyIndex() {
@@ -97,6 +127,8 @@ function showEmptyIndex() {
   /** @type {import("./notice.js").Action[]} */
   const actions = [["Check again", () => refreshInfo().then(showAgain)]];
   if (writable) actions.unshift(["Choose a folder", () => $("folder").click()]);
+  if (state.info.index_folders)
+    actions.unshift(["Index a folder of this machine", () => $("index-folder").click()]);
   showPlaceholder({
     title: "This index is empty",
     text: writable

@@ -29,6 +29,13 @@ import { Uploads } from "./uploads.js";
  * @property {number} shortlist      number of items that the fine stage orders, 1 or more
  * @property {boolean} distinct      whether copies are stacked
  * @property {string[]} where        filters, such as "label=monarch"
+ * @property {Sort} sort             the order of the start page
+ */
+
+/**
+ * How the start page is sorted: a bit of every folder first, by name, by label, the newest file
+ * first, or the most unusual picture first.
+ * @typedef {"spread" | "name" | "label" | "date" | "novelty"} Sort
  */
 
 /**
@@ -89,6 +96,7 @@ export const NOTHING = {
   shortlist: DEFAULTS.shortlist,
   distinct: false,
   where: [],
+  sort: "spread",
 };
 
 /**

@@ -22,11 +22,18 @@ const MOST_ZIPPED = 500; // pictures, which are in memory meanwhile
 /** The picture that a range of the selection begins at. @type {number | null} */
 let anchor = null;
 
+/** What the page does for the tray; set by main.js. */
+export const trayHooks = {
+  /** Show these pictures alone. @type {(entries: Entry[]) => void} */
+  only: () => {},
+};
+
 /** Listen to the buttons of the tray, and to the switch of selecting. */
 export function listenToTray() {
   /** @type {Record<string, () => void>} */
   const actions = {
     search: searchWithThese,
+    only: showOnlyThese,
     paths: () =>
       copy(
         chosen()
@@ -110,6 +117,12 @@ function setSelecting(on) {
 
 /** The newest records of the selected pictures. @returns {any[]} */
 const chosen = () => [...state.selected].map((id) => state.known.get(id)).filter(Boolean);
+
+function showOnlyThese() {
+  const entries = chosen();
+  clearSelection();
+  trayHooks.only(entries);
+}
 
 function searchWithThese() {
   const [query, ...like] = [...state.selected].slice(0, MOST_QUERIES);

@@ -112,7 +112,7 @@ export function objection(file, limits) {
   const { name, type, size } = file;
   if (!size) return `${name} is empty. Choose another file.`;
   if (type && !type.startsWith("image/") && type !== "application/octet-stream")
-    return `${name} is not a picture. Choose a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file.`;
+    return `${name} is not a picture. Choose a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file.`;
   if (limits?.upload_bytes && size > limits.upload_bytes)
     return `${name} is ${bytes(size)}; this server accepts at most ${bytes(limits.upload_bytes)}.`;
   return null;
