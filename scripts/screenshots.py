@@ -1,9 +1,9 @@
-"""Make pictures of the page in ten states, of an index of drawn birds.
+"""Make pictures of the page in eleven states, of an index of drawn birds.
 
     python scripts/screenshots.py shots/ [--index photos.wb]
 
-Needs Playwright and Chromium. Every state is taken at 1280 x 800, light and dark, and at 390 x 844
-as on a phone. With --index the pictures of another index are shown.
+Needs Playwright and Chromium. Every state is taken at 1280 x 800 and at 390 x 844 as on a phone,
+light and dark. With --index the pictures of another index are shown.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
 EACH = 36  # birds of each species
 PORT = 8437
 RATIOS = (1.0, 1.5, 0.75, 1.33, 1.0, 1.78)  # width over height, as photos have them
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "has_touch": True,
+    "is_mobile": True,
+}
 WINDOWS = {
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
-    "phone": {
-        "viewport": {"width": 390, "height": 844},
-        "color_scheme": "light",
-        "device_scale_factor": 2,
-        "has_touch": True,
-        "is_mobile": True,
-    },
+    "phone": {**PHONE, "color_scheme": "light"},
+    "phone-dark": {**PHONE, "color_scheme": "dark"},
 }
 
 
@@ -118,6 +119,11 @@ def lightbox(page: Page) -> None:
     page.wait_for_timeout(800)
 
 
+def match(page: Page) -> None:
+    page.click("#lightbox-match")
+    page.wait_for_selector("#lightbox-query-look:not([hidden])")
+
+
 def tray(page: Page) -> None:
     page.keyboard.press("Escape")
     for n in (0, 2, 3, 6):
@@ -151,6 +157,7 @@ STATES: dict[str, Callable[[Page], None]] = {
     "marks": mark,
     "crop": crop,
     "lightbox": lightbox,
+    "match": match,
     "tray": tray,
     "filters": filters,
     "map": show_map,

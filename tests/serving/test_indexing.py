@@ -57,6 +57,13 @@ def events(client: httpx.Client) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
+def ended(work: FolderIndexing) -> str:
+    """How a run ended."""
+    assert work._thread is not None
+    work._thread.join()
+    return work.run.state
+
+
 def test_a_folder_is_indexed_and_watched(asked: httpx.Client, machine: Path) -> None:
     info = asked.get("/api/info").json()
     assert (info["index_folders"], info["indexing"]) == ([str(machine / "allowed")], False)
@@ -126,13 +133,10 @@ def test_a_run_is_stopped_and_another_waits(
 
     monkeypatch.setattr(work, "_progress", stopping)
     work.start(str(machine / "allowed"))
-    assert work._thread is not None
-    work._thread.join()
-    assert work.run.state == "stopped"
+    assert ended(work) == "stopped"
     monkeypatch.setattr(work, "_progress", progress)
     work.start(str(machine / "allowed"))
-    work._thread.join()
-    assert work.run.state == "done"
+    assert ended(work) == "done"
     with Index.open(tmp_path / "own.wb") as index:
         assert len(index) == 8
 
@@ -142,8 +146,7 @@ def test_a_folder_that_is_gone_is_a_message(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     work = FolderIndexing(tmp_path / "own.wb", [tmp_path])
     work.start(str(tmp_path / "photos"))
-    work.close()
-    assert work.run.state == "failed"
+    assert ended(work) == "failed"
     assert "no images" in work.run.message
     os.rmdir(tmp_path / "photos")
     with pytest.raises(indexing.NotAllowedError, match="there is no folder"):

@@ -27,6 +27,7 @@ from wingbar.index.store import Item, Store
 from wingbar.model.model import Embeddings, Model
 
 T = TypeVar("T")
+ItemSort = Literal["name", "label", "date"]  # what the items themselves tell
 
 COLUMN_VALUES = 20  # values listed per column, the most frequent ones
 COLUMN_SAMPLE = 5000  # items whose columns are read to find those values
@@ -268,7 +269,7 @@ class Reader:
             rows = self._rows(page)
         return Page(rows, len(ids), copies={id_: copies[id_] for id_ in page if copies.get(id_)})
 
-    def sorted_ids(self, sort: Literal["name", "label", "date"]) -> NDArray[np.int64]:
+    def sorted_ids(self, sort: ItemSort) -> NDArray[np.int64]:
         """All ids by the name of the file, with numbers in it as numbers; by label; or by the time
         of the file, the newest first. What is equal is in the order of names."""
         with self.snapshot():

@@ -104,7 +104,7 @@ class Pictures:
 
         def read(reader: AnyReader) -> tuple[Model, NDArray[np.floating] | None]:
             known = isinstance(by_id, int) and (on == "query" or box is None)
-            feature = reader.embedding(int(by_id)).features[0] if known else None  # type: ignore[arg-type]
+            feature = reader.embedding(int(by_id)).features[0] if known else None
             return reader.model, feature
 
         def draw() -> bytes:
@@ -117,6 +117,11 @@ class Pictures:
             return self._make_match(shown, box if on == "query" else None, model, other)
 
         model, feature = await self._lookups.run(read)
+        if not model.has_network:
+            raise NotFoundError(
+                "this index holds vectors that were made elsewhere: no network of "
+                "it can say what matches"
+            )
         return await self._in_pool(draw)
 
     async def regions(self, query: bytes | int) -> list[list[int]]:

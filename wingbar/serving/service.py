@@ -35,6 +35,7 @@ from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered
 from wingbar.serving.connections import (
     AnyReader,
+    ItemSort,
     NotFoundError,
     Page,
     Reader,
@@ -62,7 +63,7 @@ from wingbar.serving.shards import ShardsReader
 from wingbar.serving.uploads import Uploads
 
 T = TypeVar("T")
-Sort = Literal["spread", "name", "label", "date", "novelty"]
+Sort = Literal["spread", "novelty"] | ItemSort
 
 SLOW_FROM = 1000  # a search for more hits, or with a longer shortlist, counts as slow
 OVERVIEW = "overview"  # its name in the index
@@ -408,18 +409,16 @@ class Service:
         items before them. Raises QueryError; NotFoundError where several indexes are served as
         one."""
         overview = await self.overview() if distinct or sort == "novelty" else None
-        stacks = (
-            dict(zip(overview.ids.tolist(), overview.stacks.tolist(), strict=True))
-            if (overview is not None and distinct)
-            else None
-        )
-        novel = None if overview is None else overview.ids[np.argsort(-overview.novelty)]
+        stacks = None
+        if overview is not None and distinct:
+            stacks = dict(zip(overview.ids.tolist(), overview.stacks.tolist(), strict=True))
         seconds = self.limits.filter_seconds
 
         def read(reader: AnyReader) -> Page:
             one = _one_index(reader)
-            if sort == "novelty" and novel is not None:
-                order = novel
+            if sort == "novelty":
+                assert overview is not None
+                order = overview.ids[np.argsort(-overview.novelty, kind="stable")]
             elif sort == "spread":
                 order = spread_out(one.store.ids())
             else:
@@ -428,7 +427,7 @@ class Service:
 
         return await self._slow.run(read)
 
-    def _order(self, reader: Reader, sort: Sort) -> NDArray[np.int64]:
+    def _order(self, reader: Reader, sort: ItemSort) -> NDArray[np.int64]:
         """In the slow reader's thread: all ids, sorted; again after a change."""
         version = reader.version()
         if sort not in self._orders or self._orders[sort][0] != version:

@@ -57,7 +57,8 @@ export class Overlay {
   async #toggle() {
     if (this.imgs.some((img) => !img.hidden)) return this.clear();
     const { requestsOf } = this;
-    this.button.disabled = true;
+    if (this.button.ariaBusy === "true") return;
+    this.button.ariaBusy = "true"; // a button that is disabled would lose the focus
     try {
       const answers = await Promise.all(requestsOf().map((one) => request(...one)));
       const blobs = await Promise.all(answers.map((one) => one.blob()));
@@ -72,7 +73,7 @@ export class Overlay {
     } catch (/** @type {any} */ problem) {
       this.note.textContent = problem.message;
     } finally {
-      this.button.disabled = false;
+      this.button.ariaBusy = "false";
     }
   }
 }
