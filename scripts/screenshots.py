@@ -121,7 +121,7 @@ def lightbox(page: Page) -> None:
 
 def match(page: Page) -> None:
     page.click("#lightbox-match")
-    page.wait_for_selector("#lightbox-query-look:not([hidden])")
+    page.wait_for_selector("#lightbox-query-look:not([hidden])", timeout=120_000)
 
 
 def tray(page: Page) -> None:
@@ -142,7 +142,8 @@ def show_map(page: Page) -> None:
     page.click("#panel-close")
     page.click("#home")
     page.keyboard.press("m")
-    page.wait_for_timeout(6000)
+    page.wait_for_selector("#map-wait", state="hidden", timeout=120_000)
+    page.wait_for_timeout(3000)
 
 
 def nothing(page: Page) -> None:

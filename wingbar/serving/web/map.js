@@ -79,6 +79,7 @@ export async function showMap(shown) {
   scrollTo(0, 0);
   try {
     setBusy(true);
+    $("map-wait").hidden = map.places !== null;
     map.places = await json("/api/map");
     map.names = namesOf(map.places);
   } catch (error) {
@@ -86,6 +87,7 @@ export async function showMap(shown) {
     report(error, () => showMap(true));
   } finally {
     setBusy(false);
+    $("map-wait").hidden = true;
   }
   drawSoon();
 }
