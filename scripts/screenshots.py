@@ -1,20 +1,19 @@
-"""Make pictures of the page in eleven states, of an index of drawn birds.
+"""Make pictures of the page in ten states, of an index of drawn birds.
 
     python scripts/screenshots.py shots/ [--index photos.wb]
 
-Needs Playwright and Chromium. Every state is taken at 1280 x 800 and at 390 x 844 as on a phone,
-light and dark. With --index the pictures of another index are shown.
+Needs Playwright and Chromium. Every state is taken at 1280 x 800, light and dark, and at 390 x 844
+as on a phone. With --index the pictures of another index are shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 EACH = 36  # birds of each species
-PORT = 8437
 RATIOS = (1.0, 1.5, 0.75, 1.33, 1.0, 1.78)  # width over height, as photos have them
 PHONE = {
     "viewport": {"width": 390, "height": 844},
@@ -65,17 +63,11 @@ def write_index(folder: Path) -> Path:
 @contextmanager
 def serving(index: Path) -> Iterator[str]:
     """The URL of a server of the index."""
-    command = [sys.executable, "-m", "wingbar", "serve", str(index), "--port", str(PORT)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{PORT}"
+    command = [sys.executable, "-m", "wingbar", "serve", str(index), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/readyz", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield url
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"].rstrip("/")
     finally:
         process.terminate()
         process.wait()
@@ -119,11 +111,6 @@ def lightbox(page: Page) -> None:
     page.wait_for_timeout(800)
 
 
-def match(page: Page) -> None:
-    page.click("#lightbox-match")
-    page.wait_for_selector("#lightbox-query-look:not([hidden])", timeout=120_000)
-
-
 def tray(page: Page) -> None:
     page.keyboard.press("Escape")
     for n in (0, 2, 3, 6):
@@ -158,7 +145,6 @@ STATES: dict[str, Callable[[Page], None]] = {
     "marks": mark,
     "crop": crop,
     "lightbox": lightbox,
-    "match": match,
     "tray": tray,
     "filters": filters,
     "map": show_map,
