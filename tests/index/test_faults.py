@@ -58,6 +58,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("built_in_network")
 def test_killed_again_and_again_it_ends_complete(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     expected = sorted(str(p) for p in many.rglob("*.jpg"))
