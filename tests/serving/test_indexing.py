@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import HUES, picture
 from tests.model.test_model import trained_model
 from tests.servers import problem, serving
-from wingbar.errors import WingbarError
+from wingbar.errors import QueryError, WingbarError
 from wingbar.index.index import Index
 from wingbar.serving import indexing
 from wingbar.serving.indexing import FolderIndexing
@@ -80,23 +80,23 @@ def test_a_folder_is_indexed_and_watched(asked: httpx.Client, machine: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("folder", "word"),
+    ("folder", "status", "word"),
     [
-        ("{root}/private", "is not inside"),
-        ("{root}/allowed/../private", "is not inside"),
-        ("{root}/allowed/way-out", "is not inside"),
-        ("{root}/allowed-too", "is not inside"),
-        ("{root}/nowhere", "is not inside"),  # whether it exists is not told
-        ("{root}/allowed/nowhere", "there is no folder"),
-        ("{root}/allowed/red/0.jpg", "there is no folder"),
-        ("allowed", "whole path"),
-        ("\0", "whole path"),
+        ("{root}/private", 403, "is not inside"),
+        ("{root}/allowed/../private", 403, "is not inside"),
+        ("{root}/allowed/way-out", 403, "is not inside"),
+        ("{root}/allowed-too", 403, "is not inside"),
+        ("{root}/nowhere", 403, "is not inside"),  # whether it exists is not told
+        ("{root}/allowed/nowhere", 422, "there is no folder"),
+        ("{root}/allowed/red/0.jpg", 422, "there is no folder"),
+        ("allowed", 422, "whole path"),
+        ("\0", 422, "whole path"),
     ],
 )
 def test_other_folders_are_refused(
-    asked: httpx.Client, machine: Path, folder: str, word: str
+    asked: httpx.Client, machine: Path, folder: str, status: int, word: str
 ) -> None:
-    problem(start(asked, folder.format(root=machine)), 403, word)
+    problem(start(asked, folder.format(root=machine)), status, word)
 
 
 def test_pages_elsewhere_cannot_index(asked: httpx.Client, machine: Path) -> None:
@@ -149,5 +149,5 @@ def test_a_folder_that_is_gone_is_a_message(tmp_path: Path) -> None:
     assert ended(work) == "failed"
     assert "no images" in work.run.message
     os.rmdir(tmp_path / "photos")
-    with pytest.raises(indexing.NotAllowedError, match="there is no folder"):
+    with pytest.raises(QueryError, match="there is no folder"):
         work.start(str(tmp_path / "photos"))

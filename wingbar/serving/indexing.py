@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from wingbar.data.readers import read_images
 from wingbar.data.records import Images
-from wingbar.errors import WingbarError
+from wingbar.errors import QueryError, WingbarError
 from wingbar.images import Failure, printable
 from wingbar.index.index import Index
 from wingbar.index.sync import AddReport
@@ -86,7 +86,8 @@ class FolderIndexing:
 
     def start(self, folder: str) -> Run:
         """Begin with a folder, given by its absolute path. Raises NotAllowedError for one outside
-        of those that are allowed, RunningError while another is indexed."""
+        of those that are allowed, QueryError for one that is none, RunningError while another is
+        indexed."""
         real = self._checked(folder)
         with self._lock:
             if self.run.state == "running":
@@ -125,7 +126,7 @@ class FolderIndexing:
         anything is said about whether it exists."""
         given = os.path.expanduser(folder.strip())
         if "\0" in given or not os.path.isabs(given):
-            raise NotAllowedError(f"name a folder by its whole path, as in {self.allowed[0]}")
+            raise QueryError(f"name a folder by its whole path, as in {self.allowed[0]}")
         real = Path(os.path.realpath(given))
         if not self._is_allowed(real):
             raise NotAllowedError(
@@ -133,7 +134,7 @@ class FolderIndexing:
                 "the server with another --allow-index FOLDER, or run wingbar index"
             )
         if not real.is_dir():
-            raise NotAllowedError(f"there is no folder {printable(folder)}")
+            raise QueryError(f"there is no folder {printable(folder)}: check its name")
         return real
 
     def _is_allowed(self, real: Path) -> bool:
