@@ -202,12 +202,13 @@ function drawNames(
   /** @type {[number, number, number][]} */
   const drawn = [];
   for (const { name, x, y } of map.names) {
-    const [px, py] = [left + x * across, top + y * down];
     const half = context.measureText(name).width / 2 + 8;
+    const [at, py] = [left + x * across, top + y * down];
+    const px = Math.max(half, Math.min(width - half, at)); // whole names at the edges
     const covers = drawn.some(
       ([ox, oy, other]) => Math.abs(ox - px) < half + other && Math.abs(oy - py) < 26,
     );
-    if (covers || px < 0 || py < 0 || px > width || py > height) continue;
+    if (covers || at < 0 || py < 0 || at > width || py > height) continue;
     drawn.push([px, py, half]);
     context.strokeText(name, px, py);
     context.fillText(name, px, py);
