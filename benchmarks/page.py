@@ -1,0 +1,148 @@
+"""How soon the page shows results, and how smoothly many of them scroll, in headless Chromium.
+
+    python benchmarks/page.py photos.wb [--searches 20] [--results 10000] [--json]
+
+`first_results_ms` is the time from the last byte of the server's answer to the frame in which its
+cards are in the page; `first_row_ms` that to the frame in which the pictures of the first row are
+loaded too. For scrolling, as many results as there are (up to --results) are loaded, then the page
+is scrolled by 40 pixels a frame for some seconds, as a hand on a wheel does. Headless Chromium
+draws with the CPU, which the server and this script share, so `frames_per_second` is a lower limit;
+`work_ms_per_search` and `work_ms_per_frame` are the processor's time for scripts, styles and layout
+of the page, whatever else runs, from the click to the first row, and of the 16.7 ms that a frame
+has at 60 a second; drawing comes on top, which a graphics card does elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from scripts.screenshots import serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import CDPSession, Page
+
+FRAMES = 300
+
+# Resolves to the times between the end of the answer to a search and two frames.
+SEARCH = """async (place) => {
+  performance.clearResourceTimings();
+  const grid = document.getElementById("grid");
+  const frame = () => new Promise(requestAnimationFrame);
+  const before = location.href;
+  document.querySelectorAll(".card")[place].querySelector(".hit").click();
+  while (location.href === before) await frame();
+  const isAnswer = (entry) => entry.name.endsWith("/api/search") && entry.responseEnd > 0;
+  const answer = () => performance.getEntriesByType("resource").find(isAnswer);
+  while (!answer() || !document.querySelector(".card .rank:not([hidden])")) await frame();
+  await frame();
+  const shown = performance.now() - answer().responseEnd;
+  const top = Math.min(...[...grid.children].map((card) => card.offsetTop));
+  const row = () => [...grid.querySelectorAll(".card")].filter((card) => card.offsetTop === top);
+  const isLoaded = (img) => img.complete && img.naturalWidth > 0;
+  while (!row().every((card) => isLoaded(card.querySelector("img")))) await frame();
+  await frame();
+  return [shown, performance.now() - answer().responseEnd];
+}"""
+
+SCROLL = """async (frames) => {
+  const times = [];
+  scrollTo(0, 0);
+  for (let i = 0; i < frames; i++) {
+    times.push(await new Promise(requestAnimationFrame));
+    scrollBy({ top: 40, behavior: "instant" });
+  }
+  return times.slice(1).map((time, i) => time - times[i]);
+}"""
+
+
+def searches(page: Page, session: CDPSession, url: str, count: int) -> dict[str, Any]:
+    """Milliseconds of `count` searches, each from the start page."""
+    shown, rows, work = [], [], []
+    for place in range(count):
+        page.goto(url)
+        page.wait_for_selector(".card")
+        page.wait_for_timeout(500)  # thumbnails of the start page
+        before = _work(session)
+        first, row = page.evaluate(SEARCH, place % 20)
+        work.append(_work(session) - before)
+        shown.append(first)
+        rows.append(row)
+    return {
+        "first_results_ms": _summary(shown),
+        "first_row_ms": _summary(rows),
+        "work_ms_per_search": _summary(work),
+    }
+
+
+def scrolling(page: Page, session: CDPSession, url: str, results: int) -> dict[str, Any]:
+    """Frames while many results are scrolled, and what the page does in each."""
+    page.goto(f"{url}/?id=1")
+    page.wait_for_selector(".card")
+    loaded = 0
+    while loaded < results and "closest first" in page.inner_text("#status"):
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.wait_for_timeout(500)
+        loaded = int(page.get_attribute(".card", "aria-setsize") or 0)
+    before = _work(session)
+    times = page.evaluate(SCROLL, FRAMES)
+    return {
+        "results": loaded,
+        "cards_in_page": page.locator(".card").count(),
+        "frames_per_second": round(1000 / statistics.mean(times), 1),
+        "frame_ms": _summary(times),
+        "work_ms_per_frame": round((_work(session) - before) / FRAMES, 2),
+    }
+
+
+def _work(session: CDPSession) -> float:
+    """Milliseconds of the processor for scripts, styles and layout of the page so far."""
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})  # whatever else runs
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    found = {metric["name"]: metric["value"] for metric in metrics}
+    return 1000 * sum(found[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout"))
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {
+        "median": round(statistics.median(ordered), 1),
+        "p95": round(ordered[int(0.95 * (len(ordered) - 1))], 1),
+        "max": round(ordered[-1], 1),
+    }
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("index", type=Path)
+    parser.add_argument("--searches", type=int, default=20)
+    parser.add_argument("--results", type=int, default=10_000)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    with serving(args.index) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        # the page's policy forbids evaluating text, which functions here are
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, bypass_csp=True)
+        page = context.new_page()
+        session = context.new_cdp_session(page)
+        found = searches(page, session, url, args.searches)
+        found |= scrolling(page, session, url, args.results)
+        browser.close()
+    print(json.dumps(found, indent=None if args.json else 2))
+
+
+if __name__ == "__main__":
+    main()
