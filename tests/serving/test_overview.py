@@ -95,6 +95,7 @@ def test_new_pictures_come_between_their_neighbours() -> None:
     assert fits(known, "model", all_.ids)
     assert not fits(known, "other", all_.ids)
     assert not fits(survey(without(all_, *range(100))), "model", all_.ids)
+    assert not fits(known, "model", np.array([9001, 9002]))  # all others are gone
     now = updated(known, without(all_, 40))
     assert (now.ids == without(all_, 40).ids).all()
     row = {id_: i for i, id_ in enumerate(now.ids.tolist())}

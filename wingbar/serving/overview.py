@@ -17,7 +17,7 @@ NEIGHBOURS = 15  # by feature, towards whose middle each place moves
 ROUNDS = 12  # of such moves
 BLOCK = 512  # features compared with all others at once
 MOST_COMPARED = 10_000  # items that are compared with all others; those of more with SAMPLE of them
-FEW_CHANGED = 0.1  # share of new items up to which the others keep their places
+FEW_CHANGED = 0.1  # new items for each known one up to which the others keep their places
 _BYTES = 28  # of one item in an index
 
 Features = NDArray[np.floating]
@@ -70,8 +70,9 @@ def survey(gallery: Gallery) -> Overview:
 
 def fits(overview: Overview, fingerprint: str, ids: NDArray[np.int64]) -> bool:
     """Whether an overview is that of a gallery but for a few new items."""
-    new = len(ids) - np.isin(ids, overview.ids).sum()
-    return overview.fingerprint == fingerprint and new <= FEW_CHANGED * len(overview.ids)
+    known = int(np.isin(ids, overview.ids).sum())
+    few_are_new = len(ids) - known <= FEW_CHANGED * known
+    return overview.fingerprint == fingerprint and few_are_new
 
 
 def updated(overview: Overview, gallery: Gallery) -> Overview:
