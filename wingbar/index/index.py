@@ -52,6 +52,7 @@ from wingbar.index.refit import RefitReport, refit
 from wingbar.index.selection import Selection, select
 from wingbar.index.sources import batch_of
 from wingbar.index.sync import AddReport, add
+from wingbar.index.text_search import Text, check_options, ranked_by_text
 from wingbar.index.vectors import add_vectors, checked_vectors
 from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
@@ -61,7 +62,7 @@ from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
 # an integer is the id of an item, an array of floats a vector
-Query = images.Source | Embeddings | int | NDArray[np.floating]
+Query = images.Source | Embeddings | int | NDArray[np.floating] | Text
 
 
 @dataclass(frozen=True)
@@ -381,9 +382,10 @@ class Index:
 
     def search(
         self,
-        query: Query,
+        query: Query | None = None,
         k: int = 10,
         *,
+        text: str | None = None,
         radius: int | None = None,
         fine: Fine | None = None,
         shortlist: int = SHORTLIST,
@@ -394,7 +396,8 @@ class Index:
         cut: float | None = None,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
-        of this index, one embedding by its model, or for an index of vectors one vector [d].
+        of this index, one embedding by its model, or for an index of vectors one vector [d]; or
+        those most like a `text`, if the model knows texts.
 
         Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage,
         by `fine`: "none" keeps that order; "ties" orders items of equal distance by the cosine of
@@ -411,9 +414,18 @@ class Index:
         index's own choice, which is 0 unless it is one for classes. The list ends where
         `Hit.p_chance` exceeds `cut`.
 
+        A text is compared with all items that pass `where` by the cosine of the encoder's own
+        features, which is the `score`; `p_chance` is None, since it is about pairs of pictures.
+        The other options are for images.
+
         Raises QueryError when the index is empty, holds no item of that id, or an argument is out
         of range, ImageError when the query image cannot be read.
         """
+        if (query is None) == (text is None):
+            raise QueryError("search takes an image or a text=, and one of them at a time")
+        if text is not None:
+            query = Text(text)
+        assert query is not None
         if isinstance(query, Embeddings) and len(query) != 1:
             raise QueryError(
                 f"search takes one query, not {len(query)} embeddings: give one of them, as in "
@@ -468,9 +480,16 @@ class Index:
         """`search_many` with its arguments as one record; a `box` is cut out of every query.
 
         Raises QueryError when the index is empty, for a radius beyond the length of a code, or for
-        a box beside embeddings or parts of pictures.
+        a box beside embeddings or parts of pictures; also for texts beside other queries, or with
+        options that are not for texts.
         """
-        given = _boxed(_listed(queries), options.box)
+        given = _listed(queries)
+        texts = [one for one in given if isinstance(one, Text)]
+        if texts and len(texts) < len(given):
+            raise QueryError("texts and images are searched for in calls of their own")
+        if texts:
+            return self._store.retried(lambda: [self._of_text(one, options) for one in texts])
+        given = _boxed(given, options.box)
         while True:
             found = self._store.retried(lambda: self._found(given, options))
             if found is not None:
@@ -529,6 +548,30 @@ class Index:
                     Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds, copies=copies)
                 )
             return found
+
+    def _of_text(self, text: Text, options: SearchOptions) -> Hits:
+        check_options(options)
+        self._refresh_model()
+        start = time.perf_counter()
+        vector = self.model.encode_text(text.text)
+        hits = self.find_vector(vector, options)
+        total = (time.perf_counter() - start) * 1000
+        encode = total - sum(hits.milliseconds.values())
+        hits.milliseconds = {**hits.milliseconds, "encode": encode}
+        return hits
+
+    def find_vector(self, vector: NDArray[np.float32], options: SearchOptions) -> Hits:
+        """The hits of the vector [r] of a text, as `Model.encode_text` gives it; see `search`.
+        Raises QueryError."""
+        check_options(options)
+        clock = Clock({"decode": 0.0, "encode": 0.0, "coarse": 0.0})
+        with self.snapshot():
+            self.fine_of(options)
+            ranked = ranked_by_text(self._store, self.model, vector, options)
+            clock.lap("fine")
+            hits = self._fetch(ranked)
+            clock.lap("fetch")
+            return Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds)
 
     def expanded(self, queries: Sequence[Embeddings], options: SearchOptions) -> list[Embeddings]:
         """The queries, one embedding each, averaged with the neighbours that a first search finds
@@ -920,7 +963,9 @@ def _listed(queries: Iterable[Query]) -> list[Query]:
             out += list(query)
         elif _is_id(query):
             out.append(int(query))
-        elif isinstance(query, (str, bytes, os.PathLike, Image.Image, np.ndarray, images.Part)):
+        elif isinstance(
+            query, (str, bytes, os.PathLike, Image.Image, np.ndarray, images.Part, Text)
+        ):
             out.append(query)
         else:
             raise QueryError(

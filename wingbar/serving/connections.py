@@ -90,6 +90,11 @@ class AnyReader(Protocol):
     def find(self, query: Embeddings, options: SearchOptions, seconds: float) -> Hits:
         """The hits of one embedding; QueryError when filters take longer than `seconds`."""
 
+    def find_vector(
+        self, vector: NDArray[np.float32], options: SearchOptions, seconds: float
+    ) -> Hits:
+        """The hits of the vector [r] of a text, likewise."""
+
     def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
         """The query averaged with its neighbours, where the options or the model say so."""
 
@@ -179,6 +184,14 @@ class Reader:
         """The hits of one embedding; QueryError when filters take longer than `seconds`."""
         with self._limited(options.where, seconds):
             return self.index.find([query], options)[0]
+
+    def find_vector(
+        self, vector: NDArray[np.float32], options: SearchOptions, seconds: float
+    ) -> Hits:
+        """The hits of the vector [r] of a text; QueryError when filters take longer than
+        `seconds`."""
+        with self._limited(options.where, seconds):
+            return self.index.find_vector(vector, options)
 
     def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
         """The query averaged with its neighbours, where the options or the model say so."""
