@@ -143,7 +143,7 @@ def feature(tower: TextTower, text: str, pad: str) -> np.ndarray:
     ids = made.encode(text.lower()).ids
     if len(ids) > TOKENS:
         ids = [*ids[: TOKENS - 1], ids[-1]]
-    ids += [made.token_to_id(pad)] * (TOKENS - len(ids))
+    ids += [made.get_vocab()[pad]] * (TOKENS - len(ids))
     with torch.no_grad():
         found = tower(torch.tensor([ids]))
     return nn.functional.normalize(found, dim=1).numpy()[0]

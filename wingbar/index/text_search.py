@@ -51,8 +51,8 @@ def check_options(options: SearchOptions) -> None:
 
 
 def embedded(model: Model, vector: NDArray[np.float32]) -> Embeddings:
-    """The vector [r] of a text as if it were a picture's; its code only tells how it was ranked
-    apart from the codes."""
+    """The vector [r] of a text as if it were a picture's. Its code is shown beside those of the
+    hits, and ranks nothing."""
     return model.embed(vector[None])
 
 
