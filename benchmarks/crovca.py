@@ -53,12 +53,12 @@ def fit(first: Raw, second: Raw, bits: int, seed: int = 0, epochs: int = EPOCHS)
     optimizer = torch.optim.AdamW(network.parameters(), RATE)
     views = _scaled(first), _scaled(second)
     for _ in range(epochs):
-        for rows in torch.randperm(len(first)).split(BATCH):
-            if len(rows) < 2:
-                continue
+        order = torch.randperm(len(first))
+        for begin in range(0, len(first) - 1, BATCH):  # one row has no variance
+            rows = order[begin : begin + BATCH]
             z1, z2 = (network(view[rows]) for view in views)
             optimizer.zero_grad()
-            loss(z1, z2).backward()
+            loss(z1, z2).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return network.eval()
 

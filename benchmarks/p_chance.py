@@ -27,7 +27,7 @@ DRAWN = np.sort(np.concatenate([np.logspace(-4, 0, 41), [0.03, 3e-3, 3e-4]]))
 BITS = 48
 NAMES = ("by feature", "by code")
 
-Shares = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+Shares = Mapping[str, tuple[NDArray[np.float64], ...]]  # by feature and by code
 
 
 def p_chances(

@@ -27,7 +27,10 @@ BLOCK = 16_384  # items whose features are in memory at a time
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is searched for."""
+    """A text that is searched for.
+
+    text: what the pictures show, of at most LONGEST_TEXT characters.
+    """
 
     text: str
 

@@ -416,7 +416,7 @@ class Service:
             if not isinstance(reader, Reader):
                 raise NotFoundError("there is no map of several indexes: serve one of them")
             if reader.is_empty:
-                raise EmptyError(EMPTY)
+                raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
             with reader.snapshot():
                 version = reader.version()
                 if self._map is not None and self._map[0] == version:
