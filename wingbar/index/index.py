@@ -601,11 +601,13 @@ class Index:
             known = self._random_pairs
             is_known = known is not None and known[0] == self.model.fingerprint
             if known is None or not is_known or known[1] is None:
-                ids = self._store.ids()
-                some = ids[sample_of(len(ids))].tolist()
-                codes, bits = self._store.codes_of(some, self.model.bits), self.model.bits
-                features = self._store.features(some, self.model.dim)
-                known = self.model.fingerprint, measure_pairs(codes, features, bits)
+                is_remote = isinstance(self._store.path, Url)
+                # of a file, all codes are in memory: its items need not be read
+                ids = self._store.ids() if is_remote else self.searchable().ids
+                some = ids[sample_of(len(ids))]
+                codes = self._codes_in_use(some)
+                features = self._store.features(some.tolist(), self.model.dim)
+                known = self.model.fingerprint, measure_pairs(codes, features, self.model.bits)
                 self._random_pairs = known
             return known[1]
 
@@ -666,6 +668,13 @@ class Index:
         with self._store.reading():
             return self._store.searchable(self.model.bits)
 
+    def _codes_in_use(self, ids: NDArray[np.int64]) -> Packed:
+        """Codes [N, w] of the items `ids` from where a search has them: on a server, or in the
+        memory of this process."""
+        if isinstance(self._store.path, Url):
+            return self._store.codes_of(ids.tolist(), self.model.bits)
+        return self.searchable().of(ids)
+
     def _embed_queries(
         self, queries: Sequence[Query], model: Model
     ) -> tuple[list[Embeddings], dict[str, float]]:
@@ -710,11 +719,7 @@ class Index:
         with self.snapshot():
             if not self._store.existing([id_]):
                 raise QueryError(f"{self.path} holds no item {id_}: it may have been deleted")
-            packed = (
-                self._store.codes_of([id_], self.model.bits)
-                if isinstance(self._store.path, Url)
-                else self.searchable().of(np.array([id_], np.int64))
-            )
+            packed = self._codes_in_use(np.array([id_], np.int64))
             features = self._store.features([id_], self.model.dim).astype(np.float32)
             signs = np.where(unpack(packed, self.model.bits), np.float32(1), np.float32(-1))
             model = self.model
