@@ -32,7 +32,8 @@ def test_int8_is_the_nearest_of_255_shares_of_the_greatest(dim: int, scale: floa
     blobs = kept.to_disk(features, "int8")
     assert {len(blob) for blob in blobs} == {kept.width(dim, "int8")} == {dim + 2}
     read = kept.from_disk(blobs, dim, "int8")
-    assert (read.shape, read.dtype) == ((9, dim), np.float16)
+    assert read.shape == (9, dim)
+    assert read.dtype == np.float16
     halves = features.astype(np.float16).astype(np.float64)
     for row, got in zip(halves, read.astype(np.float64), strict=True):
         greatest = np.abs(row).max()
