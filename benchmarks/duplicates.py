@@ -145,7 +145,8 @@ def _operators() -> Any:
     not find beside a PyTorch for CPUs. imagededup uses none of it."""
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    torch_library: Any = torch.library
+    library = torch_library.Library("torchvision", "FRAGMENT")
     if torch.version.cuda is None:
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

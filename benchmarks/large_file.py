@@ -121,12 +121,15 @@ def shortlist(path: Path, bits: int, dim: int) -> dict[str, float]:
         chosen = [rng.choice(ids, SHORTLIST, replace=False).tolist() for _ in range(20)]
         for some in chosen:
             store.features(some, dim)  # into the page cache
-        took = []
+        took, again = [], []
         for some in chosen:
-            start = time.perf_counter()
-            store.features(some, dim)
-            took.append((time.perf_counter() - start) * 1000)
-        return {f"{SHORTLIST:,} features": min(took)}
+            laps = [time.perf_counter()]
+            for _ in range(2):
+                store.features(some, dim)
+                laps.append(time.perf_counter())
+            took.append((laps[1] - laps[0]) * 1000)
+            again.append((laps[2] - laps[1]) * 1000)
+        return {f"{SHORTLIST:,} features": min(took), "the same ones again": min(again)}
 
 
 def adding(path: Path, bits: int, dim: int) -> dict[str, float]:

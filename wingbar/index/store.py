@@ -49,6 +49,7 @@ _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a statement took
 _STEPS, _STEPS_PER_PAGE = 20_000_000, 20_000  # that a statement takes at most, in a sound file
+_CACHE_KIB = 16_384  # of pages in memory: the shortlists of the last searches among them
 _CHECKED = 128  # features that are checked together: large arrays cost more in page faults
 _BUSY_MS = 60_000  # how long a writer waits for another one's transaction
 
@@ -123,6 +124,7 @@ class Store:
         self._seen = state
         self._identity = _identity(connection)
         self._kept: Kept | None = None
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._steps = self._most_steps = 0
         connection.set_progress_handler(self._takes_too_long, _CHECK_STEPS)
 
