@@ -32,6 +32,7 @@ from wingbar.index.chance import Chance, measure
 from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url, place_of
 from wingbar.index.filters import Where, parse_where
+from wingbar.index.kept import Kept
 from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import (
     FINE,
@@ -80,6 +81,7 @@ class IndexInfo:
     model: name of the model.
     method: how it was made: "itq" for label-free codes, or the training method.
     fine: the fine mode of searches that name none.
+    features: how a feature is kept: "float16" or "int8".
     """
 
     items: int
@@ -93,6 +95,7 @@ class IndexInfo:
     model: str
     method: str
     fine: str
+    features: str
 
 
 class Deleted(int):
@@ -137,16 +140,21 @@ class Index:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str] | Url, model: Model | str | os.PathLike[str] = "general"
+        cls,
+        path: str | os.PathLike[str] | Url,
+        model: Model | str | os.PathLike[str] = "general",
+        *,
+        features: Kept = "float16",
     ) -> Index:
         """A new index at `path` for images encoded by `model`: a Model, a model directory, or
         "general".
 
-        Raises StoreError when something is at `path` already, ModelError when the model cannot be
-        loaded.
+        A file keeps `features` as "float16", or as "int8" in half the room; a fine stage then ranks
+        by what is kept. Raises StoreError when something is at `path` already or cannot keep them
+        so, ModelError when the model cannot be loaded.
         """
         loaded = model if isinstance(model, Model) else Model.load(model)
-        return cls(create_store(path, loaded.files))
+        return cls(create_store(path, loaded.files, features))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | Url) -> Index:
@@ -163,6 +171,11 @@ class Index:
     def path(self) -> Place:
         """Where the file is; of an index on a server, its URL without the password."""
         return self._store.path
+
+    @property
+    def kept(self) -> Kept:
+        """How features are kept."""
+        return self._store.kept
 
     @property
     def engine(self) -> str:
@@ -644,11 +657,13 @@ class Index:
             known = self._random_pairs
             is_known = known is not None and known[0] == self.model.fingerprint
             if known is None or not is_known or known[1] is None:
-                ids = self._store.ids()
-                some = ids[sample_of(len(ids))].tolist()
-                codes, bits = self._store.codes_of(some, self.model.bits), self.model.bits
-                features = self._store.features(some, self.model.dim)
-                known = self.model.fingerprint, measure_pairs(codes, features, bits)
+                is_remote = isinstance(self._store.path, Url)
+                # of a file, all codes are in memory: its items need not be read
+                ids = self._store.ids() if is_remote else self.searchable().ids
+                some = ids[sample_of(len(ids))]
+                codes = self._codes_in_use(some)
+                features = self._store.features(some.tolist(), self.model.dim)
+                known = self.model.fingerprint, measure_pairs(codes, features, self.model.bits)
                 self._random_pairs = known
             return known[1]
 
@@ -709,6 +724,13 @@ class Index:
         with self._store.reading():
             return self._store.searchable(self.model.bits)
 
+    def _codes_in_use(self, ids: NDArray[np.int64]) -> Packed:
+        """Codes [N, w] of the items `ids` from where a search has them: on a server, or in the
+        memory of this process."""
+        if isinstance(self._store.path, Url):
+            return self._store.codes_of(ids.tolist(), self.model.bits)
+        return self.searchable().of(ids)
+
     def _embed_queries(
         self, queries: Sequence[Query], model: Model
     ) -> tuple[list[Embeddings], dict[str, float]]:
@@ -753,11 +775,7 @@ class Index:
         with self.snapshot():
             if not self._store.existing([id_]):
                 raise QueryError(f"{self.path} holds no item {id_}: it may have been deleted")
-            packed = (
-                self._store.codes_of([id_], self.model.bits)
-                if isinstance(self._store.path, Url)
-                else self.searchable().of(np.array([id_], np.int64))
-            )
+            packed = self._codes_in_use(np.array([id_], np.int64))
             features = self._store.features([id_], self.model.dim).astype(np.float32)
             signs = np.where(unpack(packed, self.model.bits), np.float32(1), np.float32(-1))
             model = self.model
@@ -814,6 +832,7 @@ class Index:
             model=self.model.name,
             method=self.model.method,
             fine=self.model.fine,
+            features=self._store.kept,
         )
 
     # -- read what is stored; everything is ordered by ascending id

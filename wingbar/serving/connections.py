@@ -20,6 +20,7 @@ from wingbar.errors import QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.filters import parse_where
 from wingbar.index.index import Index, IndexInfo
+from wingbar.index.kept import width
 from wingbar.index.ranking import FailedShard, Hits, SearchOptions
 from wingbar.index.store import Item, Store
 from wingbar.model.model import Embeddings, Model
@@ -378,7 +379,7 @@ class _CachingStore(Store):
 
     def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
         version = self.version()
-        is_full = len(self._cached) * 2 * dim > self.max_bytes
+        is_full = len(self._cached) * width(dim, self.kept) > self.max_bytes
         if version != self._cached_version or is_full:
             self._cached, self._cached_version = {}, version
         if new := [id_ for id_ in ids if id_ not in self._cached]:

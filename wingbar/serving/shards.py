@@ -147,6 +147,7 @@ class ShardsReader:
             model=model.name,
             method=model.method,
             fine=model.fine,
+            features=" and ".join(sorted({info.features for info in infos})),
         )
 
     def label_counts(self) -> dict[str, int]:
