@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from wingbar.images import Box, Source
     from wingbar.index.index import Explained
     from wingbar.index.ranking import Hits
+    from wingbar.index.text_search import Text
     from wingbar.model.saliency import Look
 
 # -- search
@@ -33,8 +35,14 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         metavar="IMAGE",
-        nargs="+",
+        nargs="*",
         help="one or more query images; for an index of vectors, .npy files of them",
+    )
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        help="search for a text instead, if the model of the index knows texts; may be repeated",
     )
     parser.add_argument(
         "-k",
@@ -67,11 +75,14 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def search(args: argparse.Namespace) -> int:
-    """Print the hits of each query image; exit code 2 when one of them cannot be read."""
+    """Print the hits of each query image or text; exit code 2 when one of them cannot be read."""
     from wingbar.images import parse_box
     from wingbar.index.index import Index
     from wingbar.index.ranking import SearchOptions
+    from wingbar.index.text_search import Text
 
+    if not args.images and not args.text:
+        raise WingbarError("name an image to search with, or a --text")
     options = SearchOptions(
         k=args.k,
         radius=args.radius,
@@ -86,10 +97,10 @@ def search(args: argparse.Namespace) -> int:
     code = 0
     told: str | None = None  # why the filter lets nothing pass; the same for every query
     with Index.open(args.index) as index:
-        for name, query in _queries(args.images):
+        for name, query in chain(_queries(args.images), _texts(args.text)):
             try:
                 hits = index.find([query], options)[0]
-                if options.box is not None:
+                if options.box is not None and not isinstance(query, Text):
                     _tell_of_cut_box(name, options.box)
             except ImageError as error:  # the other queries still get their answers
                 print_message(str(error))
@@ -112,8 +123,9 @@ def search(args: argparse.Namespace) -> int:
 
 SEARCH = Verb(
     name="search",
-    summary="Find the images most similar to the given ones.",
-    examples="wingbar search photos.wb query.jpg -k 5 --where label=monarch",
+    summary="Find the images most similar to the given ones, or to a text.",
+    examples="wingbar search photos.wb query.jpg -k 5 --where label=monarch\n"
+    'wingbar search photos.wb --text "red dress"',
     flags=search_flags,
     run=search,
 )
@@ -192,6 +204,13 @@ def _queries(names: Sequence[str]) -> Iterator[tuple[str, str | NDArray[np.float
             yield name, rows
         else:
             yield from ((f"{name}[{i}]", row) for i, row in enumerate(rows))
+
+
+def _texts(texts: Sequence[str]) -> Iterator[tuple[str, Text]]:
+    """Each text and what to call it."""
+    from wingbar.index.text_search import Text
+
+    yield from ((text, Text(text)) for text in texts)
 
 
 # -- what they write and print

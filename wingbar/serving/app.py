@@ -41,6 +41,7 @@ from wingbar.serving.middleware import Access, Metrics, Protection
 from wingbar.serving.overview import Overview
 from wingbar.serving.pictures import Picture
 from wingbar.serving.requests import (
+    picture_of,
     read_folder,
     read_labelled,
     read_queries,
@@ -240,7 +241,7 @@ def _add_searches(
     async def search(
         request: Request, parameters: Annotated[SearchParameters, Query()]
     ) -> Response:
-        """Find the indexed pictures most similar to a picture or to an item."""
+        """Find the indexed pictures most similar to a picture, to an item or to a text."""
         asked = await read_query(request, service, parameters)
         answer = await service.search(asked.query, asked.options, asked.like, asked.unlike)
         metrics.count_search(answer.milliseconds)
@@ -293,7 +294,7 @@ def _add_searches(
     ) -> Response:
         """Show where the model looked in a picture."""
         asked = await read_query(request, service, parameters)
-        overlay = await service.pictures.explain(asked.query, asked.options.box)
+        overlay = await service.pictures.explain(picture_of(asked), asked.options.box)
         return Response(overlay, media_type="image/png")
 
     @app.post(
@@ -314,7 +315,7 @@ def _add_searches(
         """Show which parts of a picture make it alike to an item, or the item to it."""
         asked = await read_query(request, service, parameters.search())
         overlay = await service.pictures.match(
-            asked.query, asked.options.box, parameters.item, parameters.on
+            picture_of(asked), asked.options.box, parameters.item, parameters.on
         )
         return Response(overlay, media_type="image/png")
 
@@ -330,7 +331,7 @@ def _add_searches(
     ) -> Response:
         """Suggest parts of a picture to search for."""
         asked = await read_query(request, service, parameters)
-        return _json({"regions": await service.pictures.regions(asked.query)})
+        return _json({"regions": await service.pictures.regions(picture_of(asked))})
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
@@ -532,6 +533,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         facts = {
             **await service.facts(),
             "explains": service.pictures.explains,
+            "knows_texts": service.knows_texts,
             "writable": service.writable and settings.writing_allowed,
             "reveals": settings.shows_paths and service.writable and reveal.can_reveal(),
         }

@@ -20,6 +20,7 @@
  * @property {string} model
  * @property {string} fingerprint  of the model
  * @property {boolean} explains  whether it can show what the model saw
+ * @property {boolean} knows_texts  whether a text can be searched for
  * @property {boolean} writable  whether pictures can be added and removed
  * @property {boolean} [reveals]  whether the server can show files in its machine's file manager
  * @property {string[]} [index_folders]  folders of the server's machine that it may index

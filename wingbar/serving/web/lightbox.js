@@ -11,7 +11,7 @@ import { showPicture } from "./pictures.js";
 import { requestOf } from "./query.js";
 import { removeSoon } from "./removal.js";
 import { copiesOf } from "./search.js";
-import { hasQuery, state } from "./state.js";
+import { hasQuery, isText, state } from "./state.js";
 import { makeThumb } from "./thumbs.js";
 import { bytes, count, plural, shownName, withSpaces } from "./words.js";
 import { Zoom } from "./zoom.js";
@@ -99,7 +99,8 @@ export class Lightbox {
     ]);
     const on = (/** @type {"item" | "query"} */ side) =>
       requestOf(`/api/match?item=${entry.id}&on=${side}`, state.search.box);
-    const isPair = hasQuery() && entry.available && entry.id !== state.search.query;
+    const { query } = state.search;
+    const isPair = hasQuery() && !isText(query) && entry.available && entry.id !== query;
     this.match.offer(isPair, () => [on("item"), on("query")]);
     if (!this.dialog.open) this.dialog.showModal();
     this.#loadImages(entry);
@@ -221,7 +222,7 @@ export class Lightbox {
   #setPair(beside) {
     this.beside = beside;
     $("lightbox-pair").setAttribute("aria-pressed", String(beside));
-    $("lightbox-query").hidden = !beside || !hasQuery();
+    $("lightbox-query").hidden = !beside || !hasQuery() || isText(state.search.query);
   }
 
   /** @param {boolean} open */
