@@ -55,7 +55,7 @@ VERBS: tuple[Verb | Group, ...] = (
 
 GREETING = """Visual search for a folder of images, on an ordinary CPU. Start with one of these:
 
-  wingbar demo                          search handwritten digits, to see what it does
+  wingbar demo                          search drawn birds, to see what it does
   wingbar index photos.wb photos/       make an index of a folder of images
   wingbar search photos.wb query.jpg    find the images most similar to this one
 

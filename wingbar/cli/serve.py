@@ -111,7 +111,7 @@ def demo_flags(parser: argparse.ArgumentParser) -> None:
         help="do not start a server at the end (on a terminal the demo does)",
     )
     parser.add_argument(
-        "--images", metavar="DIR", help="use your own folder of images instead of the digits"
+        "--images", metavar="DIR", help="use your own folder of images instead of drawn birds"
     )
     parser.add_argument(
         "-o",
@@ -147,7 +147,7 @@ def demo(args: argparse.Namespace) -> int:
 
 DEMO = Verb(
     name="demo",
-    summary="Index, search and evaluate handwritten digits or your own images, and serve them.",
+    summary="Draw birds, or take your own images: index, search, evaluate and serve them.",
     examples="wingbar demo\nwingbar demo --images photos/",
     flags=demo_flags,
     run=demo,

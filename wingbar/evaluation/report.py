@@ -19,6 +19,7 @@ from wingbar.data.records import Entry
 from wingbar.errors import ImageError, WingbarError, counted
 from wingbar.evaluation import charts
 from wingbar.evaluation.labelled import Evaluation, QueryResult
+from wingbar.evaluation.verdict import Verdict, verdict
 from wingbar.index.index import Index
 from wingbar.index.ranking import Fine, Hit, SearchOptions
 
@@ -83,17 +84,19 @@ def neighbours_page(
     *,
     kind: str,
     marked: bool,
+    said: Verdict | None = None,
 ) -> str:
     """A page of queries beside their neighbours, as HTML text; its pictures are small JPEGs without
     EXIF.
 
     kind: a line above the title. note: the line at the foot. marked: whether hits are marked as
-    right where their label is the query's, and as wrong elsewhere.
+    right where their label is the query's, and as wrong elsewhere. said: what an evaluation found.
     """
     values = {
         "title": title,
         "kind": kind,
         "intro": intro,
+        "said": said,
         "facts": facts,
         "queries": [_query_view(query, marked) for query in queries],
         "note": note,
@@ -116,6 +119,7 @@ def evaluation_page(
         "title": f"{index.path.stem}: {index.model.method}, {result.bits} bits",
         "kind": "wingbar evaluation",
         "intro": _protocol_in_words(result),
+        "said": verdict(result),
         "notes": result.notes,
         "facts": _facts(result),
         "metrics": _metrics(result),
