@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from wingbar.evaluation.verdict import code_health, verdict
+from wingbar.evaluation.verdict import verdict
 
 FOUND = {
     "queries": 1029,
@@ -74,12 +74,3 @@ def test_each_point(changes: dict[str, Any], good: bool, text: str) -> None:
 def test_each_warning(changes: dict[str, Any], text: str) -> None:
     [warning] = said(**changes).warnings
     assert text in warning
-
-
-def test_health_of_codes() -> None:
-    assert code_health(0, 0, 0) == "There are no codes yet."
-    assert code_health(3, 3, 0) == (
-        "The codes are healthy: all 3 are unique, and every bit is used."
-    )
-    assert code_health(1000, 3068, 0) == "Every bit is used; 1,000 of 3,068 codes are unique."
-    assert code_health(3, 3, 2).startswith("2 bits say nothing")

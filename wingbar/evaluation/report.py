@@ -77,6 +77,15 @@ def check_installed() -> None:
     del jinja2, matplotlib
 
 
+def check_pages() -> None:
+    """Raise WingbarError, which names the command to install it, without what every page needs."""
+    try:
+        import jinja2
+    except ImportError:
+        raise WingbarError("a page needs Jinja2: pip install 'wingbar[report]'") from None
+    del jinja2
+
+
 def neighbours_page(
     title: str,
     intro: str,

@@ -62,21 +62,6 @@ def verdict(result: Evaluation) -> Verdict:
     return Verdict(_headline(result), good, points, _warnings(result))
 
 
-def code_health(unique: int, items: int, constant: int) -> str:
-    """How well codes tell items apart, in one sentence: `unique` of `items` codes are distinct, and
-    `constant` bits are the same in all of them."""
-    if not items:
-        return "There are no codes yet."
-    if constant:
-        return (
-            f"{counted(constant, 'bit says', 'bits say')} nothing: the same in all codes. "
-            f"{unique:,} of {items:,} codes are unique."
-        )
-    if unique == items:
-        return f"The codes are healthy: all {items:,} are unique, and every bit is used."
-    return f"Every bit is used; {unique:,} of {items:,} codes are unique."
-
-
 def _headline(result: Evaluation) -> str:
     if result.feature_top1 is not None:
         share, of = result.feature_top1, "The nearest picture has the right label for"
