@@ -18,7 +18,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads wo
         os.sched_setaffinity(0, {cores[worker % len(cores)]})
 
 from tests.databases import Server, postgres, require_milvus
+from tests.small_network import write_small_general
 from wingbar.index.index import Index
+from wingbar.model import model
+
+BUILT_IN = model.GENERAL
 
 HUES = {"red": (200, 40, 30), "green": (40, 170, 60), "blue": (30, 60, 200)}
 
@@ -41,6 +45,22 @@ def write_classes(folder: Path, each: int, first_seed: int = 0) -> Path:
         for i in range(each):
             picture(first_seed + 1000 * c + i, hue=hue).save(folder / name / f"{i:03}.jpg")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a small network, which is `general` in this process, but in a test that
+    uses `built_in_network`."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = write_small_general(tmp_path_factory.mktemp("models") / "general")
+        patch.setattr(model, "GENERAL", folder)
+        yield folder
+
+
+@pytest.fixture
+def built_in_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this test `general` is the network that wingbar brings."""
+    monkeypatch.setattr(model, "GENERAL", BUILT_IN)
 
 
 @pytest.fixture

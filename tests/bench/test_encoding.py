@@ -10,6 +10,7 @@ from wingbar.errors import DataError
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("built_in_network")
 def test_encoding_is_measured_beside_pytorch_where_there_is_one(
     shared_photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

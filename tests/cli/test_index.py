@@ -131,6 +131,7 @@ def test_a_fitted_model_can_be_named_again(
     assert "leave --model out" in err
 
 
+@pytest.mark.usefixtures("built_in_network")
 def test_info_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "general", "--json")
     record = json.loads(out)

@@ -88,7 +88,9 @@ def test_exact_copies_only(path: Path) -> None:
 def test_limits_that_are_given(path: Path) -> None:
     with Index.open(path) as index:
         none = find_duplicates(index, DuplicateOptions(radius=0, min_score=1.0))
-        assert len(none.groups) == 1
+        found = [copy for group in none.groups for copy in group]
+        assert {copy.distance for copy in found} == {0}
+        assert len(found) < sum(map(len, find_duplicates(index).groups))
         assert (none.radius, none.min_score) == (0, 1.0)
         blind = find_duplicates(index, DuplicateOptions(radius=64, min_score=0.9, pixels=False))
         assert blind.compared == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,8 @@ def test_argmax_of_a_query_in_the_gallery(index: Index, shared_photos: Path) -> 
 
 
 def test_codes_of_labels_are_what_most_of_a_class_have(index: Index, queries: Images) -> None:
+    entries = [replace(one, label="green") if i % 3 == 0 else one for i, one in enumerate(queries)]
+    queries = replace(queries, entries=entries)  # the network errs
     honest, told = evaluate(index, queries), evaluate(index, queries, gallery_codes="labels")
     labels, bits = np.array(index.labels()), codes.unpack(index.codes(), 24)
     of_class = np.stack([bits[labels == label].mean(0) >= 0.5 for label in labels])

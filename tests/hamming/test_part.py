@@ -150,6 +150,21 @@ def test_memory_is_stated_and_small() -> None:
     )
 
 
+def test_buckets_larger_than_the_room_for_what_is_noted_are_probed() -> None:
+    """Codes that share their first 16 bits are one bucket; all of them may be among the nearest
+    until k are known."""
+    rng = np.random.default_rng(0)
+    tails = rng.integers(0, 2**32, 200_000, np.uint64)
+    packed = (rng.integers(0, 20, 200_000, np.uint64) << np.uint64(32) | tails)[:, None]
+    searchable = Codes(packed, 48)
+    query = packed[:1] ^ np.uint64(1)
+    assert searchable.paths(query, 10, radius=1) == ["probe"]
+    [found], [expected] = (
+        searchable.nearest(query, 10, radius=1, path=path) for path in ("auto", "numpy")
+    )
+    assert pairs(found) == pairs(expected)
+
+
 def test_paths_are_named_and_forced() -> None:
     packed = np.random.default_rng(0).integers(0, 2**48, (200_000, 1), np.uint64)
     by_planes, by_words = (Codes(packed, 48, planes=planes) for planes in (True, False))

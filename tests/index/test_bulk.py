@@ -279,7 +279,7 @@ DRIVER = (
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_driver_that_is_killed(
-    cluster: str, folder: Path, expected: object, tmp_path: Path
+    cluster: str, folder: Path, expected: object, small_network: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.wb"
     command = [
@@ -291,6 +291,8 @@ def test_a_driver_that_is_killed(
         folder,
         "--bits",
         BITS,
+        "--model",
+        small_network,
         "--ray",
         cluster,
     ]

@@ -58,6 +58,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("built_in_network")
 def test_killed_again_and_again_it_ends_complete(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.wb"
     expected = sorted(str(p) for p in many.rglob("*.jpg"))
@@ -172,6 +173,7 @@ def test_searching_while_another_writes(many: Path, tmp_path: Path) -> None:
             hits = index.search(many / "red" / "001.jpg", 1000, fine="none")
             assert len({hit.path for hit in hits}) == len(hits)
             counts.append(len(hits))
+            time.sleep(0.02)  # or the writer waits for the processor
         writer.communicate()
         assert counts == sorted(counts)
         assert len(index.search(many / "red" / "001.jpg", 1000, fine="none")) == 300

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
+from tests.small_network import DIM
 from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError
 from wingbar.hamming import codes
 from wingbar.index.filters import Condition, parse_where
@@ -370,7 +371,7 @@ def test_an_index_that_was_refitted_meanwhile_is_loaded_anew(photos: Path, tmp_p
 
 def test_info(index: Index) -> None:
     info = index.info()
-    assert (info.items, info.labels, info.bits, info.dim) == (60, 3, 24, 256)
+    assert (info.items, info.labels, info.bits, info.dim) == (60, 3, 24, DIM)
     assert info.unique_codes == len(np.unique(index.codes()))
     assert info.search_bytes == index.searchable().nbytes > 0
     assert isinstance(index.path, Path)

@@ -630,6 +630,7 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("built_in_network")
 def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
     """tests/data/test_toy.py counts the pixels. Frozen features tell little about the species: a
     label-free index is below. Eight species do, and are trained in half the time of all."""

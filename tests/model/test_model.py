@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.conftest import picture
+from tests.small_network import DIM, SIZE
 from wingbar.errors import ImageError, ModelError, QueryError
 from wingbar.hamming import codes
 from wingbar.images import Preprocessing, at_scales, load
@@ -76,6 +77,7 @@ def fitted() -> Model:
     )
 
 
+@pytest.mark.usefixtures("built_in_network")
 def test_the_general_model_is_small_and_whole() -> None:
     assert sum(path.stat().st_size for path in GENERAL.iterdir()) <= 7_500_000
     assert "Apache" in (GENERAL / "NOTICE").read_text()
@@ -107,7 +109,7 @@ def test_an_image_has_the_same_code_from_every_kind_of_source(
         picture(100 + i, (120, 90)).save(paths[-1])
     together = fitted.encode(paths)
     assert together.codes.shape == (35, 1)
-    assert together.features.shape == (35, 256)
+    assert together.features.shape == (35, DIM)
     np.testing.assert_allclose(np.linalg.norm(together.features, axis=1), 1, atol=1e-5)
     for threads in (1, 3):
         again = fitted.encode((path.read_bytes() for path in paths), threads=threads)
@@ -122,7 +124,7 @@ def test_an_image_has_the_same_code_from_every_kind_of_source(
 def test_encoding_nothing(fitted: Model) -> None:
     nothing = fitted.encode([])
     assert nothing.codes.shape == (0, 1)
-    assert nothing.features.shape == (0, 256)
+    assert nothing.features.shape == (0, DIM)
 
 
 def test_a_bad_image_is_named_by_its_error(fitted: Model) -> None:
@@ -263,7 +265,7 @@ def test_another_preprocessing_makes_another_model() -> None:
         other.with_preprocessing(model.preprocessing).encode([wide]).features.tolist()
         == model.encode([wide]).features.tolist()
     )
-    with pytest.raises(ModelError, match="224 x 224 only"):
+    with pytest.raises(ModelError, match=f"{SIZE} x {SIZE} only"):
         Model.load().with_preprocessing(Preprocessing(size=192))
 
 

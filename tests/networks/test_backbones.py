@@ -129,6 +129,7 @@ def test_same_padding_by_hand(size: int, kernel: int, stride: int) -> None:
         )
 
 
+@pytest.mark.usefixtures("built_in_network")
 def test_the_shipped_model_is_this_network_with_these_weights() -> None:
     net = backbones.create("efficientnet_lite0", "imagenet").eval()
     model = Model.load()

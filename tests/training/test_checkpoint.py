@@ -13,7 +13,7 @@ from tests.runs import CONFIG, SMALL, command, losses, start, weights
 from wingbar.data.readers import read_images
 from wingbar.errors import TrainingError
 from wingbar.methods import dlbhc
-from wingbar.training import checkpoint, loop
+from wingbar.training import checkpoint, export, loop
 from wingbar.training.checkpoint import Position
 
 
@@ -69,7 +69,10 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "write", lambda *_: None)
     output = tmp_path / "m"
     loop.train(dlbhc, read_images(data), output, CONFIG, replace(SMALL, epochs=1))
     (output / "train" / "checkpoint.safetensors").write_bytes(b"gone")

@@ -198,19 +198,18 @@ def probe(table, allowed, query, request, found, ns_byte):
                 for j in range(ahead):
                     first, last = np.int64(firsts[j]), np.int64(lasts[j])
                     compared += last - first
-                    most = found.places.size - count - (last - first)
-                    if state[ENTRIES] > most:
-                        drop_far(found)
-                        if state[ENTRIES] > most:
-                            return False
                     for i in range(first, last):
                         sketched = np.int64(popcount(table.sketches[t, i] ^ rest_of_query))
                         if s + sketched <= state[THRESHOLD]:
                             near[count] = i
                             count += 1
                             if count == near.size:
+                                if not _has_room(found, count):
+                                    return False
                                 _note_near(table, allowed, query, found, near, s, t, used)
                                 count = 0
+                if not _has_room(found, count):
+                    return False
                 _note_near(table, allowed, query, found, near[:count], s, t, used)
             spent += (
                 buckets.ns_bucket * buckets.choices[s]
@@ -221,6 +220,14 @@ def probe(table, allowed, query, request, found, ns_byte):
             if state[THRESHOLD] <= certain:
                 return True
     return True  # every bucket of a table was seen
+
+
+@inlined
+def _has_room(found, count):
+    """Whether `count` more codes can be noted, if need be after what is too far was dropped."""
+    if found.state[ENTRIES] + count > found.places.size:
+        drop_far(found)
+    return found.state[ENTRIES] + count <= found.places.size
 
 
 @inlined

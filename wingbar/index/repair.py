@@ -45,7 +45,7 @@ from wingbar.index.store import (
     removed_crc,
 )
 from wingbar.model import proof
-from wingbar.model.model import GENERAL, PROOF, Model
+from wingbar.model.model import PROOF, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
 _BROKEN = (sqlite3.Error, UnicodeDecodeError, OverflowError)
@@ -213,12 +213,12 @@ def _model_of(connection: sqlite3.Connection, path: Path) -> Model:
     try:
         return Model(files)
     except (WingbarError, TypeError):
-        files["model.onnx"] = (GENERAL / "model.onnx").read_bytes()
+        files["model.onnx"] = Model.load().files["model.onnx"]
     try:
         with suppress(WingbarError, TypeError):
             return Model(files)
         if PROOF in names:
-            files[PROOF] = (GENERAL / PROOF).read_bytes()
+            files[PROOF] = Model.load().files[PROOF]
         return Model(files)
     except (WingbarError, TypeError) as error:
         raise StoreError(

@@ -121,6 +121,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """The integer at a place of a protocol buffer, and the place behind it."""
+    if message[at] < 128:  # as most are
+        return message[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         byte = message[at]

