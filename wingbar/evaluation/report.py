@@ -192,11 +192,11 @@ class _Group(NamedTuple):
 
 
 class _Confusion(NamedTuple):
-    """`count` of the `queries` with a label were taken for another one."""
+    """`times` of the `queries` with a label were taken for another one."""
 
     label: str
     other: str
-    count: int
+    times: int
     queries: int
 
 
