@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from wingbar.index.ranking import Hits
     from wingbar.model.saliency import Look
 
+PICTURES = 24  # shown on a terminal for one query, at most
+
 # -- search
 
 
@@ -89,7 +91,8 @@ def search(args: argparse.Namespace) -> int:
 
     on_terminal = sys.stdout.isatty()
     pictures = pictures_for(args.pictures, on_terminal and not args.json)
-    if args.open or args.html is not None:
+    as_page = args.open or args.html is not None
+    if as_page:
         from wingbar.evaluation.report import check_pages
 
         check_pages()
@@ -117,7 +120,8 @@ def search(args: argparse.Namespace) -> int:
                 print_message(str(error))
                 code = 2
                 continue
-            found.append((name, hits))
+            if as_page:
+                found.append((name, hits))
             if args.json or not on_terminal:
                 for hit in hits:
                     record = {"query": name, **asdict(hit)}
@@ -125,13 +129,13 @@ def search(args: argparse.Namespace) -> int:
                         record["copies"] = list(hits.copies.get(hit.id, ()))
                     print(json_text(record))
             else:
-                sources = [*_pictures_of_query(name, query, options.box), *(h.path for h in hits)]
-                print(strip_text(sources, pictures) + _hits_text(name, hits))
+                shown = [*_pictures_of_query(name, query, options.box), *(h.path for h in hits)]
+                print(strip_text(shown[:PICTURES], pictures) + _hits_text(name, hits))
             if not hits and args.where and not told:
                 told = index.why_nothing_passes(args.where)
                 if told is not None:
                     print_message(told)
-    if args.open or args.html is not None:
+    if found:
         _write_page(args, found)
     return code
 

@@ -36,7 +36,7 @@ def verdict(result: Evaluation) -> Verdict:
         points.append(
             f"The codes lose to the predicted class: a plain classifier's answer in "
             f"{counted(result.argmax_bits, 'bit')} reaches MAP {result.argmax_map:.3f}, the "
-            f"{result.bits}-bit codes {result.map:.3f}. Training on labels helps."
+            f"{result.bits}-bit codes {result.map:.3f}. Training on labels may help."
         )
     elif result.map > result.argmax_map + GAP:
         points.append(
@@ -47,7 +47,7 @@ def verdict(result: Evaluation) -> Verdict:
         good = False
         points.append(
             f"The codes lose much of what the features know: MAP {result.map:.3f} against "
-            f"{result.feature_map:.3f}. Longer codes help."
+            f"{result.feature_map:.3f}. Longer codes may help."
         )
     if result.rerank_map > result.map + GAP:
         points.append(
