@@ -28,7 +28,7 @@ from wingbar.parallel import Progress, no_progress
 
 QUERIES_SHOWN = 12
 NEIGHBOURS = 10  # of each query and ranking
-TRAINING = "--size 128 --epochs 6"  # flags that suit the drawn birds
+TRAINING = "--size 128 --batch 16"  # few pictures: more steps, of small ones
 
 
 @dataclass(frozen=True)
