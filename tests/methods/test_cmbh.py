@@ -634,12 +634,12 @@ def test_trained_in_two_processes_the_losses_are_those_of_one(
 def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path: Path) -> None:
     """tests/data/test_toy.py counts the pixels. Frozen features tell little about the species: a
     label-free index is below. Eight species do, and are trained in half the time of all."""
-    birds = toy.write_birds(tmp_path / "birds", train=24, test=6)
+    birds = toy.write_birds(tmp_path / "birds", train=16, test=5)
     for part in ("train", "test"):
         for species in sorted((birds / part).iterdir())[8:]:
             shutil.rmtree(species)
     data = read_dataset(birds)
-    run = Run(size=80, epochs=10, lr=0.03, area=0.8, held_out=0.1)
+    run = Run(size=80, epochs=10, batch=16, lr=0.03, area=0.8, held_out=0.1)
     model = loop.train(
         cmbh,
         data.train,
@@ -652,5 +652,5 @@ def test_it_separates_species_that_differ_in_two_percent_of_the_pixels(tmp_path:
         with Index.create(tmp_path / f"{name}.wb", encoder) as index:
             index.add(data.gallery)
             found.append(evaluate(index, data.query, fine="none", keep_constant_bits=True).map)
-    assert found[0] > 0.65
-    assert found[1] < 0.4
+    assert found[0] > 0.55
+    assert found[1] < 0.35

@@ -296,3 +296,16 @@ def test_some_methods_learn_from_several_labels_and_the_others_refuse(
     (tmp_path / "m" / "train" / "run.json").write_text(json.dumps(described))
     assert run.recorded(tmp_path / "m").data.multi_label
     assert "multi_label" not in run.describe(replace(settings, data=read_images(data)))
+
+
+@pytest.mark.parametrize(("optimizer", "decay_scale"), [("sgd", 1.0), ("adam", 0.0)])
+def test_the_first_step_of_each_optimizer(optimizer: str, decay_scale: float) -> None:
+    """SGD goes down the gradient and decays weights; Adam's first step is the rate, whatever the
+    gradient (Kingma & Ba, ICLR 2015, Algorithm 1)."""
+    weights = torch.nn.Parameter(torch.tensor([2.0, -1.0]))
+    weights.grad = torch.tensor([0.5, -0.25])
+    group = {"params": [weights], "decay_scale": decay_scale}
+    settings = replace(SMALL, optimizer=optimizer, lr=0.1, weight_decay=0.01)
+    loop._optimizer([group], settings).step()
+    expected = {"sgd": [2 - 0.1 * (0.5 + 0.02), -1 + 0.1 * (0.25 + 0.01)], "adam": [1.9, -0.9]}
+    torch.testing.assert_close(weights.detach(), torch.tensor(expected[optimizer]))

@@ -295,14 +295,15 @@ class Codes:
         the same. Raises ValueError for k < 1 or queries of another length.
         """
         request = self._request(queries, k, radius, ties, limit, path)
+        if len(self._parts) == 1:
+            only = None if allowed is None else allowed.parts[0]
+            return self._parts[0].nearest(queries, request, only, self.threads)
         by_part = [
             part.nearest(
                 queries, request, None if allowed is None else allowed.parts[i], self.threads
             )
             for i, part in enumerate(self._parts)
         ]
-        if len(by_part) == 1:
-            return by_part[0]
         return [merge(found, request) for found in zip(*by_part, strict=True)]
 
     def paths(
@@ -325,15 +326,21 @@ class Codes:
         path: Path,
     ) -> Request:
         """The checked arguments of `nearest`."""
-        if queries.shape[1:] != (words(self.bits),):
+        if queries.ndim != 2 or queries.shape[1] != self._words:
             shape = list(queries.shape[1:])
-            raise ValueError(
-                f"a query of {self.bits} bits is [{words(self.bits)}] words, not {shape}"
-            )
+            raise ValueError(f"a query of {self.bits} bits is [{self._words}] words, not {shape}")
         if path == "planes" and not all(part.table.planes.shape[1] for part in self._parts):
             raise ValueError("these codes have no planes; make them with Codes(..., planes=True)")
-        measured = path == "auto" and any(part.compiled for part in self._parts)
+        measured = path == "auto" and self._is_compiled
         return _request(self.bits, k, radius, ties, limit, path, measured)
+
+    @cached_property
+    def _words(self) -> int:
+        return words(self.bits)
+
+    @cached_property
+    def _is_compiled(self) -> bool:
+        return any(part.compiled for part in self._parts)
 
     def _compiled(self, count: int) -> bool:
         """Whether `count` items are searched by the compiled loops."""
