@@ -22,8 +22,10 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterable
+from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from copies import CHANGES  # type: ignore[import-not-found]  # the script beside this one
@@ -92,8 +94,8 @@ def measure_quality(folder: Path, count: int, seed: int, with_peers: bool) -> No
                 start = time.perf_counter()
                 try:
                     pairs = peer(files)
-                except (ImportError, RuntimeError) as error:  # RuntimeError: of another PyTorch
-                    print(f"  {name}: cannot be imported ({error})")
+                except (ImportError, RuntimeError, OSError) as error:  # OSError: no weights
+                    print(f"  {name}: cannot be used ({error})")
                     continue
                 show(name, pairs, written, time.perf_counter() - start)
 
@@ -137,7 +139,22 @@ def show(name: str, pairs: Pairs, originals: int, seconds: float) -> None:
         print(f"    {change:14} recall {hit / originals:.3f}", flush=True)
 
 
+@cache
+def _operators() -> Any:
+    """What torchvision from PyPI, which is built for CUDA, looks for when it is imported, and does
+    not find beside a PyTorch for CPUs. imagededup uses none of it."""
+    import torch
+
+    torch_library: Any = torch.library
+    library = torch_library.Library("torchvision", "FRAGMENT")
+    if torch.version.cuda is None:
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
 def phash_of_imagededup(files: Path) -> Pairs:
+    _operators()
     from imagededup.methods import PHash
 
     found = PHash(verbose=False).find_duplicates(image_dir=str(files), max_distance_threshold=10)
@@ -145,6 +162,7 @@ def phash_of_imagededup(files: Path) -> Pairs:
 
 
 def cnn_of_imagededup(files: Path) -> Pairs:
+    _operators()
     from imagededup.methods import CNN
 
     found = CNN(verbose=False).find_duplicates(image_dir=str(files), min_similarity_threshold=0.9)

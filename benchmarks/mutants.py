@@ -15,6 +15,7 @@ import argparse
 import ast
 import collections
 import difflib
+import itertools
 import json
 import os
 import random
@@ -54,7 +55,7 @@ def main() -> None:
     files = sorted({found for path in args.paths for found in sources(ROOT / path)})
     every = [mutant for path in files for mutant in mutants(path)]
     random.Random(args.seed).shuffle(every)
-    drawn = [mutant for mutant in every if changes_something(mutant)][: args.sample]
+    drawn = list(itertools.islice(filter(changes_something, every), args.sample))
     done = [json.loads(line) for line in args.output.open()] if args.output.exists() else []
     tested = {Mutant(d["file"], d["operator"], d["occurrence"]) for d in done}
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +103,12 @@ def mutated(mutant: Mutant) -> tuple[str, str]:
 
 
 def changes_something(mutant: Mutant) -> bool:
-    """Whether the fault is in code that runs, not in an annotation."""
-    before, after = (_without_annotations(source) for source in mutated(mutant))
+    """Whether the fault is in code that runs, not in an annotation, and leaves it Python: the
+    asterisks of an unpacked mapping are no operator."""
+    try:
+        before, after = (_without_annotations(source) for source in mutated(mutant))
+    except SyntaxError:
+        return False
     return before != after
 
 

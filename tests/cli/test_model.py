@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,16 @@ from onnx import TensorProto
 from tests.commands import run
 from tests.conftest import picture
 from tests.data.shelf import Shelf, serve
+from tests.model.encoders import SIZE, vit
 from tests.model.test_imported import SIGLIP, SQUARE, graph_of, pooled
+from tests.model.text_towers import (
+    TOKENS,
+    image_tower,
+    text_tower,
+    tokenizer,
+    write_both,
+    write_text,
+)
 from wingbar.data import encoders
 from wingbar.images import Preprocessing
 from wingbar.index.store import Store
@@ -29,7 +39,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Shelf]:
     """A hub with a small network in the place of each encoder of one file."""
     network = graph_of(tmp_path / "small.onnx", pooled(), ["B", 3, "H", "W"]).read_bytes()
     for name in ("siglip2-base", "dinov3-small"):
-        one = replace(encoders.ENCODERS[name], output="y", size=0, beside=())
+        known = encoders.ENCODERS[name]
+        one = replace(known, output="y", size=0, beside=(), sha256="", text=None)
         monkeypatch.setitem(encoders.ENCODERS, name, one)
     paths = [encoders.ENCODERS[name].urls("")[0] for name in ("siglip2-base", "dinov3-small")]
     yield from serve(Shelf(files=dict.fromkeys(paths, network)))
@@ -58,6 +69,82 @@ def test_by_name(capsys: Capture, hub: Shelf, tmp_path: Path) -> None:
     assert run(capsys, "index", index, tmp_path / "a.png", "--model", made, "--bits", 3)[0] == 0
     assert run(capsys, "verify", index)[:2] == (0, f"{index} is intact\n")
     assert run(capsys, "search", index, tmp_path / "a.png")[0] == 0
+
+
+def test_an_encoder_of_images_and_texts(
+    capsys: Capture, hub: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = write_text(tmp_path / "t.onnx", text_tower(causal=True), "text_embeds").read_bytes()
+    made = tokenizer().to_str().encode()
+    image = image_tower(tmp_path / "i.onnx").read_bytes()
+    files = {
+        name: encoders.KnownFile(name, len(data), hashlib.sha256(data).hexdigest())
+        for name, data in (("onnx/i.onnx", image), ("onnx/t.onnx", text), ("tokenizer.json", made))
+    }
+    known = encoders.ENCODERS["clip-vit-b32"]
+    assert known.text is not None
+    one = replace(
+        known,
+        output="y",
+        file="onnx/i.onnx",
+        size=len(image),
+        sha256=files["onnx/i.onnx"].sha256,
+        text=replace(
+            known.text,
+            network=files["onnx/t.onnx"],
+            tokenizer=files["tokenizer.json"],
+            tokens=TOKENS,
+            pad="<end>",
+        ),
+    )
+    monkeypatch.setitem(encoders.ENCODERS, known.name, one)
+    given = dict(zip(files, (image, text, made), strict=True))
+    hub.files = {one.url(path, ""): data for path, data in given.items()}
+    command = ["model", "import", known.name, "--hub", hub.url, "-o"]
+    code, out, err = run(capsys, *command, tmp_path / "m")
+    assert code == 0, err
+    assert 'It knows texts: wingbar search photos.wb --text "red dress"' in out
+    assert ", and 0.0 MB for texts" in err
+    assert "no checksum" not in err
+    assert Model.load(tmp_path / "m").has_text
+    code, _, err = run(capsys, *command, tmp_path / "n", "--no-text")
+    assert (code, "for texts" in err) == (0, False)
+    assert not Model.load(tmp_path / "n").has_text
+
+    for i in range(3):
+        picture(i).save(tmp_path / f"{i}.png")
+    index = tmp_path / "a.wb"
+    pictures = [tmp_path / f"{i}.png" for i in range(3)]
+    assert run(capsys, "index", index, *pictures, "--model", tmp_path / "m", "--bits", 3)[0] == 0
+    code, out, _ = run(capsys, "search", index, "--text", "a red dress", "-k", 2)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(hit["query"], hit["rank"], hit["p_chance"]) for hit in found] == [
+        ("a red dress", 1, None),
+        ("a red dress", 2, None),
+    ]
+    code, _, err = run(capsys, "search", index, "--text", "x", "--radius", 1)
+    assert (code, "without a radius: leave it out" in err) == (2, True)
+    assert run(capsys, "search", index)[2] == (
+        "wingbar: name an image to search with, or a --text\n"
+    )
+    hub.files[one.url("tokenizer.json", "")] = made + b" "
+    assert "its sha256 is" in run(capsys, *command, tmp_path / "o")[2]
+
+
+def test_a_files_own_tower_for_texts(capsys: Capture, tmp_path: Path) -> None:
+    path = write_both(tmp_path / "both.onnx", vit(), text_tower(causal=True))
+    command = ["model", "import", path, "--size", SIZE, "-o", tmp_path / "m", "--text", path]
+    code, _, err = run(capsys, *command)
+    assert (code, "--text needs the tower's --tokens" in err) == (2, True)
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    flags = ["--tokens", TOKENS, "--pad-token", "<end>"]
+    assert run(capsys, *command, *flags)[0] == 0
+    assert Model.load(tmp_path / "m").has_text
+    code, _, err = run(capsys, *command[:-2], "--lower")
+    assert "holds a model already" in err
+    command[-3] = tmp_path / "n"
+    code, _, err = run(capsys, *command[:-2], "--lower")
+    assert (code, err) == (2, "wingbar: --lower goes with --text: leave it out\n")
 
 
 def test_a_licence_that_is_not_permissive_is_accepted_first(

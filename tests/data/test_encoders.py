@@ -74,8 +74,41 @@ def test_files_are_fetched_and_checked(shelf: Shelf, tmp_path: Path) -> None:
         encoders.fetch(replace(known, size=7), tmp_path / "d", hub=shelf.url)
 
 
+def test_a_text_tower_is_fetched_and_checked(shelf: Shelf, tmp_path: Path) -> None:
+    for name in ("siglip2-base", "tinyclip-8m", "clip-vit-b32"):
+        text = ENCODERS[name].text
+        assert text is not None
+        for one in text.files:
+            assert (one.size > 10**6, len(one.sha256)) == (True, 64)
+    made = {
+        name: encoders.KnownFile(name, len(data), hashlib.sha256(data).hexdigest())
+        for name, data in (("onnx/text.onnx", b"tower"), ("tokenizer.json", b"tokens"))
+    }
+    clip = ENCODERS["clip-vit-b32"]
+    assert clip.text is not None
+    text = replace(clip.text, network=made["onnx/text.onnx"], tokenizer=made["tokenizer.json"])
+    known = replace(clip, revision="abc", size=0, sha256="", text=text)
+    folder = f"/{known.repository}/resolve/abc"
+    shelf.files = {
+        f"{folder}/{known.file}": NETWORK,
+        f"{folder}/onnx/text.onnx": b"tower",
+        f"{folder}/tokenizer.json": b"tokens",
+    }
+    found = encoders.fetch(known, tmp_path / "a", hub=shelf.url)
+    assert found.text is not None
+    assert found.tokenizer is not None
+    assert (found.text.read_bytes(), found.tokenizer.read_bytes()) == (b"tower", b"tokens")
+    assert encoders.fetch(known, tmp_path / "b", hub=shelf.url, texts=False).text is None
+    both = replace(known, text=replace(text, network=None))
+    found = encoders.fetch(both, tmp_path / "c", hub=shelf.url)
+    assert found.text == found.path
+    shelf.files[f"{folder}/tokenizer.json"] = b"others"
+    with pytest.raises(DataError, match="its sha256 is"):
+        encoders.fetch(known, tmp_path / "d", hub=shelf.url)
+
+
 def test_another_revision_has_no_known_checksum(shelf: Shelf, tmp_path: Path) -> None:
-    known = replace(ENCODERS["siglip2-base"], sha256="00")
+    known = replace(ENCODERS["siglip2-base"], sha256="00", text=None)
     shelf.files = {f"/{known.repository}/resolve/main/{known.file}": NETWORK}
     found = encoders.fetch(known, tmp_path, hub=shelf.url, revision="main")
     assert found.size == len(NETWORK)

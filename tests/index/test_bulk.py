@@ -22,6 +22,7 @@ import pytest
 from tests.conftest import picture, write_classes
 from tests.databases import skip_or_fail
 from tests.model.test_model import trained_model
+from wingbar.cli import main
 from wingbar.errors import DataError, StoreError
 from wingbar.index import bulk, encoded, sync
 from wingbar.index.bulk import Encoder
@@ -164,6 +165,28 @@ def test_the_index_is_that_of_one_process(
     assert (report.added, report.continued, report.fitted_on) == (61, 0, 32)
 
 
+@pytest.fixture(scope="module")
+def for_classes(folder: Path) -> object:
+    """What one process makes of them for classes: averages of neighbours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wingbar.index.refit.SAMPLE", 32)
+        path = folder.parent / "classes.wb"
+        with Index.create(path) as index:
+            index.add(folder, bits=BITS, purpose="classes")
+            assert index.model.averages
+    return everything(path)
+
+
+def test_an_index_for_classes_is_that_of_one_process(
+    folder: Path, for_classes: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "encode_on_ray", in_this_process)
+    path = tmp_path / "a.wb"
+    with Index.create(path) as index:
+        index.add(folder, bits=BITS, purpose="classes", ray="local")
+    assert everything(path) == for_classes
+
+
 def test_touched_and_moved_files_are_not_encoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +291,17 @@ def test_a_worker_that_is_killed(
     assert (everything(path), sorted(report.failed, key=str)) == expected
     assert report.added == 61
     assert not (tmp_path / "a.wb-ray").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_an_index_for_classes_on_two_nodes(
+    cluster: str, folder: Path, for_classes: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.wb"
+    command = ["index", path, folder, "--bits", BITS, "--for", "classes", "--ray", cluster]
+    assert main.main(list(map(str, command))) == 0
+    assert everything(path) == for_classes
 
 
 DRIVER = (

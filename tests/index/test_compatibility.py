@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 import sqlite3
@@ -146,7 +147,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 OF_FORMAT = {
     1: FIXTURES / "made_at_2e003ea" / "trained.wb.xz",
     2: FIXTURES / "format_2" / "vectors.wb.xz",
+    3: FIXTURES / "format_3" / "vectors.wb.xz",
 }
+AS_INT8 = json.loads((FIXTURES / "format_3" / "answers.json").read_text())
 VECTORS = json.loads((FIXTURES / "format_2" / "answers.json").read_text())
 
 
@@ -181,9 +184,11 @@ def test_every_format_is_read_unchanged_and_written_in_the_present_one(
         assert (opened.format, len(index)) == (store.FORMAT, len(items) - 1)
 
 
-def test_what_an_index_of_format_2_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", [2, 3])
+def test_what_an_index_of_vectors_holds(format_: int, tmp_path: Path) -> None:
+    """That of format 3 is a copy with features as int8."""
     path = tmp_path / "a.wb"
-    path.write_bytes(lzma.decompress(OF_FORMAT[2].read_bytes()))
+    path.write_bytes(lzma.decompress(OF_FORMAT[format_].read_bytes()))
     vectors = np.random.default_rng(2).standard_normal((40, 16)).astype(np.float32)
     with Index.open(path) as index, closing(store.Store.open(path)) as opened:
         assert index.ids().tolist() == VECTORS["ids"]
@@ -191,5 +196,10 @@ def test_what_an_index_of_format_2_holds(tmp_path: Path) -> None:
         assert [hex(int(code)) for code in index.codes()[:, 0]] == VECTORS["codes"]
         assert index.model.fingerprint == VECTORS["fingerprint"]
         found = [[hit.id for hit in index.search(vector, 5)] for vector in vectors[:4]]
-        assert found == VECTORS["nearest"]
+        answers = VECTORS | (AS_INT8 if format_ == 3 else {})
+        assert found == answers["nearest"]
+        assert index.kept == ("int8" if format_ == 3 else "float16")
+        if format_ == 3:
+            features = hashlib.sha256(index.features().tobytes()).hexdigest()
+            assert features == answers["features"]
         assert list(opened.removed()) == VECTORS["removed"]

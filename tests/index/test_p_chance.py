@@ -14,6 +14,7 @@ from wingbar.errors import QueryError
 from wingbar.index.index import Index
 from wingbar.index.ranking import FINE, Ranked, SearchOptions, with_chances
 from wingbar.index.shards import Shards
+from wingbar.index.store import Store
 from wingbar.model.model import Model
 from wingbar.model.random_pairs import measure, sample_of
 
@@ -37,6 +38,25 @@ def test_it_is_measured_on_what_the_index_stores(index: Index) -> None:
     np.testing.assert_allclose(found.cosines, expected.cosines, atol=1e-3)  # float16
     with Index.open(index.path) as again:
         assert again.random_pairs() == found  # it is kept
+
+
+def test_measuring_it_reads_a_sample_only(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first search of a large file must not wait for all of its items."""
+    monkeypatch.setattr("wingbar.model.random_pairs.SAMPLE", 30)
+    asked: list[int] = []
+    plain = Store.features
+    with Index.open(index.path) as again:
+        monkeypatch.setattr(Model, "random_pairs", None)  # as of a model that does not know it
+        monkeypatch.delattr(Store, "ids")
+        monkeypatch.delattr(Store, "_item_rows")
+
+        def counted(self: Store, ids: list[int], dim: int) -> object:
+            asked.extend(ids)
+            return plain(self, ids, dim)
+
+        monkeypatch.setattr(Store, "features", counted)
+        assert again.random_pairs() is not None
+    assert len(asked) == 30
 
 
 def test_every_hit_has_its_chance_and_the_list_ends_at_the_cut(index: Index) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,19 @@ def test_a_model_of_vectors_is_saved_and_loaded(index: Index, tmp_path: Path) ->
     for dim in (0, 2**16 + 1):
         with pytest.raises(ModelError, match="vectors have from 1 to"):
             Model.of_vectors(dim)
+
+
+@pytest.mark.parametrize(("before", "after"), [(40, 400), (400, 40)])
+def test_an_index_that_is_copied_over_open_ones_is_followed(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    for name, count in (("a", before), ("b", after)):
+        with Index.create(tmp_path / f"{name}.wb", Model.of_vectors(DIM)) as index:
+            index.add(vectors=vectors(count, seed=count), keys=keys(count), bits=16)
+    query = vectors(1, seed=after)[0]
+    with Index.open(tmp_path / "a.wb") as first, Index.open(tmp_path / "a.wb") as second:
+        assert {len(first.search(query, 1000)), len(second.search(query, 1000))} == {before}
+        shutil.copyfile(tmp_path / "b.wb", tmp_path / "a.wb")
+        for index in (first, second, first):
+            hits = index.search(query, 1000)
+            assert (len(hits), hits[0].id) == (after, 1)

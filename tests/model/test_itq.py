@@ -160,3 +160,21 @@ def test_a_rotation_that_is_none_is_refused_before_it_takes_memory() -> None:
         with pytest.raises(ModelError, match=r"rotation\.npz cannot be read") as refused:
             itq.Rotation.from_bytes(data)
         assert "\n" not in str(refused.value)
+
+
+def test_raw_features_are_made_of_whole_ones_again() -> None:
+    x = sample()
+    rotation = itq.fit(x, 8, np.random.default_rng(0), dim=16, whole=True)
+    assert rotation.feature.shape == (32, 32)
+    _, features = rotation.apply(x)
+    np.testing.assert_allclose(rotation.raw_of(features), x, atol=1e-5)
+    np.testing.assert_allclose(rotation.raw_of(features.astype(np.float16)), x, atol=5e-3)
+    with pytest.raises(ValueError, match="features of 16 numbers do not tell 32"):
+        fit(x, 8).raw_of(features[:, :16])
+
+
+def test_what_whole_features_keep_beyond_the_reduced_ones_counts_little() -> None:
+    x = sample()
+    _, reduced = fit(x, 8).apply(x)
+    _, whole = itq.fit(x, 8, np.random.default_rng(0), dim=16, whole=True).apply(x)
+    np.testing.assert_allclose(whole @ whole.T, reduced @ reduced.T, atol=0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from wingbar.cli.options import Verb
+from wingbar.cli.options import Verb, add_features_flag
 from wingbar.cli.output import print_result, progress_bars
 from wingbar.errors import counted
 
@@ -25,6 +25,7 @@ def copy_flags(parser: argparse.ArgumentParser) -> None:
         help="a file or a URL where there is nothing yet, or an unfinished or older copy of FROM, "
         "which is brought up to date",
     )
+    add_features_flag(parser, None)
 
 
 def copy(args: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def copy(args: argparse.Namespace) -> int:
 
     source, target = place_of(args.source), place_of(args.target)
     with progress_bars() as progress:
-        report = copy(source, target, progress=progress)
+        report = copy(source, target, features=args.features, progress=progress)
     parts = [f"{report.copied:,} copied"]
     parts += [f"{report.present:,} there already"] if report.present else []
     parts += [f"{report.removed:,} removed"] if report.removed else []

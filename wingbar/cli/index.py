@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wingbar.cli.options import (
     Verb,
     add_all_flag,
+    add_features_flag,
     add_protocol_flag,
     code_length,
     positive_number,
@@ -81,6 +82,7 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         choices=ADAPT,
         help="let label-free codes learn from the labels that some of the images have",
     )
+    add_features_flag(parser, None)
     parser.add_argument(
         "--split",
         default="all",
@@ -159,9 +161,16 @@ def index(args: argparse.Namespace) -> int:
     opened = (
         Index.open(path)
         if args.refit or exists(path)
-        else Index.create(path, model_at(args.model or "general"))
+        else Index.create(
+            path, model_at(args.model or "general"), features=args.features or "float16"
+        )
     )
     with opened as found:
+        if args.features not in (None, found.kept):
+            raise WingbarError(
+                f"{path} keeps features as {found.kept}: leave --features out, or make a copy with "
+                f"wingbar copy {path} NEW.wb --features {args.features}"
+            )
         if args.model:
             _check_model(args.model, found)
         if args.refit:
@@ -497,6 +506,7 @@ def _index_text(found: Index, info: IndexInfo) -> str:
     from wingbar.index.engine import Url
 
     labels = f" with {counted(info.labels, 'label')}" if info.labels else ""
+    as_int8 = " as int8" if info.features == "int8" else ""
     kept = f" in {found.engine}" if isinstance(found.path, Url) else ""
     lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}{kept}"]
     if info.items:
@@ -514,7 +524,8 @@ def _index_text(found: Index, info: IndexInfo) -> str:
         sample = found.model.record["fitted"].get("sample", 0)
         lines.append(f"Codes learned from {counted(sample, 'image')}{how}.")
     lines.append(
-        f"Model: {found.model}, features of {info.dim:,} numbers; searches use fine={info.fine}."
+        f"Model: {found.model}, features of {info.dim:,} numbers{as_int8}; searches use "
+        f"fine={info.fine}."
     )
     return "\n".join(lines)
 

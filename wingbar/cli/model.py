@@ -15,11 +15,11 @@ from wingbar.errors import ModelError, WingbarError
 
 if TYPE_CHECKING:
     from wingbar.data.encoders import KnownEncoder
-    from wingbar.model.imported import Form
+    from wingbar.model.imported import Form, Texts
     from wingbar.model.model import Model
 
 # flags that only one kind of source has a use for
-_OF_NAMES = ("accept_licence", "hub", "revision", "sha256")
+_OF_NAMES = ("accept_licence", "hub", "revision", "sha256", "no_text")
 _OF_FILES = (
     "preprocessor",
     "size",
@@ -32,6 +32,12 @@ _OF_FILES = (
     "layout",
     "take",
     "pool",
+    "text",
+    "tokenizer",
+    "tokens",
+    "pad_token",
+    "lower",
+    "take_text",
 )
 
 # -- model import
@@ -65,6 +71,9 @@ def import_flags(parser: argparse.ArgumentParser) -> None:
     fetched.add_argument("--revision", help="another commit or branch than the known one")
     fetched.add_argument(
         "--sha256", default="", help="checksum that the network's file must have, or its beginning"
+    )
+    fetched.add_argument(
+        "--no-text", action="store_true", help="leave the text tower out, where there is one"
     )
     seen = parser.add_argument_group("how a file wants its pictures")
     seen.add_argument(
@@ -107,6 +116,25 @@ def import_flags(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="tokens before the patches, which --pool mean leaves out (default 1)",
     )
+    texts = parser.add_argument_group("texts, of a file's own tower for them")
+    texts.add_argument(
+        "--text", metavar="FILE", help="the ONNX file of the text tower, perhaps the same file"
+    )
+    texts.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="its tokenizer.json (default: one beside the file, or in the folder above)",
+    )
+    texts.add_argument(
+        "--tokens", type=positive_number, help="number of tokens that it takes (CLIP: 77)"
+    )
+    texts.add_argument(
+        "--pad-token", metavar="TOKEN", help="what fills them up (default: as in the tokenizer)"
+    )
+    texts.add_argument("--lower", action="store_true", help="make texts lower case first")
+    texts.add_argument(
+        "--take-text", metavar="OUTPUT", help="name of the output (default: by its name)"
+    )
 
 
 def import_model(args: argparse.Namespace) -> int:
@@ -126,7 +154,8 @@ def import_model(args: argparse.Namespace) -> int:
         path = Path(args.source)
         if not path.is_file():
             raise WingbarError(f"there is no file {path}")
-        model = _imported(path, _form_from_flags(args, path), args.name or path.stem, {})
+        form, texts = _form_from_flags(args, path), _texts_from_flags(args)
+        model = _imported(path, form, args.name or path.stem, {}, texts)
     else:
         _refuse(args, _OF_FILES, "is for files")
         model = _fetched(args, output)
@@ -190,7 +219,8 @@ def _refuse(args: argparse.Namespace, flags: Sequence[str], reason: str) -> None
 
 
 def _line(encoder: KnownEncoder) -> str:
-    return f"{encoder.name:13}  {encoder.title}; {encoder.about}; {encoder.licence}"
+    text = f"; texts, {encoder.text.about} more" if encoder.text else ""
+    return f"{encoder.name:13}  {encoder.title}; {encoder.about}{text}; {encoder.licence}"
 
 
 def _fetched(args: argparse.Namespace, output: Path) -> Model:
@@ -206,7 +236,9 @@ def _fetched(args: argparse.Namespace, output: Path) -> Model:
             f"{told}, which does not allow every use: read it at {encoder.page}, and add "
             "--accept-licence if you accept it"
         )
-    print_message(f"{told}; fetching {encoder.about} from {url}")
+    takes_text = encoder.text is not None and not args.no_text
+    more = f", and {encoder.text.about} for texts" if encoder.text and takes_text else ""
+    print_message(f"{told}; fetching {encoder.about} from {url}{more}")
     folder = output / "fetched"
     with progress_bars() as progress:
         found = encoders.fetch(
@@ -215,6 +247,7 @@ def _fetched(args: argparse.Namespace, output: Path) -> Model:
             hub=hub,
             revision=args.revision or "",
             sha256=args.sha256,
+            texts=takes_text,
             progress=progress,
         )
     if not args.sha256 and not encoder.sha256:
@@ -228,17 +261,22 @@ def _fetched(args: argparse.Namespace, output: Path) -> Model:
         "sha256": found.sha256,
         "licence": encoder.licence,
     }
-    model = _imported(found.path, _form_of(encoder), args.name or encoder.name, source)
+    texts = _texts_of(encoder, found.text, found.tokenizer)
+    model = _imported(found.path, _form_of(encoder), args.name or encoder.name, source, texts)
     shutil.rmtree(folder)
     return model
 
 
-def _imported(path: Path, form: Form, name: str, source: dict[str, Any]) -> Model:
+def _imported(
+    path: Path, form: Form, name: str, source: dict[str, Any], texts: Texts | None
+) -> Model:
     if path.suffix == ".pt":
+        if texts is not None:
+            raise WingbarError("--text goes with an ONNX file, not with a TorchScript file")
         return _foreign().from_torchscript(path, form, name, source)
     from wingbar.model.imported import from_onnx
 
-    return from_onnx(path, form, name, source)
+    return from_onnx(path, form, name, source, texts)
 
 
 def _foreign() -> Any:
@@ -260,6 +298,47 @@ def _form_of(encoder: KnownEncoder) -> Form:
         output=encoder.output,
         pool=encoder.pool,
     )
+
+
+def _texts_of(encoder: KnownEncoder, network: Path | None, tokenizer: Path | None) -> Texts | None:
+    """The text tower of an encoder by name, whose files were fetched."""
+    from wingbar.model.imported import Texts
+    from wingbar.model.text import TextForm
+
+    known = encoder.text
+    if known is None or network is None or tokenizer is None:
+        return None
+    form = TextForm(
+        tokens=known.tokens,
+        pad=known.pad,
+        lower=known.lower,
+        attends=known.attends,
+        output=known.output,
+    )
+    return Texts(network=network, tokenizer=tokenizer, form=form)
+
+
+def _texts_from_flags(args: argparse.Namespace) -> Texts | None:
+    """The text tower that flags name."""
+    from wingbar.model.imported import Texts
+    from wingbar.model.text import TOKENIZER, TextForm, default_pad
+
+    if args.text is None:
+        _refuse(
+            args, ("tokenizer", "tokens", "pad_token", "lower", "take_text"), "goes with --text"
+        )
+        return None
+    network = Path(args.text)
+    beside = [folder / TOKENIZER for folder in (network.parent, network.parent.parent)]
+    tokenizer = Path(args.tokenizer or next((one for one in beside if one.is_file()), ""))
+    if args.tokens is None or not tokenizer.is_file():
+        raise WingbarError(
+            "--text needs the tower's --tokens (CLIP: 77, SigLIP: 64), and a tokenizer.json beside "
+            "it or a --tokenizer"
+        )
+    pad = args.pad_token or default_pad(tokenizer.read_bytes())
+    form = TextForm(tokens=args.tokens, pad=pad, lower=args.lower, output=args.take_text or "")
+    return Texts(network=network, tokenizer=tokenizer, form=form)
 
 
 def _form_from_flags(args: argparse.Namespace, path: Path) -> Form:
@@ -318,5 +397,7 @@ def _imported_text(model: Model, path: str) -> str:
             "Pictures are encoded one by one, since the network takes one, or what it gives "
             "depends on the others in a batch."
         )
+    if model.has_text:
+        lines.append('It knows texts: wingbar search photos.wb --text "red dress"')
     lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wingbar.images import Box, Source
     from wingbar.index.index import Explained
     from wingbar.index.ranking import Hits
+    from wingbar.index.text_search import Text
     from wingbar.model.saliency import Look
 
 PICTURES = 24  # shown on a terminal for one query, at most
@@ -37,8 +39,14 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         metavar="IMAGE",
-        nargs="+",
+        nargs="*",
         help="one or more query images; for an index of vectors, .npy files of them",
+    )
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        help="search for a text instead, if the model of the index knows texts; may be repeated",
     )
     parser.add_argument(
         "-k",
@@ -84,11 +92,14 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def search(args: argparse.Namespace) -> int:
-    """Print the hits of each query image; exit code 2 when one of them cannot be read."""
+    """Print the hits of each query image or text; exit code 2 when one of them cannot be read."""
     from wingbar.images import parse_box
     from wingbar.index.index import Index
     from wingbar.index.ranking import SearchOptions
+    from wingbar.index.text_search import Text
 
+    if not args.images and not args.text:
+        raise WingbarError("name an image to search with, or a --text")
     on_terminal = sys.stdout.isatty()
     pictures = pictures_for(args.pictures, on_terminal and not args.json)
     as_page = args.open or args.html is not None
@@ -111,10 +122,10 @@ def search(args: argparse.Namespace) -> int:
     found: list[tuple[str, Hits]] = []
     told: str | None = None  # why the filter lets nothing pass; the same for every query
     with Index.open(args.index) as index:
-        for name, query in _queries(args.images):
+        for name, query in chain(_queries(args.images), _texts(args.text)):
             try:
                 hits = index.find([query], options)[0]
-                if options.box is not None:
+                if options.box is not None and not isinstance(query, Text):
                     _tell_of_cut_box(name, options.box)
             except ImageError as error:  # the other queries still get their answers
                 print_message(str(error))
@@ -142,9 +153,10 @@ def search(args: argparse.Namespace) -> int:
 
 SEARCH = Verb(
     name="search",
-    summary="Find the images most similar to the given ones.",
+    summary="Find the images most similar to the given ones, or to a text.",
     examples="wingbar search photos.wb query.jpg -k 5 --where label=monarch\n"
-    "wingbar search photos.wb query.jpg --open",
+    "wingbar search photos.wb query.jpg --open\n"
+    'wingbar search photos.wb --text "red dress"',
     flags=search_flags,
     run=search,
 )
@@ -225,11 +237,18 @@ def _queries(names: Sequence[str]) -> Iterator[tuple[str, str | NDArray[np.float
             yield from ((f"{name}[{i}]", row) for i, row in enumerate(rows))
 
 
+def _texts(texts: Sequence[str]) -> Iterator[tuple[str, Text]]:
+    """Each text and what to call it."""
+    from wingbar.index.text_search import Text
+
+    yield from ((text, Text(text)) for text in texts)
+
+
 # -- what they write and print
 
 
 def _pictures_of_query(name: str, query: object, box: Box | None) -> list[Source]:
-    """The picture of a query, or its part; none for a vector."""
+    """The picture of a query, or its part; none for a vector or a text."""
     from wingbar.images import Part
 
     if query is not name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from wingbar.cli.options import Verb, code_length, whole_number
+from wingbar.cli.options import Verb, add_features_flag, code_length, whole_number
 from wingbar.cli.output import print_result
 from wingbar.errors import counted
 
@@ -76,13 +76,21 @@ def import_flags(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="seed of the vectors that codes are learned from (default 0)",
     )
+    add_features_flag(parser, "float16")
 
 
 def import_file(args: argparse.Namespace) -> int:
     """Make an index of a file of embeddings."""
     from wingbar.index.transfer import import_file
 
-    done = import_file(args.file, args.output, model=args.model, bits=args.bits, seed=args.seed)
+    done = import_file(
+        args.file,
+        args.output,
+        model=args.model,
+        bits=args.bits,
+        seed=args.seed,
+        features=args.features,
+    )
     codes = "codes as they were" if done.kept_codes else "codes learned from the features"
     lines = [
         f"{done.index}: {counted(done.items, 'item')}, {codes} ({counted(done.bits, 'bit')})",

@@ -2,15 +2,15 @@
 how they want their pictures.
 
 Names of repositories, revisions, sizes and checksums are as users of these files have recorded
-them. What is not known for sure is left empty, and never guessed: a file without a known checksum
-is taken as it comes, its own is reported and kept in the model, and `--sha256` pins it the next
-time.
+them; a checksum is here only where several of them have the same. What is not known for sure is
+left empty, and never guessed: a file without a known checksum is taken as it comes, its own is
+reported and kept in the model, and `--sha256` pins it the next time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,52 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 Triple = tuple[float, float, float]
 
 
+@dataclass(frozen=True)
+class KnownFile:
+    """A file of a repository.
+
+    path: in the repository
+    size: its bytes
+    sha256: its checksum
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownText:
+    """The text tower of an encoder.
+
+    network: its file; None where it is in that of the images
+    tokenizer: the tokenizer.json
+    tokens: number of tokens that it takes
+    pad: the token that fills them up
+    lower: whether texts are made lower case, where the tokenizer does not do so
+    attends: whether the tower sees the padding
+    output: name of the output that is taken
+    """
+
+    network: KnownFile | None
+    tokenizer: KnownFile
+    tokens: int
+    pad: str
+    lower: bool = False
+    attends: bool = False
+    output: str
+
+    @property
+    def files(self) -> list[KnownFile]:
+        """What is fetched for it."""
+        return [one for one in (self.network, self.tokenizer) if one is not None]
+
+    @property
+    def about(self) -> str:
+        """The size of these files, for people."""
+        return f"{sum(one.size for one in self.files) / 1e6:.1f} MB"
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnownEncoder:
     """An encoder that wingbar knows by name.
@@ -38,12 +84,13 @@ class KnownEncoder:
     file: path of the network in the repository
     beside: names of further files that belong to it, such as its weights
     size: bytes of the network's file, 0 if not known exactly
-    about: size of what is fetched, for people
+    about: size of what is fetched for images, for people
     sha256: of the network's file, or its beginning; "" if not known
     licence: its terms in one line
     is_permissive: whether they allow any use
     preprocessing, mean, std: how it wants its pictures
     output, pool: what is taken of it
+    text: its text tower, if it has one
     note: what else there is to know, in one line, or ""
     """
 
@@ -63,6 +110,7 @@ class KnownEncoder:
     std: Triple
     output: str = ""
     pool: Literal["", "cls", "mean"] = ""
+    text: KnownText | None = None
     note: str = ""
 
     @property
@@ -73,11 +121,14 @@ class KnownEncoder:
 
     def urls(self, hub: str = HUB, revision: str = "") -> list[str]:
         """The addresses of its files, the network first."""
-        if self.repository.startswith("http"):
-            return [self.repository]
-        folder = f"{hub.rstrip('/')}/{self.repository}/resolve/{revision or self.revision}"
         paths = [self.file, *(f"{Path(self.file).parent.as_posix()}/{one}" for one in self.beside)]
-        return [f"{folder}/{path}" for path in paths]
+        return [self.url(path, hub, revision) for path in paths]
+
+    def url(self, path: str, hub: str = HUB, revision: str = "") -> str:
+        """The address of one of the files of its repository."""
+        if self.repository.startswith("http"):
+            return self.repository
+        return f"{hub.rstrip('/')}/{self.repository}/resolve/{revision or self.revision}/{path}"
 
 
 ENCODERS = {
@@ -115,41 +166,90 @@ ENCODERS = {
             name="siglip2-base",
             title="SigLIP2 ViT-B/16, 86 million parameters, int8",
             repository="onnx-community/siglip2-base-patch16-224-ONNX",
-            revision="ba1f3b08",
+            revision="ba1f3b0843f24bc5417d38e19c37b287d719b2f4",
             file="onnx/vision_model_int8.onnx",
             size=94_553_333,
             about="94.6 MB",
+            sha256="0dd31785a2713f1113ef2272472165c69d580473dae38d7b47568ac587795e70",
             licence="Apache-2.0",
             preprocessing=Preprocessing(size=224, squash=True),
             mean=_HALF[0],
             std=_HALF[1],
             output="pooler_output",
+            text=KnownText(
+                network=KnownFile(
+                    "onnx/text_model_int8.onnx",
+                    283_438_275,
+                    "3a0603d3a00c05a80a6ded4743c16aaac7b1e62cdcc7e362e7ce418659b96400",
+                ),
+                tokenizer=KnownFile(
+                    "tokenizer.json",
+                    34_363_039,
+                    "cb9140fae3ac5122c972d37adf83e1248471a38147ad76f8215c8872c6fd8322",
+                ),
+                tokens=64,
+                pad="<pad>",
+                lower=True,
+                attends=True,  # the last of the 64 tokens is what is pooled
+                output="pooler_output",
+            ),
         ),
         KnownEncoder(
             name="tinyclip-8m",
             title="TinyCLIP ViT-8M/16, 8 million parameters",
             repository="onnx-community/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M-ONNX",
-            revision="9463a9c5",
-            file="onnx/vision_model.onnx",
-            about="a size that is not known",
+            revision="9463a9c508a344c837ffefe9d724f3827bf2dc79",
+            file="onnx/model.onnx",
+            size=94_071_688,
+            about="94.1 MB",
+            sha256="31d28cb07209533d10fc4fef73ac324ce17de6741a2372e7e1531a4ac8fdaeb2",
             licence="MIT",
             preprocessing=Preprocessing(size=224, edge=224, bicubic=True),
             mean=_CLIP[0],
             std=_CLIP[1],
             output="image_embeds",
-            note="the name of the file is that of similar repositories, and was not seen",
+            text=KnownText(
+                network=None,
+                tokenizer=KnownFile(
+                    "tokenizer.json",
+                    3_642_073,
+                    "6d9109cc838977f3ca94a379eec36aecc7c807e1785cd729660ca2fc0171fb35",
+                ),
+                tokens=77,
+                pad="<|endoftext|>",
+                output="text_embeds",
+            ),
+            note="its file holds both towers, which are taken apart",
         ),
         KnownEncoder(
             name="clip-vit-b32",
             title="CLIP ViT-B/32, 88 million parameters, int8",
             repository="Xenova/clip-vit-base-patch32",
+            revision="d15189d7028b43f1d3e65039190477f6af591c2a",
             file="onnx/vision_model_quantized.onnx",
-            about="88 MB",
+            size=89_117_001,
+            about="89.1 MB",
+            sha256="583fd1110a514667812fee7d684952aaf82a99b959760c8d7dca7e0ab9839299",
             licence="MIT",
             preprocessing=Preprocessing(size=224, edge=224, bicubic=True),
             mean=_CLIP[0],
             std=_CLIP[1],
             output="image_embeds",
+            text=KnownText(
+                network=KnownFile(
+                    "onnx/text_model_quantized.onnx",
+                    64_504_507,
+                    "73baab855d406190da9faa498cfedf65f15cf309f4cc7385b7b032e6d08e5c3a",
+                ),
+                tokenizer=KnownFile(
+                    "tokenizer.json",
+                    2_224_119,
+                    "f7f3b7af117d467b58374797691a6438d3e6b9e9cef800dfd5dced7f697a90cd",
+                ),
+                tokens=77,
+                pad="<|endoftext|>",
+                output="text_embeds",
+            ),
         ),
         KnownEncoder(
             name="sscd",
@@ -177,12 +277,16 @@ class FetchedEncoder:
     url: where it was fetched
     size: its bytes
     sha256: its checksum in hex
+    text: its text tower, where there is one and it was asked for
+    tokenizer: the tokenizer of that
     """
 
     path: Path
     url: str
     size: int
     sha256: str
+    text: Path | None = None
+    tokenizer: Path | None = None
 
 
 def get(name: str) -> KnownEncoder:
@@ -201,9 +305,11 @@ def fetch(
     hub: str = HUB,
     revision: str = "",
     sha256: str = "",
+    texts: bool = True,
     progress: Progress = no_progress,
 ) -> FetchedEncoder:
-    """Fetch the files of an encoder into `folder`, unless they are there, from the hub at `hub`.
+    """Fetch the files of an encoder into `folder`, unless they are there, from the hub at `hub`;
+    with `texts` also its text tower, if it has one.
 
     With `revision`, that commit or branch in place of the known one, of which no checksum is known;
     `sha256` is the beginning of the network's checksum. Raises DataError when a file cannot be
@@ -221,4 +327,17 @@ def fetch(
         )
     for url, place in zip(urls[1:], places[1:], strict=True):
         download.fetch(url, place, progress=progress)
-    return FetchedEncoder(network.path, urls[0], network.size, network.sha256)
+    found = FetchedEncoder(network.path, urls[0], network.size, network.sha256)
+    if encoder.text is None or not texts:
+        return found
+    fetched = {
+        file: download.fetch(
+            encoder.url(file.path, hub, revision),
+            folder / file.path.rsplit("/", 1)[-1],
+            sha256=file.sha256 if known else "",
+            progress=progress,
+        ).path
+        for file in encoder.text.files
+    }
+    text = network.path if encoder.text.network is None else fetched[encoder.text.network]
+    return replace(found, text=text, tokenizer=fetched[encoder.text.tokenizer])

@@ -11,6 +11,7 @@ import numpy as np
 
 from wingbar.errors import StoreError, WingbarError
 from wingbar.index.engine import Url, place_of
+from wingbar.index.kept import Kept, are_finite, width
 from wingbar.index.place import open_remote
 from wingbar.index.store import (
     CHUNK,
@@ -66,21 +67,30 @@ def _problems(store: Store) -> list[str]:
             wrong.append("model: model.json is not the one that was stored")
     except StoreError as error:
         wrong.append(f"model: {error}")
+    try:
+        kept = store.kept
+    except StoreError as error:
+        return [*wrong, f"features: {error}"]
     return wrong + row_problems(
-        store.connection, model.bits if model.gives_codes else None, model.dim
+        store.connection, model.bits if model.gives_codes else None, model.dim, kept
     )
 
 
-def row_problems(connection: sqlite3.Connection, bits: int | None, dim: int) -> list[str]:
+def row_problems(
+    connection: sqlite3.Connection, bits: int | None, dim: int, kept: Kept = "float16"
+) -> list[str]:
     """Everything that is wrong in the tables of an index of codes of `bits` bits, None while it has
-    none, and of features of `dim` numbers: one line each, empty when they are whole."""
+    none, and of features of `dim` numbers, kept as `kept`: one line each, empty when they are
+    whole."""
     try:
-        return list(_faulty_rows(connection, bits, dim))
+        return list(_faulty_rows(connection, bits, dim, kept))
     except sqlite3.Error as error:
         return [f"SQLite cannot read the file: {error}"]
 
 
-def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> Iterator[str]:
+def _faulty_rows(
+    connection: sqlite3.Connection, bits: int | None, dim: int, kept: Kept
+) -> Iterator[str]:
     for (line,) in connection.execute("PRAGMA integrity_check"):
         if line != "ok":
             yield f"SQLite: {line}"
@@ -99,7 +109,7 @@ def _faulty_rows(connection: sqlite3.Connection, bits: int | None, dim: int) -> 
             yield f"feature of item {id_}: {type(data).__name__} in place of bytes"
         elif zlib.crc32(data) != crc:
             yield f"feature of item {id_}: wrong checksum"
-        elif len(data) != 2 * dim or not np.isfinite(np.frombuffer(data, "<f2")).all():
+        elif len(data) != width(dim, kept) or not are_finite([data], kept):
             yield f"feature of item {id_}: not {dim} finite numbers"
     with_code: list[int] = []
     for chunk, data, alive_bytes, crc in connection.execute(

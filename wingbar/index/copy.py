@@ -25,6 +25,7 @@ from wingbar.errors import StoreError
 from wingbar.files import partial_path, remove_leftovers, sync_folder
 from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Row, Url, place_of
+from wingbar.index.kept import Kept, as_kept
 from wingbar.index.place import create_store, exists, open_store
 from wingbar.index.store import Store, remove_index
 from wingbar.model.model import Model
@@ -78,9 +79,18 @@ class _Tally:
     removed: int = 0
 
 
-def copy(source: PlaceText, target: PlaceText, *, progress: Progress | None = None) -> CopyReport:
+def copy(
+    source: PlaceText,
+    target: PlaceText,
+    *,
+    features: Kept | None = None,
+    progress: Progress | None = None,
+) -> CopyReport:
     """Make `target` a copy of the index `source`: the same model, ids, records, codes and features.
     Either is a file or a URL; the source may be in use.
+
+    A new file keeps features as the source does, or as `features` says; where that is int8 and the
+    source has float16, those of the copy are rounded to int8.
 
     Raises StoreError when `target` is something else than an unfinished or older copy of `source`,
     when one of them cannot be read or written, and when they are not the same at the end.
@@ -88,7 +98,7 @@ def copy(source: PlaceText, target: PlaceText, *, progress: Progress | None = No
     start = time.monotonic()
     with closing(open_store(source)) as ours:
         model = Model(ours.model_files())
-        with closing(_opened_target(ours, model, target)) as theirs:
+        with closing(_opened_target(ours, model, target, features)) as theirs:
             report = progress or no_progress
             tally, count, checksum = ours.retried(lambda: _transfer(ours, theirs, model, report))
             found, theirs_checksum = _digest_of(_rows(theirs, model), count, report)
@@ -169,13 +179,23 @@ def _write_backup(store: Store, partial: Path, progress: Progress) -> None:
             ) from error
 
 
-def _opened_target(ours: AnyStore, model: Model, target: PlaceText) -> AnyStore:
+def _opened_target(
+    ours: AnyStore, model: Model, target: PlaceText, features: Kept | None
+) -> AnyStore:
     """The target, made where there is none. Raises StoreError for one that is no copy of the
-    source."""
-    theirs = open_store(target) if exists(target) else create_store(target, model.files)
+    source, or keeps features in another way than wanted."""
+    own = "float16" if isinstance(place_of(target), Url) else ours.kept
+    theirs = (
+        open_store(target) if exists(target) else create_store(target, model.files, features or own)
+    )
     try:
         if str(theirs.path) == str(ours.path) or theirs.identity() == ours.identity():
             raise StoreError(f"{theirs.path} is the index to be copied itself: name another place")
+        if features not in (None, theirs.kept):
+            raise StoreError(
+                f"{theirs.path} is there already and keeps features as {theirs.kept}: leave "
+                "--features out, or name another place"
+            )
         same_model = theirs.model_fingerprint() == model.fingerprint
         # new, or left by a copy that was killed at once
         if same_model and theirs.is_empty() and theirs.copied_from() is None:
@@ -207,7 +227,7 @@ def _transfer(
             raise StoreError(f"{ours.path} was given another model meanwhile: run it again")
         total = ours.count()
         there = _Blocks(_rows(theirs, model)) if not theirs.is_empty() else None
-        for block in _blocks(ours, model):
+        for block in _blocks(ours, model, theirs.kept):
             until = block[-1].id
             old = {} if there is None else there.up_to(until)
             fresh = []
@@ -280,13 +300,15 @@ class _Blocks:
         return found
 
 
-def _blocks(store: AnyStore, model: Model) -> Iterator[list[Row]]:
-    """All rows by ascending id, in blocks."""
+def _blocks(store: AnyStore, model: Model, kept: Kept = "float16") -> Iterator[list[Row]]:
+    """All rows by ascending id, in blocks, with features as a store would have them that keeps them
+    as `kept`."""
     if not model.gives_codes:
         return  # an index without codes has no items
     above = -(2**63)
     while block := store.rows(above, BLOCK, model.bits, model.dim):
-        yield block
+        features = as_kept(np.stack([row.feature for row in block]), kept)
+        yield [row._replace(feature=feature) for row, feature in zip(block, features, strict=True)]
         above = block[-1].id
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from wingbar.errors import StoreError
 from wingbar.hamming.codes import Codes, Nearest, Packed
 from wingbar.index.filters import Condition
+from wingbar.index.kept import Kept
 from wingbar.index.ranking import Fine, SearchOptions
 from wingbar.model.model import Embeddings, Model, check_same
 
@@ -255,6 +256,10 @@ class AnyStore(Engine, Protocol):
     @property
     def engine(self) -> str:
         """What it is, with versions."""
+
+    @property
+    def kept(self) -> Kept:
+        """How features are kept."""
 
     @property
     def scratch(self) -> Path:

@@ -32,6 +32,7 @@ from wingbar.index.chance import Chance, measure
 from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url, place_of
 from wingbar.index.filters import Where, parse_where
+from wingbar.index.kept import Kept
 from wingbar.index.place import create_store, open_store
 from wingbar.index.ranking import (
     FINE,
@@ -52,6 +53,7 @@ from wingbar.index.refit import RefitReport, refit
 from wingbar.index.selection import Selection, select
 from wingbar.index.sources import batch_of
 from wingbar.index.sync import AddReport, add
+from wingbar.index.text_search import Text, check_options, ranked_by_text
 from wingbar.index.vectors import add_vectors, checked_vectors
 from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
@@ -61,7 +63,7 @@ from wingbar.model.saliency import Look, look
 from wingbar.parallel import Progress
 
 # an integer is the id of an item, an array of floats a vector
-Query = images.Source | Embeddings | int | NDArray[np.floating]
+Query = images.Source | Embeddings | int | NDArray[np.floating] | Text
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class IndexInfo:
     model: name of the model.
     method: how it was made: "itq" for label-free codes, or the training method.
     fine: the fine mode of searches that name none.
+    features: how a feature is kept: "float16" or "int8".
     """
 
     items: int
@@ -92,6 +95,7 @@ class IndexInfo:
     model: str
     method: str
     fine: str
+    features: str
 
 
 class Deleted(int):
@@ -136,16 +140,21 @@ class Index:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str] | Url, model: Model | str | os.PathLike[str] = "general"
+        cls,
+        path: str | os.PathLike[str] | Url,
+        model: Model | str | os.PathLike[str] = "general",
+        *,
+        features: Kept = "float16",
     ) -> Index:
         """A new index at `path` for images encoded by `model`: a Model, a model directory, or
         "general".
 
-        Raises StoreError when something is at `path` already, ModelError when the model cannot be
-        loaded.
+        A file keeps `features` as "float16", or as "int8" in half the room; a fine stage then ranks
+        by what is kept. Raises StoreError when something is at `path` already or cannot keep them
+        so, ModelError when the model cannot be loaded.
         """
         loaded = model if isinstance(model, Model) else Model.load(model)
-        return cls(create_store(path, loaded.files))
+        return cls(create_store(path, loaded.files, features))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | Url) -> Index:
@@ -162,6 +171,11 @@ class Index:
     def path(self) -> Place:
         """Where the file is; of an index on a server, its URL without the password."""
         return self._store.path
+
+    @property
+    def kept(self) -> Kept:
+        """How features are kept."""
+        return self._store.kept
 
     @property
     def engine(self) -> str:
@@ -381,9 +395,10 @@ class Index:
 
     def search(
         self,
-        query: Query,
+        query: Query | None = None,
         k: int = 10,
         *,
+        text: str | None = None,
         radius: int | None = None,
         fine: Fine | None = None,
         shortlist: int = SHORTLIST,
@@ -394,7 +409,8 @@ class Index:
         cut: float | None = None,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
-        of this index, one embedding by its model, or for an index of vectors one vector [d].
+        of this index, one embedding by its model, or for an index of vectors one vector [d]; or
+        those most like a `text`, if the model knows texts.
 
         Coarse stage: the nearest codes by Hamming distance, at most `radius` bits away. Fine stage,
         by `fine`: "none" keeps that order; "ties" orders items of equal distance by the cosine of
@@ -411,9 +427,18 @@ class Index:
         index's own choice, which is 0 unless it is one for classes. The list ends where
         `Hit.p_chance` exceeds `cut`.
 
+        A text is compared with all items that pass `where` by the cosine of the encoder's own
+        features, which is the `score`; `p_chance` is None, since it is about pairs of pictures.
+        The other options are for images.
+
         Raises QueryError when the index is empty, holds no item of that id, or an argument is out
         of range, ImageError when the query image cannot be read.
         """
+        if (query is None) == (text is None):
+            raise QueryError("search takes an image or a text=, and one of them at a time")
+        if text is not None:
+            query = Text(text)
+        assert query is not None
         if isinstance(query, Embeddings) and len(query) != 1:
             raise QueryError(
                 f"search takes one query, not {len(query)} embeddings: give one of them, as in "
@@ -468,9 +493,16 @@ class Index:
         """`search_many` with its arguments as one record; a `box` is cut out of every query.
 
         Raises QueryError when the index is empty, for a radius beyond the length of a code, or for
-        a box beside embeddings or parts of pictures.
+        a box beside embeddings or parts of pictures; also for texts beside other queries, or with
+        options that are not for texts.
         """
-        given = _boxed(_listed(queries), options.box)
+        given = _listed(queries)
+        texts = [one for one in given if isinstance(one, Text)]
+        if texts and len(texts) < len(given):
+            raise QueryError("texts and images are searched for in calls of their own")
+        if texts:
+            return self._store.retried(lambda: [self._of_text(one, options) for one in texts])
+        given = _boxed(given, options.box)
         while True:
             found = self._store.retried(lambda: self._found(given, options))
             if found is not None:
@@ -529,6 +561,30 @@ class Index:
                     Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds, copies=copies)
                 )
             return found
+
+    def _of_text(self, text: Text, options: SearchOptions) -> Hits:
+        check_options(options)
+        self._refresh_model()
+        start = time.perf_counter()
+        vector = self.model.encode_text(text.text)
+        hits = self.find_vector(vector, options)
+        total = (time.perf_counter() - start) * 1000
+        encode = total - sum(hits.milliseconds.values())
+        hits.milliseconds = {**hits.milliseconds, "encode": encode}
+        return hits
+
+    def find_vector(self, vector: NDArray[np.float32], options: SearchOptions) -> Hits:
+        """The hits of the vector [r] of a text, as `Model.encode_text` gives it; see `search`.
+        Raises QueryError."""
+        check_options(options)
+        clock = Clock({"decode": 0.0, "encode": 0.0, "coarse": 0.0})
+        with self.snapshot():
+            self.fine_of(options)
+            ranked = ranked_by_text(self._store, self.model, vector, options)
+            clock.lap("fine")
+            hits = self._fetch(ranked)
+            clock.lap("fetch")
+            return Hits(hits, ranked.shortlist, ranked.cut, clock.milliseconds)
 
     def expanded(self, queries: Sequence[Embeddings], options: SearchOptions) -> list[Embeddings]:
         """The queries, one embedding each, averaged with the neighbours that a first search finds
@@ -601,11 +657,13 @@ class Index:
             known = self._random_pairs
             is_known = known is not None and known[0] == self.model.fingerprint
             if known is None or not is_known or known[1] is None:
-                ids = self._store.ids()
-                some = ids[sample_of(len(ids))].tolist()
-                codes, bits = self._store.codes_of(some, self.model.bits), self.model.bits
-                features = self._store.features(some, self.model.dim)
-                known = self.model.fingerprint, measure_pairs(codes, features, bits)
+                is_remote = isinstance(self._store.path, Url)
+                # of a file, all codes are in memory: its items need not be read
+                ids = self._store.ids() if is_remote else self.searchable().ids
+                some = ids[sample_of(len(ids))]
+                codes = self._codes_in_use(some)
+                features = self._store.features(some.tolist(), self.model.dim)
+                known = self.model.fingerprint, measure_pairs(codes, features, self.model.bits)
                 self._random_pairs = known
             return known[1]
 
@@ -666,6 +724,13 @@ class Index:
         with self._store.reading():
             return self._store.searchable(self.model.bits)
 
+    def _codes_in_use(self, ids: NDArray[np.int64]) -> Packed:
+        """Codes [N, w] of the items `ids` from where a search has them: on a server, or in the
+        memory of this process."""
+        if isinstance(self._store.path, Url):
+            return self._store.codes_of(ids.tolist(), self.model.bits)
+        return self.searchable().of(ids)
+
     def _embed_queries(
         self, queries: Sequence[Query], model: Model
     ) -> tuple[list[Embeddings], dict[str, float]]:
@@ -710,11 +775,7 @@ class Index:
         with self.snapshot():
             if not self._store.existing([id_]):
                 raise QueryError(f"{self.path} holds no item {id_}: it may have been deleted")
-            packed = (
-                self._store.codes_of([id_], self.model.bits)
-                if isinstance(self._store.path, Url)
-                else self.searchable().of(np.array([id_], np.int64))
-            )
+            packed = self._codes_in_use(np.array([id_], np.int64))
             features = self._store.features([id_], self.model.dim).astype(np.float32)
             signs = np.where(unpack(packed, self.model.bits), np.float32(1), np.float32(-1))
             model = self.model
@@ -771,6 +832,7 @@ class Index:
             model=self.model.name,
             method=self.model.method,
             fine=self.model.fine,
+            features=self._store.kept,
         )
 
     # -- read what is stored; everything is ordered by ascending id
@@ -920,7 +982,9 @@ def _listed(queries: Iterable[Query]) -> list[Query]:
             out += list(query)
         elif _is_id(query):
             out.append(int(query))
-        elif isinstance(query, (str, bytes, os.PathLike, Image.Image, np.ndarray, images.Part)):
+        elif isinstance(
+            query, (str, bytes, os.PathLike, Image.Image, np.ndarray, images.Part, Text)
+        ):
             out.append(query)
         else:
             raise QueryError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from wingbar.errors import StoreError
 from wingbar.index.engine import AnyStore, Url, place_of
+from wingbar.index.kept import Kept
 from wingbar.index.remote import RemoteStore
 from wingbar.index.store import Store
 
@@ -16,12 +18,20 @@ def open_store(place: str | os.PathLike[str] | Url) -> AnyStore:
     return open_remote(found) if isinstance(found, Url) else Store.open(found)
 
 
-def create_store(place: str | os.PathLike[str] | Url, model_files: Mapping[str, bytes]) -> AnyStore:
-    """A new store that holds the model. Raises StoreError when something is there already."""
+def create_store(
+    place: str | os.PathLike[str] | Url, model_files: Mapping[str, bytes], kept: Kept = "float16"
+) -> AnyStore:
+    """A new store that holds the model and keeps features as `kept`. Raises StoreError when
+    something is there already, and for a server, which keeps them as float16 only."""
     found = place_of(place)
-    if isinstance(found, Url):
-        return _kind(found).create(found, model_files)
-    return Store.create(found, model_files)
+    if not isinstance(found, Url):
+        return Store.create(found, model_files, kept)
+    if kept != "float16":
+        raise StoreError(
+            f"{found} can keep features as float16 only: leave --features {kept} out, or name a "
+            "file"
+        )
+    return _kind(found).create(found, model_files)
 
 
 def open_remote(url: Url) -> RemoteStore:

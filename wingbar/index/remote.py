@@ -20,6 +20,7 @@ from wingbar.hamming.codes import Codes
 from wingbar.index import filters
 from wingbar.index.engine import AnyStore, Url
 from wingbar.index.filters import Condition
+from wingbar.index.kept import Kept
 from wingbar.index.memory import CodesInMemory
 
 BLOCK = 4096  # rows that are read at a time
@@ -32,6 +33,7 @@ class RemoteStore(AnyStore):
     """
 
     epoch = 0
+    kept: Kept = "float16"
 
     def __init__(self, url: Url) -> None:
         self._url = url

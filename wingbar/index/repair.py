@@ -29,6 +29,7 @@ from wingbar.files import sync_folder
 from wingbar.hamming.codes import words
 from wingbar.images import printable
 from wingbar.index.checks import verify
+from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
 from wingbar.index.store import (
     CHUNK,
     ITEM_FIELDS,
@@ -41,6 +42,7 @@ from wingbar.index.store import (
     disk_bytes,
     item_crc,
     item_of_row,
+    meta_crc,
     remove_index,
     removed_crc,
 )
@@ -77,6 +79,7 @@ class _Saved:
     """What could be read of a damaged index, by the ids of its items."""
 
     model: Model
+    kept: Kept
     items: dict[int, Item] = field(default_factory=dict)
     features: dict[int, bytes] = field(default_factory=dict)
     codes: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
@@ -151,8 +154,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
-    saved = _Saved(_model_of(connection, path))
-    model = saved.model
+    model = _model_of(connection, path)
+    saved = _Saved(model, _kept(connection, model.dim))
     bits = model.bits if model.gives_codes else None
     top = _top(connection)
     columns = f"id, {ITEM_FIELDS}, crc"
@@ -164,7 +167,7 @@ def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
         else:
             saved.items[id_] = item
     for id_, row in _rows(connection, "features", "id, data, crc", top, saved.dropped):
-        if _is_feature(row[0], row[1], model.dim):
+        if _is_feature(row[0], row[1], model.dim, saved.kept):
             saved.features[id_] = row[0]
     for chunk in range(top // CHUNK + 1 if bits else 0):
         _read_codes(connection, chunk, bits or 0, saved)
@@ -188,13 +191,27 @@ def _listed_id(connection: sqlite3.Connection, path: str) -> int | None:
     return None
 
 
-def _is_feature(data: object, crc: object, dim: int) -> bool:
+def _kept(connection: sqlite3.Connection, dim: int) -> Kept:
+    """How features are kept; where the row that says so is damaged, by the length of most."""
+    with suppress(*_BROKEN):
+        rows = connection.execute("SELECT value, crc FROM meta WHERE name = 'features'").fetchall()
+        for kept in KEPT:
+            if (kept, meta_crc("features", kept)) in rows:
+                return kept
+    lengths: Counter[object] = Counter()
+    with suppress(*_BROKEN):
+        for (length,) in connection.execute("SELECT length(data) FROM features"):
+            lengths[length] += 1
+    return "int8" if lengths[width(dim, "int8")] > lengths[width(dim, "float16")] else "float16"
+
+
+def _is_feature(data: object, crc: object, dim: int, kept: Kept) -> bool:
     """Whether this is what was stored as a feature of `dim` numbers."""
     return (
         isinstance(data, bytes)
         and zlib.crc32(data) == crc
-        and len(data) == 2 * dim
-        and bool(np.isfinite(np.frombuffer(data, "<f2")).all())
+        and len(data) == width(dim, kept)
+        and are_finite([data], kept)
     )
 
 
@@ -354,7 +371,8 @@ def _complete(saved: _Saved, threads: int, progress: Progress) -> tuple[int, int
             for (id_, _), code, feature in zip(
                 read, embedded.codes, embedded.features, strict=True
             ):
-                saved.codes[id_], saved.features[id_] = code, feature.astype("<f2").tobytes()
+                saved.codes[id_] = code
+                [saved.features[id_]] = to_disk(feature[None], saved.kept)
                 made += 1
         done += len(batch)
         progress("encoding again", done, len(lost))
@@ -390,8 +408,8 @@ def _complete_vectors(saved: _Saved, lost: Mapping[int, Item]) -> int:
     made = 0
     for id_, item in lost.items():
         if id_ in saved.features:
-            vector = np.frombuffer(saved.features[id_], "<f2").astype(np.float32)
-            saved.codes[id_] = saved.model.embed(vector[None]).codes[0]
+            vector = from_disk([saved.features[id_]], saved.model.dim, saved.kept)
+            saved.codes[id_] = saved.model.embed(vector.astype(np.float32)).codes[0]
             made += 1
         else:
             del saved.items[id_]
@@ -404,15 +422,13 @@ def _complete_vectors(saved: _Saved, lost: Mapping[int, Item]) -> int:
 
 def _write(target: Path, saved: _Saved) -> None:
     model = saved.model
-    store = Store.create(target, model.files)
+    store = Store.create(target, model.files, saved.kept)
     try:
         ids = sorted(saved.items)
         with store.writing():
             for part in batched(ids, CHUNK):
                 packed = np.stack([saved.codes[id_] for id_ in part])
-                features = np.frombuffer(
-                    b"".join(saved.features[id_] for id_ in part), "<f2"
-                ).reshape(len(part), model.dim)
+                features = from_disk([saved.features[id_] for id_ in part], model.dim, saved.kept)
                 store.add(
                     [saved.items[id_] for id_ in part],
                     packed.reshape(len(part), words(model.bits)),

@@ -34,6 +34,7 @@ from wingbar.index.engine import Item as Item
 from wingbar.index.engine import Removed as Removed
 from wingbar.index.engine import Row, Shortlist, StoreInfo, require_model
 from wingbar.index.filters import Condition, as_number, parse_where
+from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
 from wingbar.index.memory import CHUNK as CHUNK
 from wingbar.index.memory import CodesInMemory
 from wingbar.index.ranking import Fine, SearchOptions, coarse, stage_scores
@@ -41,13 +42,15 @@ from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 # A damaged name makes Python fail at the text of the error itself.
 _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a statement took
 _STEPS, _STEPS_PER_PAGE = 20_000_000, 20_000  # that a statement takes at most, in a sound file
+_CACHE_KIB = 16_384  # of pages in memory: the shortlists of the last searches among them
+_CHECKED = 128  # features that are checked together: large arrays cost more in page faults
 _BUSY_MS = 60_000  # how long a writer waits for another one's transaction
 
 _SCHEMA = """
@@ -66,7 +69,7 @@ CREATE TABLE items (
 CREATE INDEX items_by_label ON items (label);
 CREATE TABLE features (
     id INTEGER PRIMARY KEY,
-    data BLOB NOT NULL,                     -- float16 [d]
+    data BLOB NOT NULL,                     -- as `kept.py` says
     crc INTEGER NOT NULL
 );
 CREATE TABLE codes (
@@ -88,6 +91,8 @@ CREATE TABLE removed (
     crc INTEGER NOT NULL
 )
 """,
+    # features may be int8: an older wingbar must not take such a file for a damaged one
+    2: "INSERT INTO meta VALUES ('features', 'float16', 863359982)",
 }
 
 
@@ -118,15 +123,17 @@ class Store:
         self._db = connection
         self._seen = state
         self._identity = _identity(connection)
+        self._kept: Kept | None = None
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._steps = self._most_steps = 0
         connection.set_progress_handler(self._takes_too_long, _CHECK_STEPS)
 
     # -- open and close
 
     @classmethod
-    def create(cls, path: Path, model_files: Mapping[str, bytes]) -> Self:
-        """A new file at `path` that holds the model. Raises StoreError when something is there
-        already."""
+    def create(cls, path: Path, model_files: Mapping[str, bytes], kept: Kept = "float16") -> Self:
+        """A new file at `path` that holds the model, and will keep features as `kept`. Raises
+        StoreError when something is there already."""
         if path.exists():
             raise StoreError(f"{path} exists already: name another file, or delete it first")
         partial = partial_path(path)
@@ -140,6 +147,7 @@ class Store:
                         store._db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                     store._set_meta("id", uuid.uuid4().hex)
+                    store._set_meta("features", kept)
                     store.set_model(model_files)
                 store._db.execute(f"PRAGMA application_id = {_APPLICATION}")
                 store._db.execute(f"PRAGMA user_version = {FORMAT}")
@@ -278,6 +286,23 @@ class Store:
         with self._explaining():
             return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
+    @property
+    def kept(self) -> Kept:
+        """How features are kept, since the file was made."""
+        with self._explaining():
+            if self._kept is None:
+                self._kept = self._read_kept()
+            return self._kept
+
+    def _read_kept(self) -> Kept:
+        if not self._db.execute("SELECT 1 FROM meta WHERE name = 'features'").fetchone():
+            return "float16"  # in every format before 3
+        stored = self._meta("features")
+        for kept in KEPT:
+            if kept == stored:
+                return kept
+        raise self._damaged(f"features as {stored!r:.20}")
+
     def version(self) -> tuple[int, ...]:
         """Changes whenever this or another process has written to the file."""
         with self._explaining():
@@ -341,16 +366,15 @@ class Store:
         old = set(self.ids_of_paths([item.path for item in items]).values())
         self.delete(old if ids is None else old.union(ids))
         self.forget(item.path for item in items)
-        halves = features.astype("<f2")
+        blobs = to_disk(features, self.kept)
         wanted = [None] * len(items) if ids is None else list(ids)
         given = []
-        for id_, item, half in zip(wanted, items, halves, strict=True):
+        for id_, item, data in zip(wanted, items, blobs, strict=True):
             cursor = self._db.execute(
                 "INSERT INTO items (id, path, label, columns, size, mtime, content, crc) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (id_, *_row(item)),
             )
-            data = half.tobytes()
             self._db.execute(
                 "INSERT INTO features VALUES (?, ?, ?)", (cursor.lastrowid, data, zlib.crc32(data))
             )
@@ -416,7 +440,7 @@ class Store:
         self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int
     ) -> None:
         """New codes [N, w] and features [N, d] for the items `ids` [N]. Inside `writing`."""
-        blobs = [half.tobytes() for half in features.astype("<f2")]
+        blobs = to_disk(features, self.kept)
         rows = [
             (blob, zlib.crc32(blob), id_) for blob, id_ in zip(blobs, ids.tolist(), strict=True)
         ]
@@ -533,9 +557,10 @@ class Store:
         """Features [N, d] float16 of the items `ids`, in their order. Raises StoreError when one
         has none."""
         rows = self._feature_rows(ids, dim)
-        return np.frombuffer(b"".join([rows[id_] for id_ in ids]), "<f2").reshape(len(ids), dim)
+        return from_disk([rows[id_] for id_ in ids], dim, self.kept)
 
     def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
+        """The checked features of the items `ids`, as they are in the file."""
         with self._explaining():
             found = self._db.execute(  # one statement for all takes half the time of one for each
                 "SELECT features.id, data, crc FROM json_each(?) AS wanted "
@@ -544,24 +569,35 @@ class Store:
             ).fetchall()
             self._check_features(found, dim)
             rows = {id_: data for id_, data, _ in found}
-            for id_ in ids:
-                if id_ not in rows:
-                    raise self._damaged(f"item {id_} has no feature")
+            if missing := [id_ for id_ in ids if id_ not in rows]:
+                raise self._damaged(f"item {missing[0]} has no feature")
         return rows
 
     def _check_features(self, rows: Sequence[tuple[int, bytes, int]], dim: int) -> None:
         """Raise StoreError for a feature (id, data, crc) that is not what was stored."""
+        bytes_each = width(dim, self.kept)
+        for first in range(0, len(rows), _CHECKED):
+            block = rows[first : first + _CHECKED]
+            _, blobs, crcs = zip(*block, strict=True)
+            is_whole = (
+                set(map(type, blobs)) == {bytes}
+                and set(map(len, blobs)) == {bytes_each}
+                and tuple(map(zlib.crc32, blobs)) == crcs
+                and are_finite(blobs, self.kept)
+            )
+            if not is_whole:
+                raise self._damaged_feature(block, dim)
+
+    def _damaged_feature(self, rows: Sequence[tuple[int, bytes, int]], dim: int) -> StoreError:
+        """The error that names the damaged one of these features."""
         for id_, data, crc in rows:
-            if not isinstance(data, bytes) or len(data) != 2 * dim:
-                raise self._damaged(f"item {id_} has no feature of {dim} numbers")
+            if not isinstance(data, bytes) or len(data) != width(dim, self.kept):
+                return self._damaged(f"item {id_} has no feature of {dim} numbers")
             if zlib.crc32(data) != crc:
-                raise self._damaged(f"the feature of item {id_} has a wrong checksum")
-        every = np.frombuffer(b"".join([data for _, data, _ in rows]), "<u2")
-        # the exponent of infinity; np.isfinite takes ten times as long for float16
-        wrong = (every & 0x7FFF) >= 0x7C00
-        if wrong.any():
-            place = int(np.flatnonzero(wrong)[0]) // dim
-            raise self._damaged(f"the feature of item {rows[place][0]} is not finite")
+                return self._damaged(f"the feature of item {id_} has a wrong checksum")
+            if not are_finite([data], self.kept):
+                return self._damaged(f"the feature of item {id_} is not finite")
+        raise AssertionError("all of them are whole")
 
     def all_features(self, dim: int) -> NDArray[np.float16]:
         """Features [N, d] float16 of all items, by ascending id."""
@@ -583,9 +619,7 @@ class Store:
             if not block:
                 return
             last = block[-1][0]
-            yield np.frombuffer(b"".join([data for _, data, _ in block]), "<f2").reshape(
-                len(block), dim
-            )
+            yield from_disk([data for _, data, _ in block], dim, self.kept)
 
     def items(self, ids: Sequence[int]) -> list[Item]:
         """The items `ids`, in their order. Raises StoreError when one is not there."""

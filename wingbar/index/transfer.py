@@ -37,6 +37,7 @@ from wingbar.errors import DataError, ModelError, StoreError, one_line
 from wingbar.files import partial_path, remove_leftovers
 from wingbar.hamming.codes import Packed, pack, unpack
 from wingbar.index.index import Index, model_at
+from wingbar.index.kept import Kept
 from wingbar.index.store import CHUNK, NO_FILE, Item, Store
 from wingbar.index.vectors import checked_vectors
 from wingbar.model.model import Model
@@ -236,14 +237,16 @@ def import_file(
     model: str | os.PathLike[str] | None = None,
     bits: int | None = None,
     seed: int = 0,
+    features: Kept = "float16",
 ) -> Imported:
     """Make a new index at `index_path` of a .parquet or .npz file.
 
     With `model`, a model directory or an index of the model that the file was exported from, items,
     ids, codes and features are what they were, and the index is searched by images. Without, it is
     an index of vectors: codes of `bits` bits are learned from the features, drawn with `seed`.
-    Raises DataError for a file that does not hold what is needed, ModelError for another model,
-    StoreError where the index cannot be made.
+    `features` is how the index keeps them, as for `Index.create`. Raises DataError for a file that
+    does not hold what is needed, ModelError for another model, StoreError where the index cannot be
+    made.
     """
     path, target = Path(file), Path(index_path)
     _require_kind(path)
@@ -255,19 +258,21 @@ def import_file(
     _check(path, rows)
     try:
         if model is None:
-            return _import_vectors(path, target, rows, bits, seed)
+            return _import_vectors(path, target, rows, bits, seed, features)
         if bits is not None:
             raise DataError(
                 "--bits is for codes that are learned anew: leave out --model or --bits"
             )
-        return _import_whole(path, target, rows, model_at(model))
+        return _import_whole(path, target, rows, model_at(model), features)
     except BaseException:
         with suppress(OSError):  # no half-made index is left behind
             target.unlink(missing_ok=True)
         raise
 
 
-def _import_vectors(path: Path, target: Path, rows: _Rows, bits: int | None, seed: int) -> Imported:
+def _import_vectors(
+    path: Path, target: Path, rows: _Rows, bits: int | None, seed: int, features: Kept
+) -> Imported:
     vectors = checked_vectors(rows.features, rows.features.shape[1])
     notes = []
     if rows.note.get("fingerprint"):
@@ -280,7 +285,7 @@ def _import_vectors(path: Path, target: Path, rows: _Rows, bits: int | None, see
         paths = [f"row {row}" for row in range(len(vectors))]
         notes.append("the file has no column path or key: items are called row 0, row 1 and so on")
     model = Model.of_vectors(vectors.shape[1], path.stem)
-    with Index.create(target, model) as index:
+    with Index.create(target, model, features=features) as index:
         if rows.items is None:
             index.add(vectors=vectors, keys=paths, labels=rows.labels, bits=bits, seed=seed)
         else:
@@ -302,7 +307,7 @@ def _sample(count: int, seed: int) -> NDArray[np.int64]:
     return sample_of(count, seed)
 
 
-def _import_whole(path: Path, target: Path, rows: _Rows, model: Model) -> Imported:
+def _import_whole(path: Path, target: Path, rows: _Rows, model: Model, features: Kept) -> Imported:
     if rows.items is None or rows.codes is None or rows.ids is None:
         raise DataError(
             f"{path} was not written by wingbar export-codes, so it does not belong to a model: "
@@ -318,7 +323,7 @@ def _import_whole(path: Path, target: Path, rows: _Rows, model: Model) -> Import
     if rows.codes.shape[1] != wide or rows.features.shape[1] != model.dim:
         raise DataError(f"{path} does not hold codes and features as {model} makes them")
     bits = np.unpackbits(rows.codes, axis=1, bitorder="little")[:, : model.bits].astype(bool)
-    Index.create(target, model).close()
+    Index.create(target, model, features=features).close()
     _fill(target, model, rows, pack(bits))
     return Imported(str(target), len(rows.ids), model.bits, True)
 

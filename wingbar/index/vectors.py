@@ -16,6 +16,7 @@ from wingbar import images
 from wingbar.data.records import Entry, absolute
 from wingbar.errors import DataError, ImageError, ModelError
 from wingbar.index.engine import NO_FILE, AnyStore, Item
+from wingbar.index.kept import as_kept
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.sync import BITS, COMMIT_IMAGES, AddReport
 from wingbar.model.fitting import FitOptions
@@ -115,7 +116,8 @@ def _unchanged(
     ]
     ids = [known[items[row].path][0] for row in there]
     stored = store.features(ids, model.dim) if there else np.empty((0, model.dim), np.float16)
-    equal = (stored == unit(rows[there]).astype(np.float16)).all(1)  # as Rotation.apply does
+    given = unit(rows[there]).astype(np.float16)  # as Rotation.apply does
+    equal = (stored == as_kept(given, store.kept)).all(1)
     return {row for row, is_equal in zip(there, equal, strict=True) if is_equal}
 
 

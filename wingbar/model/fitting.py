@@ -123,9 +123,11 @@ def fit(
     options: FitOptions | None = None,
     keep_features: bool = False,
     labels: Sequence[str | None] = (),
+    whole: bool = False,
 ) -> Fitted:
     """Fit codes of `bits` bits to raw features [n, r] of a sample. With `keep_features` the
-    features stay what they are. `labels` are those of the sample, None for none; only `adapt`
+    features stay what they are; with `whole` they can be made of the new ones again
+    (`Rotation.raw_of`). `labels` are those of the sample, None for none; only `adapt`
     looks at them.
 
     Raises ValueError for bits out of range, an empty sample, no two pictures of one label to adapt
@@ -143,7 +145,7 @@ def fit(
     if codes is None:
         compared = _compared(sample, bits, seed)
         codes = min(compared, key=lambda kind: compared[kind], default="itq")
-    rotation = _rotation(sample, bits, seed, codes, averages, numbers)
+    rotation = _rotation(sample, bits, seed, codes, averages, numbers, whole)
     if keep_features:
         rotation = itq.keeping_features(rotation)
     return Fitted(rotation, codes, options, compared)
@@ -181,6 +183,7 @@ def _rotation(
     codes: str,
     averages: bool = False,
     labels: NDArray[np.int64] | None = None,
+    whole: bool = False,
 ) -> Rotation:
     """Codes of one kind, for an index for classes with `averages`; whitened ones with labels [n],
     -1 for none."""
@@ -190,17 +193,23 @@ def _rotation(
         pairs = mutual_neighbours(itq.unit(x))
         if labels is not None:
             pairs = adapted(pairs, labels, rng)
-        return _fit_in(whitening(x, pairs), sample, bits, rng, averages)
+        return _fit_in(whitening(x, pairs), sample, bits, rng, averages, whole)
     if codes in _PLAIN:
         code = _PLAIN[codes](sample, bits, rng)
-        return replace(itq.fit(sample, bits, rng), mean=code.mean, code=code.code)
+        fitted = itq.fit(sample, bits, rng, whole=whole)
+        return replace(fitted, mean=code.mean, code=code.code)
     if averages:
-        return _fit_in(np.eye(sample.shape[1]), sample, bits, rng, averages)
-    return itq.fit(sample, bits, rng)
+        return _fit_in(np.eye(sample.shape[1]), sample, bits, rng, averages, whole)
+    return itq.fit(sample, bits, rng, whole=whole)
 
 
 def _fit_in(
-    space: Float64, sample: Float32, bits: int, rng: np.random.Generator, averages: bool
+    space: Float64,
+    sample: Float32,
+    bits: int,
+    rng: np.random.Generator,
+    averages: bool,
+    whole: bool,
 ) -> Rotation:
     """PCA and ITQ in a linear `space` [r, r] of the raw features [n, r]; ITQ learns from averages
     over neighbours, which vary more with the class and less with all else.
@@ -213,7 +222,7 @@ def _fit_in(
     x = sample.astype(np.float64)
     mean = x.mean(0)
     moved = (x - mean) @ space
-    directions = itq.principal_directions(moved, min(x.shape[1], max(itq.DIM, bits)), rng)
+    directions = itq.feature_directions(moved, max(itq.DIM, bits), whole, rng)
     average = averaging.averages_of(itq.unit(moved @ directions).astype(np.float32))
     first = itq.principal_directions(average.astype(np.float64), bits, rng)
     code = first @ itq.itq_rotation(average @ first, rng)

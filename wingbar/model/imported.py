@@ -1,5 +1,6 @@
 """A model of any image encoder in an ONNX file: its preprocessing, normalisation and pooling become
-part of the graph, so that it takes pixels and gives a unit feature as every model does.
+part of the graph, so that it takes pixels and gives a unit feature as every model does. An encoder
+of images and texts brings its text tower along (text.py).
 
 Needs the onnx package (extra `import`).
 """
@@ -10,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ from wingbar import images
 from wingbar.errors import ModelError, one_line
 from wingbar.model import proof, runtime
 from wingbar.model.model import MAX_BYTES, Float32, Model, preprocessing_record, with_record
+from wingbar.model.text import TOKENIZER, TOWER, TextEncoder, TextForm
 from wingbar.parallel import cores
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ HALF = (0.5, 0.5, 0.5)
 
 # Outputs by the names that exporters of encoders give them, the first that is there is taken.
 OUTPUTS = ("image_embeds", "pooler_output", "last_hidden_state")
+TEXT_OUTPUTS = ("text_embeds", "pooler_output")  # of text towers, likewise
 PARITY = 1e-4  # by which a number of a feature may differ from what the graph gives by itself
 _INEXACT = 0.02  # where it computes in 8 or 16 bits: a step of rounding more or less is no mistake
 _INTEGER_KINDS = ("Quant", "Integer")  # parts of the names of operators of 8 bits
@@ -81,16 +84,36 @@ class Form:
             raise ModelError("an imported encoder sees squares, not whole pictures")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The text tower that an encoder brings.
+
+    network: its ONNX file, which may be that of the images.
+    tokenizer: a tokenizer.json.
+    form: how texts become tokens; an `output` of "" is the first of TEXT_OUTPUTS, or the only one.
+    """
+
+    network: Path
+    tokenizer: Path
+    form: TextForm
+
+
 def from_onnx(
-    path: str | os.PathLike[str], form: Form, name: str, source: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    form: Form,
+    name: str,
+    source: Mapping[str, Any] | None = None,
+    texts: Texts | None = None,
 ) -> Model:
     """The model of the encoder in an ONNX file, with a proof of what this machine computes.
 
-    Weights in files beside it are taken in. `name` is what the model is called; `source` is kept in
-    its record: where it is from, its licence. Raises ModelError for a graph that does not take one
-    batch of pictures, whose output is not as `form` says, or that is larger than an index takes.
+    Weights in files beside it are taken in. Of a file with several towers, the one that the output
+    is made by is taken. `name` is what the model is called; `source` is kept in its record: where
+    it is from, its licence. Raises ModelError for a graph that does not take one batch of pictures,
+    whose output is not as `form` says, or that is larger than an index takes; and for `texts` whose
+    features are not as long as those of images.
     """
-    graph = _read(Path(path))
+    graph = _tower_of(_read(Path(path)), form.output, OUTPUTS)
     given = _encoder_of(graph, form)
     network = _wrapped(graph, form, given)
     if len(network) > MAX_BYTES:
@@ -123,7 +146,7 @@ def from_onnx(
     } | ({"batch": given.batch} if given.batch else {})
     model = proof.proven(Model(with_record({"model.onnx": network}, record)))
     _check_parity(model, graph, form, given)
-    return model
+    return model if texts is None else _with_texts(model, texts)
 
 
 def read_preprocessor(path: str | os.PathLike[str]) -> Form:
@@ -190,6 +213,32 @@ def _side(size: Any) -> int:
 def _three(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+# -- texts
+
+
+def _with_texts(model: Model, texts: Texts) -> Model:
+    """The model with a text tower. Raises ModelError when it cannot be used."""
+    graph = _tower_of(_read(texts.network), texts.form.output, TEXT_OUTPUTS)
+    output = _output_of([one.name for one in graph.graph.output], texts.form.output, TEXT_OUTPUTS)
+    form = replace(texts.form, output=output)
+    network = _serialised(graph)
+    runtime.check_network(network, TOWER)
+    try:
+        tokenizer = texts.tokenizer.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{texts.tokenizer} cannot be read ({error.strerror})") from None
+    for name, data in ((texts.network, network), (texts.tokenizer, tokenizer)):
+        if len(data) > MAX_BYTES:
+            raise ModelError(f"{name} holds {len(data):,} bytes, over the limit of {MAX_BYTES:,}")
+    found = TextEncoder(network, tokenizer, form, model.name, cores()).encode("a photo of a cat")
+    if len(found) != model.dim:
+        raise ModelError(
+            f"the features of texts have {len(found):,} numbers and those of images {model.dim:,}: "
+            "take the projected outputs of both (image_embeds and text_embeds)"
+        )
+    return model.altered({TOWER: network, TOKENIZER: tokenizer}, {"text": form.record()})
 
 
 # -- graphs
@@ -277,12 +326,51 @@ def _encoder_of(graph: onnx.ModelProto, form: Form) -> _Encoder:
     return _Encoder(taken.name, _TYPES[taken.type], layout, batch, output, rank, dim)
 
 
-def _output_of(names: Sequence[str], wanted: str) -> str:
+def _tower_of(graph: onnx.ModelProto, wanted: str, known: Sequence[str]) -> onnx.ModelProto:
+    """The part of a graph of several inputs that one of its outputs is made by; the graph itself
+    where it has one input, or that part needs all of them."""
+    inside = graph.graph
+    weights = {tensor.name for tensor in inside.initializer}
+    inputs = [one.name for one in inside.input if one.name not in weights]
+    if len(inputs) == 1:
+        return graph
+    output = _output_of([one.name for one in inside.output], wanted, known)
+    maker = {name: i for i, node in enumerate(inside.node) for name in node.output}
+    waiting, needed = [output], {output}
+    while waiting:
+        place = maker.get(waiting.pop())
+        new = set() if place is None else _taken_by(inside.node[place]) - needed
+        needed |= new
+        waiting += new
+    part = type(graph)()
+    part.CopyFrom(graph)
+    for field in ("node", "initializer", "input", "output", "value_info"):
+        del getattr(part.graph, field)[:]
+    part.graph.node.extend(node for node in inside.node if needed & set(node.output))
+    for field in ("initializer", "input"):
+        getattr(part.graph, field).extend(
+            one for one in getattr(inside, field) if one.name in needed
+        )
+    part.graph.output.extend(one for one in inside.output if one.name == output)
+    return part
+
+
+def _taken_by(node: onnx.NodeProto) -> set[str]:
+    """The names of the tensors that a node takes, and those that graphs inside of it do."""
+    taken = set(node.input) - {""}
+    for attribute in node.attribute:
+        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            taken |= {name for one in inner.node for name in _taken_by(one)}
+            taken |= {one.name for one in inner.output}
+    return taken
+
+
+def _output_of(names: Sequence[str], wanted: str, preferred: Sequence[str] = OUTPUTS) -> str:
     if wanted and wanted not in names:
         raise ModelError(f"the network has no output {wanted!r}: it has {', '.join(names)}")
     if wanted or len(names) == 1:
         return wanted or names[0]
-    known = next((name for name in OUTPUTS if name in names), None)
+    known = next((name for name in preferred if name in names), None)
     if known is None:
         raise ModelError(f"name the output to --take, one of {', '.join(names)}")
     return known

@@ -26,6 +26,9 @@ ITERATIONS = 50  # as in the paper
 # it keeps both.
 DIM = 256
 CENTRING = 0.5
+# Directions beyond those of the reduced feature, where none may be lost: they count little in a
+# cosine, and a power of two changes no digit of a float16.
+REST = 2.0**-4
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Rotation:
     code: [r, b] float32.
     feature_mean: [r] float32.
     feature: [r, d] float32. Its columns and those of `code` are orthonormal, or after whitening
-        those of an orthonormal matrix times a symmetric one.
+        those of an orthonormal matrix times a symmetric one; where d is r, columns beyond those
+        of a reduced feature are REST times as long.
     """
 
     mean: Float32
@@ -67,6 +71,23 @@ class Rotation:
         features = unit((x - self.feature_mean) @ self.feature.astype(np.float64))
         return logits, features.astype(np.float32)
 
+    def raw_of(self, features: NDArray[np.floating]) -> Float32:
+        """The raw features x [B, r], of unit length, that `apply` made features [B, d] of, where
+        `feature` can be inverted.
+
+        With g = f feature^-1, x is feature_mean + s g for the s > 0 that gives it unit length;
+        there is one, as feature_mean is a share of a mean of unit vectors, and shorter than they
+        are. Raises ValueError where d is not r.
+        """
+        if self.feature.shape[0] != self.feature.shape[1]:
+            raise ValueError(f"features of {self.dim} numbers do not tell {len(self.mean)}")
+        inverse = np.linalg.inv(self.feature.astype(np.float64)).astype(np.float32)
+        g = features.astype(np.float32) @ inverse
+        a, b = np.square(g).sum(1), g @ self.feature_mean
+        c = float(np.square(self.feature_mean).sum()) - 1
+        s = (np.sqrt(np.maximum(b * b - a * c, 0)) - b) / np.maximum(a, 1e-12)
+        return unit(self.feature_mean + s[:, None] * g)
+
     def to_bytes(self) -> bytes:
         """The content of rotation.npz; equal rotations give equal bytes."""
         return arrays.to_bytes({name: array.astype("<f4") for name, array in vars(self).items()})
@@ -88,9 +109,15 @@ class Rotation:
         return found
 
 
-def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) -> Rotation:
+def fit(
+    sample: Float32,
+    bits: int,
+    rng: np.random.Generator,
+    dim: int = DIM,
+    whole: bool = False,
+) -> Rotation:
     """Fit a Rotation to raw features [n, r] of a sample: codes of `bits` bits, reduced features of
-    length min(r, max(dim, bits)).
+    length min(r, max(dim, bits)), or with `whole` of length r, of which all but these count little.
 
     One image is enough: directions in which the sample does not vary are drawn at random, which
     makes their bits random-hyperplane hashes. Raises ValueError when bits is not in 1..r or the
@@ -103,7 +130,7 @@ def fit(sample: Float32, bits: int, rng: np.random.Generator, dim: int = DIM) ->
         raise ValueError("ITQ needs at least one image to be fitted to")
     x = sample.astype(np.float64)
     mean = x.mean(0) if n > 1 else np.zeros(r)  # one image centred on itself would leave nothing
-    directions = principal_directions(x - mean, min(r, max(dim, bits)), rng)
+    directions = feature_directions(x - mean, max(dim, bits), whole, rng)
     projected = (x - mean) @ directions[:, :bits]
     rotation = itq_rotation(projected, rng)
     return Rotation(
@@ -131,6 +158,17 @@ def keeping_features(rotation: Rotation) -> Rotation:
 def unit(x: NDArray[Float]) -> NDArray[Float]:
     """Rows of x [B, d] scaled to unit length; a zero row stays zero."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def feature_directions(
+    centred: Float64, count: int, whole: bool, rng: np.random.Generator
+) -> Float64:
+    """Directions [r, min(r, count)] of a feature, of centred [n, r]; with `whole` all of them
+    [r, r], those beyond `count` by REST."""
+    r = centred.shape[1]
+    directions = principal_directions(centred, r if whole else min(r, count), rng)
+    directions[:, count:] *= REST
+    return directions
 
 
 def principal_directions(centred: Float64, count: int, rng: np.random.Generator) -> Float64:

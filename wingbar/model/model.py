@@ -22,6 +22,7 @@ from wingbar.files import write_whole
 from wingbar.hamming import codes
 from wingbar.model import averaging, fitting, itq, random_pairs, runtime
 from wingbar.model.random_pairs import RandomPairs
+from wingbar.model.text import TOKENIZER, TOWER, TextEncoder, TextForm
 from wingbar.parallel import BATCH, batched, cores, in_order
 
 if TYPE_CHECKING:
@@ -107,8 +108,9 @@ class Model:
         self.files = dict(files)
         self._threads = threads
         record = _read_record(self.files)
-        if "model.onnx" in self.files:
-            runtime.check_network(self.files["model.onnx"])
+        for name in ("model.onnx", TOWER):
+            if name in self.files:
+                runtime.check_network(self.files[name], name)
         self.record: Mapping[str, Any] = record
         self.name = _shown(record["name"])
         self.method = _shown(record["method"])
@@ -207,6 +209,11 @@ class Model:
         return "model.onnx" in self.files
 
     @property
+    def has_text(self) -> bool:
+        """Whether the model encodes texts, too."""
+        return {TOWER, TOKENIZER} <= self.files.keys() and "text" in self.record
+
+    @property
     def is_label_free(self) -> bool:
         """Whether the codes are learned from the items of each index."""
         return self.method in ("itq", VECTORS)
@@ -245,6 +252,30 @@ class Model:
             sources, lambda source: images.load(source, self.preprocessing), threads or cores()
         )
         return self.encode_pixels(pixels)
+
+    def encode_text(self, text: str) -> Float32:
+        """The unit vector [r] of a text, in the space of the raw features of images (`run`), which
+        `raw_of` makes of stored ones. Raises QueryError when the model knows no texts or this one
+        cannot be used, ModelError without the tokenizers package."""
+        return self._texts.encode(text)
+
+    def raw_of(self, features: NDArray[np.floating]) -> Float32:
+        """The raw features [N, r] of images whose features [N, d] an index of this model stores;
+        of a model that encodes texts. Raises QueryError for another one."""
+        self._require_text()
+        if self.rotation is None:
+            return features.astype(np.float32)
+        rotation = self.rotation
+        if self.averages:
+            half = rotation.dim // 2
+            rotation = replace(rotation, feature=rotation.feature[:, half:])
+            features = averaging.plain_of(features)
+        try:
+            return rotation.raw_of(features)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            raise ModelError(
+                f"features of {self.name} cannot be compared with texts ({one_line(error)})"
+            ) from None
 
     def encode_pixels(self, pixels: Iterable[images.Pixels]) -> Embeddings:
         """Codes and features of pixels [H, W, 3] uint8 that `images.load` prepared for this model.
@@ -343,7 +374,13 @@ class Model:
         try:
             # vectors are kept as they are
             fit = fitting.fit(
-                raw, bits, seed, options, keep_features=not self.has_network, labels=labels
+                raw,
+                bits,
+                seed,
+                options,
+                keep_features=not self.has_network,
+                labels=labels,
+                whole=self.has_text,
             )
         except ValueError as error:
             raise ModelError(str(error)) from None
@@ -413,6 +450,24 @@ class Model:
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
         return runtime.open_session(self.files["model.onnx"], self._threads or cores(), self.name)
+
+    @cached_property
+    def _texts(self) -> TextEncoder:
+        self._require_text()
+        return TextEncoder(
+            self.files[TOWER],
+            self.files[TOKENIZER],
+            TextForm.from_record(self.record["text"]),
+            self.name,
+            self._threads or cores(),
+        )
+
+    def _require_text(self) -> None:
+        if not self.has_text:
+            raise QueryError(
+                f"{self.name} knows no texts: search by an image, or make an index with a model of "
+                "images and texts (wingbar model list)"
+            )
 
     def _require_network(self) -> None:
         if not self.has_network:
@@ -655,6 +710,7 @@ _OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "held_out_map": _are_scores,
     "config": _is_object,
     "weights": _is_object,
+    "text": _is_object,
     "backbone": _is_text,
 }
 # fields of a Preprocessing that version 0.1.0 does not know, and their types

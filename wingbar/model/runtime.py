@@ -60,21 +60,22 @@ def open_session(
         ) from None
 
 
-def check_network(network: bytes) -> None:
+def check_network(network: bytes, name: str = "model.onnx") -> None:
     """Raise ModelError unless an ONNX graph holds all of its weights itself.
 
     A graph may name files that hold its weights, and ONNX Runtime reads them: a network of a
-    stranger could bring any file of this machine into the features that it gives.
+    stranger could bring any file of this machine into the features that it gives. `name` is that
+    of the file, for messages.
     """
     try:
         outside = _names_files(memoryview(network))
     except (ValueError, IndexError) as error:
         raise ModelError(
-            f"model.onnx is not an ONNX network ({one_line(error)}): copy the model again"
+            f"{name} is not an ONNX network ({one_line(error)}): copy the model again"
         ) from None
     if outside:
         raise ModelError(
-            "model.onnx reads its weights from other files, which wingbar does not allow: save it "
+            f"{name} reads its weights from other files, which wingbar does not allow: save it "
             "with its weights inside"
         )
 

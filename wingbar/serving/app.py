@@ -39,6 +39,7 @@ from wingbar.serving.logs import in_log
 from wingbar.serving.middleware import Access, Metrics, Protection
 from wingbar.serving.pictures import Picture
 from wingbar.serving.requests import (
+    picture_of,
     read_labelled,
     read_queries,
     read_query,
@@ -229,7 +230,7 @@ def _add_searches(
     async def search(
         request: Request, parameters: Annotated[SearchParameters, Query()]
     ) -> Response:
-        """Find the indexed pictures most similar to a picture or to an item."""
+        """Find the indexed pictures most similar to a picture, to an item or to a text."""
         asked = await read_query(request, service, parameters)
         answer = await service.search(asked.query, asked.options, asked.like, asked.unlike)
         metrics.count_search(answer.milliseconds)
@@ -282,7 +283,7 @@ def _add_searches(
     ) -> Response:
         """Show where the model looked in a picture."""
         asked = await read_query(request, service, parameters)
-        overlay = await service.pictures.explain(asked.query, asked.options.box)
+        overlay = await service.pictures.explain(picture_of(asked), asked.options.box)
         return Response(overlay, media_type="image/png")
 
     @app.post(
@@ -297,7 +298,7 @@ def _add_searches(
     ) -> Response:
         """Suggest parts of a picture to search for."""
         asked = await read_query(request, service, parameters)
-        return _json({"regions": await service.pictures.regions(asked.query)})
+        return _json({"regions": await service.pictures.regions(picture_of(asked))})
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
@@ -469,6 +470,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         facts = {
             **await service.facts(),
             "explains": service.pictures.explains,
+            "knows_texts": service.knows_texts,
             "writable": service.writable and settings.writing_allowed,
         }
         return _json({**facts, "limits": limits, "version": __version__})

@@ -20,6 +20,7 @@ from wingbar.errors import QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.filters import parse_where
 from wingbar.index.index import Index, IndexInfo
+from wingbar.index.kept import width
 from wingbar.index.ranking import FailedShard, Hits, SearchOptions
 from wingbar.index.store import Item, Store
 from wingbar.model.model import Embeddings, Model
@@ -89,6 +90,11 @@ class AnyReader(Protocol):
 
     def find(self, query: Embeddings, options: SearchOptions, seconds: float) -> Hits:
         """The hits of one embedding; QueryError when filters take longer than `seconds`."""
+
+    def find_vector(
+        self, vector: NDArray[np.float32], options: SearchOptions, seconds: float
+    ) -> Hits:
+        """The hits of the vector [r] of a text, likewise."""
 
     def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
         """The query averaged with its neighbours, where the options or the model say so."""
@@ -179,6 +185,14 @@ class Reader:
         """The hits of one embedding; QueryError when filters take longer than `seconds`."""
         with self._limited(options.where, seconds):
             return self.index.find([query], options)[0]
+
+    def find_vector(
+        self, vector: NDArray[np.float32], options: SearchOptions, seconds: float
+    ) -> Hits:
+        """The hits of the vector [r] of a text; QueryError when filters take longer than
+        `seconds`."""
+        with self._limited(options.where, seconds):
+            return self.index.find_vector(vector, options)
 
     def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
         """The query averaged with its neighbours, where the options or the model say so."""
@@ -365,7 +379,7 @@ class _CachingStore(Store):
 
     def _feature_rows(self, ids: Sequence[int], dim: int) -> dict[int, bytes]:
         version = self.version()
-        is_full = len(self._cached) * 2 * dim > self.max_bytes
+        is_full = len(self._cached) * width(dim, self.kept) > self.max_bytes
         if version != self._cached_version or is_full:
             self._cached, self._cached_version = {}, version
         if new := [id_ for id_ in ids if id_ not in self._cached]:

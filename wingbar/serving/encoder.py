@@ -19,6 +19,7 @@ from wingbar.errors import ImageError, ModelError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.model import runtime
 from wingbar.model.model import NOT_FINITE, Embeddings, Float32, Model
+from wingbar.model.text import TOKENIZER, TOWER
 from wingbar.parallel import BATCH, cores
 from wingbar.serving.batching import Answered, Batcher, BusyError
 from wingbar.serving.connections import AnyReader
@@ -144,6 +145,11 @@ class Encoder:
         """The model's own fine mode."""
         return self._models.all_cores.fine
 
+    @property
+    def knows_texts(self) -> bool:
+        """Whether the model encodes texts."""
+        return self._models.all_cores.has_text
+
     def admit(self, pictures: int) -> None:
         """Raises BusyError when the queue has no room for all of so many `pictures`."""
         if pictures and self.waiting + pictures > self._limits.waiting:
@@ -154,6 +160,11 @@ class Encoder:
         the result raises ImageError and TooLargeError."""
         return asyncio.wrap_future(self._batcher.submit(picture))
 
+    def encode_text(self, text: str) -> Float32:
+        """In any thread: the vector [r] of a text. Raises QueryError and ModelError as
+        `Model.encode_text` does."""
+        return self._models.all_cores.encode_text(text)
+
     def use(self, model: Model) -> None:
         """Fit the codes of pictures encoded from now on to `model`, the index's latest one. Raises
         StoreError when its network is not the one that this encoder runs."""
@@ -162,8 +173,8 @@ class Encoder:
 
     def check(self, model: Model) -> None:
         """Raises StoreError when the network of `model` is not the one that this encoder runs."""
-        ours, theirs = self._models.all_cores.record, model.record
-        if theirs["files"]["model.onnx"] != ours["files"]["model.onnx"]:
+        ours, theirs = self._models.all_cores.record["files"], model.record["files"]
+        if any(theirs.get(name) != ours.get(name) for name in ("model.onnx", TOWER, TOKENIZER)):
             raise StoreError(
                 f"{self._path} was replaced by an index of another model: restart the server"
             )

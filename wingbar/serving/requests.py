@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from wingbar.errors import QueryError
 from wingbar.index.ranking import SearchOptions
+from wingbar.index.text_search import Text
 from wingbar.serving.middleware import JSON, content_type
 from wingbar.serving.schemas import (
     LONGEST_LABEL,
@@ -36,14 +37,14 @@ MOST_FIELDS = 8  # parts of a form that are not files
 class Asked(NamedTuple):
     """What a request searches for.
 
-    query: a picture or the id of an item.
+    query: a picture, a text or the id of an item.
     options: how to search.
     like: further pictures and ids that are right.
     unlike: those that are wrong.
     sizes: whether to tell the size of each hit's picture.
     """
 
-    query: bytes | int
+    query: bytes | int | Text
     options: SearchOptions
     like: Sequence[bytes | int]
     unlike: Sequence[bytes | int]
@@ -74,8 +75,10 @@ async def read_query(request: Request, service: Service, parameters: SearchParam
             )
     if kind == JSON:
         asked = await _read_json(request, parameters, ByItem)
-        if (asked.id is None) == (asked.path is None):
-            raise QueryError("name one item: give either id or path")
+        if sum(given is not None for given in (asked.id, asked.path, asked.text)) != 1:
+            raise QueryError("name one item, or a text: give id, path or text")
+        if asked.text is not None:
+            return _asked(Text(asked.text), asked)
         id_ = asked.id if asked.id is not None else await service.id_of_path(asked.path or "")
         return _asked(id_, asked)
     raise _wrong_type(
@@ -83,6 +86,13 @@ async def read_query(request: Request, service: Service, parameters: SearchParam
         "a picture (Content-Type: image/jpeg, or any image), a form with the part image, or JSON "
         "with an id",
     )
+
+
+def picture_of(asked: Asked) -> bytes | int:
+    """The picture or the id that a request is about. Raises QueryError for a text."""
+    if isinstance(asked.query, Text):
+        raise QueryError("a text has no parts to look at: give a picture or an id")
+    return asked.query
 
 
 async def read_queries(
@@ -146,7 +156,7 @@ async def read_uploads(request: Request) -> list[Upload]:
 
 
 def _asked(
-    query: bytes | int,
+    query: bytes | int | Text,
     parameters: SearchParameters,
     like: Sequence[bytes] = (),
     unlike: Sequence[bytes] = (),

@@ -13,6 +13,7 @@ from wingbar import images
 from wingbar.errors import QueryError
 from wingbar.index.filters import parse_where
 from wingbar.index.ranking import CUT, LONGEST_EXPAND, SHORTLIST, Fine, SearchOptions
+from wingbar.model.text import LONGEST_TEXT
 
 PROBLEM = "application/problem+json"
 MOST_HITS = 10_000
@@ -123,7 +124,7 @@ class SearchParameters(BaseModel):
 
 
 class ByItem(SearchParameters):
-    """A search for pictures like an item of the index, given by id or by path."""
+    """A search for pictures like an item of the index, given by id or by path, or for a text."""
 
     id: ItemId | None = Field(None, description="the item's id", examples=[17])
     path: str | None = Field(
@@ -131,6 +132,13 @@ class ByItem(SearchParameters):
         min_length=1,
         max_length=4096,
         description="the absolute path of the item's file, as it was indexed",
+    )
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=LONGEST_TEXT,
+        description="what the pictures show, where the model knows texts",
+        examples=["red dress"],
     )
 
     @field_validator("box", mode="before")
@@ -385,6 +393,7 @@ class InfoOut(BaseModel):
         description="the most frequent values of the columns that items can be filtered by"
     )
     explains: bool = Field(description="whether /api/explain has something to show")
+    knows_texts: bool = Field(description="whether a text can be searched for")
     writable: bool = Field(description="whether uploads and deletions are possible")
     shards: list[ShardOut] | None = Field(
         None, description="the indexes, where several are served as one, or one on a server"

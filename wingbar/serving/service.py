@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from wingbar import images
-from wingbar.errors import ImageError, MachineWarning, WingbarError
+from wingbar.errors import ImageError, MachineWarning, QueryError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.engine import Place
 from wingbar.index.feedback import moved
 from wingbar.index.ranking import Hits, SearchOptions
 from wingbar.index.shards import shard_names
+from wingbar.index.text_search import Text, check_options, embedded
 from wingbar.model import proof
 from wingbar.model.model import Embeddings
 from wingbar.parallel import BATCH, cores
@@ -52,6 +53,7 @@ T = TypeVar("T")
 
 SLOW_FROM = 1000  # a search for more hits, or with a longer shortlist, counts as slow
 LABELS = 200  # labels listed with their counts, the most frequent ones
+EMPTY = "the index holds no images yet: upload some, or run wingbar index"
 
 
 class EmptyError(WingbarError):
@@ -197,6 +199,11 @@ class Service:
             self._writes.close()
 
     @property
+    def knows_texts(self) -> bool:
+        """Whether a text can be searched for."""
+        return self.encoder.knows_texts and not self.is_sharded
+
+    @property
     def is_sharded(self) -> bool:
         """Whether several indexes are served as one, or one on a server."""
         return self._writes is None
@@ -231,18 +238,22 @@ class Service:
 
     async def search(
         self,
-        query: bytes | int,
+        query: bytes | int | Text,
         options: SearchOptions,
         like: Sequence[bytes | int] = (),
         unlike: Sequence[bytes | int] = (),
     ) -> Answer:
-        """The hits of a picture, or of an item by its id, as `Index.search` finds them; with
+        """The hits of a picture, a text, or an item by its id, as `Index.search` finds them; with
         further pictures and ids that are right or wrong, those of `feedback.moved`.
 
         Raises QueryError, ImageError, NotFoundError, TooLargeError, EmptyError, BusyError,
         StoreError.
         """
         self.encoder.admit(sum(isinstance(one, bytes) for one in (query, *like, *unlike)))
+        if isinstance(query, Text):
+            if like or unlike:
+                raise QueryError("marks belong to pictures: search for a text without them")
+            return await self._answer_text(query, options)
         return await self._answer(query, options, like, unlike)
 
     async def search_many(
@@ -278,6 +289,29 @@ class Service:
             self._searches.submit(self._find_queued)
         found = await asyncio.wrap_future(asked.future)
         return _timed(found, encoded, (time.perf_counter() - start) * 1000)
+
+    async def _answer_text(self, text: Text, options: SearchOptions) -> Answer:
+        start = time.perf_counter()
+        check_options(options)
+        vector = await self._in_pool(lambda: self.encoder.encode_text(text.text))
+        encode_ms = (time.perf_counter() - start) * 1000
+
+        def find(reader: AnyReader) -> Found:
+            if reader.is_empty:
+                raise EmptyError(EMPTY)
+            with reader.snapshot():
+                self.encoder.use(reader.model)
+                hits = reader.find_vector(vector, options, self.limits.filter_seconds)
+                hit_codes = reader.codes_of([hit.id for hit in hits])
+                code = embedded(reader.model, vector).codes
+                available = [is_available(hit.path) for hit in hits]
+                return Found(hits, hit_codes, code, reader.model.bits, "pool", available)
+
+        found = await self._slow.run(find)
+        stages = {**found.hits.milliseconds, "encode": encode_ms}
+        total = (time.perf_counter() - start) * 1000
+        queue = max(0.0, total - sum(stages.values()))
+        return Answer(found, {"queue": queue, **stages, "total": total}, None)
 
     async def _encode(self, query: bytes | int, options: SearchOptions) -> Answered[Encoded] | int:
         """A query after the network. An item stays an id unless the search needs its picture: to
@@ -317,7 +351,7 @@ class Service:
     def _found(self, reader: AnyReader, asked: _Asked) -> Found:
         """Inside a snapshot: from an encoded picture or an id to hits."""
         if reader.is_empty:
-            raise EmptyError("the index holds no images yet: upload some, or run wingbar index")
+            raise EmptyError(EMPTY)
         query, options = asked.query, asked.options
         model = reader.model
         self.encoder.use(model)

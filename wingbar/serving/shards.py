@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wingbar.errors import QueryError, StoreError
 from wingbar.hamming import codes
 from wingbar.index.engine import Item, Place
@@ -56,6 +59,15 @@ class ShardsReader:
         """The hits of one embedding. Filters are not cut off after `seconds`: a shard that takes
         long is named as failed."""
         return self._shards.find([query], options)[0]
+
+    def find_vector(
+        self, vector: NDArray[np.float32], options: SearchOptions, seconds: float
+    ) -> Hits:
+        """Raises QueryError: texts are searched for in one index file."""
+        raise QueryError(
+            "texts are searched for in one index file only: serve one of them, or use wingbar "
+            "search --text"
+        )
 
     def expanded(self, query: Embeddings, options: SearchOptions) -> Embeddings:
         """The query averaged with its neighbours in all shards, where the options or the model say
@@ -135,6 +147,7 @@ class ShardsReader:
             model=model.name,
             method=model.method,
             fine=model.fine,
+            features=" and ".join(sorted({info.features for info in infos})),
         )
 
     def label_counts(self) -> dict[str, int]:

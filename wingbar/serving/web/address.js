@@ -1,7 +1,7 @@
 // The search as the URL of the page and as the parameters of the API. Defaults are left out of the
 // URL.
 
-import { DEFAULTS, likePicture, NOTHING } from "./state.js";
+import { DEFAULTS, isText, likePicture, NOTHING, queryOfText, textOf } from "./state.js";
 
 /** @typedef {import("./state.js").Search} Search */
 /** @typedef {import("./state.js").Picture} Picture */
@@ -18,7 +18,8 @@ const KEY = /^u[0-9a-z]{1,30}$/; // of a picture of this browser
 export function fromAddress(query) {
   const params = new URLSearchParams(query);
   const fine = params.get("fine");
-  const first = picture(params.get("id") ?? params.get("upload"));
+  const text = params.get("text")?.trim();
+  const first = text ? queryOfText(text) : picture(params.get("id") ?? params.get("upload"));
   return {
     ...NOTHING,
     query: first,
@@ -37,7 +38,8 @@ export function fromAddress(query) {
 export function toAddress(search) {
   const params = new URLSearchParams();
   const { query, like, unlike } = search;
-  if (query !== null) params.set(typeof query === "number" ? "id" : "upload", String(query));
+  if (isText(query)) params.set("text", textOf(query));
+  else if (query !== null) params.set(typeof query === "number" ? "id" : "upload", String(query));
   for (const one of like) params.append("like", String(one));
   for (const one of unlike) params.append("unlike", String(one));
   for (const [name, value] of toParameters({ ...search, like: [], unlike: [] })) {
@@ -74,8 +76,9 @@ export function toParameters({ like, unlike, radius, fine, shortlist, distinct, 
   return pairs;
 }
 
-/** The same as the API's JSON, for indexed pictures. @param {Search} search */
+/** The same as the API's JSON, for indexed pictures and for texts. @param {Search} search */
 export function toRecord({ query, like, unlike, radius, fine, shortlist, distinct, where, box }) {
+  if (isText(query)) return { text: textOf(query), ...(where.length && { where }) };
   /** @type {Record<string, unknown>} */
   const record = { id: query };
   if (like.length) record.like = like;

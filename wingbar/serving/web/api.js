@@ -20,6 +20,7 @@
  * @property {string} model
  * @property {string} fingerprint  of the model
  * @property {boolean} explains  whether it can show what the model saw
+ * @property {boolean} knows_texts  whether a text can be searched for
  * @property {boolean} writable  whether pictures can be added and removed
  * @property {Limits} limits
  */

@@ -10,7 +10,7 @@ import { Overlay } from "./overlay.js";
 import { showPicture } from "./pictures.js";
 import { removeSoon } from "./removal.js";
 import { copiesOf } from "./search.js";
-import { hasQuery, state } from "./state.js";
+import { hasQuery, isText, state } from "./state.js";
 import { makeThumb } from "./thumbs.js";
 import { bytes, count, plural, shownName, withSpaces } from "./words.js";
 import { Zoom } from "./zoom.js";
@@ -210,7 +210,7 @@ export class Lightbox {
   #setPair(beside) {
     this.beside = beside;
     $("lightbox-pair").setAttribute("aria-pressed", String(beside));
-    $("lightbox-query").hidden = !beside || !hasQuery();
+    $("lightbox-query").hidden = !beside || !hasQuery() || isText(state.search.query);
   }
 
   /** @param {boolean} open */

@@ -5,7 +5,7 @@ import { closeDialogs } from "./dialogs.js";
 import { $ } from "./elements.js";
 import { grid } from "./grid.js";
 import { showNotice } from "./notice.js";
-import { likePicture, NOTHING, state } from "./state.js";
+import { isText, likePicture, NOTHING, state } from "./state.js";
 
 /** @typedef {import("./state.js").Search} Search */
 
@@ -90,7 +90,7 @@ export async function arrive(entry) {
  */
 async function loadPictures(search) {
   const isThere = async (/** @type {import("./state.js").Picture} */ one) =>
-    typeof one !== "string" || Boolean(await state.uploads.load(one));
+    typeof one !== "string" || isText(one) || Boolean(await state.uploads.load(one));
   const before = [search.query, ...search.like, ...search.unlike];
   const there = await Promise.all(before.map(isThere));
   const gone = new Set(before.filter((_, i) => !there[i]));

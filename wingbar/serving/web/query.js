@@ -9,7 +9,8 @@ import { stopWaiting, whenBack } from "./outage.js";
 import { Overlay } from "./overlay.js";
 import { drawPanel } from "./panel.js";
 import { showPicture } from "./pictures.js";
-import { hasQuery, isUpload, queryFile, state, withoutPicture } from "./state.js";
+import { hasQuery, isText, isUpload, queryFile, queryOfText } from "./state.js";
+import { likePicture, state, textOf, withoutPicture } from "./state.js";
 import { makeThumb, nameOf } from "./thumbs.js";
 import { bytes, count } from "./words.js";
 
@@ -33,8 +34,13 @@ const crop = new Crop({
   },
 });
 
-/** Listen to the picture and to the buttons that crop it. */
+/** Listen to the picture, to the buttons that crop it, and to the field for texts. */
 export function listenToQuery() {
+  $("text-query").addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    const text = $("text-input").value.trim();
+    if (text) go(likePicture(queryOfText(text)), { travel: true });
+  });
   $("picture").addEventListener("load", () => {
     const { naturalWidth, naturalHeight } = $("picture");
     if (!crop.size && naturalWidth) setQuerySize([naturalWidth, naturalHeight]);
@@ -55,6 +61,9 @@ export function listenToQuery() {
  * @param {boolean} sameBox    and the same part of it
  */
 export function drawQuery(sameQuery, sameBox) {
+  const { query } = state.search;
+  $("text-query").hidden = !state.info.knows_texts;
+  $("text-input").value = isText(query) ? textOf(query) : "";
   if (!sameQuery) leaveCrop();
   if (hasQuery() && !sameQuery) drawNewQuery();
   else if (hasQuery()) {
@@ -77,7 +86,8 @@ export function drawTitle() {
     ...(unlike.length ? [`${count(unlike.length)} wrong`] : []),
   ];
   const others = marks.length ? ` · ${marks.join(", ")}` : "";
-  setName($("title"), `${box ? "Like a part of" : "Like"} ${queryName()}${others}`);
+  const like_ = isText(state.search.query) ? "Showing" : box ? "Like a part of" : "Like";
+  setName($("title"), `${like_} ${queryName()}${others}`);
 }
 
 /** Take the size of the query, which can be cropped from then on. @param {[number, number]} size */
@@ -111,7 +121,7 @@ export function abandonCrop() {
 /** Suggest parts of a new query to search for, where the model tells where it looks. */
 export async function suggestRegions() {
   const { query } = state.search;
-  if (!state.info.explains || query === suggestedFor) return;
+  if (!state.info.explains || isText(query) || query === suggestedFor) return;
   suggestedFor = query;
   $("suggested").hidden = true;
   const [path, options] = requestOf("/api/regions", null);
@@ -155,7 +165,7 @@ function drawTerms() {
   }
   const focused = document.activeElement?.closest?.("#terms li");
   const place = focused ? [...$("terms").children].indexOf(focused) : -1;
-  const items = [firstTerm(query, box)];
+  const items = isText(query) ? [textTerm(query)] : [firstTerm(query, box)];
   const more = [...like.map((one) => term(one, true)), ...unlike.map((one) => term(one, false))];
   items.push(...more.slice(0, MOST_TERMS));
   if (more.length > MOST_TERMS)
@@ -182,6 +192,13 @@ function firstTerm(query, box) {
   text.append(icon("crop"), "Crop");
   button.append(cut, text);
   item.append(button, removeButton(query, queryName()));
+  return item;
+}
+
+/** A query that is a text. @param {Picture} query */
+function textTerm(query) {
+  const item = make("li", { className: "term text" });
+  item.append(make("span", { className: "said" }, queryName()), removeButton(query, queryName()));
   return item;
 }
 
@@ -235,7 +252,9 @@ function drawNewQuery() {
   delete picture.dataset.url;
   stopWaiting(picture);
   stopWaiting("query");
-  if (typeof query === "string") {
+  if (isText(query)) {
+    setGap("text");
+  } else if (typeof query === "string") {
     picture.onerror = () => setGap("missing");
     picture.src = state.uploads.get(query).url;
   } else {
@@ -295,7 +314,7 @@ function drawUse() {
   $("no-preview").hidden = gap === null;
   $("no-preview").textContent = gapText();
   $("terms").classList.toggle("unusable", !usable || (gap !== null && !crop.size));
-  $("look-button").hidden = !usable || !state.info.explains;
+  $("look-button").hidden = !usable || !state.info.explains || gap === "text";
   $("keep").hidden = !usable || !isUpload() || !state.info.writable;
 }
 
@@ -312,6 +331,7 @@ function isUsable() {
 /** Why the query's picture is not shown. */
 function gapText() {
   const { gap, outcome } = state.query;
+  if (gap === "text") return "";
   if (gap === "delayed") return "The server does not respond. The picture comes when it does.";
   const isGone = state.known.get(Number(state.search.query))?.available === false;
   let why = "This picture cannot be shown.";

@@ -3,7 +3,7 @@
 
 import { toParameters, toRecord } from "./address.js";
 import { fileBody, json, jsonBody, request } from "./api.js";
-import { fileOf, fineOf, state, withFine } from "./state.js";
+import { fileOf, fineOf, isText, state, withFine } from "./state.js";
 import { setBusy } from "./status.js";
 
 /** @typedef {import("./state.js").Search} Search */
@@ -111,7 +111,7 @@ async function timed(search, depth, signal) {
  */
 async function send(search, k, signal) {
   const pictures = [search.query, ...search.like, ...search.unlike];
-  const files = pictures.filter((one) => typeof one === "string");
+  const files = pictures.filter((one) => typeof one === "string" && !isText(one));
   if (!files.length)
     return json("/api/search", { ...jsonBody({ ...toRecord(search), k, sizes: true }), signal });
   const first = fileOf(search.query);

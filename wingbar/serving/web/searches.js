@@ -3,7 +3,7 @@
 import { fromAddress, toAddress } from "./address.js";
 import { $, make, makeButton } from "./elements.js";
 import { go } from "./navigation.js";
-import { hasQuery, state } from "./state.js";
+import { hasQuery, isText, state } from "./state.js";
 import { makeThumb, nameOf } from "./thumbs.js";
 
 /**
@@ -52,7 +52,7 @@ export function drawSearches() {
       "aria-label": `Search again: like ${name}`,
       "aria-current": String(query === state.search.query),
     });
-    button.append(makeThumb(query));
+    button.append(isText(query) ? make("span", { className: "said" }, name) : makeThumb(query));
     return make("li", {}, button);
   });
   $("searches").replaceChildren(...items);
@@ -72,7 +72,7 @@ const indexKey = () => `${state.info.name} ${state.info.fingerprint}`;
 /** Keys of the person's pictures that the present search needs. */
 const uploadsInUse = () =>
   [state.search.query, ...state.search.like, ...state.search.unlike]
-    .filter((one) => typeof one === "string")
+    .filter((one) => typeof one === "string" && !isText(one))
     .map(String);
 
 /** @returns {Earlier[]} */

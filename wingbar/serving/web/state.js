@@ -12,7 +12,8 @@ import { Uploads } from "./uploads.js";
  */
 
 /**
- * A picture: the id of an indexed one, or the key of one of this browser.
+ * A picture: the id of an indexed one, or the key of one of this browser. The query can be a text in
+ * the place of a picture: TEXT and what it says.
  * @typedef {number | string} Picture
  */
 
@@ -134,8 +135,9 @@ export const state = {
   /** How it stands with the query. */
   query: {
     /**
-     * Why its picture is not on the page: it cannot be shown, or the server does not respond.
-     * @type {"missing" | "delayed" | null}
+     * Why its picture is not on the page: it cannot be shown, the server does not respond, or the
+     * query is a text.
+     * @type {"missing" | "delayed" | "text" | null}
      */
     gap: null,
     /** What the server said to it, once it has answered. @type {"found" | "refused" | null} */
@@ -147,7 +149,20 @@ export const state = {
 export const hasQuery = (search = state.search) => search.query !== null;
 
 /** Whether the query is a picture of this browser. @param {Search} [search] @returns {boolean} */
-export const isUpload = (search = state.search) => typeof search.query === "string";
+export const isUpload = (search = state.search) =>
+  typeof search.query === "string" && !isText(search.query);
+
+/** Begins a query that is a text; no key of a picture does. */
+const TEXT = "text:";
+
+/** The query of a text. @param {string} text @returns {Picture} */
+export const queryOfText = (text) => TEXT + text;
+
+/** Whether a query is a text. @param {Picture | null} query */
+export const isText = (query) => typeof query === "string" && query.startsWith(TEXT);
+
+/** What a query says that is a text. @param {Picture | null} query */
+export const textOf = (query) => String(query).slice(TEXT.length);
 
 /** The fine stage of a search, or "none". @param {Search} [search] @returns {Fine} */
 export const fineOf = (search = state.search) => search.fine ?? state.info.fine;
@@ -181,6 +196,7 @@ export const likePicture = (query) => ({
  */
 export function withMark(picture, right) {
   const { search } = state;
+  if (isText(search.query)) return right ? likePicture(picture) : search; // texts take no marks
   const name = right ? "like" : "unlike";
   const without = withoutPicture(picture);
   if (search[name].includes(picture)) return without;
@@ -204,7 +220,7 @@ export function withoutPicture(picture) {
 
 /** The file of a picture of this browser; null if it is an indexed one. @param {Picture} picture */
 export const fileOf = (picture) =>
-  typeof picture === "string" ? (state.uploads.get(picture)?.file ?? null) : null;
+  typeof picture === "string" && !isText(picture) ? (state.uploads.get(picture)?.file ?? null) : null;
 
 /** The file of the query; null if the query is an indexed picture. */
 export const queryFile = () => fileOf(state.search.query);

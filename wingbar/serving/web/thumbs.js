@@ -2,13 +2,14 @@
 
 import { make } from "./elements.js";
 import { showPicture } from "./pictures.js";
-import { state } from "./state.js";
+import { isText, state, textOf } from "./state.js";
 import { shownName } from "./words.js";
 
 /** @typedef {import("./state.js").Picture} Picture */
 
 /** What a picture is called: its file's name, its label, or its item's name. @param {Picture} one */
 export function nameOf(one) {
+  if (isText(one)) return `“${textOf(one)}”`;
   if (typeof one === "string") return state.uploads.get(one)?.file.name ?? "your picture";
   const item = state.known.get(one);
   return item ? shownName(item) : `picture ${one}`;
@@ -22,7 +23,9 @@ export function nameOf(one) {
  * @param {number[] | null} [size]  of the whole picture; needed for a part
  */
 export function showThumb(img, one, box = null, size = null) {
-  if (typeof one === "number") showPicture(img, `/api/thumbs/${one}?size=${box ? 512 : 256}`);
+  if (isText(one)) img.hidden = true;
+  else if (typeof one === "number")
+    showPicture(img, `/api/thumbs/${one}?size=${box ? 512 : 256}`);
   else showUpload(img, one);
   const part = box && size;
   img.classList.toggle("part", Boolean(part));
