@@ -1,9 +1,11 @@
-"""Make pictures of the page in ten states, of an index of drawn birds.
+"""Make pictures of the page in ten states, of an index of the demo's drawn birds.
 
     python scripts/screenshots.py shots/ [--index photos.wb]
+    python scripts/screenshots.py docs/pictures/ --readme
 
 Needs Playwright and Chromium. Every state is taken at 1280 x 800, light and dark, and at 390 x 844
-as on a phone. With --index the pictures of another index are shown.
+as on a phone. With --index the pictures of another index are shown; --readme makes only the
+pictures of the README, as WebP.
 """
 
 from __future__ import annotations
@@ -19,17 +21,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
-from wingbar.data.toy import SPECIES, draw_bird
+from wingbar.data.garden import write_garden
 from wingbar.index.index import Index
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-EACH = 36  # birds of each species
-RATIOS = (1.0, 1.5, 0.75, 1.33, 1.0, 1.78)  # width over height, as photos have them
+README = ("start-light", "results-light", "lightbox-dark", "map-light", "results-phone")
 PHONE = {
     "viewport": {"width": 390, "height": 844},
     "device_scale_factor": 2,
@@ -45,18 +45,10 @@ WINDOWS = {
 
 
 def write_index(folder: Path) -> Path:
-    """An index of drawn birds in different formats."""
-    for species, name in enumerate(SPECIES):
-        (folder / "birds" / name).mkdir(parents=True)
-        for i in range(EACH):
-            bird = Image.fromarray(draw_bird(species, 100_003 * species + i, 480))
-            ratio = RATIOS[np.random.default_rng([species, i]).integers(len(RATIOS))]
-            width, height = (480, 480 / ratio) if ratio > 1 else (480 * ratio, 480)
-            left, top = (480 - width) / 2, (480 - height) / 2
-            part = bird.crop((int(left), int(top), int(left + width), int(top + height)))
-            part.save(folder / "birds" / name / f"{name}_{i:02}.jpg", quality=90)
+    """An index of drawn birds."""
+    birds = write_garden(folder / "birds")
     with Index.create(folder / "birds.wb") as index:
-        index.add(folder / "birds")
+        index.add(birds / "train")
     return folder / "birds.wb"
 
 
@@ -78,7 +70,7 @@ def start(page: Page) -> None:
 
 
 def search(page: Page) -> None:
-    page.locator(".card").nth(4).locator(".hit").click()
+    page.locator(".card").nth(10).locator(".hit").click()
     page.wait_for_url("**id=*")
     page.wait_for_selector("#results[aria-busy='false']")
 
@@ -152,6 +144,13 @@ STATES: dict[str, Callable[[Page], None]] = {
 }
 
 
+def as_webp(path: Path) -> None:
+    """Make the picture a WebP of a third of its bytes."""
+    with Image.open(path) as picture:
+        picture.save(path.with_suffix(".webp"), quality=82, method=6)
+    path.unlink()
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
@@ -160,6 +159,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--index", type=Path)
+    parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -176,8 +176,13 @@ def main() -> None:
             for name, go in STATES.items():
                 go(page)
                 page.wait_for_timeout(1200)  # thumbnails
-                page.screenshot(path=args.folder / f"{name}-{window}.png")
-                print(f"{name}-{window}.png")
+                shot = f"{name}-{window}"
+                if args.readme and shot not in README:
+                    continue
+                page.screenshot(path=args.folder / f"{shot}.png")
+                if args.readme:
+                    as_webp(args.folder / f"{shot}.png")
+                print(shot)
         browser.close()
 
 

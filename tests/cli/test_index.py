@@ -161,6 +161,8 @@ def test_info_of_an_index_says_how_good_its_codes_are(
     monkeypatch.setattr(Index, "codes", lambda self: np.array([[0b101], [0b001]], np.uint64))
     with Index.open(shared_index_path) as index:
         assert index_verbs._constant_bits(index) == [0, 1, *range(3, 24)]
+    _, out, _ = run(capsys, "info", shared_index_path)
+    assert "Warning: these codes tell the pictures badly apart" in out
 
 
 def test_a_file_that_is_no_index_is_one_line(

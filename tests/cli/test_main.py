@@ -270,6 +270,28 @@ def test_a_verb_that_is_misspelled(
     assert (captured.out, captured.err) == ("", f"wingbar: {said}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["search", "a", "q", "--raduis", "3"],
+            "search has no flag --raduis: did you mean --radius?",
+        ),
+        (["data", "list", "--jsn"], "data list has no flag --jsn: did you mean --json?"),
+        (["verify", "a", "--colour=red"], "verify has no flag --colour: --help lists those it has"),
+        (["evaluate", "a", "b", "c"], "evaluate does not take 'c': --help shows what it takes"),
+    ],
+)
+def test_a_flag_that_is_misspelled(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(arguments)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"wingbar: wingbar {said}\n")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.main(["--version"])

@@ -53,6 +53,58 @@ def test_on_a_terminal_there_is_a_table(
     assert rows[0].split()[:2] == ["1", "0"]
 
 
+def test_a_terminal_that_can_shows_the_pictures_above_the_table(
+    shared_index_path: Path,
+    shared_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query = shared_photos / "red" / "000.jpg"
+    search = ("search", shared_index_path, query, "-k", 2, "--pictures", "iterm")
+    _, piped, _ = run(capsys, *search)
+    assert "1337" not in piped
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, out, _ = run(capsys, *search)
+    first, second = out.splitlines()[:2]
+    assert first.startswith("\x1b]1337;File=inline=1;size=")
+    assert "2 hits in" in second
+    _, out, _ = run(capsys, *search[:-1], "never")
+    assert "1337" not in out
+
+
+def test_a_page_of_the_hits_is_written_and_opened(
+    shared_index_path: Path,
+    shared_photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    queries = [shared_photos / label / "000.jpg" for label in ("red", "blue")]
+    target = tmp_path / "hits.html"
+    search = ("search", shared_index_path, *queries, "-k", 3, "--html")
+    code, _, err = run(capsys, *search, target)
+    assert (code, err, opened) == (0, f"wingbar: the pictures are in {target}\n", [])
+    page = target.read_text(encoding="utf-8")
+    assert page.count("<section>") == 2
+    assert page.count("data:image/jpeg;base64,") == 2 * (1 + 3)
+    assert "2 queries in" in page
+    _, _, err = run(capsys, *search[:-1], "--open")
+    [url] = opened
+    assert url.startswith("file:///")
+    assert err.strip().endswith(url.removeprefix("file://"))
+
+
+def test_a_page_needs_jinja(
+    shared_index_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, out, err = run(capsys, "search", shared_index_path, "q.jpg", "--open")
+    assert (code, out) == (2, "")
+    assert "a page needs Jinja2: pip install 'wingbar[report]'" in err
+
+
 def test_a_search_asks_the_index_once_per_query_with_one_record_of_options(
     shared_index_path: Path,
     shared_photos: Path,

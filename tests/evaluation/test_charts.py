@@ -37,6 +37,17 @@ def test_points_are_inside_and_have_their_labels() -> None:
     assert len({dot.get("fill") for dot in dots}) == 3
 
 
+def test_names_stand_in_the_middle_of_their_points_and_not_over_each_other() -> None:
+    points = np.array([[0.0, 0.0], [0.0, 0.0], [0.01, 0.0], [1.0, 1.0], [0.5, 1.0]])
+    tree = ElementTree.fromstring(
+        charts.scatter("plane", points, ["red_admiral", "red_admiral", "hidden", "b&c", None])
+    )
+    names = {text.text: text for text in tree.iter(f"{SPACE}text")}
+    assert list(names) == ["red admiral", "b&c"]  # that of one point gives way to that of two
+    assert float(names["b&c"].get("y", 0)) == 430
+    assert float(names["red admiral"].get("x", 0)) >= 30  # not cut off at the edge
+
+
 def test_neighbours_stay_neighbours_in_the_plane() -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(3, 20)) * 5

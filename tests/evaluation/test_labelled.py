@@ -227,6 +227,10 @@ def test_curves_health_and_argmax_by_brute_force(index: Index, queries: Images) 
     assert (curves.ranks[0], curves.ranks[-1]) == (1, 60)
     assert result.argmax_map == pytest.approx(np.mean(argmax), abs=1e-12)
     assert (result.argmax_accuracy, result.argmax_bits) == (np.mean(right), 2)
+    assert [q.predicted_right for q in result.per_query] == [
+        q.predicted == q.label for q in result.per_query
+    ]
+    assert np.mean([q.predicted_right for q in result.per_query]) == result.argmax_accuracy
     assert [Path(q.path) for q in result.per_query] == queries.paths
     for name in ("map", "rerank_map", "feature_map"):
         assert np.mean([getattr(q, name) for q in result.per_query]) == pytest.approx(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +13,8 @@ from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import WingbarError
 from wingbar.evaluation import report
-from wingbar.evaluation.labelled import evaluate
+from wingbar.evaluation.labelled import QueryResult, evaluate
+from wingbar.evaluation.verdict import verdict
 from wingbar.index.index import Index
 from wingbar.index.ranking import Hit
 
@@ -78,6 +80,8 @@ def test_the_report_of_an_evaluation(
     assert "bad&lt;b&gt;.jpg" in page
     assert "<b>" not in page
     assert page.count("<circle") == 60
+    assert verdict(result).headline in page
+    assert page.index(verdict(result).headline) < page.index("Best queries")
     assert page.count("<section>") == 9  # three best, three median, three worst
     for label in ("red", "green", "blue"):
         assert f"<tr><td>{label}</td><td>5</td>" in page
@@ -92,6 +96,23 @@ def test_the_report_of_an_evaluation(
         sorted((max(some) for some in by_label.values()), reverse=True), abs=6e-4
     )
     assert aps[-3:] == pytest.approx(sorted(min(some) for some in by_label.values()), abs=6e-4)
+
+
+def test_confusions_are_counted_and_spoken() -> None:
+    def query(label: str, predicted: str) -> QueryResult:
+        return QueryResult("q", label, 0.5, 0.5, 0.5, predicted, label == predicted)
+
+    found = report._confusions(
+        SimpleNamespace(  # type: ignore[arg-type]
+            per_query=(
+                *[query("grass_owl", "barn_owl")] * 2,
+                query("barn_owl", "grass_owl"),
+                query("grass_owl", "grass_owl"),
+                query("robin", "robin"),
+            )
+        )
+    )
+    assert found == [("grass owl", "barn owl", 2, 3), ("barn owl", "grass owl", 1, 1)]
 
 
 @pytest.mark.slow

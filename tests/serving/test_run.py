@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,10 +65,19 @@ def test_the_demo_ends_in_the_server_on_a_terminal(
     monkeypatch.setattr("wingbar.demo.record", lambda shown: {})
     monkeypatch.setattr("wingbar.demo.text", lambda shown: "done")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    serving = []
-    monkeypatch.setattr(run, "run", lambda settings, started: serving.append(settings.index))
+    serving: list[object] = []
+    opened: list[str] = []
+
+    def serve(settings: Settings, started: Callable[[str], None]) -> None:
+        serving.append(settings.index)
+        started("http://here")
+
+    monkeypatch.setattr(run, "run", serve)
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
     assert main.main(["demo", *flags]) == 0
     assert serving == ([shared_index_path] if served else [])
+    assert opened == (["http://here"] if served else [])
 
 
 def test_the_page_is_opened_with_the_flag_open(

@@ -192,11 +192,16 @@ def _refuse_radius(args: argparse.Namespace) -> None:
 
 
 def _evaluation_text(args: argparse.Namespace, result: Evaluation) -> str:
+    from wingbar.evaluation.verdict import verdict
     from wingbar.index.engine import place_of
 
+    said = verdict(result)
     lines = [
         f"{place_of(args.index)}: {counted(result.queries, 'query', 'queries')} searched for among "
         f"{counted(result.gallery, 'item')}, with codes of {counted(result.bits, 'bit')}",
+        said.headline,
+        *said.points,
+        *(f"Warning: {warning}" for warning in said.warnings),
         "MAP (1 when every query finds all items of its label first, before any other):",
         f"  {'the codes alone':24}  {result.map:.4f}  (the order of ties allows "
         f"{result.map_low:.4f} to {result.map_high:.4f})",

@@ -234,6 +234,7 @@ INDEX = Verb(
 def info_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `info`."""
     from wingbar import methods
+    from wingbar.networks import BACKBONES
 
     parser.add_argument(
         "path",
@@ -256,8 +257,7 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone",
         default="resnet50",
-        help="with --method: the backbone, one of those that wingbar train cmbh --help lists "
-        "(default resnet50)",
+        help=f"with --method: {', '.join(BACKBONES)}, or timm:NAME (default resnet50)",
     )
     parser.add_argument(
         "--bits", type=code_length, default=48, help="with --method: code length (default 48)"
@@ -510,10 +510,16 @@ def _index_text(found: Index, info: IndexInfo) -> str:
     kept = f" in {found.engine}" if isinstance(found.path, Url) else ""
     lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}{kept}"]
     if info.items:
+        constant = _constant_bits(found)
         lines.append(
             f"Codes of {info.bits} bits: {info.unique_codes:,} of {info.items:,} are unique; "
-            f"{constant_bits_text(_constant_bits(found))}."
+            f"{constant_bits_text(constant)}."
         )
+        if info.items > 1 and (constant or 2 * info.unique_codes < info.items):
+            lines.append(
+                "Warning: these codes tell the pictures badly apart; other codes or more bits may "
+                "do better: wingbar index --help shows --bits, --codes and --refit."
+            )
     if how := _how(found.model.record.get("fitted", {})):
         sample = found.model.record["fitted"].get("sample", 0)
         lines.append(f"Codes learned from {counted(sample, 'image')}{how}.")

@@ -55,7 +55,7 @@ VERBS: tuple[Verb | Group, ...] = (
 
 GREETING = """Visual search for a folder of images, on an ordinary CPU. Start with one of these:
 
-  wingbar demo                          search handwritten digits, to see what it does
+  wingbar demo                          search drawn birds, to see what it does
   wingbar index photos.wb photos/       make an index of a folder of images
   wingbar search photos.wb query.jpg    find the images most similar to this one
 
@@ -72,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments:
         print(GREETING)
         return 0
-    args = parser_for(arguments).parse_args(arguments)
+    parser = parser_for(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.exit(2, f"wingbar: {_no_argument(args, unknown)}\n")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
@@ -159,7 +162,7 @@ def _add_verbs(
         if isinstance(verb, Group):
             _add_verbs(added, verb.verbs, rest)
             continue
-        added.set_defaults(run=verb.run)
+        added.set_defaults(run=verb.run, verb=added)
         verb.flags(added)
         if verb.method_flags is not None and rest:
             verb.method_flags(added, rest[0])
@@ -173,6 +176,21 @@ def _no_verb(command: str, asked: str, names: Sequence[str]) -> str:
     near = get_close_matches(asked, names, n=1)
     said = f"{command} has no verb {visible(asked)!r}: "
     return said + (f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}")
+
+
+def _no_argument(args: argparse.Namespace, unknown: Sequence[str]) -> str:
+    """What to say about arguments that the verb does not take: a flag that is spelled alike."""
+    import re
+    from difflib import get_close_matches
+
+    verb: argparse.ArgumentParser = args.verb
+    flag = next((word.split("=")[0] for word in unknown if word.startswith("-")), "")
+    if not flag:
+        return f"{verb.prog} does not take {visible(unknown[0])!r}: --help shows what it takes"
+    flags = re.findall(r"--([a-z][a-z0-9-]*)", verb.format_help())
+    near = get_close_matches(flag.lstrip("-"), flags, n=1, cutoff=0.7)
+    said = f"{verb.prog} has no flag {visible(flag)}: "
+    return said + (f"did you mean --{near[0]}?" if near else "--help lists those it has")
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:

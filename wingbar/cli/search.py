@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_ranking_flags, add_where_flag
 from wingbar.cli.output import json_text, print_message, print_result, visible
+from wingbar.cli.pictures import KINDS, strip_text
+from wingbar.cli.pictures import resolved as pictures_for
 from wingbar.errors import ImageError, WingbarError, counted, one_line
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from wingbar.index.ranking import Hits
     from wingbar.index.text_search import Text
     from wingbar.model.saliency import Look
+
+PICTURES = 24  # shown on a terminal for one query, at most
 
 # -- search
 
@@ -72,6 +76,19 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distinct", action="store_true", help="fold copies of a hit into it, and count them"
     )
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a page with the pictures of queries and hits"
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="open that page in a browser, a new file without --html"
+    )
+    parser.add_argument(
+        "--pictures",
+        choices=KINDS,
+        default="auto",
+        help="show the pictures on the terminal itself, by this protocol (default auto: on "
+        "terminals that say they can)",
+    )
 
 
 def search(args: argparse.Namespace) -> int:
@@ -83,6 +100,13 @@ def search(args: argparse.Namespace) -> int:
 
     if not args.images and not args.text:
         raise WingbarError("name an image to search with, or a --text")
+    on_terminal = sys.stdout.isatty()
+    pictures = pictures_for(args.pictures, on_terminal and not args.json)
+    as_page = args.open or args.html is not None
+    if as_page:
+        from wingbar.evaluation.report import check_pages
+
+        check_pages()
     options = SearchOptions(
         k=args.k,
         radius=args.radius,
@@ -95,6 +119,7 @@ def search(args: argparse.Namespace) -> int:
         cut=args.cut,
     )
     code = 0
+    found: list[tuple[str, Hits]] = []
     told: str | None = None  # why the filter lets nothing pass; the same for every query
     with Index.open(args.index) as index:
         for name, query in chain(_queries(args.images), _texts(args.text)):
@@ -106,18 +131,23 @@ def search(args: argparse.Namespace) -> int:
                 print_message(str(error))
                 code = 2
                 continue
-            if args.json or not sys.stdout.isatty():
+            if as_page:
+                found.append((name, hits))
+            if args.json or not on_terminal:
                 for hit in hits:
                     record = {"query": name, **asdict(hit)}
                     if args.distinct:
                         record["copies"] = list(hits.copies.get(hit.id, ()))
                     print(json_text(record))
             else:
-                print(_hits_text(name, hits))
+                shown = [*_pictures_of_query(name, query, options.box), *(h.path for h in hits)]
+                print(strip_text(shown[:PICTURES], pictures) + _hits_text(name, hits))
             if not hits and args.where and not told:
                 told = index.why_nothing_passes(args.where)
                 if told is not None:
                     print_message(told)
+    if found:
+        _write_page(args, found)
     return code
 
 
@@ -125,6 +155,7 @@ SEARCH = Verb(
     name="search",
     summary="Find the images most similar to the given ones, or to a text.",
     examples="wingbar search photos.wb query.jpg -k 5 --where label=monarch\n"
+    "wingbar search photos.wb query.jpg --open\n"
     'wingbar search photos.wb --text "red dress"',
     flags=search_flags,
     run=search,
@@ -214,6 +245,44 @@ def _texts(texts: Sequence[str]) -> Iterator[tuple[str, Text]]:
 
 
 # -- what they write and print
+
+
+def _pictures_of_query(name: str, query: object, box: Box | None) -> list[Source]:
+    """The picture of a query, or its part; none for a vector or a text."""
+    from wingbar.images import Part
+
+    if query is not name:
+        return []
+    return [name if box is None else Part(name, box)]
+
+
+def _write_page(args: argparse.Namespace, found: Sequence[tuple[str, Hits]]) -> None:
+    """Write the hits of all queries as a page, say where it is, and open it with --open."""
+    import tempfile
+    import webbrowser
+
+    from wingbar.data.records import Entry
+    from wingbar.evaluation.report import RankedQuery, Ranking, neighbours_page
+    from wingbar.files import write_whole
+    from wingbar.index.engine import place_of
+
+    if args.html is None:
+        path = Path(tempfile.mkdtemp(prefix="wingbar-")) / "search.html"
+    else:
+        path = Path(args.html)
+    page = neighbours_page(
+        f"{counted(len(found), 'query', 'queries')} in {place_of(args.index)}",
+        "The pictures that are most alike, the nearest first.",
+        [],
+        [RankedQuery(Entry(Path(name)), [Ranking("", hits)]) for name, hits in found],
+        "",
+        kind="wingbar search",
+        marked=False,
+    )
+    write_whole(path, page)
+    print_message(f"the pictures are in {path}")
+    if args.open:
+        webbrowser.open(path.absolute().as_uri())
 
 
 def _tell_of_cut_box(name: str, box: Box) -> None:

@@ -120,7 +120,7 @@ def demo_flags(parser: argparse.ArgumentParser) -> None:
         help="do not start a server at the end (on a terminal the demo does)",
     )
     parser.add_argument(
-        "--images", metavar="DIR", help="use your own folder of images instead of the digits"
+        "--images", metavar="DIR", help="use your own folder of images instead of drawn birds"
     )
     parser.add_argument(
         "-o",
@@ -133,7 +133,7 @@ def demo_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Run the demo; on a terminal, end by serving its index."""
+    """Run the demo; on a terminal, end by serving its index, in a browser where there is one."""
     from wingbar import demo
     from wingbar.serving.settings import Settings
 
@@ -148,15 +148,23 @@ def demo(args: argparse.Namespace) -> int:
     print_result(args, demo.record(shown), demo.text(shown))
     if not args.no_serve and not args.json and sys.stdout.isatty():
         try:
-            _run_server(Settings(index=shown.index, port=0), as_json=False, open_page=False)
+            settings = Settings(index=shown.index, port=0)
+            _run_server(settings, as_json=False, open_page=_has_windows())
         except WingbarError as error:  # the demo itself is done
             print_message(str(error))
     return 0
 
 
+def _has_windows() -> bool:
+    """Whether a browser would open in a window, and not in this terminal."""
+    return sys.platform in ("win32", "darwin") or bool(
+        {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    )
+
+
 DEMO = Verb(
     name="demo",
-    summary="Index, search and evaluate handwritten digits or your own images, and serve them.",
+    summary="Draw birds, or take your own images: index, search, evaluate and serve them.",
     examples="wingbar demo\nwingbar demo --images photos/",
     flags=demo_flags,
     run=demo,

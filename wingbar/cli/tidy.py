@@ -129,11 +129,12 @@ def duplicates(args: argparse.Namespace) -> int:
     """Print the groups of copies in an index."""
     from wingbar.duplicates import page
     from wingbar.duplicates.find import DuplicateOptions, find_duplicates
+    from wingbar.evaluation.report import check_pages
     from wingbar.files import write_whole
     from wingbar.index.index import Index
 
     if args.html is not None:
-        page.check_installed()  # before the work, not after it
+        check_pages()  # before the work, not after it
     options = DuplicateOptions(
         radius=args.radius,
         min_score=args.min_score,

@@ -28,13 +28,15 @@ CALIBRATION_IMAGES = 384  # of --calibrate, drawn with seed 0
 def train_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `train` that do not depend on the method."""
     from wingbar import methods
+    from wingbar.networks import BACKBONES
 
     parser.add_argument(
         "method",
         metavar="METHOD",
         nargs="?",
-        help=f"{', '.join(methods.NAMES)}; wingbar train {methods.NAMES[0]} --help lists its flags "
-        "and the backbones",
+        help=f"{', '.join(methods.NAMES)}; each has flags of its own, as --bits, --epochs and "
+        f"--backbone ({', '.join(BACKBONES)}, or timm:NAME): wingbar train {methods.NAMES[0]} "
+        "--help lists them",
     )
     parser.add_argument(
         "data",

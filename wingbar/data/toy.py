@@ -1,5 +1,4 @@
-"""Two small data sets that need no download: drawn birds of eight species, and scikit-learn's
-handwritten digits.
+"""A small data set that needs no download: drawn birds of eight species.
 
 The species differ by a wing bar, an eye ring and the colour of the bill; everything else varies
 freely: place, size, direction, plumage, background. So two species differ in under 2 % of the
@@ -16,15 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from wingbar.errors import WingbarError
-
 SPECIES = tuple(
     "-".join(marks)
     for marks in product(("plain", "barred"), ("bare", "ringed"), ("dark", "orange"))
 )
 """Names of the species of birds: wing, eye, bill."""
-
-DIGIT_SIDE = 64  # pixels; the digits are 8 x 8 and are enlarged for people to look at
 
 _OVERSAMPLING = 4  # birds are drawn this many times larger, so that edges are smooth
 
@@ -47,29 +42,6 @@ def write_birds(
             for i in range(first, first + count):
                 bird = draw_bird(species, (seed * 1_000_003 + species) * 100_003 + i, size)
                 Image.fromarray(bird).save(root / part / name / f"{i:05}.png")
-    return root
-
-
-def write_digits(folder: str | os.PathLike[str]) -> Path:
-    """Write scikit-learn's 1,797 handwritten digits as PNG files of DIGIT_SIDE pixels into
-    folder/DIGIT, keeping files that exist; returns `folder`. Raises WingbarError without
-    scikit-learn."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise WingbarError(
-            "the digits come with scikit-learn: run pip install 'wingbar[demo]', or show your "
-            "own images with --images DIR"
-        ) from None
-    root = Path(folder)
-    digits = load_digits()  # 8 x 8 values from 0 to 16
-    for i, (values, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = root / str(digit) / f"{i:04}.png"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        small = Image.fromarray((values * (255 / 16)).round().astype(np.uint8))
-        small.resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC).save(path)
     return root
 
 

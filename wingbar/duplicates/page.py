@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wingbar.duplicates.find import Copy, Duplicates
-from wingbar.errors import WingbarError, counted
-from wingbar.evaluation.report import Fact, Picture, picture, rendered
+from wingbar.errors import counted
+from wingbar.evaluation.report import Fact, Picture, check_pages, picture, rendered
 
 TEMPLATES = Path(__file__).parent / "templates"
 GROUPS_SHOWN = 300
@@ -41,19 +41,10 @@ class _GroupView(NamedTuple):
     more: int
 
 
-def check_installed() -> None:
-    """Raise WingbarError, which names the command to install it, without Jinja2."""
-    try:
-        import jinja2
-    except ImportError:
-        raise WingbarError("a page needs Jinja2: pip install 'wingbar[report]'") from None
-    del jinja2
-
-
 def duplicates_page(name: str, found: Duplicates) -> str:
     """The copies `found` in the index `name`, as HTML text. Its pictures are small JPEGs without
     EXIF; it loads nothing. Raises WingbarError without Jinja2."""
-    check_installed()
+    check_pages()
     shown = found.groups[:GROUPS_SHOWN]
     values = {
         "title": f"Copies in {Path(name).name}",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 COLOURS = ("#2a7fc9", "#d9791a", "#2f9e6e", "#b65fb0")
 _TEXT = "#010203"  # a placeholder for the page's text colour until the SVG is written
 _SIZE = (5.6, 3.4)  # inches
+_LETTER = 6.2  # width of a letter of the names in a plane, in its units
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def distances(title: str, matching: Sequence[float], others: Sequence[float]) ->
 
 
 def scatter(title: str, points: NDArray[np.floating], labels: Sequence[str | None]) -> str:
-    """Points [n, 2] coloured by label; the label shows under the pointer."""
+    """Points [n, 2] coloured by label. The name of a label stands in the middle of its points where
+    there is room, those of most points first; under the pointer a dot tells its label."""
     names = sorted({label for label in labels if label is not None})
     hue = {name: _hue(i) for i, name in enumerate(names)}
     low, high = points.min(0), points.max(0)
@@ -76,10 +78,38 @@ def scatter(title: str, points: NDArray[np.floating], labels: Sequence[str | Non
         f"<title>{escape(name or 'no label')}</title></circle>"
         for (x, y), name in zip(placed.tolist(), labels, strict=True)
     )
+    texts = "".join(
+        f'<text x="{x:.1f}" y="{y:.1f}">{escape(name)}</text>'
+        for name, x, y in _placed_names(placed, labels)
+    )
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 440" role="img" '
-        f'aria-label="{escape(title)}">{dots}</svg>'
+        f'aria-label="{escape(title)}">{dots}<g class="names">{texts}</g></svg>'
     )
+
+
+def _placed_names(
+    points: NDArray[np.floating], labels: Sequence[str | None]
+) -> list[tuple[str, float, float]]:
+    """Labels and where their names stand in the middle of their `points` [n, 2], without one over
+    another; those of most points come first."""
+    rows: dict[str, list[int]] = {}
+    for row, label in enumerate(labels):
+        if label is not None:
+            rows.setdefault(label, []).append(row)
+    found: list[tuple[str, float, float]] = []
+    for label in sorted(rows, key=lambda label: (-len(rows[label]), label)):
+        name = label.replace("_", " ")
+        half = _LETTER * len(name) / 2
+        x, y = np.median(points[rows[label]], axis=0).tolist()
+        x = min(max(x, half + 4), 636 - half)
+        taken = any(
+            abs(x - other_x) < half + _LETTER * len(other) / 2 + 4 and abs(y - other_y) < 13
+            for other, other_x, other_y in found
+        )
+        if not taken:
+            found.append((name, x, y))
+    return found
 
 
 def project(features: NDArray[np.float32], seed: int) -> NDArray[np.float64]:

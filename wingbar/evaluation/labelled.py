@@ -40,13 +40,15 @@ REFUSED_FROM = 100  # items from which a constant bit is no accident
 
 @dataclass(frozen=True)
 class QueryResult:
-    """The average precisions of one query.
+    """The average precisions of one query, and the label that it is taken for.
 
     path: its file.
     label: its label.
     map: AP of the codes, in [0, 1].
     rerank_map: AP with the fine mode, in [0, 1].
     feature_map: AP of the features, in [0, 1]; None where it was left out.
+    predicted: the label with the nearest mean feature.
+    predicted_right: whether that matches the query's label.
     """
 
     path: str
@@ -54,6 +56,8 @@ class QueryResult:
     map: float
     rerank_map: float
     feature_map: float | None
+    predicted: str
+    predicted_right: bool
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ class Evaluation:
     failed: queries that could not be read or encoded, with the reason.
 
     curves: precision and recall by radius and by rank, and the distances of pairs.
-    per_query: the average precisions of each scored query, in the order of the queries.
+    per_query: the average precisions and the predicted label of each scored query, in the order of
+        the queries.
     """
 
     protocol: str
@@ -304,6 +309,8 @@ def evaluate(
                 score.ap,
                 score.rerank_ap,
                 score.feature_ap if exhaustive else None,
+                score.predicted,
+                bool(score.argmax_correct),
             )
             for score in scores
         ),

@@ -7,6 +7,7 @@ nothing: styles, charts and pictures are inside.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from wingbar.data.records import Entry
 from wingbar.errors import ImageError, WingbarError, counted
 from wingbar.evaluation import charts
 from wingbar.evaluation.labelled import Evaluation, QueryResult
+from wingbar.evaluation.verdict import Verdict, verdict
 from wingbar.index.index import Index
 from wingbar.index.ranking import Fine, Hit, SearchOptions
 
@@ -27,6 +29,7 @@ LOOK = Path(__file__).parents[1] / "look"
 THUMBNAIL = 128  # pixels of the longer side
 QUERIES_SHOWN = 3  # of each kind in a report: best, median, worst
 HITS_SHOWN = 8  # results of each query
+CONFUSIONS_SHOWN = 20
 POINTS_SHOWN = 2000  # items in the plane of features
 
 
@@ -74,6 +77,15 @@ def check_installed() -> None:
     del jinja2, matplotlib
 
 
+def check_pages() -> None:
+    """Raise WingbarError, which names the command to install it, without what every page needs."""
+    try:
+        import jinja2
+    except ImportError:
+        raise WingbarError("a page needs Jinja2: pip install 'wingbar[report]'") from None
+    del jinja2
+
+
 def neighbours_page(
     title: str,
     intro: str,
@@ -83,17 +95,19 @@ def neighbours_page(
     *,
     kind: str,
     marked: bool,
+    said: Verdict | None = None,
 ) -> str:
     """A page of queries beside their neighbours, as HTML text; its pictures are small JPEGs without
     EXIF.
 
     kind: a line above the title. note: the line at the foot. marked: whether hits are marked as
-    right where their label is the query's, and as wrong elsewhere.
+    right where their label is the query's, and as wrong elsewhere. said: what an evaluation found.
     """
     values = {
         "title": title,
         "kind": kind,
         "intro": intro,
+        "said": said,
         "facts": facts,
         "queries": [_query_view(query, marked) for query in queries],
         "note": note,
@@ -106,21 +120,24 @@ def evaluation_page(
 ) -> str:
     """The report of `result`, which `evaluate` gave for `queries` on `index`, as HTML text.
 
-    It holds the metrics with their bounds and the protocol in words, precision and recall curves,
-    the distances of pairs with equal and with different labels, a t-SNE plot of features (`seed`
-    draws its items and their initial places), the best, median and worst queries, and every label.
+    It holds a verdict in words, the labels that are taken for another, the best, median and worst
+    queries, a t-SNE map of features (`seed` draws its items and their initial places), precision
+    and recall curves, the distances of pairs with equal and with different labels, every label, and
+    the metrics with their bounds and the protocol in words.
     Raises WingbarError when Jinja2, matplotlib or scikit-learn is not installed.
     """
     check_installed()
     values = {
-        "title": f"{index.path.stem}: {index.model.method}, {result.bits} bits",
+        "title": f"{index.path.stem}: codes of {counted(result.bits, 'bit')}",
         "kind": "wingbar evaluation",
         "intro": _protocol_in_words(result),
+        "said": verdict(result),
         "notes": result.notes,
         "facts": _facts(result),
         "metrics": _metrics(result),
         "charts": _charts(result),
         "plane": _plane(index, seed),
+        "confusions": _confusions(result),
         "groups": _query_groups(index, queries, result),
         "labels": _labels(result),
         "failed": result.failed,
@@ -145,6 +162,11 @@ def rendered(template: str, values: Mapping[str, Any], folders: Sequence[Path] =
     return environment.get_template(template).render(values)
 
 
+def shown(label: str) -> str:
+    """A label as people write it, without underscores."""
+    return label.replace("_", " ")
+
+
 # -- parts of an evaluation
 
 
@@ -167,6 +189,15 @@ class _Plane(NamedTuple):
 class _Group(NamedTuple):
     title: str
     queries: list[_QueryView]
+
+
+class _Confusion(NamedTuple):
+    """`times` of the `queries` with a label were taken for another one."""
+
+    label: str
+    other: str
+    times: int
+    queries: int
 
 
 class _LabelRow(NamedTuple):
@@ -343,9 +374,22 @@ def _plane(index: Index, seed: int) -> _Plane:
     )
     return _Plane(
         f"{count}, coloured by label. t-SNE keeps neighbours together; distances between groups "
-        "mean little. Point at a dot for its label.",
+        "mean little. A name stands in the middle of its pictures where there is room.",
         charts.scatter("Features in the plane", points, [labels[row] for row in rows]),
     )
+
+
+def _confusions(result: Evaluation) -> list[_Confusion]:
+    """The labels that queries are most often taken for another one, the most frequent first."""
+    queries = Counter(query.label for query in result.per_query)
+    pairs = Counter(
+        (query.label, query.predicted) for query in result.per_query if not query.predicted_right
+    )
+    ordered = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [
+        _Confusion(shown(label), shown(other), count, queries[label])
+        for (label, other), count in ordered[:CONFUSIONS_SHOWN]
+    ]
 
 
 def _query_groups(index: Index, queries: Sequence[Entry], result: Evaluation) -> list[_Group]:
@@ -400,15 +444,15 @@ def _ranked(index: Index, entry: Entry, query: QueryResult, result: Evaluation) 
 
 
 def _labels(result: Evaluation) -> _LabelTable:
-    columns = {"map": "MAP of codes", "rerank_map": f"MAP, fine mode {result.fine}"}
+    columns = {"map": "codes", "rerank_map": f"fine={result.fine}"}
     if result.feature_map is not None:
-        columns["feature_map"] = "MAP of features"
+        columns["feature_map"] = "features"
     by_label: dict[str, list[QueryResult]] = {}
     for query in result.per_query:
         by_label.setdefault(query.label, []).append(query)
     rows = [
         _LabelRow(
-            label,
+            shown(label),
             len(some),
             [float(np.mean([getattr(query, name) for query in some])) for name in columns],
         )
@@ -452,7 +496,7 @@ class _QueryView(NamedTuple):
 
 def _query_view(ranked: RankedQuery, marked: bool) -> _QueryView:
     query = ranked.query
-    name = query.label or query.path.name
+    name = query.path.name if query.label is None else shown(query.label)
     label = query.label if marked else None
     return _QueryView(
         picture(str(query.path), f"query: {name}"),
@@ -467,7 +511,7 @@ def _query_view(ranked: RankedQuery, marked: bool) -> _QueryView:
 
 
 def _hit_view(hit: Hit, label: str | None, score_name: str) -> _HitView:
-    name = hit.label or Path(hit.path).name
+    name = Path(hit.path).name if hit.label is None else shown(hit.label)
     return _HitView(
         picture(hit.path, name),
         name,

@@ -310,6 +310,7 @@ class QueryScore(NamedTuple):
     precision_radius_2: float
     empty_radius_2: float  # 1 where no item is at most 2 bits away, else 0
     argmax_ap: float
+    predicted: str  # the label with the nearest mean feature
     argmax_correct: float  # 1 where the predicted class is the query's label, else 0
     feature_ap: float  # 0 without exhaustive features
     feature_top1: float  # as feature_ap
@@ -361,7 +362,8 @@ def score_block(
             reranked,
         )
         is_correct = bool(query.matches[predicted[i]])
-        scores.append(_scored(query, rankings, is_correct, read))
+        name = gallery.label_names[predicted[i]]
+        scores.append(_scored(query, rankings, name, is_correct, read))
     return scores, unmatched
 
 
@@ -375,7 +377,7 @@ class _Rankings(NamedTuple):
 
 
 def _scored(
-    query: _Matched, rankings: _Rankings, is_correct: bool, features_read: float
+    query: _Matched, rankings: _Rankings, predicted: str, is_correct: bool, features_read: float
 ) -> QueryScore:
     by_code, by_class, by_feature, reranked = rankings
     near = int(query.items_at[: RADIUS + 1].sum())
@@ -398,6 +400,7 @@ def _scored(
         precision_radius_2=near_relevant / near if near else 0.0,
         empty_radius_2=float(not near),
         argmax_ap=by_class.expected_ap(),
+        predicted=predicted,
         argmax_correct=float(is_correct),
         feature_ap=feature_ap,
         feature_top1=feature_top1,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from wingbar.data import download
 from wingbar.errors import DataError, ModelError, one_line
+from wingbar.networks import BACKBONES
 
 # of values from 0 to 255: 255 times the usual 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -443,19 +444,10 @@ _WEIGHTS = {
     "resnet101": "resnet101-63fe2227.pth",
     "alexnet": "alexnet-owt-7be5be79.pth",
 }
-NAMES = (
-    "resnet18",
-    "resnet50",
-    "resnet101",
-    "alexnet",
-    "efficientnet_lite0",
-    "resnet20",
-    "resnet8",
-)
 
 
 def create(name: str, weights: str = "none") -> Backbone:
-    """The backbone `name` (one of NAMES, or timm:NAME) with `weights`: "none" for random ones,
+    """The backbone `name` (one of BACKBONES, or timm:NAME) with `weights`: "none" for random ones,
     "imagenet", or the path of a file.
 
     Raises ModelError, with the next step, for an unknown backbone or when the weights are not
@@ -476,7 +468,7 @@ def create(name: str, weights: str = "none") -> Backbone:
         "resnet8": lambda: SmallResNet(1),
     }
     if name not in constructors:
-        raise ModelError(f"no backbone named {name!r}: have {', '.join(NAMES)} and timm:NAME")
+        raise ModelError(f"no backbone named {name!r}: have {', '.join(BACKBONES)} and timm:NAME")
     net = constructors[name]()
     if weights == "imagenet":
         load_weights(net, imagenet_file(name))

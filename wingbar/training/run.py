@@ -13,7 +13,7 @@ from wingbar import methods
 from wingbar.data.records import Entry, Images
 from wingbar.errors import TrainingError
 from wingbar.images import Failure, Preprocessing
-from wingbar.networks import backbones
+from wingbar.networks import BACKBONES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Run:
 
     backbone: str = field(
         default="efficientnet_lite0",
-        metadata={"help": f"backbone: {', '.join(backbones.NAMES)}, or timm:NAME"},
+        metadata={"help": f"backbone: {', '.join(BACKBONES)}, or timm:NAME"},
     )
     weights: str = field(
         default="imagenet",
