@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.index.galleries import model_of
 from wingbar.hamming.codes import pack, warm_up
 from wingbar.index.index import Index
-from wingbar.index.store import Item, Store, remove_index
+from wingbar.index.sqlite_file import remove_index
+from wingbar.index.store import Item, Store
 from wingbar.model.model import Embeddings, Model, with_record
 
 BLOCK = 16_384  # items of a transaction while making

@@ -24,7 +24,8 @@ from wingbar.data.readers import read_dataset
 from wingbar.evaluation.labelled import evaluate
 from wingbar.hamming import codes
 from wingbar.index.index import Index
-from wingbar.index.store import Item, Store, remove_index
+from wingbar.index.sqlite_file import remove_index
+from wingbar.index.store import Item, Store
 
 BITS, FLIP, SAMPLE, PEER = 48, 0.05, 5000, 50
 

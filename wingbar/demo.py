@@ -22,7 +22,7 @@ from wingbar.evaluation.report import Fact, RankedQuery, Ranking, neighbours_pag
 from wingbar.evaluation.verdict import verdict
 from wingbar.index.index import Index
 from wingbar.index.ranking import Fine, Hits
-from wingbar.index.store import remove_index
+from wingbar.index.sqlite_file import remove_index
 from wingbar.index.sync import AddReport
 from wingbar.parallel import Progress, no_progress
 

@@ -29,7 +29,7 @@ from wingbar.index.checks import verify
 from wingbar.index.engine import NO_FILE, AnyStore, Item, Url, place_of
 from wingbar.index.index import Index
 from wingbar.index.place import create_store, open_store
-from wingbar.index.store import remove_index
+from wingbar.index.sqlite_file import remove_index
 from wingbar.model.model import Model
 
 BITS = 24

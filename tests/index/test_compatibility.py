@@ -18,7 +18,7 @@ from wingbar.cli import main
 from wingbar.data import toy
 from wingbar.errors import OutdatedWarning
 from wingbar.hamming import codes
-from wingbar.index import store
+from wingbar.index import store, tables
 from wingbar.index.checks import verify
 from wingbar.index.index import Index
 from wingbar.index.ranking import SearchOptions
@@ -155,7 +155,7 @@ VECTORS = json.loads((FIXTURES / "format_2" / "answers.json").read_text())
 
 def test_there_is_an_index_of_every_format() -> None:
     """A new format comes with a fixture, made by the version before the next one."""
-    assert sorted(OF_FORMAT) == list(range(1, store.FORMAT + 1))
+    assert sorted(OF_FORMAT) == list(range(1, tables.FORMAT + 1))
 
 
 @pytest.mark.parametrize("format_", OF_FORMAT)
@@ -181,7 +181,7 @@ def test_every_format_is_read_unchanged_and_written_in_the_present_one(
         assert index.search(int(index.ids()[0]), 3)[0].id == first[0].id
     assert verify(path) == []
     with Index.open(path) as index, closing(store.Store.open(path)) as opened:
-        assert (opened.format, len(index)) == (store.FORMAT, len(items) - 1)
+        assert (opened.format, len(index)) == (tables.FORMAT, len(items) - 1)
 
 
 @pytest.mark.parametrize("format_", [2, 3])

@@ -17,7 +17,7 @@ from wingbar.index.checks import verify
 from wingbar.index.copy import backup, copy
 from wingbar.index.index import Index
 from wingbar.index.repair import repair
-from wingbar.index.store import meta_crc
+from wingbar.index.tables import meta_crc
 from wingbar.index.transfer import export, import_file
 from wingbar.model.model import Model
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from wingbar.errors import QueryError, StoreError
 from wingbar.hamming import codes
-from wingbar.index import checks, store
+from wingbar.index import checks, store, tables
 from wingbar.index.filters import Condition
 from wingbar.index.store import Item, Store
 
@@ -524,23 +524,19 @@ def test_damaged_names_of_tables_are_told_in_one_line(empty: Store, tmp_path: Pa
 def older(path: Path, format_: int) -> Path:
     """An index as a wingbar of an older format made it."""
     db = sqlite3.connect(path)
-    for statement in store._schema(format_):
+    for statement in tables.schema(format_):
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {format_}")
     db.execute(f"PRAGMA application_id = {store._APPLICATION}")
     value = "0" * 64
     for name in ("fingerprint", "created", "id"):
-        db.execute("INSERT INTO meta VALUES (?, ?, ?)", (name, value, store.meta_crc(name, value)))
+        db.execute("INSERT INTO meta VALUES (?, ?, ?)", (name, value, tables.meta_crc(name, value)))
     db.commit()
     db.close()
     return path
 
 
-def test_there_is_a_step_from_every_format() -> None:
-    assert sorted(store._STEPS_UP) == list(range(1, store.FORMAT))
-
-
-@pytest.mark.parametrize("format_", range(1, store.FORMAT))
+@pytest.mark.parametrize("format_", range(1, tables.FORMAT))
 def test_an_older_format_is_read_as_it_is_and_brought_up_by_the_first_change(
     tmp_path: Path, format_: int
 ) -> None:
@@ -554,14 +550,14 @@ def test_an_older_format_is_read_as_it_is_and_brought_up_by_the_first_change(
         raise KeyboardInterrupt
     assert (opened.format, opened.removed()) == (format_, {})  # nor does a change that failed
     add(opened, [item("a")])
-    assert opened.format == another.format == store.FORMAT
+    assert opened.format == another.format == tables.FORMAT
     assert another.removed() == {}
     add(another, [item("b")])  # which was open all the while
     assert opened.count() == 2
     opened.close()
     another.close()
     with closing(Store.open(path)) as again:
-        assert (again.format, again.count()) == (store.FORMAT, 2)
+        assert (again.format, again.count()) == (tables.FORMAT, 2)
         assert checks.row_problems(again.connection, BITS, DIM) == []
 
 

@@ -15,7 +15,8 @@ from tests.conftest import write_classes
 from tests.servers import small_index
 from wingbar.errors import StoreError
 from wingbar.index.index import Index
-from wingbar.index.store import Store, remove_index
+from wingbar.index.sqlite_file import remove_index
+from wingbar.index.store import Store
 from wingbar.serving import connections
 from wingbar.serving.connections import NotFoundError, Reader, ReaderThread
 

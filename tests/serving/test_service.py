@@ -14,7 +14,7 @@ from tests.conftest import write_classes
 from tests.servers import LONG, ask, jpeg, problem, serving, small_index
 from wingbar.errors import StoreError
 from wingbar.index.index import Index
-from wingbar.index.store import remove_index
+from wingbar.index.sqlite_file import remove_index
 from wingbar.serving.service import Service
 from wingbar.serving.settings import Limits, Settings
 

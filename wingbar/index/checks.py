@@ -13,11 +13,9 @@ from wingbar.errors import StoreError, WingbarError
 from wingbar.index.engine import Url, place_of
 from wingbar.index.kept import Kept, are_finite, width
 from wingbar.index.place import open_remote
-from wingbar.index.store import (
-    CHUNK,
+from wingbar.index.store import CHUNK, Removed, Store
+from wingbar.index.tables import (
     ITEM_FIELDS,
-    Removed,
-    Store,
     alive_from_disk,
     disk_bytes,
     item_crc,

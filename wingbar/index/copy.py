@@ -27,7 +27,8 @@ from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Row, Url, place_of
 from wingbar.index.kept import Kept, as_kept
 from wingbar.index.place import create_store, exists, open_store
-from wingbar.index.store import Store, remove_index
+from wingbar.index.sqlite_file import remove_index
+from wingbar.index.store import Store
 from wingbar.model.model import Model
 from wingbar.parallel import Progress, no_progress
 

@@ -30,20 +30,16 @@ from wingbar.hamming.codes import words
 from wingbar.images import printable
 from wingbar.index.checks import verify
 from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
-from wingbar.index.store import (
-    CHUNK,
+from wingbar.index.sqlite_file import remove_index
+from wingbar.index.store import CHUNK, NO_FILE, Item, Removed, Store
+from wingbar.index.tables import (
     ITEM_FIELDS,
-    NO_FILE,
-    Item,
-    Removed,
-    Store,
     alive_from_disk,
     codes_from_disk,
     disk_bytes,
     item_crc,
     item_of_row,
     meta_crc,
-    remove_index,
     removed_crc,
 )
 from wingbar.model import proof

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -17,10 +16,9 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Self, TypeGuard, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,17 +31,46 @@ from wingbar.index.engine import NO_FILE as NO_FILE
 from wingbar.index.engine import Item as Item
 from wingbar.index.engine import Removed as Removed
 from wingbar.index.engine import Row, Shortlist, StoreInfo, require_model
-from wingbar.index.filters import Condition, as_number, parse_where
+from wingbar.index.filters import Condition, parse_where
 from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
 from wingbar.index.memory import CHUNK as CHUNK
 from wingbar.index.memory import CodesInMemory
 from wingbar.index.ranking import Fine, SearchOptions, coarse, stage_scores
+from wingbar.index.sqlite_file import (
+    BUSY_MS,
+    State,
+    connect,
+    empty_stale_log,
+    explained,
+    identity_of,
+    is_immutable,
+    is_writable,
+    log_size,
+    put_in_place,
+    state_of,
+)
+from wingbar.index.tables import (
+    FORMAT,
+    ITEM_FIELDS,
+    STEPS_UP,
+    ItemFields,
+    alive_from_disk,
+    are_item_fields,
+    check_schema,
+    codes_from_disk,
+    codes_to_disk,
+    disk_bytes,
+    item_crc,
+    item_of_row,
+    meta_crc,
+    removed_crc,
+    row_of_item,
+    schema,
+)
 from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
 
-FORMAT = 3
-ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 _APPLICATION = 0x77626172  # "wbar", in SQLite's header
 # A damaged name makes Python fail at the text of the error itself.
 _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
@@ -51,52 +78,6 @@ _CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a
 _STEPS, _STEPS_PER_PAGE = 20_000_000, 20_000  # that a statement takes at most, in a sound file
 _CACHE_KIB = 16_384  # of pages in memory: the shortlists of the last searches among them
 _CHECKED = 128  # features that are checked together: large arrays cost more in page faults
-_BUSY_MS = 60_000  # how long a writer waits for another one's transaction
-
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE model (name TEXT PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never used twice: it is the place in the code columns
-    path TEXT NOT NULL UNIQUE,
-    label TEXT,
-    columns TEXT NOT NULL,                  -- JSON object of text
-    size INTEGER NOT NULL,                  -- bytes, or -1 for an image that is no file
-    mtime INTEGER NOT NULL,                 -- nanoseconds
-    content BLOB NOT NULL,                  -- sha256
-    crc INTEGER NOT NULL
-);
-CREATE INDEX items_by_label ON items (label);
-CREATE TABLE features (
-    id INTEGER PRIMARY KEY,
-    data BLOB NOT NULL,                     -- as `kept.py` says
-    crc INTEGER NOT NULL
-);
-CREATE TABLE codes (
-    chunk INTEGER PRIMARY KEY,
-    data BLOB NOT NULL,
-    alive BLOB NOT NULL,
-    crc INTEGER NOT NULL
-);
-CREATE INDEX codes_by_crc ON codes (chunk, crc)  -- tells which chunks changed without their blobs
-"""
-# What makes a file of format n one of format n + 1. A step is never changed once it was released.
-_STEPS_UP = {
-    1: """
-CREATE TABLE removed (
-    path TEXT PRIMARY KEY,                  -- of an item that was removed by hand
-    size INTEGER NOT NULL,                  -- and its file, as it was then
-    mtime INTEGER NOT NULL,
-    content BLOB NOT NULL,
-    crc INTEGER NOT NULL
-)
-""",
-    # features may be int8: an older wingbar must not take such a file for a damaged one
-    2: "INSERT INTO meta VALUES ('features', 'float16', 863359982)",
-}
-
-
-_ItemFields = tuple[str, str | None, str, int, int, bytes]
 
 
 class Store:
@@ -117,12 +98,12 @@ class Store:
         self._rows_checked = 0  # ids up to this one, for filters
         self._is_new = False
         self._memory = CodesInMemory(self)
-        self._use(connection, _state(path))
+        self._use(connection, state_of(path))
 
-    def _use(self, connection: sqlite3.Connection, state: _State | None) -> None:
+    def _use(self, connection: sqlite3.Connection, state: State | None) -> None:
         self._db = connection
         self._seen = state
-        self._identity = _identity(connection)
+        self._identity = identity_of(connection)
         self._kept: Kept | None = None
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._steps = self._most_steps = 0
@@ -139,11 +120,11 @@ class Store:
         partial = partial_path(path)
         remove_leftovers(path)
         try:
-            store = cls(partial, _connect(partial, "rwc"))
+            store = cls(partial, connect(partial, "rwc"))
             store._is_new = True
             try:
                 with store.writing():
-                    for statement in _schema(FORMAT):
+                    for statement in schema(FORMAT):
                         store._db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                     store._set_meta("id", uuid.uuid4().hex)
@@ -153,14 +134,14 @@ class Store:
                 store._db.execute(f"PRAGMA user_version = {FORMAT}")
             finally:
                 store._db.close()
-            _empty_stale_log(path)
-            _put_in_place(partial, path)
+            empty_stale_log(path)
+            put_in_place(partial, path)
         except FileExistsError:
             raise StoreError(
                 f"{path} exists already: name another file, or delete it first"
             ) from None
         except (sqlite3.Error, OSError) as error:
-            raise _explained(error, path) from error
+            raise explained(error, path) from error
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -177,13 +158,13 @@ class Store:
     @classmethod
     def _opened(cls, path: Path) -> sqlite3.Connection:
         try:
-            writable = _is_writable(path)
-            connection = _connect(path, "rw" if writable else "ro")
+            writable = is_writable(path)
+            connection = connect(path, "rw" if writable else "ro")
             connection.execute("BEGIN")  # the format and the tables are of one moment
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         except (*_SQLITE_ERRORS, OSError) as error:
-            raise _explained(error, path) from error
+            raise explained(error, path) from error
         if application != _APPLICATION:
             connection.close()
             raise StoreError(f"{path} is not a wingbar index")
@@ -193,7 +174,7 @@ class Store:
                 f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
             )
         try:
-            _check_schema(connection, path, version)
+            check_schema(connection, path, version)
             connection.execute("ROLLBACK")
             if writable:  # only now: a file that is not an index stays untouched
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -201,7 +182,7 @@ class Store:
                 connection.execute("PRAGMA synchronous = FULL")
         except _SQLITE_ERRORS as error:
             connection.close()
-            raise _explained(error, path) from error
+            raise explained(error, path) from error
         except StoreError:
             connection.close()
             raise
@@ -263,7 +244,7 @@ class Store:
             finally:
                 if not nested:
                     self._db.execute("ROLLBACK")
-            if not nested and _is_immutable(self._db) and _state(self.path) != self._seen:
+            if not nested and is_immutable(self._db) and state_of(self.path) != self._seen:
                 raise StoreError(f"{self.path} was changed while it was read: try again")
 
     def retried(self, work: Callable[[], T]) -> T:
@@ -312,7 +293,7 @@ class Store:
     def is_replaced(self) -> bool:
         """Whether another file is at the path now than the one that is open."""
         with self._lock:
-            now = _state(self.path)
+            now = state_of(self.path)
             return now is not None and self._is_another(now)
 
     # -- the model
@@ -339,7 +320,7 @@ class Store:
     def identity(self) -> str:
         """A random number from when the index was made; of older indexes the time alone."""
         with self._explaining():
-            return " ".join(value for _, value in _identity(self._db))
+            return " ".join(value for _, value in identity_of(self._db))
 
     def copied_from(self) -> str | None:
         """What this index is a copy of, by the mark that `copy` left."""
@@ -373,7 +354,7 @@ class Store:
             cursor = self._db.execute(
                 "INSERT INTO items (id, path, label, columns, size, mtime, content, crc) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (id_, *_row(item)),
+                (id_, *row_of_item(item)),
             )
             self._db.execute(
                 "INSERT INTO features VALUES (?, ?, ?)", (cursor.lastrowid, data, zlib.crc32(data))
@@ -386,7 +367,7 @@ class Store:
         self._db.executemany(
             "UPDATE items SET path = ?, label = ?, columns = ?, size = ?, mtime = ?, "
             "content = ?, crc = ? WHERE id = ?",
-            [(*_row(item), id_) for id_, item in changes.items()],
+            [(*row_of_item(item), id_) for id_, item in changes.items()],
         )
         self.forget(item.path for item in changes.values())
 
@@ -738,7 +719,7 @@ class Store:
     def _upgrade(self) -> None:
         """Bring the file up to FORMAT, step by step."""
         for format_ in range(self.format, FORMAT):
-            self._db.execute(_STEPS_UP[format_])
+            self._db.execute(STEPS_UP[format_])
             self._db.execute(f"PRAGMA user_version = {format_ + 1}")
 
     def _write_codes(self, ids: NDArray[np.int64], packed: Packed, bits: int) -> None:
@@ -754,7 +735,7 @@ class Store:
                 column = np.concatenate([column, more])
             column[places] = packed[mine]
             alive[places] = True
-            self._put_chunk(chunk, _to_disk(column, bits), alive)
+            self._put_chunk(chunk, codes_to_disk(column, bits), alive)
 
     def _chunk(self, chunk: int) -> tuple[bytes, NDArray[np.bool_]]:
         """The column as stored and which of its places are taken, [CHUNK] bool."""
@@ -814,23 +795,23 @@ class Store:
         crc = meta_crc(name, value)
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc))
 
-    def _checked(self, id_: int, row: Sequence[object]) -> _ItemFields:
+    def _checked(self, id_: int, row: Sequence[object]) -> ItemFields:
         """The ITEM_FIELDS of a row that ends with its crc. Raises StoreError when they are not what
         was stored."""
         fields = tuple(row[:-1])
         if item_crc(fields) != row[-1]:
             raise self._damaged(f"item {id_} has a wrong checksum")
-        if _are_item_fields(fields):
+        if are_item_fields(fields):
             return fields
         raise self._damaged(f"item {id_} is no item")
 
-    def _item(self, id_: int, row: _ItemFields) -> Item:
+    def _item(self, id_: int, row: ItemFields) -> Item:
         item = item_of_row(row)
         if item is None:
             raise self._damaged(f"item {id_} has columns that are no text")
         return item
 
-    def _item_rows(self, above: int = -(2**63), limit: int = -1) -> list[tuple[int, _ItemFields]]:
+    def _item_rows(self, above: int = -(2**63), limit: int = -1) -> list[tuple[int, ItemFields]]:
         """The checked ITEM_FIELDS of all items with greater ids than `above`, or of the first
         `limit` of them, and their ids."""
         out = []
@@ -892,12 +873,12 @@ class Store:
             except sqlite3.ProgrammingError:
                 raise  # a bug of ours, which no user can fix
             except _SQLITE_ERRORS as error:
-                raise _explained(error, self.path) from error
+                raise explained(error, self.path) from error
 
     def _look(self) -> None:
         """Open the file anew when it was replaced, or changed by anything but this connection: what
         SQLite has in memory may be of another file."""
-        now = _state(self.path)
+        now = state_of(self.path)
         if now is None or now == self._seen or self._is_new:
             return
         moved = self._is_another(now)
@@ -909,7 +890,7 @@ class Store:
             if moved:
                 return  # what is open can still be read
             raise
-        if moved or self._identity != _identity(connection):
+        if moved or self._identity != identity_of(connection):
             self.epoch += 1
             self._rows_checked = 0
         self._reopened += 1
@@ -917,22 +898,22 @@ class Store:
         self._use(connection, now)
         old.close()
 
-    def _is_another(self, now: _State) -> bool:
+    def _is_another(self, now: State) -> bool:
         """Whether this is the state of another file than the one that is open."""
         return self._seen is not None and now[:2] != self._seen[:2]
 
     def _leave_old(self) -> bool:
         """Merge the log into the file that was moved away, so that it is not replayed into the one
         that is there now."""
-        if self._seen is not None and _log_size(self.path):
+        if self._seen is not None and log_size(self.path):
             self._checkpoint()
-        return not _log_size(self.path)
+        return not log_size(self.path)
 
     def _require_place(self) -> None:
         """Raise StoreError unless the open file is the one at the path."""
         if self._is_new:
             return
-        now = _state(self.path)
+        now = state_of(self.path)
         if now is None:
             raise StoreError(f"{self.path} is gone: nothing was written; put it back and try again")
         if self._is_another(now) or self._held not in (None, self.epoch):
@@ -943,9 +924,9 @@ class Store:
 
     def _empty_log(self) -> None:
         """Merge the log into the file as soon as nobody uses it: the file is complete then."""
-        if not self._is_new and _log_size(self.path) and not self.is_replaced():
+        if not self._is_new and log_size(self.path) and not self.is_replaced():
             self._checkpoint()
-            self._seen = _state(self.path) or self._seen
+            self._seen = state_of(self.path) or self._seen
 
     def _checkpoint(self) -> None:
         with suppress(sqlite3.Error):
@@ -953,268 +934,12 @@ class Store:
             try:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
-                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+                self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
     def _takes_too_long(self) -> bool:
         """Whether to end a statement, for SQLite: a crafted file can send it round and round."""
         self._steps += _CHECK_STEPS
         if self._steps == _CHECK_STEPS:
-            size = 0 if self._seen is None else self._seen[2] + _log_size(self.path)
+            size = 0 if self._seen is None else self._seen[2] + log_size(self.path)
             self._most_steps = _STEPS + _STEPS_PER_PAGE * (size // 4096)
         return self._steps > self._most_steps
-
-
-def remove_index(path: Path) -> None:
-    """Delete the index at `path`, or what is left of one: the file and SQLite's logs beside it."""
-    path.unlink(missing_ok=True)
-    _remove_logs(path)
-
-
-def item_crc(row: Sequence[object]) -> int:
-    """The checksum of a row: its values for ITEM_FIELDS, in their order."""
-    return zlib.crc32(repr(tuple(row)).encode("utf-8", "surrogatepass"))
-
-
-def meta_crc(name: object, value: object) -> int:
-    """The checksum of a row of the table `meta`."""
-    return zlib.crc32(f"{name}={value}".encode("utf-8", "surrogatepass"))
-
-
-def removed_crc(path: object, one: Removed) -> int:
-    """The checksum of a row of the table `removed`."""
-    return zlib.crc32(
-        repr((path, one.size, one.mtime, one.content)).encode("utf-8", "surrogatepass")
-    )
-
-
-def item_of_row(fields: tuple[object, ...]) -> Item | None:
-    """The item of the ITEM_FIELDS of a row; None where they are of other kinds than those of an
-    item."""
-    if not _are_item_fields(fields):
-        return None
-    path, label, text, size, mtime, content = fields
-    try:
-        columns = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(columns, dict) or not all(isinstance(v, str) for v in columns.values()):
-        return None
-    return Item(path, label, columns, size, mtime, content)
-
-
-def _are_item_fields(fields: tuple[object, ...]) -> TypeGuard[_ItemFields]:
-    kinds: Sequence[type | tuple[type, ...]] = (str, (str, type(None)), str, int, int, bytes)
-    return len(fields) == len(kinds) and all(
-        isinstance(value, kind) for value, kind in zip(fields, kinds, strict=True)
-    )
-
-
-def disk_bytes(bits: int) -> int:
-    """Bytes of a code in the file: 4 up to 32 bits, whole 64-bit words above."""
-    return 4 if bits <= 32 else 8 * words(bits)
-
-
-def alive_from_disk(data: bytes) -> NDArray[np.bool_]:
-    """Which places of a chunk are taken: [CHUNK] bool."""
-    return np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(bool)
-
-
-def _row(item: Item) -> tuple[object, ...]:
-    """An item as a row of the table: the fields of ITEM_FIELDS and their checksum."""
-    columns = json.dumps(dict(item.columns), ensure_ascii=False, sort_keys=True)
-    row = (item.path, item.label, columns, item.size, item.mtime, item.content)
-    return (*row, item_crc(row))
-
-
-def _to_disk(packed: Packed, bits: int) -> bytes:
-    return packed.astype("<u4" if bits <= 32 else "<u8").tobytes()
-
-
-def codes_from_disk(data: bytes, bits: int) -> Packed:
-    """The codes [N, w] of a column, whole ones of `disk_bytes` each."""
-    flat = np.frombuffer(data, "<u4" if bits <= 32 else "<u8").astype(np.uint64)
-    return flat.reshape(-1, words(bits))
-
-
-def _remove_logs(path: Path) -> None:
-    for suffix in ("-wal", "-shm", "-journal"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-
-
-_State = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
-
-
-def _state(path: Path) -> _State | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _log_size(path: Path) -> int:
-    try:
-        return os.stat(f"{path}-wal").st_size
-    except OSError:
-        return 0
-
-
-def _is_writable(path: Path) -> bool:
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-
-
-def _is_immutable(connection: sqlite3.Connection) -> bool:
-    return isinstance(connection, _Immutable)
-
-
-def _identity(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """What tells an index from any other."""
-    try:
-        return connection.execute(
-            "SELECT name, value FROM meta WHERE name IN ('id', 'created') ORDER BY name"
-        ).fetchall()
-    except sqlite3.Error:
-        return []
-
-
-def _empty_stale_log(path: Path) -> None:
-    """Empty the log of an index that was deleted, which must not be replayed into a new one. Raises
-    StoreError when a process still has that index open: then its log is all that it has."""
-    if not _log_size(path) or path.exists():
-        return
-    if os.name == "posix":
-        import fcntl  # only there on POSIX
-
-        with suppress(FileNotFoundError), open(f"{path}-shm", "r+b") as shared:
-            try:  # the byte that every connection of SQLite holds a lock on
-                fcntl.lockf(shared, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)
-            except OSError:
-                raise StoreError(
-                    f"{path}-wal belongs to an index that was moved away while a process has it "
-                    "open: end that process, or name another file"
-                ) from None
-            os.truncate(f"{path}-wal", 0)
-            return
-    os.truncate(f"{path}-wal", 0)
-
-
-def _schema(format_: int) -> list[str]:
-    """The statements that make the tables of a format."""
-    return [*_SCHEMA.split(";\n"), *(_STEPS_UP[step] for step in range(1, format_))]
-
-
-def _check_schema(connection: sqlite3.Connection, path: Path, format_: int) -> None:
-    """Raise StoreError for tables, views and triggers other than those of an index of this
-    format."""
-    if format_ < 1:
-        raise StoreError(
-            f"{path} is damaged (its format is {format_}): run wingbar verify --repair {path}"
-        )
-    found = {}
-    for kind, name, table, text in connection.execute(
-        "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"
-    ):
-        if not (kind == "table" and name in ("sqlite_stat1", "sqlite_stat4")):
-            found[kind, name, table] = _plain_sql(text)
-    expected = _expected_schema(format_)
-    if odd := [key for key in found if key not in expected]:
-        raise StoreError(
-            f"{path} holds a {odd[0][0]} {odd[0][1]!r:.40} that wingbar did not make: it is no "
-            "index to be trusted, make a new one"
-        )
-    for key, text in expected.items():
-        if found.get(key, 0) != text:
-            raise StoreError(
-                f"{path} is damaged (its {key[0]} {key[1]} is not that of an index): wingbar index "
-                "makes a new one"
-            )
-
-
-@cache
-def _expected_schema(format_: int) -> dict[tuple[str, str, str], str | None]:
-    fresh = sqlite3.connect(":memory:")
-    try:
-        for statement in _schema(format_):
-            fresh.execute(statement)
-        return {
-            (kind, name, table): _plain_sql(text)
-            for kind, name, table, text in fresh.execute(
-                "SELECT type, name, tbl_name, sql FROM sqlite_schema"
-            )
-        }
-    finally:
-        fresh.close()
-
-
-def _plain_sql(text: object) -> str | None:
-    """SQL without comments and white space."""
-    return (
-        None if text is None else re.sub(r"--[^\n]*|/\*.*?\*/|\s+", "", str(text), flags=re.DOTALL)
-    )
-
-
-class _Immutable(sqlite3.Connection):
-    """A connection that takes no locks, where nobody may write: it does not notice changes."""
-
-
-def _put_in_place(partial: Path, path: Path) -> None:
-    """Give the finished file its name. Raises FileExistsError when another process was faster."""
-    try:
-        os.link(partial, path)  # unlike a rename, never replaces
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if path.exists():
-            raise FileExistsError from None
-        partial.rename(path)
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    db = sqlite3.connect(
-        uri, uri=True, isolation_level=None, timeout=_BUSY_MS / 1000, check_same_thread=False
-    )
-    if mode == "ro":
-        try:
-            db.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.OperationalError:
-            # a log needs a folder that can be written; where nobody can write, none is needed
-            db.close()
-            db = sqlite3.connect(
-                f"{uri}&immutable=1",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                factory=_Immutable,
-            )
-    db.execute("PRAGMA trusted_schema = OFF")  # a stranger's file must not call functions
-    db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    db.setlimit(sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1)
-    if mode == "rwc":  # a new file is renamed once it is complete: a log would be left behind
-        db.execute("PRAGMA journal_mode = MEMORY")
-    db.create_function("number", 1, as_number, deterministic=True)
-    return db
-
-
-def _explained(error: Exception, path: Path) -> StoreError:
-    """The StoreError for an error of SQLite or the file system: what happened and what to do."""
-    text = "a text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-    if isinstance(error, OSError):
-        return StoreError(f"{path} cannot be written: {error.strerror or text}")
-    if "disk is full" in text or "disk I/O error" in text:
-        return StoreError(
-            f"{path} cannot be written ({text}): free some space and run the same command again"
-        )
-    if "locked" in text or "busy" in text:
-        return StoreError(
-            f"{path} is being written by another process: try again when that has finished"
-        )
-    if "readonly" in text or "read-only" in text:
-        return StoreError(f"{path} is read-only: copy it to a place where you may write")
-    if "not a database" in text:
-        return StoreError(f"{path} is not a wingbar index")
-    if "unable to open" in text:
-        return StoreError(f"{path} cannot be opened: is its folder there, and may you write to it?")
-    return StoreError(
-        f"{path} is damaged ({text}): run wingbar verify {path}; wingbar index makes a new one"
-    )

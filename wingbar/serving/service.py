@@ -28,7 +28,7 @@ from wingbar.index.engine import Place
 from wingbar.index.feedback import moved
 from wingbar.index.ranking import Hits, SearchOptions
 from wingbar.index.shards import shard_names
-from wingbar.index.store import FORMAT
+from wingbar.index.tables import FORMAT
 from wingbar.index.text_search import Text, check_options, embedded
 from wingbar.model import proof
 from wingbar.model.model import Embeddings
