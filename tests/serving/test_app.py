@@ -11,8 +11,6 @@ import httpx
 import pytest
 
 from tests.servers import ask, jpeg, metrics, problem, service_of, serving
-from wingbar.errors import StoreError
-from wingbar.index.filters import NoColumnError
 from wingbar.index.index import Index
 from wingbar.index.ranking import Hits
 from wingbar.serving import app, connections
@@ -152,9 +150,3 @@ def test_answers_have_no_nan(client: httpx.Client, monkeypatch: pytest.MonkeyPat
     answer = client.post("/api/search", json={"id": 1})
     assert b"NaN" not in answer.content
     assert answer.json()["hits"][0]["score"] is None
-
-
-def test_an_error_has_the_status_of_the_nearest_class() -> None:
-    assert app.status_of(NoColumnError("price", ["size"])) == 422
-    assert app.status_of(StoreError("gone")) == 503
-    assert app.status_of(ValueError("a bug")) == 500

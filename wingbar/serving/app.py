@@ -4,18 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import prometheus_client
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi import Path as PathPart
@@ -28,18 +24,23 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
 from wingbar import __version__
-from wingbar.errors import ImageError, QueryError, StoreError, WingbarError
-from wingbar.hamming import codes
-from wingbar.index.ranking import CUT, FailedShard
+from wingbar.errors import WingbarError
 from wingbar.serving import reveal
-from wingbar.serving.batching import BusyError
-from wingbar.serving.connections import FILE_COLUMN, NotFoundError, Page, Row
-from wingbar.serving.encoder import TooLargeError
-from wingbar.serving.indexing import FolderIndexing, NotAllowedError, RunningError
+from wingbar.serving.answers import (
+    batch_response,
+    failed_record,
+    json_response,
+    map_record,
+    picture_response,
+    row_record,
+    search_record,
+    status_of,
+    text_of,
+)
+from wingbar.serving.connections import NotFoundError, Page
+from wingbar.serving.indexing import FolderIndexing, NotAllowedError
 from wingbar.serving.logs import in_log
 from wingbar.serving.middleware import Access, Metrics, Protection
-from wingbar.serving.overview import Overview
-from wingbar.serving.pictures import Picture
 from wingbar.serving.requests import (
     picture_of,
     read_folder,
@@ -84,10 +85,9 @@ from wingbar.serving.schemas import (
     form,
     json_of,
     problem,
-    problem_record,
     problems,
 )
-from wingbar.serving.service import Answer, EmptyError, Service, Sort
+from wingbar.serving.service import Service, Sort
 from wingbar.serving.settings import Settings
 
 WEB = Path(__file__).parent / "web"
@@ -98,17 +98,6 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".html": "text/html",
     ".webmanifest": "application/manifest+json",
-}
-STATUSES: dict[type[WingbarError], int] = {
-    NotFoundError: 404,
-    NotAllowedError: 403,
-    EmptyError: 409,
-    RunningError: 409,
-    TooLargeError: 413,
-    ImageError: 422,
-    QueryError: 422,
-    BusyError: 429,
-    StoreError: 503,
 }
 NO_PAGE = (
     "wingbar serves its API here, see /openapi.json. The page is not part of this installation.\n"
@@ -181,11 +170,6 @@ async def _keep_fresh(service: Service) -> None:
             log.warning("%s", in_log(error))
 
 
-def status_of(error: Exception) -> int:
-    """The status of the answer to an error: that of its class, or of the nearest one above it."""
-    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
-
-
 def _add_handlers(app: FastAPI, service: Service) -> None:
     """Answer every error with a problem."""
 
@@ -248,9 +232,9 @@ def _add_searches(
         paths = [hit.path for hit in answer.found.hits]
         sizes = await service.sizes(paths) if asked.sizes else None
         if len(paths) < MANY:
-            return _json(_search_record(answer, service, settings, sizes))
+            return json_response(search_record(answer, service, settings, sizes))
         return await asyncio.to_thread(
-            lambda: _json(_search_record(answer, service, settings, sizes))
+            lambda: json_response(search_record(answer, service, settings, sizes))
         )
 
     @app.post(
@@ -274,7 +258,7 @@ def _add_searches(
                 metrics.count_search(answer.milliseconds)
         # 64 answers of 1,000 hits take seconds to write: in a thread, and each on its own, since
         # nothing else runs while `json` writes one
-        return await asyncio.to_thread(_batch_response, answers, milliseconds, service, settings)
+        return await asyncio.to_thread(batch_response, answers, milliseconds, service, settings)
 
     @app.post(
         "/api/explain",
@@ -331,7 +315,7 @@ def _add_searches(
     ) -> Response:
         """Suggest parts of a picture to search for."""
         asked = await read_query(request, service, parameters)
-        return _json({"regions": await service.pictures.regions(picture_of(asked))})
+        return json_response({"regions": await service.pictures.regions(picture_of(asked))})
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
@@ -389,11 +373,11 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         paths = [row.item.path for row in page.rows]
         known = await service.sizes(paths) if sizes else [None] * len(paths)
         records = [
-            {**_row_record(row, settings, size), "copies": list(page.copies.get(row.id, ()))}
+            {**row_record(row, settings, size), "copies": list(page.copies.get(row.id, ()))}
             for row, size in zip(page.rows, known, strict=True)
         ]
         record = {"items": records, "total": page.total}
-        return _json(record | _failed_record(service, page.failed))
+        return json_response(record | failed_record(service, page.failed))
 
     @app.get(
         "/api/map",
@@ -404,17 +388,17 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     async def send_map() -> Response:
         """Send a place in the plane for every picture, alike ones near each other."""
         found, labels = await service.map()
-        return await asyncio.to_thread(lambda: _json(_map_record(found, labels)))
+        return await asyncio.to_thread(lambda: json_response(map_record(found, labels)))
 
     @app.get("/api/items/{id}", dependencies=reads, response_model=OneItemOut, responses=ITEM)
     async def item(id: Id) -> Response:
         """Describe an indexed picture."""
         row = await service.row(id)
         [size] = await service.sizes([row.item.path])
-        record = _row_record(row, settings, size)
+        record = row_record(row, settings, size)
         if settings.shows_paths:
             record |= (await service.photo_facts(row.item.path))._asdict()
-        return _json(record)
+        return json_response(record)
 
     @app.get(
         "/api/thumbs/{id}",
@@ -426,7 +410,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         request: Request, id: Id, size: Annotated[int, Query(ge=16, le=1024)] = 256
     ) -> Response:
         """Send a thumbnail of an item; `size` is its longer side in pixels."""
-        return _picture(request, await service.pictures.thumbnail(id, size))
+        return picture_response(request, await service.pictures.thumbnail(id, size))
 
     @app.get(
         "/api/images/{id}",
@@ -436,7 +420,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     )
     async def image(request: Request, id: Id) -> Response:
         """Send the picture of an item in full size."""
-        return _picture(request, await service.pictures.image(id))
+        return picture_response(request, await service.pictures.image(id))
 
     @app.post(
         "/api/items",
@@ -454,7 +438,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed[:3])
             return problem(422, f"none of the pictures could be used ({reasons})")
         items = [{"id": id_, "name": name} for id_, name in stored]
-        return _json(
+        return json_response(
             {
                 "items": items,
                 "failed": [{"name": name, "reason": reason} for name, reason in failed],
@@ -472,7 +456,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     async def label(request: Request) -> Response:
         """Give items a label, or take it away."""
         asked = await read_labelled(request)
-        return _json({"count": await service.uploads.label(asked.ids, asked.label)})
+        return json_response({"count": await service.uploads.label(asked.ids, asked.label)})
 
     @app.delete(
         "/api/items",
@@ -489,7 +473,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         ],
     ) -> Response:
         """Remove items from the index; files are deleted only if they were uploaded."""
-        return _json({"count": await service.uploads.delete_many(id)})
+        return json_response({"count": await service.uploads.delete_many(id)})
 
     @app.post(
         "/api/items/{id}/reveal",
@@ -542,7 +526,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
                 "index_folders": list(map(str, service.indexing.allowed)),
                 "indexing": service.indexing.run.state == "running",
             }
-        return _json({**facts, "limits": limits, "version": __version__})
+        return json_response({**facts, "limits": limits, "version": __version__})
 
 
 def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
@@ -573,7 +557,7 @@ def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
     async def index_folder(request: Request) -> Response:
         """Index a folder of the server's machine, or bring the index up to date with it."""
         folder = await read_folder(request)
-        return _json((await asyncio.to_thread(indexing().start, folder)).record(), 202)
+        return json_response((await asyncio.to_thread(indexing().start, folder)).record(), 202)
 
     @app.get(
         "/api/indexing",
@@ -590,7 +574,7 @@ def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
         async def stream() -> AsyncIterator[str]:
             yield f"retry: {AGAIN_MS}\n\n"
             async for run in runs:
-                yield f"data: {_text(run.record())}\n\n"
+                yield f"data: {text_of(run.record())}\n\n"
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream(), headers=headers, media_type="text/event-stream")
@@ -604,7 +588,7 @@ def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
     )
     async def stop_indexing() -> Response:
         """End the indexing of a folder soon; what was stored stays."""
-        return _json(indexing().stop().record(), 202)
+        return json_response(indexing().stop().record(), 202)
 
 
 def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) -> None:
@@ -618,13 +602,13 @@ def _add_rest(app: FastAPI, service: Service, metrics: Metrics, access: Access) 
     @app.get("/healthz", response_model=StatusOut, responses=problems(405))
     async def healthz() -> Response:
         """Tell that the server runs."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     @app.get("/readyz", response_model=StatusOut, responses=problems(405))
     async def readyz() -> Response:
         """Tell whether the index can be read."""
         await service.check()
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     @app.get(
         "/metrics",
@@ -668,153 +652,6 @@ class _Static(StaticFiles):
             )
         response.headers["cache-control"] = "no-cache"
         return response
-
-
-# -- answers
-
-
-def _json(record: dict[str, Any], status: int = 200) -> Response:
-    return Response(_text(record), status, media_type="application/json")
-
-
-def _text(record: dict[str, Any]) -> str:
-    """A record as JSON; ValueError for NaN and infinity, which JSON does not have."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _batch_response(
-    answers: Sequence[Answer | WingbarError],
-    milliseconds: dict[str, float],
-    service: Service,
-    settings: Settings,
-) -> Response:
-    records = (
-        problem_record(status_of(answer), str(answer))
-        if isinstance(answer, WingbarError)
-        else _search_record(answer, service, settings)
-        for answer in answers
-    )
-    results = ",".join(map(_text, records))
-    text = f'{{"results":[{results}],"milliseconds":{_text(milliseconds)}}}'
-    return Response(text, media_type="application/json")
-
-
-def _failed_record(service: Service, failed: Sequence[FailedShard]) -> dict[str, Any]:
-    """Which shards did not answer, where several indexes are served as one."""
-    if not service.is_sharded:
-        return {}
-    names = [
-        {"name": service.public(one.name), "reason": service.public(one.reason)} for one in failed
-    ]
-    return {"failed": names}
-
-
-def _search_record(
-    answer: Answer,
-    service: Service,
-    settings: Settings,
-    sizes: Sequence[tuple[int, int] | None] | None = None,
-) -> dict[str, Any]:
-    found, stages, size = answer
-    hits = [
-        {
-            "rank": hit.rank,
-            "id": hit.id,
-            **_named(hit.path, hit.label, hit.columns),
-            "distance": hit.distance,
-            # a damaged feature can give NaN, which JSON does not have
-            "score": None if hit.score is None or not isfinite(hit.score) else hit.score,
-            "p_chance": hit.p_chance,
-            "code": code,
-            **_links(hit.id),
-            "available": available,
-            "copies": list(found.hits.copies.get(hit.id, ())),
-            **_file_record(hit.path, settings, shape),
-        }
-        for hit, code, available, shape in zip(
-            found.hits,
-            _bit_texts(found.hit_codes, found.bits),
-            found.available,
-            sizes or [None] * len(found.hits),
-            strict=True,
-        )
-    ]
-    return {
-        "hits": hits,
-        "shortlist": found.hits.shortlist,
-        "cut": found.hits.cut,
-        "fine": found.fine,
-        "chance_from": CUT,
-        "bits": found.bits,
-        "code": _bit_texts(found.code, found.bits)[0],
-        "query": None if size is None else {"width": size[0], "height": size[1]},
-        "milliseconds": {stage: round(value, 3) for stage, value in stages.items()},
-        **_failed_record(service, found.hits.failed),
-    }
-
-
-def _map_record(found: Overview, label_of: Sequence[str | None]) -> dict[str, Any]:
-    labels = sorted({label for label in label_of if label is not None})
-    place = {label: i for i, label in enumerate(labels)}
-    x, y = (np.round(found.places[:, axis].astype(float), 4).tolist() for axis in (0, 1))
-    return {
-        "ids": found.ids.tolist(),
-        "x": x,
-        "y": y,
-        "label": [-1 if label is None else place[label] for label in label_of],
-        "labels": labels,
-    }
-
-
-def _row_record(row: Row, settings: Settings, size: tuple[int, int] | None) -> dict[str, Any]:
-    item = row.item
-    return {
-        "id": row.id,
-        **_named(item.path, item.label, item.columns),
-        "size": item.size,
-        "code": _bit_texts(row.code, row.bits)[0],
-        **_links(row.id),
-        "available": row.available,
-        **_file_record(item.path, settings, size),
-    }
-
-
-def _file_record(path: str, settings: Settings, size: tuple[int, int] | None) -> dict[str, Any]:
-    """The path of a picture, where it may be told, and its size, where it is known."""
-    record: dict[str, Any] = {"path": path} if settings.shows_paths else {}
-    return record if size is None else {**record, "width": size[0], "height": size[1]}
-
-
-def _named(path: str, label: str | None, columns: Mapping[str, str]) -> dict[str, Any]:
-    """The original name of an uploaded file, else the file's own; never its folder."""
-    return {
-        "name": columns.get(FILE_COLUMN) or os.path.basename(path),
-        "label": label,
-        "columns": dict(columns),
-    }
-
-
-def _links(id_: int) -> dict[str, str]:
-    return {"thumb": f"/api/thumbs/{id_}", "image": f"/api/images/{id_}"}
-
-
-def _bit_texts(packed: codes.Packed, bits: int) -> list[str]:
-    """Codes [N, w] uint64 as texts of 0 and 1."""
-    digits = codes.unpack(packed, bits).astype(np.uint8) + np.uint8(ord("0"))
-    return [row.tobytes().decode() for row in digits]
-
-
-def _picture(request: Request, picture: Picture) -> Response:
-    """A picture, or 304 if the browser has it already."""
-    tag = f'"{picture.tag}"'
-    headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
-    known = [
-        one.strip().removeprefix("W/")
-        for one in request.headers.get("if-none-match", "").split(",")
-    ]
-    if tag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    return Response(picture.data, media_type=picture.media_type, headers=headers)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
