@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.servers import Stuck, ask, jpeg, metrics, problem, serving
 from wingbar import images
-from wingbar.serving.encoder import SUFFIXES
+from wingbar.serving.encoder import HEIC, SUFFIXES
 from wingbar.serving.settings import Limits, Settings
 
 
@@ -25,7 +25,7 @@ def test_pictures_that_cannot_be_read(client: httpx.Client, shared_photos: Path)
 
 
 def test_the_accepted_formats_are_those_that_can_be_indexed() -> None:
-    assert set(SUFFIXES) == set(images.FORMATS)
+    assert set(SUFFIXES) == {*images.FORMATS, HEIC}
 
 
 def test_a_picture_that_would_fill_the_memory(client: httpx.Client) -> None:

@@ -88,6 +88,7 @@ def test_items_are_listed(client: httpx.Client) -> None:
     assert page["total"] == 60
     assert [item["id"] for item in page["items"]] == [6, 7, 8]
     for item in page["items"]:
+        assert item.pop("copies") == []
         assert item.items() <= client.get(f"/api/items/{item['id']}").json().items()
     assert (
         client.get("/api/items", params={"where": "label=red", "limit": 1000}).json()["total"] == 20
