@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from wingbar.errors import QueryError, StoreError
 from wingbar.hamming import codes
-from wingbar.index import checks, store, tables
+from wingbar.index import checks, sqlite_file, store, tables
 from wingbar.index.filters import Condition
 from wingbar.index.store import Item, Store
 
@@ -189,7 +189,7 @@ def test_a_snapshot_does_not_move(empty: Store) -> None:
 def test_a_second_writer_waits_and_then_gives_up_with_one_line(
     empty: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_BUSY_MS", 50)
+    monkeypatch.setattr(sqlite_file, "BUSY_MS", 50)
     other = Store.open(empty.path)
     with (
         empty.writing(),
@@ -412,13 +412,13 @@ def test_who_may_only_read_sees_changes(tmp_path: Path, monkeypatch: pytest.Monk
     add(opened, [item("a")])
     opened.close()
     with monkeypatch.context() as patched:
-        patched.setattr(store, "_is_writable", lambda path: False)
+        patched.setattr(store, "is_writable", lambda path: False)
         reader = Store.open(tmp_path / "a.wb")
         assert reader.count() == 1
     opened = Store.open(tmp_path / "a.wb")
     add(opened, [item("b")])
     opened.close()
-    monkeypatch.setattr(store, "_is_writable", lambda path: False)
+    monkeypatch.setattr(store, "is_writable", lambda path: False)
     assert reader.paths() == ["/photos/a", "/photos/b"]
     reader.close()
 
