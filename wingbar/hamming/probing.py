@@ -25,7 +25,7 @@ MOST_TABLES = 4  # substrings that are tabled
 AHEAD = 64  # buckets that are on their way from memory together
 
 MAX_PROBE_SHARE = 0.6  # probing continues while its expected cost is below this share of a scan
-MAX_TRIAL_SHARE = 0.1  # and in any case until it has cost this share
+MAX_TRIAL_SHARE = 0.15  # and in any case until it has cost this share
 
 
 # -- substrings
