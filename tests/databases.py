@@ -157,13 +157,16 @@ def postgres(settings: Mapping[str, str] = HASTY) -> Iterator[Server]:
             if "site-packages" in installed.parts:
                 installed = _linked(installed, home)
         data = home / "data"
-        subprocess.run(
+        made = subprocess.run(
             [installed / "initdb", f"--pgdata={data}", *INITIAL],
-            stdout=subprocess.DEVNULL,
-            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
             user=user,
             cwd=home,
         )
+        assert made.returncode == 0, made.stdout
         server = Server(installed, data, _free_port(), user, {**SETTINGS, **settings})
         server.start()
         try:
