@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from wingbar.files import LEFTOVER_SECONDS, partial_path, remove_leftovers, write_whole
+from wingbar.errors import WingbarError
+from wingbar.files import (
+    LEFTOVER_SECONDS,
+    partial_path,
+    remove_leftovers,
+    require_own,
+    write_whole,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +64,24 @@ def test_a_file_is_written_whole_or_not_at_all(
             write_whole(path, "new")
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_slip_of_the_keyboard_replaces_nothing(tmp_path: Path) -> None:
+    begins = b"<!doctype html"
+    page = tmp_path / "a.html"
+    require_own(page, begins)  # nothing is there
+    for content in (b"", b"<!DOCTYPE HTML><p>"):
+        page.write_bytes(content)
+        require_own(page, begins)
+    (tmp_path / "link").symlink_to(page)
+    (tmp_path / "index.wb").write_bytes(b"SQLite format 3")
+    os.mkfifo(tmp_path / "pipe")
+    for name, told in (
+        ("index.wb", "is there and nothing that wingbar wrote"),
+        ("pipe", "is there and nothing that wingbar wrote"),
+        (".", "is there and nothing that wingbar wrote"),
+        ("link", "is a link"),
+        ("none/a.html", "there is no folder"),
+    ):
+        with pytest.raises(WingbarError, match=told):
+            require_own(tmp_path / name, begins)

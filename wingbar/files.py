@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from wingbar.errors import WingbarError
+
 LEFTOVER_SECONDS = 10  # age from which a partial file is one, if its process is gone here
 
 
@@ -29,6 +31,26 @@ def write_whole(path: Path, data: bytes | str) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def require_own(path: Path, begins: bytes) -> None:
+    """Raise WingbarError unless `path` can be given to a new file: nothing is there, or a file that
+    begins, in any case of letters, as those do that are written there. A slip of the keyboard must
+    not replace an index, a picture or a device by a page."""
+    if not path.parent.is_dir():
+        raise WingbarError(f"there is no folder {path.parent} for {path.name}: make it first")
+    if path.is_symlink():
+        raise WingbarError(f"{path} is a link: name the file that it leads to, or another one")
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            found = file.read(len(begins))
+        if not found or found.lower() == begins.lower():
+            return
+    raise WingbarError(
+        f"{path} is there and nothing that wingbar wrote: name another file, or delete it first"
+    )
 
 
 def partial_path(path: Path) -> Path:

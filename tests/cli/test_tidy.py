@@ -146,3 +146,17 @@ def test_search_for_distinct_hits(copies: Path, capsys: pytest.CaptureFixture[st
     code, out, _ = run(capsys, "search", copies, query, "-k", 29)
     assert [hit["rank"] for hit in map(json.loads, out.splitlines())] == list(range(1, 30))
     assert "copies" not in json.loads(out.splitlines()[0])
+
+
+def test_a_page_is_not_written_over_an_index(
+    shared_index_path: Path, shared_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.wb"
+    path.write_bytes(shared_index_path.read_bytes())
+    before = path.read_bytes()
+    query = next(shared_photos.rglob("*.jpg"))
+    for command in (["search", path, query], ["duplicates", path]):
+        code, out, err = run(capsys, *command, "--html", path)
+        assert (code, out) == (2, "")
+        assert "is there and nothing that wingbar wrote" in err
+        assert path.read_bytes() == before

@@ -157,7 +157,7 @@ def test_other_files(index: Index, tmp_path: Path, kind: str) -> None:
         export(index, tmp_path / "out.csv")
     with pytest.raises(StoreError, match="exists already"):
         import_file(broken, tmp_path / "a.wb")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(WingbarError, match="there is no folder"):
         export(index, tmp_path / "no" / f"out{kind}")
     assert len(index) == 40
 

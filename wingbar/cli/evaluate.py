@@ -22,6 +22,7 @@ from wingbar.cli.output import (
     print_message,
     print_result,
     progress_bars,
+    require_page,
     table_text,
 )
 from wingbar.errors import WingbarError, counted
@@ -140,6 +141,7 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
         from wingbar.evaluation import report
 
         report.check_installed()
+        require_page(args.report)
     revisited: Revisited | None = None
     with Index.open(args.index) as index, progress_bars() as progress:
         if args.split:

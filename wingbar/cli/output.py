@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.errors import counted
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 _MOVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 LISTED = 20  # failed images named on the terminal; --json lists all
 _STARTED = "{desc} ..."  # a bar with nothing done yet, which has no speed
+
+
+def require_page(file: str) -> None:
+    """Raise WingbarError unless a page can be written to `file`: nothing is there, or a page."""
+    from wingbar.files import require_own
+
+    require_own(Path(file), b"<!doctype html")
 
 
 def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_ranking_flags, add_where_flag
-from wingbar.cli.output import json_text, print_message, print_result, visible
+from wingbar.cli.output import json_text, print_message, print_result, require_page, visible
 from wingbar.cli.pictures import KINDS, strip_text
 from wingbar.cli.pictures import resolved as pictures_for
 from wingbar.errors import ImageError, WingbarError, counted, one_line
@@ -107,6 +107,8 @@ def search(args: argparse.Namespace) -> int:
         from wingbar.evaluation.report import check_pages
 
         check_pages()
+    if args.html is not None:
+        require_page(args.html)
     options = SearchOptions(
         k=args.k,
         radius=args.radius,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_where_flag, positive_number, whole_number
-from wingbar.cli.output import LISTED, print_message, print_result, progress_bars
+from wingbar.cli.output import LISTED, print_message, print_result, progress_bars, require_page
 from wingbar.errors import WingbarError, counted, one_line
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def duplicates(args: argparse.Namespace) -> int:
 
     if args.html is not None:
         check_pages()  # before the work, not after it
+        require_page(args.html)
     options = DuplicateOptions(
         radius=args.radius,
         min_score=args.min_score,

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import DataError, ModelError, StoreError, one_line
-from wingbar.files import partial_path, remove_leftovers
+from wingbar.files import partial_path, remove_leftovers, require_own
 from wingbar.hamming.codes import Packed, pack, unpack
 from wingbar.index.index import Index, model_at
 from wingbar.index.kept import Kept
@@ -108,6 +108,7 @@ def export(index: Index, file: str | os.PathLike[str]) -> Exported:
     """
     path = Path(file)
     _require_kind(path)
+    require_own(path, b"PK" if path.suffix.lower() == ".npz" else b"PAR1")
     remove_leftovers(path)
     partial = partial_path(path)
     try:
