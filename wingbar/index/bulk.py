@@ -13,10 +13,8 @@ kind give what one machine of that kind gives.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
 import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -112,6 +110,8 @@ class Encoder:
             rows = [{"path": path, "problem": self._problem} for path in paths]
         extra = [(name, pa.string()) for name in ("unread", "problem", "node")]
         wide = pa.schema([*schema(), *(pa.field(*one) for one in extra)])
+        import socket
+
         node = socket.gethostname()
         return pa.Table.from_pylist([{**row, "node": node} for row in rows], wide)
 
@@ -249,7 +249,9 @@ def _can_read(path: str) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _MADE_BY}
+    from importlib.metadata import version  # a search, which imports this module, has no use for it
+
+    return {name: version(name) for name in _MADE_BY}
 
 
 def _other_versions(wanted: Mapping[str, str]) -> str | None:
