@@ -276,3 +276,10 @@ def test_a_run_of_the_command_has_the_recipe() -> None:
     )
     run = from_field_flags(Run, arguments)
     assert (run.nesterov, run.weight_decay, run.lighting, run.whole) == (True, 1e-4, 0.1, True)
+
+
+def test_bits_are_from_1_to_the_length_of_the_descriptor() -> None:
+    assert [dolg.Config(bits=bits, dim=4).bits for bits in (1, 4)] == [1, 4]
+    for bits in (0, 5):
+        with pytest.raises(TrainingError, match=f"bits must be from 1 to dim, 4, not {bits}"):
+            dolg.Config(bits=bits, dim=4)
