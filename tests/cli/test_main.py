@@ -251,6 +251,16 @@ def test_without_a_verb_it_says_how_to_start(capsys: pytest.CaptureFixture[str])
     assert commands == [["wingbar", "demo"], ["wingbar", "index"], ["wingbar", "search"]]
 
 
+def refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> tuple[str | int | None, str, str]:
+    """Exit code, standard output and standard error of a command that cannot be meant."""
+    with pytest.raises(SystemExit) as stopped:
+        main.main(arguments)
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -263,11 +273,7 @@ def test_without_a_verb_it_says_how_to_start(capsys: pytest.CaptureFixture[str])
 def test_a_verb_that_is_misspelled(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main.main(arguments)
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", f"wingbar: {said}\n")
+    assert refused(capsys, arguments) == (2, "", f"wingbar: {said}\n")
 
 
 @pytest.mark.parametrize(
@@ -285,11 +291,7 @@ def test_a_verb_that_is_misspelled(
 def test_a_flag_that_is_misspelled(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main.main(arguments)
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", f"wingbar: wingbar {said}\n")
+    assert refused(capsys, arguments) == (2, "", f"wingbar: wingbar {said}\n")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

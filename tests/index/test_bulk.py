@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@contextmanager
+def few_to_fit() -> Iterator[None]:
+    """Codes are learned from 32 pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wingbar.index.refit.SAMPLE", 32)
+        yield
+
+
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> object:
     """What one process makes of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wingbar.index.refit.SAMPLE", 32)
-        path = folder.parent / "one.wb"
-        with Index.create(path) as index:
-            report = index.add(folder, bits=BITS)
+    path = folder.parent / "one.wb"
+    with few_to_fit(), Index.create(path) as index:
+        report = index.add(folder, bits=BITS)
     assert (report.added, len(report.failed)) == (61, 2)
     return everything(path), sorted(report.failed, key=str)
 
@@ -168,12 +174,10 @@ def test_the_index_is_that_of_one_process(
 @pytest.fixture(scope="module")
 def for_classes(folder: Path) -> object:
     """What one process makes of them for classes: averages of neighbours."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wingbar.index.refit.SAMPLE", 32)
-        path = folder.parent / "classes.wb"
-        with Index.create(path) as index:
-            index.add(folder, bits=BITS, purpose="classes")
-            assert index.model.averages
+    path = folder.parent / "classes.wb"
+    with few_to_fit(), Index.create(path) as index:
+        index.add(folder, bits=BITS, purpose="classes")
+        assert index.model.averages
     return everything(path)
 
 

@@ -88,6 +88,11 @@ def scatter(title: str, points: NDArray[np.floating], labels: Sequence[str | Non
     )
 
 
+def shown(label: str) -> str:
+    """A label as people write it, without underscores."""
+    return label.replace("_", " ")
+
+
 def _placed_names(
     points: NDArray[np.floating], labels: Sequence[str | None]
 ) -> list[tuple[str, float, float]]:
@@ -99,7 +104,7 @@ def _placed_names(
             rows.setdefault(label, []).append(row)
     found: list[tuple[str, float, float]] = []
     for label in sorted(rows, key=lambda label: (-len(rows[label]), label)):
-        name = label.replace("_", " ")
+        name = shown(label)
         half = _LETTER * len(name) / 2
         x, y = np.median(points[rows[label]], axis=0).tolist()
         x = min(max(x, half + 4), 636 - half)

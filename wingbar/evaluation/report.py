@@ -19,6 +19,7 @@ from wingbar import images
 from wingbar.data.records import Entry
 from wingbar.errors import ImageError, WingbarError, counted
 from wingbar.evaluation import charts
+from wingbar.evaluation.charts import shown
 from wingbar.evaluation.labelled import Evaluation, QueryResult
 from wingbar.evaluation.verdict import Verdict, verdict
 from wingbar.index.index import Index
@@ -160,11 +161,6 @@ def rendered(template: str, values: Mapping[str, Any], folders: Sequence[Path] =
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(values)
-
-
-def shown(label: str) -> str:
-    """A label as people write it, without underscores."""
-    return label.replace("_", " ")
 
 
 # -- parts of an evaluation

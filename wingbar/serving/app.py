@@ -201,6 +201,11 @@ def _add_handlers(app: FastAPI, service: Service) -> None:
 # -- routes
 
 
+def _picture_responses(description: str) -> Responses:
+    """Those of a search that is answered with a picture."""
+    return {**SEARCH, 200: {"content": {"image/png": BINARY}, "description": description}}
+
+
 def _add_searches(
     app: FastAPI, service: Service, metrics: Metrics, access: Access, settings: Settings
 ) -> None:
@@ -264,13 +269,7 @@ def _add_searches(
         "/api/explain",
         dependencies=reads,
         response_class=Response,
-        responses={
-            **SEARCH,
-            200: {
-                "content": {"image/png": BINARY},
-                "description": "The picture, with where the model looked drawn over it.",
-            },
-        },
+        responses=_picture_responses("The picture, with where the model looked drawn over it."),
         openapi_extra=body(one),
     )
     async def explain(
@@ -285,14 +284,9 @@ def _add_searches(
         "/api/match",
         dependencies=reads,
         response_class=Response,
-        responses={
-            **SEARCH,
-            200: {
-                "content": {"image/png": BINARY},
-                "description": "One of the two pictures in grey, and in colour what makes them "
-                "alike.",
-            },
-        },
+        responses=_picture_responses(
+            "One of the two pictures in grey, and in colour what makes them alike."
+        ),
         openapi_extra=body(one),
     )
     async def match(request: Request, parameters: Annotated[MatchParameters, Query()]) -> Response:
