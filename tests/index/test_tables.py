@@ -51,7 +51,7 @@ def test_an_item_comes_back_from_its_row_and_any_change_is_noticed(
     *fields, crc = tables.row_of_item(item)
     assert tables.item_of_row(tuple(fields)) == item
     assert tables.item_crc(fields) == crc
-    for i, other in enumerate(("x" + path, "x", "{}x", size + 1, 8, b"d" * 32)):
+    for i, other in enumerate(("x" + path, f"x{label}", "{}x", size + 1, 8, b"d" * 32)):
         assert tables.item_crc([*fields[:i], other, *fields[i + 1 :]]) != crc
 
 
