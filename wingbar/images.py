@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from wingbar.errors import ImageError, one_line
 
@@ -843,6 +843,8 @@ def _paste_heat(shown: Image.Image, heat: NDArray[np.floating], area: Box) -> No
 
 def _draw_boxes(shown: Image.Image, boxes: Sequence[Box]) -> None:
     """Draw white outlines numbered from 1."""
+    from PIL import ImageDraw
+
     pen = ImageDraw.Draw(shown)
     line = max(2, round(max(shown.size) / 200))
     white, black = (255, 255, 255), (0, 0, 0)

@@ -18,8 +18,10 @@ from wingbar.errors import ImageError, ModelError, QueryError
 from wingbar.hamming import codes
 from wingbar.images import Preprocessing, at_scales, load
 from wingbar.model import model as model_module
+from wingbar.model import runtime
 from wingbar.model.model import (
     GENERAL,
+    OWN_NETWORKS,
     Embeddings,
     Model,
     check_same,
@@ -82,6 +84,8 @@ def test_the_general_model_is_small_and_whole() -> None:
     assert sum(path.stat().st_size for path in GENERAL.iterdir()) <= 7_500_000
     assert "Apache" in (GENERAL / "NOTICE").read_text()
     model = Model.load()
+    assert model.record["files"]["model.onnx"] == OWN_NETWORKS[-1]
+    runtime.check_network(model.files["model.onnx"])
     assert (model.name, model.method, model.fine, model.dim) == ("general", "itq", "pool", 1280)
     assert not model.gives_codes
     with pytest.raises(ModelError, match="learns its codes"):

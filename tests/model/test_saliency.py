@@ -16,9 +16,8 @@ from tests.conftest import write_classes
 from wingbar import images
 from wingbar.cli import main
 from wingbar.data.readers import read_images
-from wingbar.hamming import codes
 from wingbar.images import Part
-from wingbar.index.index import Index, explain
+from wingbar.index.index import Index
 from wingbar.methods import cmbh, dolg
 from wingbar.model.model import Model
 from wingbar.model.saliency import (
@@ -73,18 +72,6 @@ def indexed(photos: Path, model: Model, name: str) -> Path:
     with Index.create(path, model) as index:
         index.add(photos)
     return path
-
-
-@pytest.mark.slow
-def test_bits_that_agree_are_those_of_the_codes(of_cmbh: Path, photos: Path) -> None:
-    query = read_images(photos).paths[3]
-    with Index.open(of_cmbh) as index:
-        hits = index.search(query, 5, fine="none")
-        found = explain(index, query, hits)
-        code = codes.unpack(index.model.encode([query]).codes, 12)[0]
-    np.testing.assert_array_equal(found.code, code)
-    assert [int((~agree).sum()) for agree in found.agree] == [hit.distance for hit in hits]
-    assert all(one is not None for one in found.looks)
 
 
 @pytest.mark.slow

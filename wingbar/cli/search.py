@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wingbar.images import Box, Source
-    from wingbar.index.index import Explained
+    from wingbar.index.explanation import Explained
     from wingbar.index.ranking import Hits
     from wingbar.index.text_search import Text
     from wingbar.model.saliency import Look
@@ -189,7 +189,8 @@ def explain_flags(parser: argparse.ArgumentParser) -> None:
 def explain(args: argparse.Namespace) -> int:
     """Print where the model looked, and for each hit the bits that agree with the query's."""
     from wingbar.images import Part, parse_box
-    from wingbar.index.index import Index, explain
+    from wingbar.index.explanation import explain
+    from wingbar.index.index import Index
     from wingbar.index.ranking import SearchOptions
 
     options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist, expand=args.expand)

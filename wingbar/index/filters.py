@@ -8,7 +8,6 @@ import sqlite3
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Protocol
 
@@ -219,6 +218,8 @@ def without_column(where: Sequence[str], column: str) -> list[str] | None:
 def _near(condition: Condition, values_of_field: Callable[[str], list[str]]) -> str:
     """What items have in the field of a condition: the values most like the one asked for, or the
     range of its numbers; "" for paths."""
+    from difflib import get_close_matches
+
     if condition.field == "path":
         return "; path=*/folder/* finds what is in a folder"
     values = values_of_field(condition.field)

@@ -1,4 +1,8 @@
-"""Index: images, in a file or in a store on a server, that can be searched by image."""
+"""Index: images, in a file or in a store on a server, that can be searched by image.
+
+What only changes, checks or measures an index is imported where it is used, so that a search from
+the shell starts without it.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
-from typing import Self, SupportsInt, TypeGuard, cast
+from typing import TYPE_CHECKING, Self, SupportsInt, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from wingbar import images
-from wingbar.data.records import Entry, Images, absolute
 from wingbar.errors import (
     DataError,
     ImageError,
@@ -28,8 +31,6 @@ from wingbar.errors import (
 )
 from wingbar.hamming.codes import Codes, Nearest, Packed, unpack
 from wingbar.index.averaging import expanded, first_search
-from wingbar.index.chance import Chance, measure
-from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Item, Place, Shortlist, Url, place_of
 from wingbar.index.filters import Where, parse_where
 from wingbar.index.kept import Kept
@@ -49,18 +50,19 @@ from wingbar.index.ranking import (
     stage_scores,
     with_chances,
 )
-from wingbar.index.refit import RefitReport, refit
-from wingbar.index.selection import Selection, select
-from wingbar.index.sources import batch_of
-from wingbar.index.sync import AddReport, add
 from wingbar.index.text_search import Text, check_options, ranked_by_text
-from wingbar.index.vectors import add_vectors, checked_vectors
 from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
 from wingbar.model.random_pairs import RandomPairs, sample_of
 from wingbar.model.random_pairs import measure as measure_pairs
-from wingbar.model.saliency import Look, look
-from wingbar.parallel import Progress
+
+if TYPE_CHECKING:
+    from wingbar.data.records import Entry, Images
+    from wingbar.index.chance import Chance
+    from wingbar.index.refit import RefitReport
+    from wingbar.index.selection import Selection
+    from wingbar.index.sync import AddReport
+    from wingbar.parallel import Progress
 
 # an integer is the id of an item, an array of floats a vector
 Query = images.Source | Embeddings | int | NDArray[np.floating] | Text
@@ -278,6 +280,10 @@ class Index:
                 f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, "
                 "or use --refit to change it"
             )
+        from wingbar.index.sources import batch_of
+        from wingbar.index.sync import add
+        from wingbar.index.vectors import add_vectors
+
         options = FitOptions(codes=codes, purpose=purpose, adapt=adapt)
         _require_as_fitted(self.path, self.model, options)
         if bits is not None and not 1 <= bits <= self.model.longest_code:
@@ -332,6 +338,8 @@ class Index:
         back with its folder or list before its file changes; see `add`. Raises QueryError for
         anything that is neither an id nor a path; then nothing is removed.
         """
+        from wingbar.data.records import absolute
+
         several: Iterable[object] = (
             [items] if isinstance(items, (int, np.integer, str, os.PathLike)) else items
         )
@@ -357,6 +365,8 @@ class Index:
     ) -> Selection:
         """The items of files or below folders `names` that pass the filter `where`, as for
         `delete`; see `selection.select`."""
+        from wingbar.index.selection import select
+
         return select(self._store, names, where)
 
     def refit(
@@ -376,6 +386,8 @@ class Index:
         All files are read again; the index changes in one transaction or not at all.
         Raises StoreError when a file is no longer what was indexed, ModelError for a trained model.
         """
+        from wingbar.index.refit import refit
+
         self._refresh_model()
         with self._store.held():
             report, model = refit(
@@ -636,6 +648,8 @@ class Index:
     def chance(self) -> Chance:
         """How alike different pictures of this index are by chance; see `chance.measure`. Measured
         when it is first wanted, and again when the index has changed."""
+        from wingbar.index.chance import measure
+
         with self._store.reading():
             searchable, version = self.searchable(), self._store.version()
             if self._chance is None or self._chance[0] != version:
@@ -764,6 +778,8 @@ class Index:
                 f"{self.path} is an index of images by {model}: search by an image, an id or an "
                 "embedding by that model, not by a vector"
             )
+        from wingbar.index.vectors import checked_vectors
+
         return model.embed(checked_vectors(vector[None], model.dim))
 
     def embedding(self, id_: int) -> Embeddings:
@@ -926,6 +942,8 @@ class Index:
 
         Returns what is wrong, one line each; an empty list means that the index is whole.
         """
+        from wingbar.index.checks import verify
+
         return verify(self.path)
 
     def _refresh_model(self) -> None:
@@ -1029,42 +1047,3 @@ def _require_images(source: object) -> None:
                     f"add takes images, not {type(one).__name__}: give it the paths or the "
                     "pictures themselves"
                 )
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Why hits were found.
-
-    code: the query's code [b] bool.
-    query: what the model saw in the query.
-    hits: the hits.
-    agree: for each hit, which bits agree with the query's [b] bool.
-    looks: for each hit, what the model saw in it; None where its file cannot be read any more.
-    """
-
-    code: NDArray[np.bool_]
-    query: Look
-    hits: Sequence[Hit]
-    agree: Sequence[NDArray[np.bool_]]
-    looks: Sequence[Look | None]
-
-
-def explain(index: Index, query: images.Source | int, hits: Sequence[Hit]) -> Explained:
-    """Why these `hits` of `index.search(query)` were found. Raises ImageError when the query cannot
-    be read."""
-    if isinstance(query, int):
-        code = unpack(index.embedding(query).codes, index.model.bits)[0]
-        query = index.items([query])[0].path
-    else:
-        code = unpack(index.model.encode([query]).codes, index.model.bits)[0]
-    ids = np.array([hit.id for hit in hits], np.int64)
-    theirs = (
-        unpack(index.codes(ids), index.model.bits) if len(ids) else np.empty((0, len(code)), bool)
-    )
-    looks: list[Look | None] = []
-    for hit in hits:
-        try:
-            looks.append(look(index.model, hit.path))
-        except ImageError:
-            looks.append(None)
-    return Explained(code, look(index.model, query), hits, list(theirs == code), looks)

@@ -12,7 +12,6 @@ import os
 import sqlite3
 import threading
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -127,7 +126,7 @@ class Store:
                     for statement in schema(FORMAT):
                         store._db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-                    store._set_meta("id", uuid.uuid4().hex)
+                    store._set_meta("id", os.urandom(16).hex())
                     store._set_meta("features", kept)
                     store.set_model(model_files)
                 store._db.execute(f"PRAGMA application_id = {_APPLICATION}")

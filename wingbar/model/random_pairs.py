@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.hamming.codes import Packed, hamming
+from wingbar.hamming.codes import Packed, unpack
 
 Float64 = NDArray[np.float64]
 
@@ -98,6 +98,8 @@ def _rising(values: Any) -> tuple[float, ...]:
 
 def sample_of(count: int, seed: int = 0) -> NDArray[np.int64]:
     """Which of `count` items are looked at: their positions, ascending."""
+    if count <= SAMPLE:
+        return np.arange(count, dtype=np.int64)
     return np.sort(np.random.default_rng(seed).permutation(count)[:SAMPLE])
 
 
@@ -109,11 +111,13 @@ def measure(packed: Packed, features: NDArray[np.floating], bits: int) -> Random
     packed, own = packed[whole], own[whole]
     if len(packed) < FEWEST:
         return None
-    counts = np.zeros(bits + 1, np.int64)
-    for row in range(len(packed) - 1):
-        counts += np.bincount(hamming(packed[row], packed[row + 1 :]), minlength=bits + 1)
-    cosines = (own @ own.T)[np.triu_indices(len(own), 1)]
-    reached = np.quantile(cosines, 1 - np.array(SHARES))
+    pairs = np.triu_indices(len(own), 1)
+    signs = 2 * unpack(packed, bits).astype(np.float32) - 1  # their products are bits - 2 distance
+    distances = (bits - (signs @ signs.T)[pairs].astype(np.int64)) // 2
+    counts = np.bincount(distances, minlength=bits + 1)
+    cosines = np.sort((own @ own.T)[pairs]).astype(np.float64)
+    places = (1 - np.array(SHARES)) * (len(cosines) - 1)
+    reached = np.interp(places, np.arange(len(cosines)), cosines)
     return RandomPairs(
         tuple(_rounded(_extended(counts))), tuple(_rounded(np.maximum.accumulate(reached)))
     )

@@ -68,7 +68,7 @@ def check_network(network: bytes, name: str = "model.onnx") -> None:
     of the file, for messages.
     """
     try:
-        outside = _names_files(memoryview(network))
+        outside = _names_files(network)
     except (ValueError, IndexError) as error:
         raise ModelError(
             f"{name} is not an ONNX network ({one_line(error)}): copy the model again"
@@ -80,50 +80,52 @@ def check_network(network: bytes, name: str = "model.onnx") -> None:
         )
 
 
-def _names_files(network: memoryview) -> bool:
+def _names_files(network: bytes) -> bool:
     """Whether any tensor in a serialized ModelProto has its data in a file. Raises ValueError or
     IndexError for bytes that are no protocol buffer."""
-    waiting, count = [("model", network)], 0
+    waiting, count = [("model", 0, len(network))], 0
     while waiting:
-        kind, message = waiting.pop()
+        kind, start, end = waiting.pop()
         inside = MESSAGES[kind]
-        for field, value in _fields(message):
+        for field, value, size in _fields(network, start, end):
             count += 1
             if count > PARTS:
                 raise ValueError(f"more than {PARTS:,} parts")
             # data_location is 0 where the data is inside
-            if kind == "tensor" and field in _EXTERNAL and value != 0:
+            if kind == "tensor" and field in _EXTERNAL and (value or size is not None):
                 return True
-            if field in inside and isinstance(value, memoryview):
-                waiting.append((inside[field], value))
+            if size is not None and field in inside:
+                waiting.append((inside[field], value, value + size))
     return False
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a protocol buffer: their numbers, and their integers or bytes."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
+def _fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int | None]]:
+    """The fields of the protocol buffer message[at:end]: number, value and None; of those that are
+    not integers of variable length, the place of their bytes and how many."""
+    while at < end:
+        tag, at = _varint(message, at) if message[at] > 127 else (message[at], at + 1)
         field, kind = (tag & 0xFFFFFFFF) >> 3, tag & 7
-        value: int | memoryview
         if kind == 0:
-            value, at = _varint(message, at)
+            value, at = _varint(message, at) if message[at] > 127 else (message[at], at + 1)
+            size = None
         else:
-            size = {1: 8, 5: 4}.get(kind, 0)
             if kind == 2:
-                size, at = _varint(message, at)
-            elif not size:
+                size, at = _varint(message, at) if message[at] > 127 else (message[at], at + 1)
+            elif kind in (1, 5):
+                size = 8 if kind == 1 else 4
+            else:
                 raise ValueError(f"a field of the unknown type {kind}")
-            if not field or at + size > len(message):
-                raise ValueError("it ends too early")
-            value, at = message[at : at + size], at + size
-        yield field, value
+            value = at
+            at += size
+        if not field or at > end:
+            raise ValueError("it ends too early")
+        yield field, value, size
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The integer at a place of a protocol buffer, and the place behind it."""
-    if message[at] < 128:  # as most are
-        return message[at], at + 1
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """The integer of several bytes at a place of a protocol buffer, and the place behind it."""
+    if message[at + 1] < 128:  # two bytes, as most are
+        return message[at] & 127 | message[at + 1] << 7, at + 2
     value = 0
     for shift in range(0, 70, 7):
         byte = message[at]
