@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from wingbar.errors import QueryError, StoreError
 from wingbar.hamming import codes
-from wingbar.index import checks, sqlite_file, store, tables
+from wingbar.index import checks, open_file, sqlite_file, store, tables
 from wingbar.index.filters import Condition
 from wingbar.index.store import Item, Store
 
@@ -412,13 +412,13 @@ def test_who_may_only_read_sees_changes(tmp_path: Path, monkeypatch: pytest.Monk
     add(opened, [item("a")])
     opened.close()
     with monkeypatch.context() as patched:
-        patched.setattr(store, "is_writable", lambda path: False)
+        patched.setattr(open_file, "is_writable", lambda path: False)
         reader = Store.open(tmp_path / "a.wb")
         assert reader.count() == 1
     opened = Store.open(tmp_path / "a.wb")
     add(opened, [item("b")])
     opened.close()
-    monkeypatch.setattr(store, "is_writable", lambda path: False)
+    monkeypatch.setattr(open_file, "is_writable", lambda path: False)
     assert reader.paths() == ["/photos/a", "/photos/b"]
     reader.close()
 
@@ -527,7 +527,7 @@ def older(path: Path, format_: int) -> Path:
     for statement in tables.schema(format_):
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {format_}")
-    db.execute(f"PRAGMA application_id = {store._APPLICATION}")
+    db.execute(f"PRAGMA application_id = {open_file.APPLICATION}")
     value = "0" * 64
     for name in ("fingerprint", "created", "id"):
         db.execute("INSERT INTO meta VALUES (?, ?, ?)", (name, value, tables.meta_crc(name, value)))

@@ -10,11 +10,10 @@ import hashlib
 import json
 import os
 import sqlite3
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Self, TypeVar
@@ -34,28 +33,24 @@ from wingbar.index.filters import Condition, parse_where
 from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
 from wingbar.index.memory import CHUNK as CHUNK
 from wingbar.index.memory import CodesInMemory
+from wingbar.index.open_file import APPLICATION, OpenFile
 from wingbar.index.ranking import Fine, SearchOptions, coarse, stage_scores
 from wingbar.index.sqlite_file import (
-    BUSY_MS,
-    State,
     connect,
     empty_stale_log,
     explained,
     identity_of,
-    is_immutable,
-    is_writable,
-    log_size,
     put_in_place,
-    state_of,
 )
 from wingbar.index.tables import (
+    FIRST,
     FORMAT,
     ITEM_FIELDS,
-    STEPS_UP,
+    SECOND,
     ItemFields,
+    Tables,
     alive_from_disk,
     are_item_fields,
-    check_schema,
     codes_from_disk,
     codes_to_disk,
     disk_bytes,
@@ -70,12 +65,6 @@ from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
 
-_APPLICATION = 0x77626172  # "wbar", in SQLite's header
-# A damaged name makes Python fail at the text of the error itself.
-_SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
-_CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a statement took
-_STEPS, _STEPS_PER_PAGE = 20_000_000, 20_000  # that a statement takes at most, in a sound file
-_CACHE_KIB = 16_384  # of pages in memory: the shortlists of the last searches among them
 _CHECKED = 128  # features that are checked together: large arrays cost more in page faults
 
 
@@ -87,26 +76,12 @@ class Store:
     behind SQLite's back, and opens it anew if so.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self.epoch = 0  # grows when another index is found in the place of the open one
-        self._lock = threading.RLock()
-        self._depth = 0  # of transactions, which belong to the thread that has the lock
-        self._held: int | None = None  # the epoch of a longer change, see `held`
-        self._reopened = 0
-        self._rows_checked = 0  # ids up to this one, for filters
-        self._is_new = False
+    def __init__(self, file: OpenFile, tables: Tables = FIRST) -> None:
+        self._file, self._tables = file, tables
+        self._kept: tuple[int, Kept] | None = None  # and how often the file was opened anew then
+        self._rows_checked = 0, 0  # the epoch, and ids up to this one, for filters
+        self._also: Self | None = None
         self._memory = CodesInMemory(self)
-        self._use(connection, state_of(path))
-
-    def _use(self, connection: sqlite3.Connection, state: State | None) -> None:
-        self._db = connection
-        self._seen = state
-        self._identity = identity_of(connection)
-        self._kept: Kept | None = None
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._steps = self._most_steps = 0
-        connection.set_progress_handler(self._takes_too_long, _CHECK_STEPS)
 
     # -- open and close
 
@@ -119,20 +94,20 @@ class Store:
         partial = partial_path(path)
         remove_leftovers(path)
         try:
-            store = cls(partial, connect(partial, "rwc"))
-            store._is_new = True
+            file = OpenFile(partial, connect(partial, "rwc"), is_new=True)
+            store = cls(file)
             try:
                 with store.writing():
                     for statement in schema(FORMAT):
-                        store._db.execute(statement)
+                        file.db.execute(statement)
                     store._set_meta("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                     store._set_meta("id", os.urandom(16).hex())
                     store._set_meta("features", kept)
                     store.set_model(model_files)
-                store._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                store._db.execute(f"PRAGMA user_version = {FORMAT}")
+                file.db.execute(f"PRAGMA application_id = {APPLICATION}")
+                file.db.execute(f"PRAGMA user_version = {FORMAT}")
             finally:
-                store._db.close()
+                file.db.close()
             empty_stale_log(path)
             put_in_place(partial, path)
         except FileExistsError:
@@ -152,99 +127,51 @@ class Store:
         StoreError."""
         if not path.is_file():
             raise StoreError(f"no index at {path}: make one with wingbar index {path} IMAGES")
-        return cls(path, cls._opened(path))
-
-    @classmethod
-    def _opened(cls, path: Path) -> sqlite3.Connection:
-        try:
-            writable = is_writable(path)
-            connection = connect(path, "rw" if writable else "ro")
-            connection.execute("BEGIN")  # the format and the tables are of one moment
-            application = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except (*_SQLITE_ERRORS, OSError) as error:
-            raise explained(error, path) from error
-        if application != _APPLICATION:
-            connection.close()
-            raise StoreError(f"{path} is not a wingbar index")
-        if version > FORMAT:
-            connection.close()
-            raise StoreError(
-                f"{path} has format {version}, this wingbar reads {FORMAT}: upgrade wingbar"
-            )
-        try:
-            check_schema(connection, path, version)
-            connection.execute("ROLLBACK")
-            if writable:  # only now: a file that is not an index stays untouched
-                connection.execute("PRAGMA journal_mode = WAL")
-                # what was reported as stored survives a power cut
-                connection.execute("PRAGMA synchronous = FULL")
-        except _SQLITE_ERRORS as error:
-            connection.close()
-            raise explained(error, path) from error
-        except StoreError:
-            connection.close()
-            raise
-        return connection
+        return cls(OpenFile.open(path))
 
     def close(self) -> None:
-        """Merge the write-ahead log into the file, so that one file is the index, and close it.
-
-        Where another process reads or the file cannot be written, the log stays, and stays valid.
-        """
+        """Merge the write-ahead log into the file, so that one file is the index, and close it. The
+        second encoder's view of a store closes nothing."""
         self._memory.close()
-        with self._lock:
-            self._empty_log()
-            self._db.close()
+        if self._also is not None:
+            self._also.close()
+        if not self.is_second:
+            self._file.close()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """A transaction that excludes other writers: all of it is stored, or nothing.
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
 
-        A file of an older format is brought up to FORMAT in the same transaction. Raises
-        StoreError, and stores nothing, when the file is gone or was replaced meanwhile.
-        """
-        with self._transaction():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._require_place()
-                if not self._is_new:
-                    self._upgrade()
-                yield
-                self._require_place()
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+    @property
+    def epoch(self) -> int:
+        """Grows when another index is found in the place of the open one."""
+        return self._file.epoch
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """A change that takes several transactions: `writing` raises StoreError when another index
-        has come in the place of this one since it began."""
-        with self._explaining():
-            before, self._held = self._held, self.epoch
-        try:
-            yield
-        finally:
-            self._held = before
+    @property
+    def format(self) -> int:
+        """The format of the file now; another process may bring it up to FORMAT at any time."""
+        return self._file.format
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def version(self) -> tuple[int, ...]:
+        """Changes whenever this or another process has written to the file."""
+        return self._file.version()
+
+    def is_replaced(self) -> bool:
+        """Whether another file is at the path now than the one that is open."""
+        return self._file.is_replaced()
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A transaction that excludes other writers; see `OpenFile.writing`."""
+        return self._file.writing()
+
+    def held(self) -> AbstractContextManager[None]:
+        """A change that takes several transactions; see `OpenFile.held`."""
+        return self._file.held()
+
+    def reading(self) -> AbstractContextManager[None]:
         """A consistent read snapshot of the file."""
-        with self._transaction():
-            nested = self._db.in_transaction
-            if not nested:
-                self._db.execute("BEGIN")
-                # the snapshot starts with the first read, not with BEGIN
-                self._db.execute("SELECT 1 FROM meta").fetchone()
-            try:
-                yield
-            finally:
-                if not nested:
-                    self._db.execute("ROLLBACK")
-            if not nested and is_immutable(self._db) and state_of(self.path) != self._seen:
-                raise StoreError(f"{self.path} was changed while it was read: try again")
+        return self._file.reading()
 
     def retried(self, work: Callable[[], T]) -> T:
         """The result of `work`: a file has no connection that can be lost."""
@@ -261,21 +188,15 @@ class Store:
         return self.path
 
     @property
-    def format(self) -> int:
-        """The format of the file now; another process may bring it up to FORMAT at any time."""
-        with self._explaining():
-            return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    @property
     def kept(self) -> Kept:
         """How features are kept, since the file was made."""
         with self._explaining():
-            if self._kept is None:
-                self._kept = self._read_kept()
-            return self._kept
+            if self._kept is None or self._kept[0] != self._file.reopened:
+                self._kept = self._file.reopened, self._read_kept()
+            return self._kept[1]
 
     def _read_kept(self) -> Kept:
-        if not self._db.execute("SELECT 1 FROM meta WHERE name = 'features'").fetchone():
+        if not self._has_meta("features"):
             return "float16"  # in every format before 3
         stored = self._meta("features")
         for kept in KEPT:
@@ -283,38 +204,69 @@ class Store:
                 return kept
         raise self._damaged(f"features as {stored!r:.20}")
 
-    def version(self) -> tuple[int, ...]:
-        """Changes whenever this or another process has written to the file."""
-        with self._explaining():
-            data = self._db.execute("PRAGMA data_version").fetchone()[0]
-            return self.epoch, self._reopened, data, self._db.total_changes
-
-    def is_replaced(self) -> bool:
-        """Whether another file is at the path now than the one that is open."""
-        with self._lock:
-            now = state_of(self.path)
-            return now is not None and self._is_another(now)
-
     # -- the model
 
     def model_files(self) -> dict[str, bytes]:
         """The files of the model by name."""
         with self._explaining():
-            return dict(self._db.execute("SELECT name, data FROM model"))
+            return dict(self._db.execute(f"SELECT name, data FROM {self._tables.model}"))
 
     def model_fingerprint(self) -> str:
         """sha256 of model.json, as it was stored beside it."""
-        return self._meta("fingerprint")
+        name = self._tables.fingerprint
+        if self.is_second and not self._has_meta(name):
+            raise StoreError(f"{self.path} has no second encoder any more: search without its name")
+        return self._meta(name)
 
     def set_model(self, files: Mapping[str, bytes]) -> None:
         """Replace the model, writing only the files that differ. Inside `writing`."""
-        stored = dict(self._db.execute("SELECT name, data FROM model"))
+        stored = dict(self._db.execute(f"SELECT name, data FROM {self._tables.model}"))
+        table = self._tables.model
         self._db.executemany(
-            "DELETE FROM model WHERE name = ?", [(name,) for name in stored.keys() - files.keys()]
+            f"DELETE FROM {table} WHERE name = ?",
+            [(name,) for name in stored.keys() - files.keys()],
         )
         changed = sorted((name, data) for name, data in files.items() if stored.get(name) != data)
-        self._db.executemany("INSERT OR REPLACE INTO model VALUES (?, ?)", changed)
-        self._set_meta("fingerprint", hashlib.sha256(files["model.json"]).hexdigest())
+        self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", changed)
+        fingerprint = hashlib.sha256(files["model.json"]).hexdigest()
+        self._set_meta(self._tables.fingerprint, fingerprint)
+
+    # -- the second encoder
+
+    @property
+    def is_second(self) -> bool:
+        """Whether this is the view of the second encoder: of the items that it has encoded."""
+        return self._tables is SECOND
+
+    @property
+    def also(self) -> Self | None:
+        """The same items by the second encoder, in the same file and the same transactions; None
+        where there is none. Items that it has not encoded yet are not there."""
+        if self.is_second or not self._has_meta(SECOND.fingerprint):
+            return None
+        if self._also is None:
+            self._also = type(self)(self._file, SECOND)
+        return self._also
+
+    def set_also(self, files: Mapping[str, bytes]) -> None:
+        """Take in the model of a second encoder, where there is none yet. Inside `writing`."""
+        if self.also is not None:
+            raise StoreError(
+                f"{self.path} was given a second encoder by another process: try again"
+            )
+        type(self)(self._file, SECOND).set_model(files)
+
+    def waiting(self) -> NDArray[np.int64]:
+        """The ids [N] int64, ascending, of the items that this encoder has not encoded yet: none,
+        but of the second encoder while it is being added."""
+        with self.reading():
+            rows = self._db.execute("SELECT id FROM items")
+            return np.setdiff1d(np.fromiter((row[0] for row in rows), np.int64), self.ids())
+
+    @property
+    def _shown(self) -> str:
+        """SQL that leaves out items that this encoder has not encoded, behind a WHERE."""
+        return f" AND id IN (SELECT id FROM {self._tables.features})" if self.is_second else ""
 
     def identity(self) -> str:
         """A random number from when the index was made; of older indexes the time alone."""
@@ -323,9 +275,7 @@ class Store:
 
     def copied_from(self) -> str | None:
         """What this index is a copy of, by the mark that `copy` left."""
-        with self._explaining():
-            row = self._db.execute("SELECT 1 FROM meta WHERE name = 'copied_from'").fetchone()
-        return None if row is None else self._meta("copied_from")
+        return self._meta("copied_from") if self._has_meta("copied_from") else None
 
     def set_copied_from(self, source: str) -> None:
         """Leave that mark. Inside `writing`."""
@@ -342,7 +292,10 @@ class Store:
         ids: Sequence[int] | None = None,
     ) -> None:
         """Store items with their codes [N, w] and features [N, d], replacing items of the same
-        path; with `ids`, under these ids, replacing what has them. Inside `writing`."""
+        path; with `ids`, under these ids, replacing what has them. Inside `writing`. They are
+        those of the first encoder; `also.replace_embeddings` gives the items those of the
+        second."""
+        assert not self.is_second
         old = set(self.ids_of_paths([item.path for item in items]).values())
         self.delete(old if ids is None else old.union(ids))
         self.forget(item.path for item in items)
@@ -379,16 +332,20 @@ class Store:
         removed = self._db.executemany(
             "DELETE FROM items WHERE id = ?", [(i,) for i in wanted]
         ).rowcount
-        self._db.executemany("DELETE FROM features WHERE id = ?", [(i,) for i in wanted])
+        for tables in (FIRST, SECOND):
+            self._drop_embeddings(tables, wanted)
+        return max(removed, 0)
+
+    def _drop_embeddings(self, tables: Tables, ids: Sequence[int]) -> None:
+        self._db.executemany(f"DELETE FROM {tables.features} WHERE id = ?", [(i,) for i in ids])
         by_chunk: dict[int, list[int]] = {}
-        for id_ in wanted:
+        for id_ in ids:
             by_chunk.setdefault(id_ // CHUNK, []).append(id_ % CHUNK)
         for chunk, places in by_chunk.items():
-            data, alive = self._chunk(chunk)
+            data, alive = self._chunk(tables, chunk)
             if data:
                 alive[places] = False
-                self._put_chunk(chunk, data, alive)
-        return max(removed, 0)
+                self._put_chunk(tables, chunk, data, alive)
 
     def _remember_items(self, ids: Iterable[int]) -> None:
         rows = [
@@ -419,18 +376,21 @@ class Store:
     def replace_embeddings(
         self, packed: Packed, features: NDArray[np.float32], ids: NDArray[np.int64], bits: int
     ) -> None:
-        """New codes [N, w] and features [N, d] for the items `ids` [N]. Inside `writing`."""
+        """New codes [N, w] and features [N, d] for the items `ids` [N], or the first ones of the
+        second encoder. Inside `writing`."""
         blobs = to_disk(features, self.kept)
         rows = [
-            (blob, zlib.crc32(blob), id_) for blob, id_ in zip(blobs, ids.tolist(), strict=True)
+            (id_, blob, zlib.crc32(blob)) for id_, blob in zip(ids.tolist(), blobs, strict=True)
         ]
-        self._db.executemany("UPDATE features SET data = ?, crc = ? WHERE id = ?", rows)
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO {self._tables.features} VALUES (?, ?, ?)", rows
+        )
         self._write_codes(ids, packed, bits)
 
     def clear_codes(self) -> None:
         """Drop all code columns, before `replace_embeddings` writes codes of another length.
         Inside `writing`."""
-        self._db.execute("DELETE FROM codes")
+        self._db.execute(f"DELETE FROM {self._tables.codes}")
 
     # -- search
 
@@ -489,7 +449,7 @@ class Store:
     def code_marks(self) -> dict[int, int]:
         """A checksum of every chunk of codes, which changes with every insert and delete in it."""
         with self._explaining():
-            return dict(self._db.execute("SELECT chunk, crc FROM codes"))
+            return dict(self._db.execute(f"SELECT chunk, crc FROM {self._tables.codes}"))
 
     def codes(
         self, bits: int, chunks: Iterable[int] | None = None
@@ -500,7 +460,8 @@ class Store:
         with self._explaining():
             for wanted in sorted(self.code_marks() if chunks is None else chunks):
                 row = self._db.execute(
-                    "SELECT chunk, data, alive, crc FROM codes WHERE chunk = ?", (wanted,)
+                    f"SELECT chunk, data, alive, crc FROM {self._tables.codes} WHERE chunk = ?",
+                    (wanted,),
                 ).fetchone()
                 if row is None:
                     continue
@@ -543,8 +504,8 @@ class Store:
         """The checked features of the items `ids`, as they are in the file."""
         with self._explaining():
             found = self._db.execute(  # one statement for all takes half the time of one for each
-                "SELECT features.id, data, crc FROM json_each(?) AS wanted "
-                "JOIN features ON features.id = wanted.value",
+                "SELECT stored.id, data, crc FROM json_each(?) AS wanted "
+                f"JOIN {self._tables.features} AS stored ON stored.id = wanted.value",
                 (json.dumps(list(ids)),),
             ).fetchall()
             self._check_features(found, dim)
@@ -591,7 +552,8 @@ class Store:
         while True:
             with self._explaining():
                 block = self._db.execute(
-                    "SELECT id, data, crc FROM features WHERE id > ? ORDER BY id LIMIT ?",
+                    f"SELECT id, data, crc FROM {self._tables.features} WHERE id > ? "
+                    "ORDER BY id LIMIT ?",
                     (last, size),
                 ).fetchall()
                 self._require_ascending([last, *(row[0] for row in block)])
@@ -625,9 +587,19 @@ class Store:
     def ids(self) -> NDArray[np.int64]:
         """The ids [N] int64 of all items, ascending."""
         with self._explaining():
+            if self.is_second:
+                return self._encoded_ids()
             return np.fromiter(
                 (row[0] for row in self._db.execute("SELECT id FROM items ORDER BY id")), np.int64
             )
+
+    def _encoded_ids(self) -> NDArray[np.int64]:
+        """The ids [N], ascending, that have codes."""
+        ids = [np.empty(0, np.int64)]
+        for chunk in sorted(self.code_marks()):
+            _, alive = self._chunk(self._tables, chunk)
+            ids.append(np.flatnonzero(alive) + chunk * CHUNK)
+        return np.concatenate(ids)
 
     def paths(self) -> list[str]:
         """The path of every item, by ascending id."""
@@ -657,7 +629,9 @@ class Store:
         found = {}
         with self._explaining():
             for path in paths:
-                row = self._db.execute("SELECT id FROM items WHERE path = ?", (path,)).fetchone()
+                row = self._db.execute(
+                    f"SELECT id FROM items WHERE path = ?{self._shown}", (path,)
+                ).fetchone()
                 if row:
                     found[path] = int(row[0])
         return found
@@ -668,42 +642,47 @@ class Store:
         after = first[:-1] + chr(ord(os.sep) + 1)  # the first text that does not begin with it
         with self._explaining():
             rows = self._db.execute(
-                "SELECT id FROM items WHERE path >= ? AND path < ? ORDER BY id", (first, after)
+                f"SELECT id FROM items WHERE path >= ? AND path < ?{self._shown} ORDER BY id",
+                (first, after),
             )
             return [int(id_) for (id_,) in rows]
 
     def existing(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are in the index."""
+        query = f"SELECT 1 FROM items WHERE id = ?{self._shown}"
         with self._explaining():
             return [
                 id_
                 for id_ in ids
-                if -(2**63) <= id_ < 2**63
-                and self._db.execute("SELECT 1 FROM items WHERE id = ?", (id_,)).fetchone()
+                if -(2**63) <= id_ < 2**63 and self._db.execute(query, (id_,)).fetchone()
             ]
 
     def count(self) -> int:
         """The number of items."""
         with self._explaining():
+            if self.is_second:
+                return len(self._encoded_ids())
             return int(self._db.execute("SELECT count(*) FROM items").fetchone()[0])
 
     def is_empty(self) -> bool:
         """Whether the index has no items."""
         with self._explaining():
-            return self._db.execute("SELECT 1 FROM items LIMIT 1").fetchone() is None
+            table = self._tables.features if self.is_second else "items"
+            return self._db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None
 
     def matching(self, conditions: Sequence[Condition]) -> NDArray[np.int64]:
         """Ids [N], ascending, of the items that pass the filter, as `filters.matching`."""
         with self._explaining():
             self._check_rows()
-            return filters.matching(self._db, conditions)
+            found = filters.matching(self._db, conditions)
+            return np.intersect1d(found, self._encoded_ids()) if self.is_second else found
 
     def label_counts(self) -> dict[str, int]:
         """The number of items of each label; items without a label are left out."""
         with self._explaining():
             self._check_rows()
             rows = self._db.execute(
-                "SELECT label, count(*) FROM items WHERE label IS NOT NULL "
+                f"SELECT label, count(*) FROM items WHERE label IS NOT NULL{self._shown} "
                 "GROUP BY label ORDER BY label"
             )
             return dict(rows)
@@ -715,11 +694,12 @@ class Store:
 
     # -- inside
 
-    def _upgrade(self) -> None:
-        """Bring the file up to FORMAT, step by step."""
-        for format_ in range(self.format, FORMAT):
-            self._db.execute(STEPS_UP[format_])
-            self._db.execute(f"PRAGMA user_version = {format_ + 1}")
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._file.db
+
+    def _explaining(self) -> AbstractContextManager[None]:
+        return self._file.explaining()
 
     def _write_codes(self, ids: NDArray[np.int64], packed: Packed, bits: int) -> None:
         """Write codes [N, w] into the columns at the places of `ids` [N]."""
@@ -727,19 +707,19 @@ class Store:
         for chunk in np.unique(chunks).tolist():
             mine = chunks == chunk
             places = ids[mine] % CHUNK
-            data, alive = self._chunk(chunk)
+            data, alive = self._chunk(self._tables, chunk)
             column = codes_from_disk(data, bits)
             if len(column) <= places.max():
                 more = np.zeros((int(places.max()) + 1 - len(column), packed.shape[1]), np.uint64)
                 column = np.concatenate([column, more])
             column[places] = packed[mine]
             alive[places] = True
-            self._put_chunk(chunk, codes_to_disk(column, bits), alive)
+            self._put_chunk(self._tables, chunk, codes_to_disk(column, bits), alive)
 
-    def _chunk(self, chunk: int) -> tuple[bytes, NDArray[np.bool_]]:
+    def _chunk(self, tables: Tables, chunk: int) -> tuple[bytes, NDArray[np.bool_]]:
         """The column as stored and which of its places are taken, [CHUNK] bool."""
         row = self._db.execute(
-            "SELECT data, alive, crc FROM codes WHERE chunk = ?", (chunk,)
+            f"SELECT data, alive, crc FROM {tables.codes} WHERE chunk = ?", (chunk,)
         ).fetchone()
         if row is None:
             return b"", np.zeros(CHUNK, bool)
@@ -760,11 +740,12 @@ class Store:
         if bits and (len(data) % disk_bytes(bits) or len(data) > CHUNK * disk_bytes(bits)):
             raise self._damaged(f"{what} are not whole codes of {bits} bits")
 
-    def _put_chunk(self, chunk: int, data: bytes, alive: NDArray[np.bool_]) -> None:
+    def _put_chunk(self, tables: Tables, chunk: int, data: bytes, alive: NDArray[np.bool_]) -> None:
         alive_bytes = np.packbits(alive, bitorder="little").tobytes()
         crc = zlib.crc32(alive_bytes, zlib.crc32(data))
         self._db.execute(
-            "INSERT OR REPLACE INTO codes VALUES (?, ?, ?, ?)", (chunk, data, alive_bytes, crc)
+            f"INSERT OR REPLACE INTO {tables.codes} VALUES (?, ?, ?, ?)",
+            (chunk, data, alive_bytes, crc),
         )
 
     def _meta(self, name: str) -> str:
@@ -775,6 +756,11 @@ class Store:
             if meta_crc(name, row[0]) != row[1]:
                 raise self._damaged(f"{name} has a wrong checksum")
             return str(row[0])
+
+    def _has_meta(self, name: str) -> bool:
+        with self._explaining():
+            row = self._db.execute("SELECT 1 FROM meta WHERE name = ?", (name,)).fetchone()
+        return row is not None
 
     def derived(self, name: str) -> str | None:
         """What was kept under a name by `keep_derived`; None if nothing that is sound was."""
@@ -810,14 +796,18 @@ class Store:
             raise self._damaged(f"item {id_} has columns that are no text")
         return item
 
-    def _item_rows(self, above: int = -(2**63), limit: int = -1) -> list[tuple[int, ItemFields]]:
+    def _item_rows(
+        self, above: int = -(2**63), limit: int = -1, hidden: bool = False
+    ) -> list[tuple[int, ItemFields]]:
         """The checked ITEM_FIELDS of all items with greater ids than `above`, or of the first
-        `limit` of them, and their ids."""
+        `limit` of them, and their ids; also of those that are `hidden` since this encoder has not
+        encoded them yet."""
+        shown = "" if hidden else self._shown
         out = []
         last = above
         with self._explaining():
             for id_, *row in self._db.execute(
-                f"SELECT id, {ITEM_FIELDS}, crc FROM items WHERE id > ? ORDER BY id LIMIT ?",
+                f"SELECT id, {ITEM_FIELDS}, crc FROM items WHERE id > ?{shown} ORDER BY id LIMIT ?",
                 (above, limit),
             ):
                 if id_ <= last:  # a damaged tree can lead round and round
@@ -829,17 +819,18 @@ class Store:
     def _check_rows(self) -> None:
         """Check the items that a filter looks at, which it does inside SQLite: once, and later
         those that have come since."""
-        rows = self._item_rows(self._rows_checked)
+        checked = self._rows_checked[1] if self._rows_checked[0] == self.epoch else 0
+        rows = self._item_rows(checked, hidden=True)
         if not rows:
             return
         labels = sorted((row[1], id_) for id_, row in rows if row[1] is not None)
         listed = self._db.execute(
             "SELECT label, id FROM items INDEXED BY items_by_label WHERE label > '' AND id > ?",
-            (self._rows_checked,),
+            (checked,),
         ).fetchall()
         if [one for one in labels if one[0]] != sorted(listed):
             raise self._damaged("its list of labels is not that of its items")
-        self._rows_checked = rows[-1][0]
+        self._rows_checked = self.epoch, rows[-1][0]
 
     def _require_ascending(self, ids: Sequence[int]) -> None:
         if any(later <= earlier for earlier, later in pairwise(ids)):
@@ -847,98 +838,3 @@ class Store:
 
     def _damaged(self, what: str) -> StoreError:
         return StoreError(f"{self.path} is damaged ({what}): run wingbar verify {self.path}")
-
-    # -- the place of the file
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._explaining():
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0 and not self._db.in_transaction:
-                    self._empty_log()
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                if self._depth == 0:
-                    self._look()
-                self._steps = 0
-                yield
-            except sqlite3.ProgrammingError:
-                raise  # a bug of ours, which no user can fix
-            except _SQLITE_ERRORS as error:
-                raise explained(error, self.path) from error
-
-    def _look(self) -> None:
-        """Open the file anew when it was replaced, or changed by anything but this connection: what
-        SQLite has in memory may be of another file."""
-        now = state_of(self.path)
-        if now is None or now == self._seen or self._is_new:
-            return
-        moved = self._is_another(now)
-        if moved and not self._leave_old():
-            return
-        try:
-            connection = type(self)._opened(self.path)
-        except StoreError:
-            if moved:
-                return  # what is open can still be read
-            raise
-        if moved or self._identity != identity_of(connection):
-            self.epoch += 1
-            self._rows_checked = 0
-        self._reopened += 1
-        old = self._db
-        self._use(connection, now)
-        old.close()
-
-    def _is_another(self, now: State) -> bool:
-        """Whether this is the state of another file than the one that is open."""
-        return self._seen is not None and now[:2] != self._seen[:2]
-
-    def _leave_old(self) -> bool:
-        """Merge the log into the file that was moved away, so that it is not replayed into the one
-        that is there now."""
-        if self._seen is not None and log_size(self.path):
-            self._checkpoint()
-        return not log_size(self.path)
-
-    def _require_place(self) -> None:
-        """Raise StoreError unless the open file is the one at the path."""
-        if self._is_new:
-            return
-        now = state_of(self.path)
-        if now is None:
-            raise StoreError(f"{self.path} is gone: nothing was written; put it back and try again")
-        if self._is_another(now) or self._held not in (None, self.epoch):
-            raise StoreError(
-                f"{self.path} was replaced by another file while it was open: nothing was written; "
-                "run the same command again for the new one"
-            )
-
-    def _empty_log(self) -> None:
-        """Merge the log into the file as soon as nobody uses it: the file is complete then."""
-        if not self._is_new and log_size(self.path) and not self.is_replaced():
-            self._checkpoint()
-            self._seen = state_of(self.path) or self._seen
-
-    def _checkpoint(self) -> None:
-        with suppress(sqlite3.Error):
-            self._db.execute("PRAGMA busy_timeout = 0")  # a reader elsewhere is no reason to wait
-            try:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-
-    def _takes_too_long(self) -> bool:
-        """Whether to end a statement, for SQLite: a crafted file can send it round and round."""
-        self._steps += _CHECK_STEPS
-        if self._steps == _CHECK_STEPS:
-            size = 0 if self._seen is None else self._seen[2] + log_size(self.path)
-            self._most_steps = _STEPS + _STEPS_PER_PAGE * (size // 4096)
-        return self._steps > self._most_steps

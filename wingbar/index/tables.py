@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from wingbar.errors import StoreError
 from wingbar.hamming.codes import Packed, words
 from wingbar.index.engine import Item, Removed
 
-FORMAT = 3
+FORMAT = 4
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
 
 _SCHEMA = """
@@ -61,14 +61,50 @@ CREATE TABLE removed (
 """,
     # features may be int8: an older wingbar must not take such a file for a damaged one
     2: "INSERT INTO meta VALUES ('features', 'float16', 863359982)",
+    # a second encoder; none of its tables has rows in an index of one
+    3: """
+CREATE TABLE also_model (name TEXT PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE also_features (
+    id INTEGER PRIMARY KEY,                 -- of an item that this encoder has encoded
+    data BLOB NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE TABLE also_codes (
+    chunk INTEGER PRIMARY KEY,
+    data BLOB NOT NULL,
+    alive BLOB NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE INDEX also_codes_by_crc ON also_codes (chunk, crc)
+""",
 }
+
+
+class Tables(NamedTuple):
+    """What an encoder has of its own in the file: names of tables, and of the row of `meta` with
+    the fingerprint of its model."""
+
+    model: str
+    features: str
+    codes: str
+    fingerprint: str
+
+
+FIRST = Tables("model", "features", "codes", "fingerprint")
+SECOND = Tables("also_model", "also_features", "also_codes", "also:fingerprint")
 
 ItemFields = tuple[str, str | None, str, int, int, bytes]  # the values of ITEM_FIELDS
 
 
 def schema(format_: int) -> list[str]:
     """The statements that make the tables of a format."""
-    return [*_SCHEMA.split(";\n"), *(STEPS_UP[step] for step in range(1, format_))]
+    steps = (statement for step in range(1, format_) for statement in step_up(step))
+    return [*_SCHEMA.split(";\n"), *steps]
+
+
+def step_up(format_: int) -> list[str]:
+    """The statements that make a file of this format one of the next."""
+    return STEPS_UP[format_].split(";\n")
 
 
 def check_schema(connection: sqlite3.Connection, path: Path, format_: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +22,10 @@ from wingbar.hamming import codes
 from wingbar.index.filters import parse_where
 from wingbar.index.index import Index, IndexInfo
 from wingbar.index.kept import width
+from wingbar.index.open_file import OpenFile
 from wingbar.index.ranking import FailedShard, Hits, SearchOptions
 from wingbar.index.store import Item, Store
+from wingbar.index.tables import FIRST, Tables
 from wingbar.model.model import Embeddings, Model
 
 T = TypeVar("T")
@@ -433,8 +434,8 @@ class _CachingStore(Store):
 
     max_bytes = 0
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        super().__init__(path, connection)
+    def __init__(self, file: OpenFile, tables: Tables = FIRST) -> None:
+        super().__init__(file, tables)
         self._cached: dict[int, bytes] = {}
         self._cached_version: tuple[int, ...] | None = None  # of the file they were read from
 
