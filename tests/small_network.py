@@ -16,10 +16,11 @@ CELLS = 8  # along each side, of whose colours it sees the mean
 DIM = 160
 
 
-def small_general() -> Model:
+def small_general(name: str = "general", seed: int = 64, edge: int = 0) -> Model:
     """A label-free model that is called general: mean colours of 64 cells, and a random layer with
-    a ReLU. It tells colours and shapes apart, in a thousandth of the time."""
-    rng = np.random.default_rng(64)
+    a ReLU. It tells colours and shapes apart, in a thousandth of the time. Others have another
+    `name`, layer and preprocessing."""
+    rng = np.random.default_rng(seed)
     inputs = 3 * CELLS**2
     weights = (rng.standard_normal((inputs, DIM)) / np.sqrt(inputs)).astype(np.float32)
     side = SIZE // CELLS
@@ -47,12 +48,12 @@ def small_general() -> Model:
     )
     network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     record = {
-        "name": "general",
+        "name": name,
         "method": "itq",
         "fine": "pool",
         "dim": DIM,
         "classes": [],
-        "preparation": preprocessing_record(images.Preprocessing(size=SIZE)),
+        "preparation": preprocessing_record(images.Preprocessing(size=SIZE, edge=edge)),
     }
     files = {"model.onnx": network.SerializeToString()}
     return proof.proven(Model(with_record(files, record)))

@@ -251,8 +251,23 @@ def load(source: Source, preprocessing: Preprocessing) -> Pixels:
     Raises ImageError with the reason if `source` cannot be decoded or exceeds MAX_BYTES or
     MAX_PIXELS, or if the box of a Part lies outside the picture.
     """
-    longest = max(preprocessing.size * max(preprocessing.scales), preprocessing.edge)
-    return _scale(_open(source, round(2 * longest)), preprocessing)
+    return _scale(_open(source, _side_of(preprocessing)), preprocessing)
+
+
+def load_each(source: Source, preprocessings: Sequence[Preprocessing]) -> list[Pixels]:
+    """`load` for several models, pixel for pixel, with one decoding of the picture; a JPEG is
+    decoded again for a model that sees it at another fraction of its size. Raises ImageError."""
+    given = read(source) if isinstance(source, (str, os.PathLike)) else source
+    sides = [_side_of(one) for one in preprocessings]
+    differ = len(set(sides)) > 1
+    opened: dict[tuple[int, int] | None, Image.Image] = {}
+    pixels = []
+    for side, preprocessing in zip(sides, preprocessings, strict=True):
+        size = _decoded_size(given, side) if differ and isinstance(given, bytes) else None
+        if size not in opened:
+            opened[size] = _open(given, side)
+        pixels.append(_scale(opened[size], preprocessing))
+    return pixels
 
 
 def at_scales(pixels: Pixels, preprocessing: Preprocessing) -> list[Pixels]:
@@ -502,6 +517,24 @@ def _looks_like_image(path: Path) -> bool:
 
 
 # -- decoding
+
+
+def _side_of(preprocessing: Preprocessing) -> int:
+    """The side that a picture needs at least, before it is scaled."""
+    return round(2 * max(preprocessing.size * max(preprocessing.scales), preprocessing.edge))
+
+
+def _decoded_size(data: bytes, side: int) -> tuple[int, int] | None:
+    """Width and height that `_decode` gives a JPEG, by its header; None for any other file, which
+    is always decoded whole."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        with _opened(data, side) as image:
+            image.draft(None, (side, side))
+            return image.size
+    except Exception:  # of nearly every kind; decoding says why
+        return None
 
 
 def _open(source: Source, side: int | None) -> Image.Image:

@@ -437,13 +437,10 @@ def _images(args: argparse.Namespace, name: str) -> Images:
 
 def _check_model(name: str, found: Index) -> None:
     """Raise WingbarError, naming both models, when `name` is not the model of the index."""
-    from wingbar.index.index import model_at
+    from wingbar.index.index import is_same_model, model_at
 
     wanted, own = model_at(name), found.model
-    fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
-    if wanted.files.get("model.onnx") != own.files.get("model.onnx") or (
-        fitted is not None and fitted != own.files.get("rotation.npz")
-    ):
+    if not is_same_model(wanted, own):
         raise WingbarError(
             f"{found.path} was made with {own}, not with {wanted}: leave --model out, or name a "
             "new index"

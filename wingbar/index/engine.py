@@ -262,6 +262,22 @@ class AnyStore(Engine, Protocol):
         """How features are kept."""
 
     @property
+    def is_second(self) -> bool:
+        """Whether this is the view of a second encoder."""
+
+    @property
+    def also(self) -> AnyStore | None:
+        """The same items by the second encoder, in the same transactions: those that it has
+        encoded. None where there is none."""
+
+    def set_also(self, files: Mapping[str, bytes]) -> None:
+        """Take in the model of a second encoder, where there is none. Inside `writing`. Raises
+        StoreError where none can be."""
+
+    def waiting(self) -> NDArray[np.int64]:
+        """The ids [N], ascending, of the items that this encoder has not encoded yet."""
+
+    @property
     def scratch(self) -> Path:
         """A path on this machine, beside which files that wait for the store are kept."""
 

@@ -84,6 +84,8 @@ class IndexInfo:
     method: how it was made: "itq" for label-free codes, or the training method.
     fine: the fine mode of searches that name none.
     features: how a feature is kept: "float16" or "int8".
+    also: the same of the second encoder, whose `items` are those that it has encoded; None where
+        there is none.
     """
 
     items: int
@@ -98,6 +100,7 @@ class IndexInfo:
     method: str
     fine: str
     features: str
+    also: IndexInfo | None = None
 
 
 class Deleted(int):
@@ -131,6 +134,7 @@ class Index:
         self.model = Model(store.model_files())
         self._chance: tuple[tuple[int, ...], Chance] | None = None
         self._random_pairs: tuple[str, RandomPairs | None] | None = None
+        self._second_view: Index | None = None
         if self.model.is_outdated:
             warnings.warn(
                 f"{store.path} was made with the built-in model of version 0.1.0, whose codes "
@@ -147,16 +151,23 @@ class Index:
         model: Model | str | os.PathLike[str] = "general",
         *,
         features: Kept = "float16",
+        also: Model | str | os.PathLike[str] | None = None,
     ) -> Index:
         """A new index at `path` for images encoded by `model`: a Model, a model directory, or
-        "general".
+        "general"; and by a second one, `also`, as `add_encoder` takes it.
 
         A file keeps `features` as "float16", or as "int8" in half the room; a fine stage then ranks
         by what is kept. Raises StoreError when something is at `path` already or cannot keep them
         so, ModelError when the model cannot be loaded.
         """
         loaded = model if isinstance(model, Model) else Model.load(model)
-        return cls(create_store(path, loaded.files, features))
+        other = also if also is None or isinstance(also, Model) else Model.load(also)
+        if other is not None:
+            _require_two(place_of(path), loaded, other)
+        index = cls(create_store(path, loaded.files, features))
+        if other is not None:
+            index.add_encoder(other)
+        return index
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | Url) -> Index:
@@ -201,6 +212,68 @@ class Index:
 
     def __len__(self) -> int:
         return self._store.count()
+
+    # -- two encoders
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The names of its encoders, those of their models; the first answers a search that names
+        none. Where both models have one name, the second's ends with -2."""
+        second = self._second()
+        if second is None:
+            return (self.model.name,)
+        name = second.model.name
+        return self.model.name, f"{name}-2" if name == self.model.name else name
+
+    def encoder(self, name: str) -> Index:
+        """The same index as its encoder `name` sees it: the items that this one has encoded, with
+        its codes, features and model. It is closed with this one, and takes no new items. Raises
+        QueryError for an unknown name."""
+        second, names = self._second(), self.encoders
+        if name == names[0]:
+            return self
+        if second is not None and name == names[1]:
+            return second
+        raise QueryError(f"{self.path} has no encoder {name!r:.60}: it has {' and '.join(names)}")
+
+    def for_texts(self) -> Index:
+        """This index, or where only its second encoder knows texts, that one's view."""
+        if not self.model.has_text:
+            second = self._second()
+            if second is not None and second.model.has_text:
+                return second
+        return self
+
+    def add_encoder(self, model: Model | str | os.PathLike[str]) -> None:
+        """Let a second encoder take part: the next `add` has it encode what is there, and later
+        ones have both encode what is new. Nothing happens if it takes part already.
+
+        Raises StoreError where another one does, or where only one can: on a server, and beside
+        vectors that were made elsewhere.
+        """
+        loaded = model if isinstance(model, Model) else Model.load(model)
+        _require_two(self.path, self.model, loaded)
+        second = self._second()
+        if second is None:
+            with self._store.writing():
+                self._store.set_also(loaded.files)
+        elif not is_same_model(loaded, second.model):
+            first, other = self.encoders
+            raise StoreError(
+                f"{self.path} has two encoders, {first} and {other}, and a file holds no more: to "
+                f"give one up, make a copy with wingbar copy {self.path} NEW.wb --with {first}"
+            )
+
+    def _second(self) -> Index | None:
+        """The view of the second encoder, with its model of now; None where there is none."""
+        also = self._store.also
+        if also is None:
+            return None
+        if self._second_view is None or self._second_view._store is not also:
+            self._second_view = Index(also)
+        else:
+            self._second_view._refresh_model()
+        return self._second_view
 
     # -- change
 
@@ -262,6 +335,9 @@ class Index:
         HOST:PORT, or "local" for one of this machine, with `threads` cores a worker (default: 1);
         the index becomes the same.
 
+        Where there are two encoders, both encode what is new, and each picture is read once.
+        `bits`, `codes`, `purpose` and `adapt` are for those that have no codes yet.
+
         A machine whose features are not those of the index's proof (model/proof.py) adds nothing to
         items of another machine, unless `unproven` allows it; a new index goes by what the machine
         computes, and a note says so.
@@ -275,7 +351,15 @@ class Index:
             raise DataError("vectors are encoded already: leave ray= out")
         _require_images(source)
         self._refresh_model()
-        if self.model.gives_codes and bits not in (None, self.model.bits):
+        second = self._second()
+        unfitted = [] if second is None or second.model.gives_codes else [second.model]
+        if self._store.is_second:
+            raise StoreError(f"{self.path} takes images for both of its encoders at once: use add")
+        if second is not None and ray is not None:
+            raise StoreError(
+                f"{self.path} has two encoders, and a Ray cluster encodes for one: leave ray out"
+            )
+        if not unfitted and self.model.gives_codes and bits not in (None, self.model.bits):
             raise ModelError(
                 f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, "
                 "or use --refit to change it"
@@ -285,9 +369,13 @@ class Index:
         from wingbar.index.vectors import add_vectors
 
         options = FitOptions(codes=codes, purpose=purpose, adapt=adapt)
-        _require_as_fitted(self.path, self.model, options)
-        if bits is not None and not 1 <= bits <= self.model.longest_code:
-            raise ModelError(f"bits must be from 1 to {self.model.longest_code}, not {bits}")
+        if not unfitted:
+            _require_as_fitted(self.path, self.model, options)
+        if not self.model.gives_codes or not unfitted:
+            unfitted.append(self.model)
+        longest = min(model.longest_code for model in unfitted)
+        if bits is not None and not 1 <= bits <= longest:
+            raise ModelError(f"bits must be from 1 to {longest}, not {bits}")
         if vectors is not None:
             with self._store.held():
                 report, model = add_vectors(
@@ -309,7 +397,7 @@ class Index:
                 "takes more of them; images need an index of their own"
             )
         with self._store.held():
-            report, model = add(
+            report, model, _ = add(
                 self._store,
                 self.model,
                 batch_of(source, keys, labels),
@@ -323,6 +411,7 @@ class Index:
                 is_whole=is_whole,
                 unproven=unproven,
                 ray=ray,
+                also=None if second is None else second.model,
             )
         with self._store.reading():
             self._take(model)
@@ -419,6 +508,7 @@ class Index:
         distinct: bool = False,
         expand: int | None = None,
         cut: float | None = None,
+        encoder: str | None = None,
     ) -> Hits:
         """The `k` images most like `query`: a path, bytes, a PIL image, an array, the id of an item
         of this index, one embedding by its model, or for an index of vectors one vector [d]; or
@@ -442,6 +532,9 @@ class Index:
         A text is compared with all items that pass `where` by the cosine of the encoder's own
         features, which is the `score`; `p_chance` is None, since it is about pairs of pictures.
         The other options are for images.
+
+        Of two encoders, the one called `encoder` answers, else the first; a text goes to the one
+        that knows texts.
 
         Raises QueryError when the index is empty, holds no item of that id, or an argument is out
         of range, ImageError when the query image cannot be read.
@@ -472,7 +565,8 @@ class Index:
             expand=expand,
             cut=cut,
         )
-        return self.find([query], options)[0]
+        index = self if encoder is None else self.encoder(encoder)
+        return index.find([query], options)[0]
 
     def search_many(
         self,
@@ -486,6 +580,7 @@ class Index:
         distinct: bool = False,
         expand: int | None = None,
         cut: float | None = None,
+        encoder: str | None = None,
     ) -> list[Hits]:
         """`search` for many queries: one Hits each, in their order. Stage times are shares of the
         whole batch."""
@@ -499,7 +594,8 @@ class Index:
             expand=expand,
             cut=cut,
         )
-        return self.find(queries, options)
+        index = self if encoder is None else self.encoder(encoder)
+        return index.find(queries, options)
 
     def find(self, queries: Iterable[Query], options: SearchOptions) -> list[Hits]:
         """`search_many` with its arguments as one record; a `box` is cut out of every query.
@@ -513,7 +609,8 @@ class Index:
         if texts and len(texts) < len(given):
             raise QueryError("texts and images are searched for in calls of their own")
         if texts:
-            return self._store.retried(lambda: [self._of_text(one, options) for one in texts])
+            knowing = self.for_texts()
+            return self._store.retried(lambda: [knowing._of_text(one, options) for one in texts])
         given = _boxed(given, options.box)
         while True:
             found = self._store.retried(lambda: self._found(given, options))
@@ -835,7 +932,8 @@ class Index:
         self._refresh_model()
         bits = self.model.bits if self.model.gives_codes else None
         with self._store.reading():
-            stored = self._store.info(bits)
+            stored, second = self._store.info(bits), self._second()
+            also = None if second is None else second.info()
         return IndexInfo(
             items=stored.items,
             labels=stored.labels,
@@ -849,6 +947,7 @@ class Index:
             method=self.model.method,
             fine=self.model.fine,
             features=self._store.kept,
+            also=also,
         )
 
     # -- read what is stored; everything is ordered by ascending id
@@ -967,6 +1066,30 @@ def model_at(name: str | os.PathLike[str]) -> Model:
         with Index.open(place) as index:
             return index.model
     return Model.load(name)
+
+
+def is_same_model(wanted: Model, own: Model) -> bool:
+    """Whether an index of the model `own` was made with `wanted`, whose codes may have been fitted
+    since."""
+    fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
+    return wanted.files.get("model.onnx") == own.files.get("model.onnx") and (
+        fitted is None or fitted == own.files.get("rotation.npz")
+    )
+
+
+def _require_two(path: Place, first: Model, second: Model) -> None:
+    """Raise StoreError where two encoders cannot stand side by side."""
+    if isinstance(path, Url):
+        raise StoreError(
+            f"{path} holds the codes of one encoder, and only a file those of two: leave --also "
+            "out, or name a file"
+        )
+    for model in (first, second):
+        if not model.has_network:
+            raise StoreError(
+                f"{model.name} holds vectors that were made elsewhere, and only encoders of images "
+                "stand side by side: leave --also out"
+            )
 
 
 def _require_as_fitted(path: Place, model: Model, options: FitOptions) -> None:

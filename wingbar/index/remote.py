@@ -34,6 +34,8 @@ class RemoteStore(AnyStore):
 
     epoch = 0
     kept: Kept = "float16"
+    is_second = False
+    also = None
 
     def __init__(self, url: Url) -> None:
         self._url = url
@@ -59,6 +61,17 @@ class RemoteStore(AnyStore):
     def path(self) -> Url:
         """The URL."""
         return self._url
+
+    def set_also(self, files: Mapping[str, bytes]) -> None:
+        """Raises StoreError: only a file holds the codes of two encoders."""
+        raise StoreError(
+            f"{self.path} holds the codes of one encoder, and only a file those of two: leave "
+            "--also out, or name a file"
+        )
+
+    def waiting(self) -> NDArray[np.int64]:
+        """Of no item: there is one encoder."""
+        return np.empty(0, np.int64)
 
     @property
     def scratch(self) -> Path:

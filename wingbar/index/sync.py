@@ -15,19 +15,27 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
+from wingbar.errors import DataError, ImageError, ModelError, counted
 from wingbar.images import Failure, printable
 from wingbar.index.averaging import average_new
 from wingbar.index.bulk import encode_on_ray
 from wingbar.index.encoded import Encoded, Made
 from wingbar.index.engine import NO_FILE, AnyStore, Item, Removed
 from wingbar.index.refit import advice, sample_of
+from wingbar.index.second import (
+    COMMIT_IMAGES,
+    COMMIT_SECONDS,
+    AlsoReport,
+    adopted,
+    encode_waiting,
+)
 from wingbar.index.sources import Batch, Wanted, content_of, time_of
 from wingbar.index.unfinished import Outputs, network_of
 from wingbar.model import proof
@@ -36,8 +44,6 @@ from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
 BITS = 64  # length of label-free codes by default
-COMMIT_IMAGES = 1024  # images that are stored in one transaction at most
-COMMIT_SECONDS = 5.0  # time after which what is encoded is stored
 
 # Where systems make the folder of a disk when it is plugged in, and remove it afterwards.
 _MOUNT_POINT = re.compile(r"/(media|mnt|Volumes|media/[^/]+|run/media/[^/]+)/[^/]+")
@@ -67,6 +73,7 @@ class AddReport:
     images_per_second: encoded images per second, decoding included.
     advice: a sentence on what to do next, if anything.
     notes: sentences on what was done in another way than one might expect.
+    also: what was done for the second encoder; None where there is none.
     """
 
     added: int = 0
@@ -86,23 +93,35 @@ class AddReport:
     images_per_second: float = 0.0
     advice: str | None = None
     notes: tuple[str, ...] = ()
+    also: AlsoReport | None = None
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A wanted image after reading: its item and, where the network has to run, its pixels, or what
-    it gave in an interrupted run; or the reason why it cannot be used. `moved_from` are items of
-    the same content whose file is gone, `same_as` the item whose file this is by another name,
-    `left_out` the path of the item of this content that was removed by hand."""
+    """A wanted image after reading: its item and, where networks have to run, its pixels for each
+    encoder, or in their place what it gave in an interrupted run; or the reason why it cannot be
+    used. `moved_from` are items of the same content whose file is gone, `same_as` the item whose
+    file this is by another name, `left_out` the path of the item of this content that was removed
+    by hand."""
 
     wanted: Wanted
     item: Item | None = None
-    pixels: images.Pixels | None = None
-    raw: NDArray[np.float32] | None = None
+    pixels: Sequence[images.Pixels | None] = ()
+    raws: Sequence[NDArray[np.float32] | None] = ()
     failure: str | None = None
     moved_from: Sequence[int] = ()
     same_as: int | None = None
     left_out: str | None = None
+
+
+@dataclass
+class _Encoder:
+    """A model of the index, the store as it sees that, and what its network has given in a run that
+    was interrupted before there were codes."""
+
+    store: AnyStore
+    model: Model
+    outputs: Outputs | None
 
 
 @dataclass
@@ -132,9 +151,10 @@ def add(
     is_whole: bool = False,
     unproven: bool = False,
     ray: str | None = None,
-) -> tuple[AddReport, Model]:
+    also: Model | None = None,
+) -> tuple[AddReport, Model, Model | None]:
     """Make the index hold what `batch` wants, and nothing below its roots whose file is gone.
-    Returns the report and the model, which has codes now.
+    Returns the report and the models, which have codes now.
 
     options: what codes are fitted with and for, where there are none yet.
     rehash: whether to read files that size and time call unchanged.
@@ -143,6 +163,8 @@ def add(
     unproven: whether images may be encoded on a machine that does not pass the index's proof.
     ray: the Ray cluster that encodes, see `bulk.encode_on_ray`; `threads` are then those of each of
         its workers, 1 by default.
+    also: the model of the second encoder, where the store has one. New images are encoded by both;
+        those that were there before it follow at the end.
 
     Raises StoreError when the index cannot be written (what was stored stays), DataError when there
     is nothing to add.
@@ -158,6 +180,7 @@ def add(
         rehash,
         restore,
         options,
+        also,
     )
     gone = job.gone_from(batch)
     todo = job.plan(batch)
@@ -168,16 +191,18 @@ def add(
     if ray is not None and todo:
         job.encode_on_ray(ray, todo, threads or 1)
     try:
-        if not job.model.gives_codes and todo:
+        if not job.gives_codes and todo:
             todo = job.fit_on_sample(todo)
         job.process(todo)
     except KeyboardInterrupt:
         job.commit()
         raise
     removed = job.remove(gone)
-    if job.model.averages:
-        with store.writing():
-            average_new(store, job.model)
+    followed = job.follow(batch, unproven)
+    for encoder in job.all_encoders:
+        if encoder.model.averages:
+            with store.writing():
+                average_new(encoder.store, encoder.model)
     job.discard_outputs()
     seconds = time.monotonic() - start
     tally = job.tally
@@ -199,8 +224,9 @@ def add(
         images_per_second=job.encoded / seconds if seconds > 0 else 0.0,
         advice=advice(job.model, store.count()),
         notes=(*batch.notes, *tally.notes),
+        also=followed,
     )
-    return report, job.model
+    return report, job.model, None if job.second is None else job.second.model
 
 
 class _Sync:
@@ -217,8 +243,19 @@ class _Sync:
         rehash: bool,
         restore: bool,
         options: FitOptions | None,
+        also: Model | None,
     ) -> None:
-        self.store, self.model, self.bits = store, model, bits
+        self.store, self.bits = store, bits
+        self.first = _Encoder(store, model, _outputs(store.scratch, model))
+        self.second: _Encoder | None = None
+        if also is not None and store.also is not None:
+            beside = store.scratch.with_name(f"{store.scratch.name}-also")
+            self.second = _Encoder(store.also, also, _outputs(beside, also))
+        # those that encode new images: not a second one that still has to learn its codes from all
+        # images that were there before it
+        self.encoders = [self.first]
+        if self.second is not None and (self.second.model.gives_codes or store.is_empty()):
+            self.encoders.append(self.second)
         self.options = options
         self.seed, self.threads, self.progress = seed, threads, progress
         self.rehash = rehash
@@ -236,7 +273,6 @@ class _Sync:
         self._done, self._total = 0, 0
         self._claimed: set[int] = set()
         self._held: dict[str, list[int]] = {}  # items without a file, by the folder that is empty
-        self._outputs = Outputs(store.scratch, model) if not model.gives_codes else None
         self._elsewhere: Encoded | None = None  # outputs that a cluster has made
         self._changes: dict[int, Item] = {}
         self._still_removed: dict[str, Removed] = {}  # whose file was touched or moved
@@ -244,8 +280,24 @@ class _Sync:
         self._named: set[str] = set()  # paths of items that the batch names
         self._by_real: dict[str, str] | None = None  # where links lead -> the path of its item
         # encoded batches that are not stored yet
-        self._waiting: list[tuple[list[Item], NDArray[np.float32]]] = []
+        self._waiting: list[tuple[list[Item], list[NDArray[np.float32]]]] = []
+        self._also_fitted_on = 0
         self._stored_at = time.monotonic()
+
+    @property
+    def model(self) -> Model:
+        """The first encoder's."""
+        return self.first.model
+
+    @property
+    def all_encoders(self) -> list[_Encoder]:
+        """The one, or both."""
+        return [self.first] if self.second is None else [self.first, self.second]
+
+    @property
+    def gives_codes(self) -> bool:
+        """Whether new images can be stored."""
+        return all(encoder.model.gives_codes for encoder in self.encoders)
 
     def gone_from(self, batch: Batch) -> dict[int, str]:
         """Ids and paths of items below the batch's roots whose files no longer exist. Items below a
@@ -426,13 +478,17 @@ class _Sync:
         An index without items goes by what this machine computes, and its model says so. Raises
         ModelError where items of another machine are there, unless `unproven` allows it.
         """
-        problem = proof.problem(self.model)
+        for encoder in self.encoders:
+            self._prove(encoder, unproven)
+
+    def _prove(self, encoder: _Encoder, unproven: bool) -> None:
+        problem = proof.problem(encoder.model)
         if problem is None:
             return
         with self.store.writing():
-            if self.store.is_empty():
-                self.model = proof.proven(self.model)
-                self.store.set_model(self.model.files)
+            if encoder.store.is_empty():
+                encoder.model = proof.proven(encoder.model)
+                encoder.store.set_model(encoder.model.files)
                 self.tally.notes.append(f"{problem}; the index goes by what this machine computes")
             elif unproven:
                 self.tally.notes.append(f"{problem}; they were added all the same")
@@ -441,8 +497,8 @@ class _Sync:
                     f"{self.store.path} was not changed: {problem}; add from a machine that "
                     "passes, or all the same with --unproven"
                 )
-        if self._outputs is not None:
-            self._outputs = Outputs(self.store.scratch, self.model)
+        if encoder.outputs is not None:
+            encoder.outputs = Outputs(encoder.outputs.index, encoder.model)
 
     def encode_on_ray(self, address: str, todo: Sequence[Wanted], threads: int) -> None:
         """Have a cluster make the network's outputs of all files in the order in which they are
@@ -487,25 +543,35 @@ class _Sync:
         for _ in self._take(w for i, w in enumerate(todo) if i in chosen):
             pass  # the index gets nothing yet: the codes depend on the whole sample
         if self._waiting:
-            raw = np.concatenate([raw for _, raw in self._waiting])
-            self.progress("learning codes", 0, len(raw))
-            mine = self.model = self.model.fitted(
-                raw,
-                BITS if self.bits is None else self.bits,
-                self.seed,
-                self.options,
-                [item.label for items, _ in self._waiting for item in items],
-            )
+            labels = [item.label for items, _ in self._waiting for item in items]
+            self.progress("learning codes", 0, len(labels))
+            fitted = {}
+            for i, encoder in enumerate(self.encoders):
+                if not encoder.model.gives_codes:
+                    raw = np.concatenate([raws[i] for _, raws in self._waiting])
+                    encoder.model = self._fitted(encoder.model, raw, labels)
+                    fitted[i] = encoder.model.fingerprint
             self.commit(new_model=True)
-            self.progress("learning codes", len(raw), len(raw))
-            if self._outputs is not None:
-                self._outputs.discard()
-            if self.model.fingerprint == mine.fingerprint:
-                self.fitted_on = len(raw)
+            self.progress("learning codes", len(labels), len(labels))
+            for i, encoder in enumerate(self.encoders):
+                if encoder.outputs is not None:
+                    encoder.outputs.discard()
+                if encoder.model.fingerprint == fitted.get(i):  # and not another process's
+                    if encoder is self.first:
+                        self.fitted_on = len(labels)
+                    else:
+                        self._also_fitted_on = len(labels)
             return [w for i, w in enumerate(todo) if i not in chosen]
         if len(chosen) < len(todo):  # a sample of nothing but bad files: try the rest
             return self.fit_on_sample([w for i, w in enumerate(todo) if i not in chosen])
         return []
+
+    def _fitted(
+        self, model: Model, raw: NDArray[np.float32], labels: Sequence[str | None]
+    ) -> Model:
+        return model.fitted(
+            raw, BITS if self.bits is None else self.bits, self.seed, self.options, labels
+        )
 
     def process(self, todo: Sequence[Wanted]) -> None:
         """Read, encode and store the rest."""
@@ -524,7 +590,7 @@ class _Sync:
         its codes are used."""
         if not self._waiting and not self._changes and not self._still_removed:
             return
-        if self._waiting and not self.model.gives_codes:
+        if self._waiting and not self.gives_codes:
             return  # interrupted before the codes were known
         self.store.retried(lambda: self._write(new_model))
         self._waiting, self._changes = [], {}
@@ -534,16 +600,25 @@ class _Sync:
     def _write(self, new_model: bool) -> None:
         """In one transaction: the model, where it is new, and what waits."""
         with self.store.writing():
-            self._adopt_or_write_model(new_model)
-            for items, raw in self._waiting:
-                embeddings = self.model.embed(raw)
-                self.store.add(items, embeddings.codes, embeddings.features, self.model.bits)
+            for encoder in self.encoders:
+                self._adopt_or_write_model(encoder, new_model)
+            for items, raws in self._waiting:
+                self._write_items(items, raws)
             taken = self.store.ids_of_paths(item.path for item in self._changes.values())
             self.store.update(
                 {i: item for i, item in self._changes.items() if taken.get(item.path, i) == i}
             )
             self.store.forget(self._no_longer)
             self.store.remember(self._still_removed)
+
+    def _write_items(self, items: Sequence[Item], raws: Sequence[NDArray[np.float32]]) -> None:
+        embeddings = self.model.embed(raws[0])
+        self.store.add(items, embeddings.codes, embeddings.features, self.model.bits)
+        for encoder, raw in zip(self.encoders[1:], raws[1:], strict=True):
+            given = self.store.ids_of_paths(item.path for item in items)
+            ids = np.array([given[item.path] for item in items], np.int64)
+            made = encoder.model.embed(raw)
+            encoder.store.replace_embeddings(made.codes, made.features, ids, encoder.model.bits)
 
     def remove(self, gone: Mapping[int, str]) -> int:
         """Delete the items of files that are gone, unless they were found to have moved."""
@@ -554,33 +629,17 @@ class _Sync:
             still = self.store.ids_of_paths(left)
             return self.store.delete(id_ for path, id_ in still.items() if left[path] == id_)
 
-    def _adopt_or_write_model(self, new_model: bool) -> None:
-        if self.store.model_fingerprint() == self.model.fingerprint:
-            return
-        stored = self.store.model_files()
-        theirs = Model(stored)
-        if theirs.files.get("model.onnx") != self.model.files.get("model.onnx"):
-            raise StoreError(
-                f"{self.store.path} was given another model by another process: run the same "
-                "command again"
-            )
-        if theirs.gives_codes and self.bits not in (None, theirs.bits):
-            raise ModelError(
-                f"{self.store.path} was given codes of {theirs.bits} bits by another process "
-                f"meanwhile, not {self.bits}: leave --bits out"
-            )
-        if theirs.gives_codes:
-            self.model = theirs if theirs.fingerprint != self.model.fingerprint else self.model
-        elif new_model:
-            self.store.set_model(self.model.files)
+    def _adopt_or_write_model(self, encoder: _Encoder, new_model: bool) -> None:
+        encoder.model = adopted(encoder.store, encoder.model, self.bits, new_model)
 
     def _take(self, todo: Iterable[Wanted]) -> Iterator[None]:
         """Read images in threads, run the network in batches and queue the results for storing;
         yields after each batch."""
         reads = map(self._settled, in_order(todo, self._read, self.threads))
         for batch in batched((read for read in reads if read is not None), BATCH):
-            raw = self._raw_of(batch)
-            rows = np.flatnonzero(np.isfinite(raw).all(1)).tolist()
+            raws = self._raws_of(batch)
+            finite = np.stack([np.isfinite(raw).all(1) for raw in raws]).all(0)
+            rows = np.flatnonzero(finite).tolist()
             self.tally.failed += [
                 Failure(printable(read.wanted.path), NOT_FINITE)
                 for i, read in enumerate(batch)
@@ -589,25 +648,33 @@ class _Sync:
             kept = [batch[i] for i in rows]
             if kept:
                 items = [read.item for read in kept if read.item is not None]
-                self._waiting.append((items, raw[rows]))
+                self._waiting.append((items, [raw[rows] for raw in raws]))
             known = sum(read.wanted.path in self.known for read in kept)
             self.tally.updated += known
             self.tally.added += len(kept) - known
             yield
 
-    def _raw_of(self, batch: Sequence[_Read]) -> NDArray[np.float32]:
-        """The network's outputs [B, r] for a batch; new ones are kept while there are no codes."""
-        new = [read for read in batch if read.pixels is not None]
-        rows = [read.raw for read in batch]
+    def _raws_of(self, batch: Sequence[_Read]) -> list[NDArray[np.float32]]:
+        """The outputs [B, r] of each encoder's network for a batch; new ones are kept while there
+        are no codes."""
+        made = [self._raw_of(i, batch) for i in range(len(self.encoders))]
+        new = sum(any(pixels is not None for pixels in read.pixels) for read in batch)
+        self.encoded += new
+        if self._elsewhere is None:  # or they are counted already
+            self.tally.continued += len(batch) - new
+        return made
+
+    def _raw_of(self, number: int, batch: Sequence[_Read]) -> NDArray[np.float32]:
+        encoder = self.encoders[number]
+        new = [(read.item, read.pixels[number]) for read in batch]
+        new = [(item, pixels) for item, pixels in new if pixels is not None]
+        rows = [read.raws[number] for read in batch]
         if new:
-            raw = self.model.run([read.pixels for read in new if read.pixels is not None])
-            if self._outputs is not None and not self.model.gives_codes:
-                self._outputs.append([read.item.content for read in new if read.item], raw)
+            raw = encoder.model.run([pixels for _, pixels in new if pixels is not None])
+            if encoder.outputs is not None and not encoder.model.gives_codes:
+                encoder.outputs.append([item.content for item, _ in new if item], raw)
             made = iter(raw)
             rows = [next(made) if row is None else row for row in rows]
-        self.encoded += len(new)
-        if self._elsewhere is None:  # or they are counted already
-            self.tally.continued += len(batch) - len(new)
         return np.stack([row for row in rows if row is not None])
 
     def _read(self, w: Wanted) -> _Read:
@@ -639,9 +706,7 @@ class _Sync:
                 same = self._id_of_same_file(item)
                 if same is not None:
                     return _Read(w, item, same_as=same)
-            if (raw := self._kept_outputs(item.content)) is not None:
-                return _Read(w, item, raw=raw)
-            return _Read(w, item, images.load(data, self.model.preprocessing))
+            return self._made(w, item, data)
         except ImageError as error:
             return _Read(w, failure=str(error))
         except OSError as error:
@@ -649,9 +714,17 @@ class _Sync:
         except ValueError as error:  # a path with a NUL byte
             return _Read(w, failure=str(error))
 
-    def _kept_outputs(self, content: bytes) -> NDArray[np.float32] | None:
+    def _made(self, w: Wanted, item: Item, data: images.Source) -> _Read:
+        """The picture for the networks that have to run, decoded once. Raises ImageError."""
+        raws = [self._kept_outputs(encoder, item.content) for encoder in self.encoders]
+        pairs = list(zip(self.encoders, raws, strict=True))
+        wanted = [encoder.model.preprocessing for encoder, raw in pairs if raw is None]
+        made = iter(images.load_each(data, wanted) if wanted else ())
+        return _Read(w, item, [next(made) if raw is None else None for raw in raws], raws)
+
+    def _kept_outputs(self, encoder: _Encoder, content: bytes) -> NDArray[np.float32] | None:
         """What the network gave for this content in an interrupted run, or on a cluster."""
-        raw = None if self._outputs is None else self._outputs.of(content)
+        raw = None if encoder.outputs is None else encoder.outputs.of(content)
         if raw is None and self._elsewhere is not None:
             raw = self._elsewhere.raw(content)
         return raw
@@ -696,7 +769,7 @@ class _Sync:
             )
             self._commit_if_due()
             return None
-        if read.item is not None and read.pixels is None and read.raw is None:
+        if read.item is not None and not read.pixels:
             id_ = self._same_image(read)
             if id_ is not None:
                 self._changes[id_] = self._as_stored(read.item, read, id_)
@@ -745,10 +818,47 @@ class _Sync:
         return None
 
     def _decoded(self, read: _Read) -> _Read:
+        assert read.item is not None
         try:
-            return replace(read, pixels=images.load(read.wanted.source, self.model.preprocessing))
+            return self._made(read.wanted, read.item, read.wanted.source)
         except ImageError as error:
             return _Read(read.wanted, failure=str(error))
+
+    def follow(self, batch: Batch, unproven: bool) -> AlsoReport | None:
+        """Have the second encoder encode what was there before it."""
+        if self.second is None:
+            return None
+        waiting = len(self.second.store.waiting())
+        fitted_on = self._also_fitted_on
+        if waiting:
+            self._prove(self.second, unproven)
+            pictures = {w.path: w.source for w in batch.wanted if not isinstance(w.source, str)}
+            done = encode_waiting(
+                self.store,
+                self.second.model,
+                fit=self._fitted,
+                pictures=pictures,
+                outputs=self.second.outputs,
+                bits=self.bits,
+                seed=self.seed,
+                threads=self.threads,
+                progress=self.progress,
+            )
+            self.second.model = done.model
+            self.tally.failed += done.failed
+            fitted_on = done.fitted_on or fitted_on
+        model, left = self.second.model, len(self.second.store.waiting())
+        return AlsoReport(
+            model.name,
+            encoded=waiting - left,
+            waiting=left,
+            fitted_on=fitted_on,
+            fitted=model.record["fitted"] if fitted_on else {},
+        )
+
+
+def _outputs(beside: Path, model: Model) -> Outputs | None:
+    return None if model.gives_codes else Outputs(beside, model)
 
 
 class _RealPaths:

@@ -44,6 +44,7 @@ class Outputs:
     picture."""
 
     def __init__(self, index: Path, model: Model) -> None:
+        self.index = index
         self.path = Path(f"{index}-sample")
         self._network = network_of(model)
         self._kept, whole = self._read()
