@@ -26,6 +26,13 @@ def copy_flags(parser: argparse.ArgumentParser) -> None:
         "which is brought up to date",
     )
     add_features_flag(parser, None)
+    parser.add_argument(
+        "--with",
+        dest="encoder",
+        metavar="NAME",
+        help="of an index with two encoders, copy what this one has encoded, without the other "
+        "(default: both, into a file)",
+    )
 
 
 def copy(args: argparse.Namespace) -> int:
@@ -35,7 +42,9 @@ def copy(args: argparse.Namespace) -> int:
 
     source, target = place_of(args.source), place_of(args.target)
     with progress_bars() as progress:
-        report = copy(source, target, features=args.features, progress=progress)
+        report = copy(
+            source, target, features=args.features, encoder=args.encoder, progress=progress
+        )
     parts = [f"{report.copied:,} copied"]
     parts += [f"{report.present:,} there already"] if report.present else []
     parts += [f"{report.removed:,} removed"] if report.removed else []

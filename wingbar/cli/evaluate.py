@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wingbar.cli.options import (
     Verb,
     add_all_flag,
+    add_encoder_flag,
     add_multi_label_flag,
     add_protocol_flag,
     add_ranking_flags,
@@ -95,6 +96,7 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
     add_multi_label_flag(parser)
     add_all_flag(parser)
     add_ranking_flags(parser)
+    add_encoder_flag(parser, "the one that is evaluated")
     parser.add_argument(
         "--radius",
         type=whole_number,
@@ -143,7 +145,8 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
         report.check_installed()
         require_page(args.report)
     revisited: Revisited | None = None
-    with Index.open(args.index) as index, progress_bars() as progress:
+    with Index.open(args.index) as opened, progress_bars() as progress:
+        index = opened if args.encoder is None else opened.encoder(args.encoder)
         if args.split:
             queries = read_images(
                 args.data,
@@ -265,7 +268,8 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
     from wingbar.images import find
     from wingbar.index.index import Index
 
-    with Index.open(args.index) as index, progress_bars() as progress:
+    with Index.open(args.index) as opened, progress_bars() as progress:
+        index = opened if args.encoder is None else opened.encoder(args.encoder)
         result = evaluate_landmarks(
             index,
             find(args.data).images,

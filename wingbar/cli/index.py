@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wingbar.cli.options import (
     Verb,
     add_all_flag,
+    add_encoder_flag,
     add_features_flag,
     add_protocol_flag,
     code_length,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from wingbar.index.engine import Place
     from wingbar.index.index import Index, IndexInfo
     from wingbar.index.refit import RefitReport
+    from wingbar.index.second import AlsoReport
     from wingbar.index.sync import AddReport
 
 # -- index
@@ -60,6 +62,12 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         "--model",
         help="a model directory, another index whose model is taken, or general (the default): no "
         "labels, no training",
+    )
+    parser.add_argument(
+        "--also",
+        metavar="MODEL",
+        help="a second model in the same file: every image is read once and encoded by both, and "
+        "search --with NAME asks the second; in an index with images, it encodes those too",
     )
     parser.add_argument(
         "--bits", type=code_length, help="code length of a label-free index (default 64)"
@@ -136,6 +144,7 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="learn label-free codes again, from everything in the index",
     )
+    add_encoder_flag(parser, "with --refit, whose codes are learned again")
     parser.add_argument(
         "--unproven",
         action="store_true",
@@ -157,12 +166,20 @@ def index(args: argparse.Namespace) -> int:
         raise WingbarError("--refit learns from what is indexed already: run it without images")
     if args.refit and args.ray:
         raise WingbarError("--refit encodes on this machine: run it without --ray")
+    if args.refit and args.also:
+        raise WingbarError("--refit learns the codes of encoders that are there: leave --also out")
+    if args.encoder is not None and not args.refit:
+        raise WingbarError("images are added for both encoders: --with goes with --refit")
+    also = None if args.also is None else model_at(args.also)
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
     opened = (
         Index.open(path)
         if args.refit or exists(path)
         else Index.create(
-            path, model_at(args.model or "general"), features=args.features or "float16"
+            path,
+            model_at(args.model or "general"),
+            features=args.features or "float16",
+            also=also,
         )
     )
     with opened as found:
@@ -173,9 +190,12 @@ def index(args: argparse.Namespace) -> int:
             )
         if args.model:
             _check_model(args.model, found)
+        if also is not None:
+            found.add_encoder(also)
         if args.refit:
+            chosen = found if args.encoder is None else found.encoder(args.encoder)
             with progress_bars() as progress:
-                refitted = found.refit(
+                refitted = chosen.refit(
                     bits=args.bits,
                     codes=args.codes,
                     purpose=args.purpose,
@@ -209,7 +229,10 @@ def index(args: argparse.Namespace) -> int:
             _add_text(path, len(found), report),
         )
         if len(found) >= codes.COMPILED_FROM and not isinstance(path, Url):
-            _warm_up(found.model.bits)
+            for name in found.encoders:
+                model = found.encoder(name).model
+                if model.gives_codes:
+                    _warm_up(model.bits)
         if not len(found):
             raise WingbarError(
                 f"none of the images could be used, {path} is empty: the reasons are above"
@@ -222,7 +245,8 @@ INDEX = Verb(
     summary="Create an index from images, or update it.",
     examples="wingbar index photos.wb photos/\n"
     "wingbar index photos.wb catalogue.csv --split gallery --bits 48\n"
-    "wingbar index shop.wb catalogue.csv --sync",
+    "wingbar index shop.wb catalogue.csv --sync\n"
+    "wingbar index photos.wb photos/ --also models/dinov2-small",
     flags=index_flags,
     run=index,
 )
@@ -378,11 +402,13 @@ def verify(args: argparse.Namespace) -> int:
 
 def _otherwise(name: str) -> str | None:
     """What this machine computes otherwise than the one that made an intact index."""
-    from wingbar.index.index import model_at
+    from wingbar.index.index import Index
     from wingbar.model import proof
 
-    model = model_at(name)
-    return proof.problem(model) if model.has_network else None
+    with Index.open(name) as index:
+        models = [index.encoder(encoder).model for encoder in index.encoders]
+    problems = (proof.problem(model) for model in models if model.has_network)
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def _repair(args: argparse.Namespace) -> int:
@@ -482,6 +508,7 @@ def _add_text(path: Place, items: int, report: AddReport) -> str:
         lines.append(
             f"Codes learned from {counted(report.fitted_on, 'image')}{_how(report.fitted)}."
         )
+    lines += _also_lines(report.also, items)
     if report.ignored:
         lines.append(f"Skipped {counted(len(report.ignored), 'non-image file')}.")
     if report.skipped:
@@ -495,6 +522,25 @@ def _add_text(path: Place, items: int, report: AddReport) -> str:
     if report.advice:
         lines.append(f"Note: {report.advice}.")
     return "\n".join(lines)
+
+
+def _also_lines(report: AlsoReport | None, items: int) -> list[str]:
+    """What was done for the second encoder."""
+    if report is None:
+        return []
+    lines = []
+    if report.fitted_on:
+        images = counted(report.fitted_on, "image")
+        lines.append(f"Codes of {report.name} learned from {images}{_how(report.fitted)}.")
+    if report.encoded:
+        lines.append(f"{report.name} encoded {counted(report.encoded, 'image')} of before.")
+    if report.waiting:
+        lines.append(f"{_encoded_text(report.name, items - report.waiting, items)}.")
+    return lines
+
+
+def _encoded_text(name: str, encoded: int, items: int) -> str:
+    return f"{encoded:,} of {counted(items, 'image')} encoded by {name}: run wingbar index again"
 
 
 def _index_text(found: Index, info: IndexInfo) -> str:
@@ -524,6 +570,17 @@ def _index_text(found: Index, info: IndexInfo) -> str:
         f"Model: {found.model}, features of {info.dim:,} numbers{as_int8}; searches use "
         f"fine={info.fine}."
     )
+    if info.also is not None:
+        name, also = found.encoders[1], found.encoder(found.encoders[1]).model
+        lines.append(
+            f"Second encoder: {also}, features of {info.also.dim:,} numbers; search --with {name} "
+            f"asks it, with fine={info.also.fine}."
+        )
+        if how := _how(also.record.get("fitted", {})):
+            sample = also.record["fitted"].get("sample", 0)
+            lines.append(f"Its codes were learned from {counted(sample, 'image')}{how}.")
+        if info.also.items < info.items:
+            lines.append(f"{_encoded_text(name, info.also.items, info.items)}.")
     return "\n".join(lines)
 
 

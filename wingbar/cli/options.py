@@ -96,6 +96,16 @@ def add_where_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_encoder_flag(parser: argparse.ArgumentParser, what: str) -> None:
+    """--with: which of two encoders. `what` says what it does."""
+    parser.add_argument(
+        "--with",
+        dest="encoder",
+        metavar="NAME",
+        help=f"of an index with two encoders, {what} (default: the first)",
+    )
+
+
 def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
     """--fine, --shortlist and --expand, as in index.ranking.SearchOptions."""
     from wingbar.index.ranking import FINE, SearchOptions

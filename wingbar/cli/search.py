@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Verb, add_ranking_flags, add_where_flag
+from wingbar.cli.options import Verb, add_encoder_flag, add_ranking_flags, add_where_flag
 from wingbar.cli.output import json_text, print_message, print_result, require_page, visible
 from wingbar.cli.pictures import KINDS, strip_text
 from wingbar.cli.pictures import resolved as pictures_for
@@ -64,6 +64,7 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_ranking_flags(parser)
     add_where_flag(parser)
+    add_encoder_flag(parser, "the one that answers")
     parser.add_argument(
         "--cut",
         type=float,
@@ -123,7 +124,10 @@ def search(args: argparse.Namespace) -> int:
     code = 0
     found: list[tuple[str, Hits]] = []
     told: str | None = None  # why the filter lets nothing pass; the same for every query
-    with Index.open(args.index) as index:
+    with Index.open(args.index) as opened:
+        index = opened if args.encoder is None else opened.encoder(args.encoder)
+        if args.text and index.for_texts() is not index:
+            print_message(f"{index.for_texts().model.name} answers, which knows texts")
         for name, query in chain(_queries(args.images), _texts(args.text)):
             try:
                 hits = index.find([query], options)[0]
@@ -184,6 +188,7 @@ def explain_flags(parser: argparse.ArgumentParser) -> None:
         help="search with this part of the query image only, in pixels",
     )
     add_ranking_flags(parser)
+    add_encoder_flag(parser, "the one that is asked")
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -195,7 +200,8 @@ def explain(args: argparse.Namespace) -> int:
 
     options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist, expand=args.expand)
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
-    with Index.open(args.index) as index:
+    with Index.open(args.index) as opened:
+        index = opened if args.encoder is None else opened.encoder(args.encoder)
         explained = explain(index, source, index.find([source], options)[0])
     if isinstance(source, Part):
         _tell_of_cut_box(args.image, source.box)

@@ -7,7 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Verb, add_where_flag, positive_number, whole_number
+from wingbar.cli.options import (
+    Verb,
+    add_encoder_flag,
+    add_where_flag,
+    positive_number,
+    whole_number,
+)
 from wingbar.cli.output import LISTED, print_message, print_result, progress_bars, require_page
 from wingbar.errors import WingbarError, counted, one_line
 
@@ -108,6 +114,7 @@ def duplicates_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let codes and features decide, and read no picture",
     )
+    add_encoder_flag(parser, "whose codes and features find candidates")
     parser.add_argument("--html", metavar="FILE", help="write a page with the pictures")
     parser.add_argument(
         "--drop-list",
@@ -143,7 +150,8 @@ def duplicates(args: argparse.Namespace) -> int:
         pixels=not args.no_pixels,
         seed=args.seed,
     )
-    with Index.open(args.index) as index, progress_bars() as progress:
+    with Index.open(args.index) as opened, progress_bars() as progress:
+        index = opened if args.encoder is None else opened.encoder(args.encoder)
         found = find_duplicates(index, options, threads=args.threads, progress=progress)
     if args.html is not None:
         write_whole(Path(args.html), page.duplicates_page(args.index, found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from wingbar.cli.options import Verb, add_features_flag, code_length, whole_number
+from wingbar.cli.options import Verb, add_encoder_flag, add_features_flag, code_length, whole_number
 from wingbar.cli.output import print_result
 from wingbar.errors import counted
 
@@ -22,6 +22,7 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the file to write: .parquet (needs the extra parquet) or .npz",
     )
+    add_encoder_flag(parser, "whose codes and features are written")
 
 
 def export(args: argparse.Namespace) -> int:
@@ -30,7 +31,7 @@ def export(args: argparse.Namespace) -> int:
     from wingbar.index.transfer import export
 
     with Index.open(args.index) as index:
-        done = export(index, args.output)
+        done = export(index if args.encoder is None else index.encoder(args.encoder), args.output)
     text = (
         f"{done.file}: {counted(done.items, 'item')} with codes of {counted(done.bits, 'bit')} and "
         f"features of {done.dim:,} numbers"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,7 +15,11 @@ from wingbar.index.kept import Kept, are_finite, width
 from wingbar.index.place import open_remote
 from wingbar.index.store import CHUNK, Removed, Store
 from wingbar.index.tables import (
+    FIRST,
     ITEM_FIELDS,
+    SECOND,
+    SECOND_FROM,
+    Tables,
     alive_from_disk,
     disk_bytes,
     item_crc,
@@ -55,23 +59,54 @@ def verify(path: str | os.PathLike[str] | Url) -> list[str]:
 
 
 def _problems(store: Store) -> list[str]:
-    try:
-        model = Model(store.model_files())
-    except WingbarError as error:
-        return [f"model: {error}"]
-    wrong = []
-    try:
-        if store.model_fingerprint() != model.fingerprint:
-            wrong.append("model: model.json is not the one that was stored")
-    except StoreError as error:
-        wrong.append(f"model: {error}")
+    wrong, model = _model_problems(store)
+    if model is None:
+        return wrong
     try:
         kept = store.kept
     except StoreError as error:
         return [*wrong, f"features: {error}"]
-    return wrong + row_problems(
-        store.connection, model.bits if model.gives_codes else None, model.dim, kept
-    )
+    bits = model.bits if model.gives_codes else None
+    wrong += row_problems(store.connection, bits, model.dim, kept)
+    return wrong + [f"second encoder: {line}" for line in _also_problems(store, kept)]
+
+
+def _also_problems(store: Store, kept: Kept) -> list[str]:
+    """What is wrong with what a second encoder has of its own."""
+    if store.format < SECOND_FROM:
+        return []
+    also = store.also
+    if also is None:
+        rows = sum(
+            store.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in (SECOND.model, SECOND.features, SECOND.codes)
+        )
+        return ["model: there is no fingerprint of it"] if rows else []
+    wrong, model = _model_problems(also)
+    if model is None:
+        return wrong
+    bits = model.bits if model.gives_codes else None
+    ids = store.ids().tolist()
+    try:
+        return wrong + list(
+            _faulty_embeddings(store.connection, SECOND, ids, bits, model.dim, kept)
+        )
+    except sqlite3.Error as error:
+        return [*wrong, f"SQLite cannot read the file: {error}"]
+
+
+def _model_problems(store: Store) -> tuple[list[str], Model | None]:
+    """What is wrong with the model of one encoder, and the model, if it can be used."""
+    try:
+        model = Model(store.model_files())
+    except WingbarError as error:
+        return [f"model: {error}"], None
+    try:
+        if store.model_fingerprint() != model.fingerprint:
+            return ["model: model.json is not the one that was stored"], model
+    except StoreError as error:
+        return [f"model: {error}"], model
+    return [], model
 
 
 def row_problems(
@@ -100,8 +135,29 @@ def _faulty_rows(
         ids.append(row[0])
         if item_crc(row[1:-1]) != row[-1]:
             yield f"item {row[0]} ({row[1]}): wrong checksum"
+    yield from _faulty_embeddings(connection, FIRST, ids, bits, dim, kept)
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'removed'").fetchone():
+        for path, size, mtime, content, crc in connection.execute(
+            "SELECT path, size, mtime, content, crc FROM removed"
+        ):
+            if removed_crc(path, Removed(size, mtime, content)) != crc:
+                yield f"removal of {path}: wrong checksum"
+
+
+def _faulty_embeddings(
+    connection: sqlite3.Connection,
+    tables: Tables,
+    ids: Sequence[int],
+    bits: int | None,
+    dim: int,
+    kept: Kept,
+) -> Iterator[str]:
+    """What is wrong with the features and codes of one encoder, in an index of the items `ids`. All
+    of them have the first one's; those that wait for the second have neither of its."""
     with_feature = []
-    for id_, data, crc in connection.execute("SELECT id, data, crc FROM features ORDER BY id"):
+    for id_, data, crc in connection.execute(
+        f"SELECT id, data, crc FROM {tables.features} ORDER BY id"
+    ):
         with_feature.append(id_)
         if not isinstance(data, bytes):
             yield f"feature of item {id_}: {type(data).__name__} in place of bytes"
@@ -111,7 +167,7 @@ def _faulty_rows(
             yield f"feature of item {id_}: not {dim} finite numbers"
     with_code: list[int] = []
     for chunk, data, alive_bytes, crc in connection.execute(
-        "SELECT chunk, data, alive, crc FROM codes ORDER BY chunk"
+        f"SELECT chunk, data, alive, crc FROM {tables.codes} ORDER BY chunk"
     ):
         if not isinstance(data, bytes) or not isinstance(alive_bytes, bytes):
             yield f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: no bytes"
@@ -128,16 +184,13 @@ def _faulty_rows(
                 f"codes {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}: not whole codes of {bits} "
                 "bits"
             )
-    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'removed'").fetchone():
-        for path, size, mtime, content, crc in connection.execute(
-            "SELECT path, size, mtime, content, crc FROM removed"
-        ):
-            if removed_crc(path, Removed(size, mtime, content)) != crc:
-                yield f"removal of {path}: wrong checksum"
-    if ids != with_feature:
+    wanted = list(ids)
+    if tables is SECOND:
+        wanted = sorted(set(ids) & {*with_feature, *with_code})
+    if wanted != with_feature:
         yield (
-            f"{len(set(ids) ^ set(with_feature))} items without a feature, or features without "
+            f"{len(set(wanted) ^ set(with_feature))} items without a feature, or features without "
             "an item"
         )
-    if ids != with_code:
-        yield f"{len(set(ids) ^ set(with_code))} items without a code, or codes without an item"
+    if wanted != with_code:
+        yield f"{len(set(wanted) ^ set(with_code))} items without a code, or codes without an item"

@@ -13,11 +13,12 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from wingbar.index.sqlite_file import remove_index
 from wingbar.index.store import Store
 from wingbar.model.model import Model
 from wingbar.parallel import Progress, no_progress
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 BLOCK = 4096  # items that are copied in one transaction
 PAGES = 4096  # of SQLite, between two reports of a backup
@@ -85,10 +89,14 @@ def copy(
     target: PlaceText,
     *,
     features: Kept | None = None,
+    encoder: str | None = None,
     progress: Progress | None = None,
 ) -> CopyReport:
-    """Make `target` a copy of the index `source`: the same model, ids, records, codes and features.
-    Either is a file or a URL; the source may be in use.
+    """Make `target` a copy of the index `source`: the same models, ids, records, codes and
+    features. Either is a file or a URL; the source may be in use.
+
+    Of an index with two encoders, the copy has both, and its `checksum` is over both; or only the
+    one called `encoder`, with the items that it has encoded. A server takes one.
 
     A new file keeps features as the source does, or as `features` says; where that is int8 and the
     source has float16, those of the copy are rounded to int8.
@@ -97,12 +105,21 @@ def copy(
     when one of them cannot be read or written, and when they are not the same at the end.
     """
     start = time.monotonic()
-    with closing(open_store(source)) as ours:
+    with closing(open_store(source)) as whole:
+        ours = whole if encoder is None else _seen_by(whole, encoder)
         model = Model(ours.model_files())
-        with closing(_opened_target(ours, model, target, features)) as theirs:
+        also = None if encoder is not None or ours.also is None else Model(ours.also.model_files())
+        if also is not None and isinstance(place_of(target), Url):
+            raise StoreError(
+                f"{ours.path} has two encoders, and {place_of(target)} can hold the codes of one: "
+                f"choose it, as with --with {model.name}"
+            )
+        with closing(_opened_target(ours, model, also, target, features)) as theirs:
             report = progress or no_progress
-            tally, count, checksum = ours.retried(lambda: _transfer(ours, theirs, model, report))
-            found, theirs_checksum = _digest_of(_rows(theirs, model), count, report)
+            tally, count, checksum = ours.retried(
+                lambda: _transfer(ours, theirs, model, also, report)
+            )
+            found, theirs_checksum = _digest_of(theirs, model, also, count, report)
             if (found, theirs_checksum) != (count, checksum):
                 raise StoreError(
                     f"{theirs.path} is not the same as {ours.path}: {found:,} items with the "
@@ -180,8 +197,15 @@ def _write_backup(store: Store, partial: Path, progress: Progress) -> None:
             ) from error
 
 
+def _seen_by(whole: AnyStore, encoder: str) -> AnyStore:
+    """The store as one of its encoders sees it. Raises QueryError for an unknown name."""
+    from wingbar.index.index import Index
+
+    return Index(whole).encoder(encoder).store
+
+
 def _opened_target(
-    ours: AnyStore, model: Model, target: PlaceText, features: Kept | None
+    ours: AnyStore, model: Model, also: Model | None, target: PlaceText, features: Kept | None
 ) -> AnyStore:
     """The target, made where there is none. Raises StoreError for one that is no copy of the
     source, or keeps features in another way than wanted."""
@@ -202,6 +226,8 @@ def _opened_target(
         if same_model and theirs.is_empty() and theirs.copied_from() is None:
             with theirs.writing():
                 theirs.set_copied_from(ours.identity())
+                if also is not None and theirs.also is None:
+                    theirs.set_also(also.files)
         if theirs.copied_from() != ours.identity():
             raise StoreError(
                 f"{theirs.path} exists already, and is no copy of {ours.path}: name another place"
@@ -211,6 +237,12 @@ def _opened_target(
                 f"{theirs.path} is a copy from before {ours.path} was given the model {model}: "
                 "delete it and run the same command again"
             )
+        there = None if theirs.also is None else theirs.also.model_fingerprint()
+        if there != (None if also is None else also.fingerprint):
+            raise StoreError(
+                f"{theirs.path} is a copy with other encoders than {ours.path} has now: delete it "
+                "and run the same command again"
+            )
     except BaseException:
         theirs.close()
         raise
@@ -218,39 +250,63 @@ def _opened_target(
 
 
 def _transfer(
-    ours: AnyStore, theirs: AnyStore, model: Model, progress: Progress
+    ours: AnyStore, theirs: AnyStore, model: Model, also: Model | None, progress: Progress
 ) -> tuple[_Tally, int, str]:
     """Bring the target in line with one snapshot of the source. Returns what was done, and the
     number and the checksum of the source's items."""
     tally, digest, done = _Tally(), hashlib.sha256(), 0
     with ours.reading():
-        if ours.model_fingerprint() != model.fingerprint:
-            raise StoreError(f"{ours.path} was given another model meanwhile: run it again")
+        _require_unchanged(ours, model)
         total = ours.count()
-        there = _Blocks(_rows(theirs, model)) if not theirs.is_empty() else None
-        for block in _blocks(ours, model, theirs.kept):
-            until = block[-1].id
-            old = {} if there is None else there.up_to(until)
-            fresh = []
-            for row in block:
-                mark = _mark(row)
-                digest.update(mark)
-                same = old.pop(row.id, None)
-                if same == mark:
-                    tally.present += 1
-                else:
-                    fresh.append(row)
-            _write(theirs, fresh, list(old), model)
+        for fresh, gone, present, size in _differences(ours, theirs, model, digest):
+            _write(theirs, fresh, gone, model)
+            tally.present += present
             tally.copied += len(fresh)
-            tally.removed += len(old)
-            done += len(block)
+            tally.removed += len(gone)
+            done += size
             progress("copying", done, total)
-        if there is not None:
-            rest = list(there.up_to(2**63 - 1))
-            _write(theirs, [], rest, model)
-            tally.removed += len(rest)
+        if also is not None and ours.also is not None and isinstance(theirs.also, Store):
+            _require_unchanged(ours.also, also)
+            for fresh, gone, _, _ in _differences(ours.also, theirs.also, also, digest):
+                _write_also(theirs.also, fresh, gone, also)
         _copy_removals(ours, theirs)
     return tally, done, digest.hexdigest()
+
+
+def _require_unchanged(ours: AnyStore, model: Model) -> None:
+    if ours.model_fingerprint() != model.fingerprint:
+        raise StoreError(f"{ours.path} was given another model meanwhile: run it again")
+
+
+class _Difference(NamedTuple):
+    """In a block of ids: rows that the target lacks or has otherwise, ids that only it has, how
+    many rows are the same, and how many the source has."""
+
+    fresh: list[Row]
+    gone: list[int]
+    present: int
+    size: int
+
+
+def _differences(
+    ours: AnyStore, theirs: AnyStore, model: Model, digest: _Hash
+) -> Iterator[_Difference]:
+    """What the target has to take over, block by block; the marks of the source's rows go into
+    `digest`."""
+    there = None if theirs.is_empty() else _Blocks(_rows(theirs, model))
+    for block in _blocks(ours, model, theirs.kept):
+        old = {} if there is None else there.up_to(block[-1].id)
+        fresh, present = [], 0
+        for row in block:
+            mark = _mark(row)
+            digest.update(mark)
+            if old.pop(row.id, None) == mark:
+                present += 1
+            else:
+                fresh.append(row)
+        yield _Difference(fresh, list(old), present, len(block))
+    if there is not None:
+        yield _Difference([], list(there.up_to(2**63 - 1)), 0, 0)
 
 
 def _copy_removals(ours: AnyStore, theirs: AnyStore) -> None:
@@ -285,6 +341,20 @@ def _write(theirs: AnyStore, fresh: Sequence[Row], gone: Sequence[int], model: M
         theirs.retried(write)
 
 
+def _write_also(theirs: Store, fresh: Sequence[Row], gone: Sequence[int], model: Model) -> None:
+    """One transaction of the target, of what its second encoder has."""
+    if fresh or gone:
+        with theirs.writing():
+            theirs.drop_embeddings(gone)
+            if fresh:
+                theirs.replace_embeddings(
+                    np.stack([row.code for row in fresh]),
+                    np.stack([row.feature for row in fresh]).astype(np.float32),
+                    np.array([row.id for row in fresh], np.int64),
+                    model.bits,
+                )
+
+
 class _Blocks:
     """The marks of the target's rows, read in step with the source."""
 
@@ -317,14 +387,19 @@ def _rows(store: AnyStore, model: Model) -> Iterator[Row]:
     return chain.from_iterable(_blocks(store, model))
 
 
-def _digest_of(rows: Iterable[Row], total: int, progress: Progress) -> tuple[int, str]:
-    """The number of rows and their checksum."""
+def _digest_of(
+    store: AnyStore, model: Model, also: Model | None, total: int, progress: Progress
+) -> tuple[int, str]:
+    """The number of rows and their checksum, with that of what a second encoder has."""
     digest, count = hashlib.sha256(), 0
-    for row in rows:
+    for row in _rows(store, model):
         digest.update(_mark(row))
         count += 1
         if count % BLOCK == 0 or count == total:
             progress("checking", count, max(count, total))
+    if also is not None and store.also is not None:
+        for row in _rows(store.also, also):
+            digest.update(_mark(row))
     return count, digest.hexdigest()
 
 

@@ -186,6 +186,11 @@ class Index:
         return self._store.path
 
     @property
+    def store(self) -> AnyStore:
+        """Its rows, for what reads or copies them as they are."""
+        return self._store
+
+    @property
     def kept(self) -> Kept:
         """How features are kept."""
         return self._store.kept
@@ -564,9 +569,9 @@ class Index:
             distinct=distinct,
             expand=expand,
             cut=cut,
+            encoder=encoder,
         )
-        index = self if encoder is None else self.encoder(encoder)
-        return index.find([query], options)[0]
+        return self.find([query], options)[0]
 
     def search_many(
         self,
@@ -593,9 +598,9 @@ class Index:
             distinct=distinct,
             expand=expand,
             cut=cut,
+            encoder=encoder,
         )
-        index = self if encoder is None else self.encoder(encoder)
-        return index.find(queries, options)
+        return self.find(queries, options)
 
     def find(self, queries: Iterable[Query], options: SearchOptions) -> list[Hits]:
         """`search_many` with its arguments as one record; a `box` is cut out of every query.
@@ -604,6 +609,8 @@ class Index:
         a box beside embeddings or parts of pictures; also for texts beside other queries, or with
         options that are not for texts.
         """
+        if options.encoder is not None:
+            return self.encoder(options.encoder).find(queries, replace(options, encoder=None))
         given = _listed(queries)
         texts = [one for one in given if isinstance(one, Text)]
         if texts and len(texts) < len(given):

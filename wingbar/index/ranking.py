@@ -54,6 +54,7 @@ class SearchOptions:
         None for the index's own choice.
     cut: largest `Hit.p_chance`, in (0, 1]: the list ends where hits are more like chance; None for
         no such end.
+    encoder: name of the one of two encoders that answers; None for the first.
     """
 
     k: int = 10
@@ -65,6 +66,7 @@ class SearchOptions:
     distinct: bool = False
     expand: int | None = None
     cut: float | None = None
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -2,7 +2,8 @@
 
 The damaged file is only read. What its checksums confirm goes into a new file beside it: items
 with codes and features, the model, what was removed by hand. A code or feature that is lost is made
-again from the picture, if its file is still what was indexed. The new file is verified, then it
+again from the picture, if its file is still what was indexed. What a second encoder has lost and
+cannot make again waits for it, as if it had just been added. The new file is verified, then it
 takes the place of the damaged one, which stays beside it under another name.
 """
 
@@ -33,7 +34,10 @@ from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
 from wingbar.index.sqlite_file import remove_index
 from wingbar.index.store import CHUNK, NO_FILE, Item, Removed, Store
 from wingbar.index.tables import (
+    FIRST,
     ITEM_FIELDS,
+    SECOND,
+    Tables,
     alive_from_disk,
     codes_from_disk,
     disk_bytes,
@@ -71,15 +75,23 @@ class Repaired:
 
 
 @dataclass
-class _Saved:
-    """What could be read of a damaged index, by the ids of its items."""
+class _Encoded:
+    """What could be read of one encoder, by the ids of the items."""
 
     model: Model
-    kept: Kept
-    items: dict[int, Item] = field(default_factory=dict)
     features: dict[int, bytes] = field(default_factory=dict)
     codes: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
     doubtful: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
+
+
+@dataclass
+class _Saved:
+    """What could be read of a damaged index."""
+
+    first: _Encoded
+    second: _Encoded | None
+    kept: Kept
+    items: dict[int, Item] = field(default_factory=dict)
     removed: dict[str, Removed] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
@@ -150,9 +162,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
-    model = _model_of(connection, path)
-    saved = _Saved(model, _kept(connection, model.dim))
-    bits = model.bits if model.gives_codes else None
+    first = _Encoded(_model_of(connection, path))
+    saved = _Saved(first, None, _kept(connection, first.model.dim))
     top = _top(connection)
     columns = f"id, {ITEM_FIELDS}, crc"
     for id_, row in _rows(connection, "items", columns, top, saved.dropped):
@@ -162,11 +173,10 @@ def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
             saved.dropped.append(f"item {id_} ({printable(row[0])}): its number is damaged")
         else:
             saved.items[id_] = item
-    for id_, row in _rows(connection, "features", "id, data, crc", top, saved.dropped):
-        if _is_feature(row[0], row[1], model.dim, saved.kept):
-            saved.features[id_] = row[0]
-    for chunk in range(top // CHUNK + 1 if bits else 0):
-        _read_codes(connection, chunk, bits or 0, saved)
+    _read_encoded(connection, FIRST, first, saved, top)
+    saved.second = _second_of(connection, saved)
+    if saved.second is not None:
+        _read_encoded(connection, SECOND, saved.second, saved, top)
     with suppress(*_BROKEN):
         for name, *rest, crc in connection.execute(
             "SELECT path, size, mtime, content, crc FROM removed"
@@ -177,6 +187,39 @@ def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
             else:
                 saved.dropped.append(f"the removal of {printable(name)}: its row is damaged")
     return saved
+
+
+def _second_of(connection: sqlite3.Connection, saved: _Saved) -> _Encoded | None:
+    """The second encoder without what it has encoded; None where there is none, or its model is
+    lost."""
+    files: dict[str, bytes] = {}
+    is_there = False
+    with suppress(*_BROKEN):
+        query = "SELECT 1 FROM meta WHERE name = ?"
+        is_there = connection.execute(query, (SECOND.fingerprint,)).fetchone() is not None
+    with suppress(*_BROKEN):
+        files = dict(connection.execute(f"SELECT name, data FROM {SECOND.model}"))
+    if not is_there and not files:
+        return None
+    try:
+        return _Encoded(Model(files))
+    except (WingbarError, TypeError) as error:
+        saved.dropped.append(
+            f"the second encoder ({error}): add it again with wingbar index --also"
+        )
+        return None
+
+
+def _read_encoded(
+    connection: sqlite3.Connection, tables: Tables, into: _Encoded, saved: _Saved, top: int
+) -> None:
+    """The features and codes of one encoder."""
+    bits = into.model.bits if into.model.gives_codes else 0
+    for id_, row in _rows(connection, tables.features, "id, data, crc", top, saved.dropped):
+        if _is_feature(row[0], row[1], into.model.dim, saved.kept):
+            into.features[id_] = row[0]
+    for chunk in range(top // CHUNK + 1 if bits else 0):
+        _read_codes(connection, tables, chunk, bits, into)
 
 
 def _listed_id(connection: sqlite3.Connection, path: str) -> int | None:
@@ -321,12 +364,14 @@ def ascending(ids: Sequence[object]) -> list[int]:
     return out[::-1]
 
 
-def _read_codes(connection: sqlite3.Connection, chunk: int, bits: int, saved: _Saved) -> None:
+def _read_codes(
+    connection: sqlite3.Connection, tables: Tables, chunk: int, bits: int, saved: _Encoded
+) -> None:
     """The codes of one chunk. Where its checksum is wrong but it has the right shape, they are
     doubtful: few of them can be wrong, and nobody knows which."""
     try:
         row = connection.execute(
-            "SELECT data, alive, crc FROM codes WHERE chunk = ?", (chunk,)
+            f"SELECT data, alive, crc FROM {tables.codes} WHERE chunk = ?", (chunk,)
         ).fetchone()
     except _BROKEN:
         return
@@ -347,14 +392,45 @@ def _read_codes(connection: sqlite3.Connection, chunk: int, bits: int, saved: _S
 def _complete(saved: _Saved, threads: int, progress: Progress) -> tuple[int, int]:
     """Make lost codes and features again, and drop the items for which that is impossible. Returns
     how many were made again, and how many codes could not be checked."""
-    model = saved.model
+    model = saved.first.model
+    if not model.has_network and model.gives_codes:
+        return _complete_vectors(saved), 0
+    made, unchecked, reasons = _completed(saved.first, saved, saved.items, threads, progress)
+    for id_, why in reasons.items():
+        item = saved.items.pop(id_)
+        saved.dropped.append(
+            f"item {id_} ({printable(item.path)}): its code or feature is damaged, and {why}"
+        )
+    if saved.second is not None:
+        there = {*saved.second.features, *saved.second.codes, *saved.second.doubtful}
+        items = {id_: item for id_, item in saved.items.items() if id_ in there}
+        again, doubted, waiting = _completed(saved.second, saved, items, threads, progress)
+        made, unchecked = made + again, unchecked + doubted
+        for id_, why in waiting.items():
+            saved.second.features.pop(id_, None)
+            saved.second.codes.pop(id_, None)
+            saved.dropped.append(
+                f"what the second encoder made of item {id_} ({printable(items[id_].path)}): it is "
+                f"damaged, and {why}"
+            )
+    return made, unchecked
+
+
+def _completed(
+    encoded: _Encoded,
+    saved: _Saved,
+    items: Mapping[int, Item],
+    threads: int,
+    progress: Progress,
+) -> tuple[int, int, dict[int, str]]:
+    """Make the lost codes and features of one encoder again. Returns how many were made again, how
+    many codes could not be checked, and why the others are lost, by id."""
+    model = encoded.model
     lost = {
         id_: item
-        for id_, item in saved.items.items()
-        if id_ not in saved.codes or id_ not in saved.features
+        for id_, item in items.items()
+        if id_ not in encoded.codes or id_ not in encoded.features
     }
-    if not model.has_network and model.gives_codes:
-        return _complete_vectors(saved, lost), 0
     made = done = 0
     other = proof.problem(model) if lost and model.has_network else None
     reasons = {} if other is None else dict.fromkeys(lost, other)
@@ -367,22 +443,18 @@ def _complete(saved: _Saved, threads: int, progress: Progress) -> tuple[int, int
             for (id_, _), code, feature in zip(
                 read, embedded.codes, embedded.features, strict=True
             ):
-                saved.codes[id_] = code
-                [saved.features[id_]] = to_disk(feature[None], saved.kept)
+                encoded.codes[id_] = code
+                [encoded.features[id_]] = to_disk(feature[None], saved.kept)
                 made += 1
         done += len(batch)
         progress("encoding again", done, len(lost))
     unchecked = 0
-    for id_, why in sorted(reasons.items()):
-        if id_ in saved.features and id_ in saved.doubtful:
-            saved.codes[id_] = saved.doubtful[id_]
+    for id_ in sorted(reasons):
+        if id_ in encoded.features and id_ in encoded.doubtful:
+            encoded.codes[id_] = encoded.doubtful[id_]
             unchecked += 1
-        else:
-            item = saved.items.pop(id_)
-            saved.dropped.append(
-                f"item {id_} ({printable(item.path)}): its code or feature is damaged, and {why}"
-            )
-    return made, unchecked
+    whole = encoded.codes.keys() & encoded.features.keys()
+    return made, unchecked, {i: why for i, why in sorted(reasons.items()) if i not in whole}
 
 
 def _pixels(model: Model, one: tuple[int, Item]) -> tuple[int, images.Pixels | ImageError]:
@@ -399,13 +471,15 @@ def _pixels(model: Model, one: tuple[int, Item]) -> tuple[int, images.Pixels | I
         return id_, error
 
 
-def _complete_vectors(saved: _Saved, lost: Mapping[int, Item]) -> int:
+def _complete_vectors(saved: _Saved) -> int:
     """Codes of vectors are made again from the features, which are the vectors."""
-    made = 0
-    for id_, item in lost.items():
-        if id_ in saved.features:
-            vector = from_disk([saved.features[id_]], saved.model.dim, saved.kept)
-            saved.codes[id_] = saved.model.embed(vector.astype(np.float32)).codes[0]
+    made, of = 0, saved.first
+    for id_, item in list(saved.items.items()):
+        if id_ in of.codes and id_ in of.features:
+            continue
+        if id_ in of.features:
+            vector = from_disk([of.features[id_]], of.model.dim, saved.kept)
+            of.codes[id_] = of.model.embed(vector.astype(np.float32)).codes[0]
             made += 1
         else:
             del saved.items[id_]
@@ -417,26 +491,36 @@ def _complete_vectors(saved: _Saved, lost: Mapping[int, Item]) -> int:
 
 
 def _write(target: Path, saved: _Saved) -> None:
-    model = saved.model
-    store = Store.create(target, model.files, saved.kept)
+    first, second = saved.first, saved.second
+    store = Store.create(target, first.model.files, saved.kept)
     try:
-        ids = sorted(saved.items)
         with store.writing():
-            for part in batched(ids, CHUNK):
-                packed = np.stack([saved.codes[id_] for id_ in part])
-                features = from_disk([saved.features[id_] for id_ in part], model.dim, saved.kept)
-                store.add(
-                    [saved.items[id_] for id_ in part],
-                    packed.reshape(len(part), words(model.bits)),
-                    features,
-                    model.bits,
-                    part,
-                )
+            if second is not None:
+                store.set_also(second.model.files)
+            for part in batched(sorted(saved.items), CHUNK):
+                packed, features = _columns(first, part, saved.kept)
+                items = [saved.items[id_] for id_ in part]
+                store.add(items, packed, features, first.model.bits, part)
+                there = [] if second is None else [id_ for id_ in part if id_ in second.codes]
+                if second is not None and store.also is not None and there:
+                    packed, features = _columns(second, there, saved.kept)
+                    ids = np.array(there, np.int64)
+                    store.also.replace_embeddings(packed, features, ids, second.model.bits)
             store.remember(saved.removed)
     except (ModelError, sqlite3.IntegrityError) as error:
         raise StoreError(f"{target} could not be made ({error}): make a new index") from None
     finally:
         store.close()
+
+
+def _columns(
+    encoded: _Encoded, ids: Sequence[int], kept: Kept
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Codes [N, w] and features [N, d] of items."""
+    model = encoded.model
+    packed = np.stack([encoded.codes[id_] for id_ in ids])
+    features = from_disk([encoded.features[id_] for id_ in ids], model.dim, kept)
+    return packed.reshape(len(ids), words(model.bits)), features.astype(np.float32)
 
 
 def _exchange(path: Path, target: Path) -> Path:

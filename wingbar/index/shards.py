@@ -114,6 +114,11 @@ class Shards:
         """
         if options.distinct:
             raise QueryError("copies are folded in one index only: leave distinct out")
+        if options.encoder not in (None, self.model.name):
+            raise QueryError(
+                f"shards are searched by their first encoder, {self.model.name}, and not by "
+                f"{options.encoder!r:.60}"
+            )
         for query in queries:
             check_same(query, self.model, shard_names(self.places))
         queries = self.expanded(queries, options)

@@ -336,6 +336,11 @@ class Store:
             self._drop_embeddings(tables, wanted)
         return max(removed, 0)
 
+    def drop_embeddings(self, ids: Iterable[int]) -> None:
+        """Have items wait for the second encoder again. Inside `writing`."""
+        assert self.is_second
+        self._drop_embeddings(self._tables, list(ids))
+
     def _drop_embeddings(self, tables: Tables, ids: Sequence[int]) -> None:
         self._db.executemany(f"DELETE FROM {tables.features} WHERE id = ?", [(i,) for i in ids])
         by_chunk: dict[int, list[int]] = {}

@@ -91,6 +91,7 @@ class Tables(NamedTuple):
 
 
 FIRST = Tables("model", "features", "codes", "fingerprint")
+SECOND_FROM = 4  # the format since which a file can hold a second encoder
 SECOND = Tables("also_model", "also_features", "also_codes", "also:fingerprint")
 
 ItemFields = tuple[str, str | None, str, int, int, bytes]  # the values of ITEM_FIELDS

@@ -107,6 +107,7 @@ def search_record(
         "shortlist": found.hits.shortlist,
         "cut": found.hits.cut,
         "fine": found.fine,
+        "encoder": found.encoder,
         "chance_from": CUT,
         "bits": found.bits,
         "code": bit_texts(found.code, found.bits)[0],

@@ -512,6 +512,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
             **await service.facts(),
             "explains": service.pictures.explains,
             "knows_texts": service.knows_texts,
+            "encoders": list(service.encoders),
             "writable": service.writable and settings.writing_allowed,
             "reveals": settings.shows_paths and service.writable and reveal.can_reveal(),
         }

@@ -78,6 +78,14 @@ class AnyReader(Protocol):
     """What the server reads, in one thread: an index file, or several indexes as one."""
 
     @property
+    def encoders(self) -> Sequence[str]:
+        """The names of its encoders; the first answers where none is named."""
+
+    def by(self, encoder: str | None) -> AnyReader:
+        """The same by one of its encoders, None for the first. Raises QueryError for an unknown
+        name."""
+
+    @property
     def model(self) -> Model:
         """The model of what was read last."""
 
@@ -156,6 +164,21 @@ class Reader:
         self.store = _CachingStore.open(path)
         self.store.max_bytes = feature_bytes
         self.index = Index(self.store)
+        self._second: Reader | None = None
+
+    @property
+    def encoders(self) -> Sequence[str]:
+        """The names of the encoders of the index."""
+        return self.index.encoders
+
+    def by(self, encoder: str | None) -> Reader:
+        """The same index on the same connection, by one of its encoders. Raises QueryError."""
+        index = self.index if encoder is None else self.index.encoder(encoder)
+        if index is self.index:
+            return self
+        if self._second is None or self._second.index is not index:
+            self._second = _SecondReader(index, self.store.max_bytes)
+        return self._second
 
     def check(self) -> None:
         """Raises StoreError when the index cannot be read or its file was moved or replaced."""
@@ -356,6 +379,15 @@ class Reader:
         """Apply what other processes changed. Returns the number of items."""
         with self.index.snapshot():
             return 0 if self.is_empty else len(self.index.searchable())
+
+
+class _SecondReader(Reader):
+    """What a reader's second encoder sees, on its connection."""
+
+    def __init__(self, index: Index, feature_bytes: int) -> None:
+        assert isinstance(index.store, _CachingStore)
+        self.store, self.index, self._second = index.store, index, None
+        self.store.max_bytes = feature_bytes
 
 
 class ReaderThread(Generic[R]):

@@ -95,6 +95,12 @@ class SearchParameters(BaseModel):
     cut: float | None = Field(
         None, gt=0, le=1, description="largest p_chance of a hit; the list ends before others"
     )
+    encoder: str | None = Field(
+        None,
+        max_length=LONGEST_LABEL,
+        description="name of the encoder that answers, of an index with two; the first by default, "
+        "and for a text the one that knows texts",
+    )
     like: list[ItemId] = Field(
         [],
         max_length=MOST_PICTURES,
@@ -120,6 +126,7 @@ class SearchParameters(BaseModel):
             distinct=self.distinct,
             expand=self.expand,
             cut=self.cut,
+            encoder=self.encoder,
         )
 
 
@@ -260,6 +267,7 @@ class SearchOut(BaseModel):
     shortlist: int = Field(description="number of items that the second stage ranked")
     cut: bool = Field(description="whether items that tied with the last of them were left out")
     fine: Fine = Field(description="the second stage that was used")
+    encoder: str = Field(description="name of the encoder that answered")
     chance_from: float = Field(
         CUT, description="p_chance above which hits are as unlike as random pairs of items"
     )
@@ -434,6 +442,9 @@ class InfoOut(BaseModel):
     dim: int = Field(description="length of a feature")
     unique_codes: int = Field(description="number of different codes")
     model: str = Field(description="name of the model")
+    encoders: list[str] = Field(
+        description="names of the encoders that can answer a search, the first of them by default"
+    )
     method: str = Field(description="method of the model")
     fine: str = Field(description="the model's own second stage")
     fingerprint: str = Field(description="sha256 that identifies the model")

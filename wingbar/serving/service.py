@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -85,6 +85,7 @@ class Found:
     code: the query's code [1, w] uint64.
     bits: length of a code.
     fine: the fine mode that was used.
+    encoder: name of the encoder that answered.
     available: for each hit, whether its file exists.
     """
 
@@ -93,6 +94,7 @@ class Found:
     code: codes.Packed
     bits: int
     fine: str
+    encoder: str
     available: Sequence[bool]
 
 
@@ -121,13 +123,14 @@ class Service:
         one, or one on a server.
     count: number of items when the index was last read.
     on_batch: is called with the number of pictures of every encoded batch; set it before `start`.
-    encoder: encodes the pictures of queries and uploads.
+    encoders: encode the pictures of queries and uploads, by name; of the index as it was at the
+        start.
     pictures: reads thumbnails, pictures and overlays.
     uploads: adds and deletes items; there are none where nothing is writable.
     indexing: indexes folders of this machine; None where none may be.
     """
 
-    encoder: Encoder
+    encoders: Mapping[str, Encoder]
     pictures: Pictures
     uploads: Uploads
 
@@ -181,25 +184,32 @@ class Service:
         if self._started:
             return
         try:
-            models = self._searches.submit(warm_up).result()
+            models = self._searches.submit(
+                lambda reader: {name: warm_up(reader.by(name)) for name in reader.encoders}
+            ).result()
             self.count = self._slow.submit(lambda reader: reader.refresh()).result()
             self._lookups.submit(lambda reader: reader.check()).result()
             if self._writes is not None:
                 self._writes.submit(Reader.check).result()
             # of an index without items, the first picture makes this machine the one it goes by
-            problem = proof.problem(models.all_cores) if self.count else None
+            found = [proof.problem(one.all_cores) for one in models.values()] if self.count else []
+            problem = next((one for one in found if one is not None), None)
         except BaseException:
             self._close_threads()
             raise
         if problem is not None:
             warnings.warn(f"{problem}: searches are less exact", MachineWarning, stacklevel=2)
-        self.encoder = Encoder(self.path, models, self.limits, self._decoders, self.on_batch)
-        self.pictures = Pictures(models, self.limits, self._lookups, self._senders)
+        self.encoders = {
+            name: Encoder(self.path, one, self.limits, self._decoders, self.on_batch)
+            for name, one in models.items()
+        }
+        first = next(iter(models.values()))
+        self.pictures = Pictures(first, self.limits, self._lookups, self._senders)
         if self._writes is not None:
             self.uploads = Uploads(
                 self._uploads_folder,
                 self.limits,
-                self.encoder,
+                list(self.encoders.values()),
                 self._writes,
                 self._decoders,
                 problem and f"nothing can be added here: {problem}",
@@ -213,7 +223,8 @@ class Service:
             self._started = False
             if self.indexing is not None:
                 self.indexing.close()
-            self.encoder.close()
+            for encoder in self.encoders.values():
+                encoder.close()
             if self._writes is not None:
                 self.uploads.close()
             self._close_threads()
@@ -229,7 +240,25 @@ class Service:
     @property
     def knows_texts(self) -> bool:
         """Whether a text can be searched for."""
-        return self.encoder.knows_texts and not self.is_sharded
+        knowing = any(encoder.knows_texts for encoder in self.encoders.values())
+        return knowing and not self.is_sharded
+
+    def encoder(self, name: str | None = None) -> Encoder:
+        """One of the encoders, the first for None. Raises QueryError for an unknown name."""
+        if name is None:
+            return next(iter(self.encoders.values()))
+        if name not in self.encoders:
+            raise QueryError(
+                f"there is no encoder {name!r:.60} here: name {' or '.join(self.encoders)}"
+            )
+        return self.encoders[name]
+
+    def _for_texts(self, name: str | None) -> str:
+        """The name of the encoder that a text goes to."""
+        if name is not None:
+            return name
+        knowing = (one for one, encoder in self.encoders.items() if encoder.knows_texts)
+        return next(knowing, next(iter(self.encoders)))
 
     @property
     def is_sharded(self) -> bool:
@@ -260,7 +289,7 @@ class Service:
     @property
     def waiting(self) -> int:
         """Number of pictures that were accepted and are not encoded yet."""
-        return self.encoder.waiting if self._started else 0
+        return sum(one.waiting for one in self.encoders.values()) if self._started else 0
 
     # -- search
 
@@ -277,7 +306,8 @@ class Service:
         Raises QueryError, ImageError, NotFoundError, TooLargeError, EmptyError, BusyError,
         StoreError.
         """
-        self.encoder.admit(sum(isinstance(one, bytes) for one in (query, *like, *unlike)))
+        pictures = sum(isinstance(one, bytes) for one in (query, *like, *unlike))
+        self.encoder(options.encoder).admit(pictures)
         if isinstance(query, Text):
             if like or unlike:
                 raise QueryError("marks belong to pictures: search for a text without them")
@@ -289,7 +319,8 @@ class Service:
     ) -> list[Answer | WingbarError]:
         """`search` for several queries; in the place of an answer, the error of a query whose
         picture or item cannot be used. Raises the other errors of `search`."""
-        self.encoder.admit(sum(isinstance(query, bytes) for query in queries))
+        pictures = sum(isinstance(query, bytes) for query in queries)
+        self.encoder(options.encoder).admit(pictures)
         answers = await asyncio.gather(
             *(self._answer(query, options) for query in queries), return_exceptions=True
         )
@@ -321,19 +352,22 @@ class Service:
     async def _answer_text(self, text: Text, options: SearchOptions) -> Answer:
         start = time.perf_counter()
         check_options(options)
-        vector = await self._in_pool(lambda: self.encoder.encode_text(text.text))
+        name = self._for_texts(options.encoder)
+        encoder = self.encoder(name)
+        vector = await self._in_pool(lambda: encoder.encode_text(text.text))
         encode_ms = (time.perf_counter() - start) * 1000
 
-        def find(reader: AnyReader) -> Found:
-            if reader.is_empty:
-                raise EmptyError(EMPTY)
-            with reader.snapshot():
-                self.encoder.use(reader.model)
+        def find(whole: AnyReader) -> Found:
+            with whole.snapshot():
+                reader = self._seen_by(whole, name)
+                if reader.is_empty:
+                    raise EmptyError(EMPTY)
+                encoder.use(reader.model)
                 hits = reader.find_vector(vector, options, self.limits.filter_seconds)
                 hit_codes = reader.codes_of([hit.id for hit in hits])
                 code = embedded(reader.model, vector).codes
                 available = [is_available(hit.path) for hit in hits]
-                return Found(hits, hit_codes, code, reader.model.bits, "pool", available)
+                return Found(hits, hit_codes, code, reader.model.bits, "pool", name, available)
 
         found = await self._slow.run(find)
         stages = {**found.hits.milliseconds, "encode": encode_ms}
@@ -344,12 +378,13 @@ class Service:
     async def _encode(self, query: bytes | int, options: SearchOptions) -> Answered[Encoded] | int:
         """A query after the network. An item stays an id unless the search needs its picture: to
         cut out a part, or to compute its logits, which are not stored."""
+        encoder = self.encoder(options.encoder)
         if isinstance(query, int):
-            fine = options.fine or self.encoder.fine
+            fine = options.fine or encoder.fine
             if options.box is None and fine != "asymmetric":
                 return query
             query = await self.pictures.file(query)
-        return await self.encoder.encode(images.Part(query, options.box) if options.box else query)
+        return await encoder.encode(images.Part(query, options.box) if options.box else query)
 
     def _find_queued(self, reader: AnyReader) -> None:
         """In a reader's thread: answer the searches in the queue. Each search submits this once;
@@ -378,11 +413,12 @@ class Service:
 
     def _found(self, reader: AnyReader, asked: _Asked) -> Found:
         """Inside a snapshot: from an encoded picture or an id to hits."""
+        query, options = asked.query, asked.options
+        reader = self._seen_by(reader, options.encoder)
         if reader.is_empty:
             raise EmptyError(EMPTY)
-        query, options = asked.query, asked.options
         model = reader.model
-        self.encoder.use(model)
+        self.encoder(options.encoder).use(model)
 
         def embedding(one: Encoded | int) -> Embeddings:
             return reader.embedding(one) if isinstance(one, int) else one.embed(model)
@@ -391,12 +427,17 @@ class Service:
             embedding(query), list(map(embedding, asked.like)), list(map(embedding, asked.unlike))
         )
         one = reader.expanded(one, options)  # so that distances are those to the code that is shown
-        options = replace(options, box=None, expand=0)
+        name = options.encoder or next(iter(self.encoders))
+        options = replace(options, box=None, expand=0, encoder=None)
         hits = reader.find(one, options, self.limits.filter_seconds)
         hit_codes = reader.codes_of([hit.id for hit in hits])
         available = [is_available(hit.path) for hit in hits]
         fine = options.fine or model.fine
-        return Found(hits, hit_codes, one.codes, model.bits, fine, available)
+        return Found(hits, hit_codes, one.codes, model.bits, fine, name, available)
+
+    def _seen_by(self, reader: AnyReader, name: str | None) -> AnyReader:
+        """The reader by one of the encoders that were there at the start."""
+        return reader if name in (None, next(iter(self.encoders))) else reader.by(name)
 
     # -- items
 

@@ -36,6 +36,20 @@ class ShardsReader:
         self.is_empty = False
 
     @property
+    def encoders(self) -> Sequence[str]:
+        """The first one's name: shards are searched by no other."""
+        return (self._shards.model.name,)
+
+    def by(self, encoder: str | None) -> ShardsReader:
+        """Itself. Raises QueryError for another encoder than the first."""
+        if encoder not in (None, *self.encoders):
+            raise QueryError(
+                f"several indexes are searched by their first encoder, {self.encoders[0]}: leave "
+                "encoder out"
+            )
+        return self
+
+    @property
     def model(self) -> Model:
         """The model of all shards."""
         return self._shards.model

@@ -22,6 +22,7 @@ from wingbar.files import LEFTOVER_SECONDS, sync_folder, write_whole, writer_run
 from wingbar.index.averaging import average_new
 from wingbar.index.store import Item
 from wingbar.model.model import NOT_FINITE
+from wingbar.parallel import batched
 from wingbar.serving.batching import Batcher
 from wingbar.serving.connections import FILE_COLUMN, Reader, ReaderThread
 from wingbar.serving.encoder import SUFFIXES, Encoded, Encoder, TooLargeError
@@ -64,13 +65,13 @@ class Uploads:
         self,
         folder: Path,
         limits: Limits,
-        encoder: Encoder,
+        encoders: Sequence[Encoder],
         writes: ReaderThread[Reader],
         hashers: Executor,
         refusal: str | None = None,
     ) -> None:
         self._refusal = refusal
-        self._folder, self._encoder, self._writes = folder, encoder, writes
+        self._folder, self._encoders, self._writes = folder, encoders, writes
         self._batcher = Batcher(
             "wingbar-store",
             _hash,
@@ -89,20 +90,26 @@ class Uploads:
         """
         if self._refusal is not None:
             raise StoreError(self._refusal)
-        self._encoder.admit(len(uploads))
-        queued = [self._encoder.encode(upload.data) for upload in uploads]
+        for encoder in self._encoders:
+            encoder.admit(len(uploads))
+        queued = [encoder.encode(upload.data) for upload in uploads for encoder in self._encoders]
         results = await asyncio.gather(*queued, return_exceptions=True)
-        encoded: list[tuple[Upload, Encoded]] = []
+        encoded: list[tuple[Upload, Sequence[Encoded]]] = []
         failed: list[tuple[str, str]] = []
-        for upload, result in zip(uploads, results, strict=True):
-            if isinstance(result, (ImageError, TooLargeError)):
-                failed.append((upload.name, str(result)))
-            elif isinstance(result, BaseException):
-                raise result
-            elif not np.isfinite(result.answer.raw).all():
-                failed.append((upload.name, NOT_FINITE))
+        for upload, several in zip(uploads, batched(results, len(self._encoders)), strict=True):
+            answers: list[Encoded] = []
+            for result in several:
+                if isinstance(result, (ImageError, TooLargeError)):
+                    failed.append((upload.name, str(result)))
+                    break
+                if isinstance(result, BaseException):
+                    raise result
+                if not np.isfinite(result.answer.raw).all():
+                    failed.append((upload.name, NOT_FINITE))
+                    break
+                answers.append(result.answer)
             else:
-                encoded.append((upload, result.answer))
+                encoded.append((upload, answers))
         # submitted in the order of the request: of equal pictures, the last one counts
         stored = await asyncio.gather(
             *(asyncio.wrap_future(self._batcher.submit(one)) for one in encoded)
@@ -211,7 +218,7 @@ class Uploads:
         store = reader.store
         with store.writing(), reader.index.snapshot():
             model = reader.index.model
-            self._encoder.check(model)
+            self._encoders[0].check(model)
             self._restore(by_path, new)
             known = store.ids_of_paths(map(str, by_path))
             updates: dict[int, Item] = {}
@@ -226,10 +233,30 @@ class Uploads:
                 updates[id_] = replace(item, label=label)
             store.update(updates)
             if unknown:
-                embeddings = model.embed(np.stack([one.encoded.raw for _, one in unknown]))
+                embeddings = model.embed(np.stack([one.encoded[0].raw for _, one in unknown]))
                 items = [one.item(path) for path, one in unknown]
                 store.add(items, embeddings.codes, embeddings.features, model.bits)
                 average_new(store, model)
+                self._insert_by_second(reader, items, [one for _, one in unknown])
+
+    def _insert_by_second(
+        self, reader: Reader, items: Sequence[Item], uploads: Sequence[_Hashed]
+    ) -> None:
+        """What the second encoder has made of new items. Where the index has another one than at
+        the start of the server, or one without codes, they wait for it."""
+        if len(self._encoders) < 2 or len(names := reader.index.encoders) < 2:
+            return
+        view = reader.index.encoder(names[1])
+        try:
+            self._encoders[1].check(view.model)
+        except StoreError:
+            return
+        if view.model.gives_codes:
+            made = view.model.embed(np.stack([one.encoded[1].raw for one in uploads]))
+            given = reader.store.ids_of_paths(item.path for item in items)
+            ids = np.array([given[item.path] for item in items], np.int64)
+            view.store.replace_embeddings(made.codes, made.features, ids, view.model.bits)
+            average_new(view.store, view.model)
 
     def _restore(self, by_path: Mapping[Path, _Hashed], new: list[Path]) -> None:
         """Inside `writing`: write files again that another server has just deleted with an earlier
@@ -258,10 +285,11 @@ class Uploads:
 
 @dataclass(frozen=True)
 class _Hashed:
-    """An encoded upload and the sha256 of its bytes, ready to be stored."""
+    """An upload as every encoder has encoded it, and the sha256 of its bytes, ready to be
+    stored."""
 
     upload: Upload
-    encoded: Encoded
+    encoded: Sequence[Encoded]
     content: bytes
 
     @property
@@ -272,7 +300,7 @@ class _Hashed:
     @property
     def file_name(self) -> str:
         """The name of its file in the folder of uploads."""
-        return f"{self.content.hex()[:32]}{SUFFIXES.get(self.encoded.header.format, '.jpg')}"
+        return f"{self.content.hex()[:32]}{SUFFIXES.get(self.encoded[0].header.format, '.jpg')}"
 
     def item(self, path: Path) -> Item:
         """Its item, as `Index.add` would make it from the file at `path`."""
@@ -282,7 +310,7 @@ class _Hashed:
         return Item(str(path), label, columns, size, time_ns, self.content)
 
 
-def _hash(one: tuple[Upload, Encoded]) -> _Hashed:
+def _hash(one: tuple[Upload, Sequence[Encoded]]) -> _Hashed:
     upload, encoded = one
     return _Hashed(upload, encoded, hashlib.sha256(upload.data).digest())
 
