@@ -1,6 +1,6 @@
 """Kill an index, or the PostgreSQL server under it, hundreds of times, and count what was lost.
 
-    python benchmarks/faults.py file postgres copy refit --rounds 200
+    python benchmarks/faults.py file postgres copy refit also --rounds 200
 
 Seeded: the changes and the moments of the kills are drawn with --seed. What a round does is in
 `tests/index/fault_rounds.py`. PostgreSQL is started for the run with its durable settings. Exit
@@ -18,9 +18,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.databases import postgres
-from tests.index.fault_rounds import Counts, change_rounds, copy_rounds, printed, refit_rounds
+from tests.index.fault_rounds import (
+    Counts,
+    also_rounds,
+    change_rounds,
+    copy_rounds,
+    printed,
+    refit_rounds,
+)
 
-KINDS = ("file", "postgres", "copy", "refit")
+KINDS = ("file", "postgres", "copy", "refit", "also")
 
 
 def run(kind: str, folder: Path, rounds: int, seed: int) -> Counts:
@@ -31,6 +38,8 @@ def run(kind: str, folder: Path, rounds: int, seed: int) -> Counts:
         return copy_rounds(folder, rounds, seed)
     if kind == "refit":
         return refit_rounds(folder, rounds, seed)
+    if kind == "also":
+        return also_rounds(folder, rounds, seed)
     with postgres({}) as server:
         return change_rounds(server.url("rounds"), folder, rounds, seed, server)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,11 +21,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.conftest import write_classes
 from tests.databases import Server
 from tests.index.galleries import DIM, model_of, unit
+from tests.small_network import small_general
 from wingbar.errors import StoreError
 from wingbar.hamming.codes import pack
 from wingbar.index import copy as copy_module
+from wingbar.index import second as second_module
+from wingbar.index import sync as sync_module
 from wingbar.index.checks import verify
 from wingbar.index.engine import NO_FILE, AnyStore, Item, Url, place_of
 from wingbar.index.index import Index
@@ -161,6 +166,17 @@ def _refit(place: str, seeds: list[int], log: Log) -> None:
             _say(log, f"begin {number}")
             index.refit(seed=seed)
             _say(log, f"ack {number}")
+
+
+def _index_by_both(place: str, pictures: str, log: Log) -> None:
+    for module in (sync_module, second_module):
+        module.COMMIT_IMAGES = 4  # images of a transaction
+        module.BATCH = 2
+    with Index.open(place) as index:
+        index.add_encoder(small_general("two", 2))
+        _say(log, "begin")
+        index.add(pictures, bits=12, progress=lambda stage, done, _: _say(log, f"{stage} {done}"))
+        _say(log, "end")
 
 
 @contextmanager
@@ -334,6 +350,53 @@ def refit_rounds(folder: Path, rounds: int, seed: int, items: int = 600) -> Coun
             counts.torn += not (is_old or done <= reached <= done + 1)
             before = model.fingerprint
     return counts
+
+
+def also_rounds(folder: Path, rounds: int, seed: int) -> Counts:
+    """A second encoder is added to an index of half of the pictures, killed, looked at, and at
+    times killed again before it may end. No item may be gone, nor any code be another than that of its
+    picture, by either encoder; and in the end both must have encoded all of them. A picture that an
+    encoder has encoded when the kill comes is acknowledged."""
+    counts = Counts()
+    base, place, log = folder / "base.wb", folder / "a.wb", folder / "log"
+    pictures = write_classes(folder / "pictures", 10)
+    with Index.create(base, small_general("one", 1)) as index:
+        index.add(sorted(pictures.rglob("*.jpg"))[::2], bits=12)
+        before = set(index.paths())
+    for round_ in range(rounds):
+        rng = np.random.default_rng([seed, round_])
+        shutil.copy(base, place)
+        done: set[tuple[str, str]] = {("one", path) for path in before}
+        for _ in range(int(rng.integers(1, 4))):
+            with _child(_index_by_both, log, str(place), str(pictures)):
+                _wait(log, rng, int(rng.integers(0, 30)))
+            counts.cut_off += _said(log)[-1] != ["end"]
+            found = _encoded_by_both(place, counts)
+            counts.lost += len(done - found)
+            done = found
+        counts.rounds += 1
+        counts.acknowledged += len(done)
+        with Index.open(place) as index:
+            index.add_encoder(small_general("two", 2))
+            index.add(pictures, bits=12)
+        counts.torn += len(_encoded_by_both(place, counts)) != 60
+        counts.torn += bool(list(folder.glob("a.wb-also*")))
+        remove_index(place)
+    return counts
+
+
+def _encoded_by_both(place: Path, counts: Counts) -> set[tuple[str, str]]:
+    """Encoder and path of all that is encoded, after a check that it is right."""
+    counts.torn += bool(verify(place))
+    found: set[tuple[str, str]] = set()
+    with Index.open(place) as index:
+        for name in index.encoders:
+            view = index.encoder(name)
+            if view.model.gives_codes and len(view):
+                paths = view.paths()
+                counts.torn += not np.array_equal(view.codes(), view.model.encode(paths).codes)
+                found |= {(name, path) for path in paths}
+    return found
 
 
 def printed(counts: Counts) -> str:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.databases import postgres
-from tests.index.fault_rounds import Counts, change_rounds, copy_rounds, printed, refit_rounds
+from tests.index.fault_rounds import (
+    Counts,
+    also_rounds,
+    change_rounds,
+    copy_rounds,
+    printed,
+    refit_rounds,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +39,10 @@ def test_changes_while_the_server_is_killed(tmp_path: Path) -> None:
 
 def test_copy(tmp_path: Path) -> None:
     check(copy_rounds(tmp_path, 6, seed=0), 6)
+
+
+def test_a_second_encoder(tmp_path: Path) -> None:
+    check(also_rounds(tmp_path, 4, seed=0), 4)
 
 
 def test_refit(tmp_path: Path) -> None:
