@@ -85,7 +85,7 @@ def service_of(client: httpx.Client) -> Service:
 
 def models_of(client: httpx.Client) -> Models:
     """The models that the server behind a client of `serving` runs."""
-    return service_of(client).encoder._models
+    return service_of(client).encoder()._models
 
 
 class Stuck:

@@ -9,6 +9,7 @@ import pytest
 from tests.commands import run
 from tests.conftest import picture
 from tests.model.test_model import trained_model
+from tests.small_network import small_general
 from wingbar.cli import index as index_verbs
 from wingbar.index.index import Index
 
@@ -216,3 +217,64 @@ def test_a_refit_does_not_run_on_ray(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _, err = run(capsys, "index", tmp_path / "a.wb", "--refit", "--ray", "local")
     assert code == 2
     assert "--refit encodes on this machine: run it without --ray" in err
+
+
+def test_a_second_model_beside_the_first(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [str(tmp_path / name) for name in ("one", "two")]
+    for i, folder in enumerate(models):
+        small_general(Path(folder).name, i).save(folder)
+    path, query = tmp_path / "a.wb", photos / "red" / "001.jpg"
+    run(capsys, "index", path, photos / "red", "--model", models[0], "--bits", 8)
+    code, out, err = run(capsys, "index", path, photos, "--also", models[1], "--bits", 12)
+    assert (code, err) == (0, "")
+    assert "Codes of two learned from 24 images: ITQ.\ntwo encoded 24 images of before." in out
+    code, out, _ = run(capsys, "info", path)
+    assert "Second encoder: two (itq, 12 bits, " in out
+    assert "search --with two asks it" in out
+    assert json.loads(run(capsys, "info", path, "--json")[1])["also"]["items"] == 24
+    for name, bits in (("one", 8), ("two", 12)):
+        code, out, _ = run(capsys, "search", path, query, "-k", 1, "--with", name)
+        assert json.loads(out)["path"] == str(query)
+        out = run(capsys, "explain", path, query, "-k", 1, "--with", name, "--json")[1]
+        assert len(json.loads(out)["code"]) == bits
+        scored = run(
+            capsys, "evaluate", path, photos, "--split", "all", "--with", name, "--json",
+            "--keep-constant-bits",
+        )  # fmt: skip
+        assert json.loads(scored[1])["bits"] == bits
+    run(capsys, "export-codes", path, "-o", tmp_path / "two.npz", "--with", "two")
+    with np.load(tmp_path / "two.npz") as arrays:
+        assert json.loads(str(arrays["wingbar"]))["model"] == "two"
+    code, _, err = run(capsys, "search", path, query, "--with", "three")
+    assert (code, err) == (2, f"wingbar: {path} has no encoder 'three': it has one and two\n")
+    code, out, _ = run(capsys, "index", path, "--refit", "--with", "two", "--bits", 16)
+    assert "16-bit codes (before: 12) learned again" in out
+    assert run(capsys, "verify", path)[:2] == (0, f"{path} is intact\n")
+    assert run(capsys, "copy", path, tmp_path / "two.wb", "--with", "two")[0] == 0
+    assert "Second encoder" not in run(capsys, "info", tmp_path / "two.wb")[1]
+    for arguments, reason in [
+        ([path, "--refit", "--also", models[1]], "leave --also out"),
+        ([path, photos, "--with", "two"], "--with goes with --refit"),
+        ([path, photos, "--also", "general"], "two encoders, one and two"),
+    ]:
+        code, _, err = run(capsys, "index", *arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert reason in err
+
+
+def test_what_waits_for_a_second_model_is_counted(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.wb"
+    with Index.create(path) as index:
+        index.add(photos, bits=8)
+        index.add_encoder(small_general("two", 2))
+    waiting = "0 of 24 images encoded by two: run wingbar index again."
+    assert waiting in run(capsys, "info", path)[1]
+    (photos / "red" / "000.jpg").write_bytes((photos / "red" / "001.jpg").read_bytes())
+    _, out, err = run(capsys, "index", path, photos / "blue")
+    assert "23 of 24 images encoded by two: run wingbar index again." in out
+    assert "not encoded by two: its file has changed: index its folder again" in err
+    assert run(capsys, "verify", path)[0] == 0

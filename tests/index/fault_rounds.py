@@ -170,8 +170,7 @@ def _refit(place: str, seeds: list[int], log: Log) -> None:
 
 def _index_by_both(place: str, pictures: str, log: Log) -> None:
     for module in (sync_module, second_module):
-        module.COMMIT_IMAGES = 4  # images of a transaction
-        module.BATCH = 2
+        vars(module).update(COMMIT_IMAGES=4, BATCH=2)  # images of a transaction, and of a run
     with Index.open(place) as index:
         index.add_encoder(small_general("two", 2))
         _say(log, "begin")
@@ -354,9 +353,9 @@ def refit_rounds(folder: Path, rounds: int, seed: int, items: int = 600) -> Coun
 
 def also_rounds(folder: Path, rounds: int, seed: int) -> Counts:
     """A second encoder is added to an index of half of the pictures, killed, looked at, and at
-    times killed again before it may end. No item may be gone, nor any code be another than that of its
-    picture, by either encoder; and in the end both must have encoded all of them. A picture that an
-    encoder has encoded when the kill comes is acknowledged."""
+    times killed again before it may end. No item may be gone, nor any code be another than that of
+    its picture, by either encoder; and in the end both must have encoded all of them. A picture
+    that an encoder has encoded when the kill comes is acknowledged."""
     counts = Counts()
     base, place, log = folder / "base.wb", folder / "a.wb", folder / "log"
     pictures = write_classes(folder / "pictures", 10)

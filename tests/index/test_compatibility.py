@@ -148,6 +148,7 @@ OF_FORMAT = {
     1: FIXTURES / "made_at_2e003ea" / "trained.wb.xz",
     2: FIXTURES / "format_2" / "vectors.wb.xz",
     3: FIXTURES / "format_3" / "vectors.wb.xz",
+    4: FIXTURES / "format_4" / "two.wb.xz",
 }
 AS_INT8 = json.loads((FIXTURES / "format_3" / "answers.json").read_text())
 VECTORS = json.loads((FIXTURES / "format_2" / "answers.json").read_text())
@@ -182,6 +183,21 @@ def test_every_format_is_read_unchanged_and_written_in_the_present_one(
     assert verify(path) == []
     with Index.open(path) as index, closing(store.Store.open(path)) as opened:
         assert (opened.format, len(index)) == (tables.FORMAT, len(items) - 1)
+
+
+def test_what_a_second_encoder_has(tmp_path: Path) -> None:
+    path = tmp_path / "a.wb"
+    path.write_bytes(lzma.decompress(OF_FORMAT[4].read_bytes()))
+    expected = json.loads((FIXTURES / "format_4" / "answers.json").read_text())
+    with Index.open(path) as index:
+        assert list(index.encoders) == expected["encoders"]
+        view = index.encoder("small")
+        assert view.ids().tolist() == expected["ids"]
+        assert [hex(int(code)) for code in view.codes()[:, 0]] == expected["codes"]
+        assert view.model.fingerprint == expected["fingerprint"]
+        assert hashlib.sha256(view.features().tobytes()).hexdigest() == expected["features"]
+        found = [[hit.id for hit in view.search(int(id_), 5)] for id_ in view.ids()[:4]]
+        assert found == expected["nearest"]
 
 
 @pytest.mark.parametrize("format_", [2, 3])

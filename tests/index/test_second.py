@@ -110,9 +110,12 @@ def test_both_encode_as_if_each_were_alone_and_each_picture_is_decoded_once(
 ) -> None:
     opened = []
     original = images._open
-    monkeypatch.setattr(
-        images, "_open", lambda source, side: opened.append(1) or original(source, side)
-    )
+
+    def counted(source: images.Source, side: int | None) -> Any:
+        opened.append(source)
+        return original(source, side)
+
+    monkeypatch.setattr(images, "_open", counted)
     with Index.create(tmp_path / "a.wb", FIRST, also=SECOND) as index:
         report = index.add(photos, bits=BITS)
         assert len(opened) == report.added == 24
@@ -269,9 +272,12 @@ def test_it_continues_after_an_interruption(
     ran: list[int] = []
     with Index.open(late) as index:
         run = Model.run
-        monkeypatch.setattr(
-            Model, "run", lambda self, pixels: ran.append(len(pixels)) or run(self, pixels)
-        )
+
+        def counted(self: Model, pixels: Any) -> Any:
+            ran.append(len(pixels))
+            return run(self, pixels)
+
+        monkeypatch.setattr(Model, "run", counted)
         report = index.add(photos, bits=BITS)
         assert report.also is not None
         assert report.also.waiting == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands import run
 from tests.conftest import picture
 from tests.model.encoders import vit, write
 from tests.model.text_towers import CLIP, FORM, text_tower, texts, write_text
@@ -81,3 +83,19 @@ def test_an_index_without_texts(tmp_path: Path) -> None:
         index.add(vectors=np.eye(4), keys=list("abcd"), bits=4)
         with pytest.raises(QueryError, match="vectors knows no texts"):
             index.search(text="x")
+
+
+def test_a_text_goes_to_the_encoder_that_knows_texts(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.wb"
+    with Index.create(path, also=model) as index:
+        index.add(PICTURES, labels=LABELS, bits=8)
+        hits = index.search(text="a red dress", k=9)
+        assert list(hits) == list(index.encoder("clip").search(text="a red dress", k=9))
+        assert list(hits) == list(index.search(text="a red dress", k=9, encoder="clip"))
+        with pytest.raises(QueryError, match="general"):
+            index.search(text="a red dress", encoder="general")
+    code, out, err = run(capsys, "search", path, "--text", "a red dress", "-k", 9)
+    assert (code, err) == (0, "wingbar: clip answers, which knows texts\n")
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [hit.id for hit in hits]

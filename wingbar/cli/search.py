@@ -120,13 +120,13 @@ def search(args: argparse.Namespace) -> int:
         distinct=args.distinct,
         expand=args.expand,
         cut=args.cut,
+        encoder=args.encoder,
     )
     code = 0
     found: list[tuple[str, Hits]] = []
     told: str | None = None  # why the filter lets nothing pass; the same for every query
-    with Index.open(args.index) as opened:
-        index = opened if args.encoder is None else opened.encoder(args.encoder)
-        if args.text and index.for_texts() is not index:
+    with Index.open(args.index) as index:
+        if args.text and args.encoder is None and index.for_texts() is not index:
             print_message(f"{index.for_texts().model.name} answers, which knows texts")
         for name, query in chain(_queries(args.images), _texts(args.text)):
             try:

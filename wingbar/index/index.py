@@ -609,14 +609,14 @@ class Index:
         a box beside embeddings or parts of pictures; also for texts beside other queries, or with
         options that are not for texts.
         """
-        if options.encoder is not None:
-            return self.encoder(options.encoder).find(queries, replace(options, encoder=None))
+        if options.encoder is not None and (chosen := self.encoder(options.encoder)) is not self:
+            return chosen.find(queries, replace(options, encoder=None))
         given = _listed(queries)
         texts = [one for one in given if isinstance(one, Text)]
         if texts and len(texts) < len(given):
             raise QueryError("texts and images are searched for in calls of their own")
         if texts:
-            knowing = self.for_texts()
+            knowing = self.for_texts() if options.encoder is None else self
             return self._store.retried(lambda: [knowing._of_text(one, options) for one in texts])
         given = _boxed(given, options.box)
         while True:
