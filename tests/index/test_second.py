@@ -206,21 +206,21 @@ def test_it_waits_until_the_next_add_and_then_is_what_it_would_have_been(
 def test_what_waits_is_not_there_for_the_second(late: Path, photos: Path) -> None:
     with Index.open(late) as index:
         index.add(photos, bits=BITS)
-        with index.store.writing():
-            assert index.store.also is not None
-            index.store.also.drop_embeddings([2, 3])  # type: ignore[attr-defined]
+        with index._store.writing():
+            assert index._store.also is not None
+            index._store.also.drop_embeddings([2, 3])  # type: ignore[attr-defined]
         view, missing = index.encoder("two"), index.items([2, 3])
         assert index.verify() == []
         assert view.ids().tolist() == [i for i in range(1, 25) if i not in (2, 3)]
         assert len(view) == len(view.items()) == len(view.labels()) == len(view.codes()) == 22
         assert view.existing([1, 2, 3]) == [1]
         assert view.ids_of_paths([one.path for one in missing]) == {}
-        assert view.store.ids_below(str(photos)) == view.ids().tolist()
+        assert view._store.ids_below(str(photos)) == view.ids().tolist()
         assert sum(view.label_counts().values()) == 22
         label = missing[0].label
         assert set(view.matching(f"label={label}")) == {*index.matching(f"label={label}")} - {2, 3}
         assert {hit.id for hit in view.search(1, 24, where=f"label={label}")}.isdisjoint({2, 3})
-        assert [row.id for row in view.store.rows(0, 2, BITS, view.model.dim)] == [1, 4]
+        assert [row.id for row in view._store.rows(0, 2, BITS, view.model.dim)] == [1, 4]
         assert (index.info().items, index.info().also.items) == (24, 22)  # type: ignore[union-attr]
         index.add(photos)
         require_in_step(index)
@@ -266,7 +266,7 @@ def test_it_continues_after_an_interruption(
         with pytest.raises(KeyboardInterrupt):
             index.add(photos, bits=BITS)
         assert index.verify() == []
-        assert len(index.store.also.waiting()) == left  # type: ignore[union-attr]
+        assert len(index._store.also.waiting()) == left  # type: ignore[union-attr]
     beside = late.with_name("late.wb-also-sample")
     assert beside.exists() == (left == 24)
     ran: list[int] = []
@@ -320,9 +320,9 @@ def test_what_another_process_has_fitted_meanwhile_is_used(
 
         def slower(self: Model, *args: Any) -> Model:
             mine = original(self, *args)
-            with Index.open(late) as other, other.store.writing():
-                assert other.store.also is not None
-                other.store.also.set_model(fitted.files)
+            with Index.open(late) as other, other._store.writing():
+                assert other._store.also is not None
+                other._store.also.set_model(fitted.files)
             return mine
 
         monkeypatch.setattr(Model, "fitted", slower)
@@ -394,8 +394,8 @@ def test_copies_have_both_or_the_one_that_is_named(index: Index, tmp_path: Path)
         assert there.verify() == []
     index.delete([1])
     index.add([np.asarray(picture(2))])
-    with index.store.writing():
-        index.store.also.drop_embeddings([5])  # type: ignore[union-attr]
+    with index._store.writing():
+        index._store.also.drop_embeddings([5])  # type: ignore[union-attr]
     again = copy(index.path, tmp_path / "b.wb")
     assert (again.copied, again.removed, again.present) == (1, 1, 23)
     assert again.checksum != report.checksum

@@ -97,7 +97,7 @@ def test_an_encoder_that_came_after_the_start_waits_for_uploads(
         index.add_encoder(small_general("two", 2))
         form = [("image", ("new.jpg", jpeg(picture(98)), "image/jpeg"))]
         assert client.post("/api/items", files=form).status_code in (200, 201)
-        assert len(index.store.also.waiting()) == len(index) == 61  # type: ignore[union-attr]
+        assert len(index._store.also.waiting()) == len(index) == 61  # type: ignore[union-attr]
         assert "no encoder 'two' here" in problem(
             client.post("/api/search", json={"id": 7, "encoder": "two"}), 422
         )

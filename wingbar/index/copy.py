@@ -199,9 +199,9 @@ def _write_backup(store: Store, partial: Path, progress: Progress) -> None:
 
 def _seen_by(whole: AnyStore, encoder: str) -> AnyStore:
     """The store as one of its encoders sees it. Raises QueryError for an unknown name."""
-    from wingbar.index.index import Index
+    from wingbar.index.index import Index, store_of
 
-    return Index(whole).encoder(encoder).store
+    return store_of(Index(whole).encoder(encoder))
 
 
 def _opened_target(

@@ -186,11 +186,6 @@ class Index:
         return self._store.path
 
     @property
-    def store(self) -> AnyStore:
-        """Its rows, for what reads or copies them as they are."""
-        return self._store
-
-    @property
     def kept(self) -> Kept:
         """How features are kept."""
         return self._store.kept
@@ -1061,6 +1056,11 @@ class Index:
     def _take(self, model: Model) -> None:
         """Use another model from now on."""
         self.model = model
+
+
+def store_of(index: Index) -> AnyStore:
+    """The rows of an index, for what reads or copies them as they are."""
+    return index._store
 
 
 def model_at(name: str | os.PathLike[str]) -> Model:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wingbar.errors import QueryError, StoreError, WingbarError
 from wingbar.hamming import codes
 from wingbar.index.filters import parse_where
-from wingbar.index.index import Index, IndexInfo
+from wingbar.index.index import Index, IndexInfo, store_of
 from wingbar.index.kept import width
 from wingbar.index.open_file import OpenFile
 from wingbar.index.ranking import FailedShard, Hits, SearchOptions
@@ -385,8 +385,9 @@ class _SecondReader(Reader):
     """What a reader's second encoder sees, on its connection."""
 
     def __init__(self, index: Index, feature_bytes: int) -> None:
-        assert isinstance(index.store, _CachingStore)
-        self.store, self.index, self._second = index.store, index, None
+        store = store_of(index)
+        assert isinstance(store, _CachingStore)
+        self.store, self.index, self._second = store, index, None
         self.store.max_bytes = feature_bytes
 
 

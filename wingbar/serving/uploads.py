@@ -246,7 +246,7 @@ class Uploads:
         the start of the server, or one without codes, they wait for it."""
         if len(self._encoders) < 2 or len(names := reader.index.encoders) < 2:
             return
-        view = reader.index.encoder(names[1])
+        view = reader.by(names[1])
         try:
             self._encoders[1].check(view.model)
         except StoreError:
