@@ -68,7 +68,11 @@ def _problems(store: Store) -> list[str]:
         return [*wrong, f"features: {error}"]
     bits = model.bits if model.gives_codes else None
     wrong += row_problems(store.connection, bits, model.dim, kept)
-    return wrong + [f"second encoder: {line}" for line in _also_problems(store, kept)]
+    try:
+        also = _also_problems(store, kept)
+    except sqlite3.Error as error:
+        also = [f"SQLite cannot read the file: {error}"]
+    return wrong + [f"second encoder: {line}" for line in also]
 
 
 def _also_problems(store: Store, kept: Kept) -> list[str]:
@@ -87,12 +91,7 @@ def _also_problems(store: Store, kept: Kept) -> list[str]:
         return wrong
     bits = model.bits if model.gives_codes else None
     ids = store.ids().tolist()
-    try:
-        return wrong + list(
-            _faulty_embeddings(store.connection, SECOND, ids, bits, model.dim, kept)
-        )
-    except sqlite3.Error as error:
-        return [*wrong, f"SQLite cannot read the file: {error}"]
+    return wrong + list(_faulty_embeddings(store.connection, SECOND, ids, bits, model.dim, kept))
 
 
 def _model_problems(store: Store) -> tuple[list[str], Model | None]:

@@ -165,8 +165,12 @@ class Index:
         if other is not None:
             _require_two(place_of(path), loaded, other)
         index = cls(create_store(path, loaded.files, features))
-        if other is not None:
-            index.add_encoder(other)
+        try:
+            if other is not None:
+                index.add_encoder(other)
+        except BaseException:
+            index.close()
+            raise
         return index
 
     @classmethod

@@ -132,11 +132,12 @@ class Store:
     def close(self) -> None:
         """Merge the write-ahead log into the file, so that one file is the index, and close it. The
         second encoder's view of a store closes nothing."""
-        self._memory.close()
-        if self._also is not None:
-            self._also.close()
-        if not self.is_second:
-            self._file.close()
+        if self.is_second:
+            return
+        for view in (self, self._also):
+            if view is not None:
+                view._memory.close()
+        self._file.close()
 
     @property
     def path(self) -> Path:
