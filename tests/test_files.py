@@ -53,7 +53,7 @@ def test_a_file_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.txt"
-    write_whole(path, "old")
+    write_whole(path, "old \udce9")  # of a file name that is not UTF-8
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -62,7 +62,7 @@ def test_a_file_is_written_whole_or_not_at_all(
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             write_whole(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "old \\udce9"
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
 
 

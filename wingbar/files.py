@@ -14,7 +14,8 @@ LEFTOVER_SECONDS = 10  # age from which a partial file is one, if its process is
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Replace the file at `path` by `data` (text as UTF-8), or leave the old one whole.
+    """Replace the file at `path` by `data` (text as UTF-8, with escapes for
+    what a file name of other bytes has brought into it), or leave the old one whole.
 
     The data goes to `.NAME.PID.partial` beside it first and reaches the disk before the file gets
     its name. Raises OSError and removes the partial file when that fails.
@@ -23,7 +24,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
     remove_leftovers(path)
     try:
         with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def everything(path: Path) -> list[Any]:
 
 
 def test_what_goes_out_comes_back_the_same(index: Index, tmp_path: Path, kind: str) -> None:
-    file = tmp_path / f"out{kind}"
+    file = tmp_path / os.fsdecode(b"not UTF-8 \xe9" + kind.encode())
     done = export(index, file)
     assert (done.items, done.bits, done.dim) == (40, 20, DIM)
     again = import_file(file, tmp_path / "b.wb", model=tmp_path / "a.wb")

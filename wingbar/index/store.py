@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from wingbar.errors import StoreError
 from wingbar.files import partial_path, remove_leftovers
 from wingbar.hamming.codes import Codes, Packed, words
+from wingbar.images import is_utf8
 from wingbar.index import filters
 from wingbar.index.engine import NO_FILE as NO_FILE
 from wingbar.index.engine import Item as Item
@@ -656,7 +657,7 @@ class Store:
         """Ids of those `paths` that are in the index."""
         found = {}
         with self._explaining():
-            for path in paths:
+            for path in filter(is_utf8, paths):
                 row = self._db.execute("SELECT id FROM items WHERE path = ?", (path,)).fetchone()
                 if row:
                     found[path] = int(row[0])

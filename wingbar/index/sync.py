@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
-from wingbar.images import Failure, printable
+from wingbar.images import Failure, is_utf8, printable
 from wingbar.index.averaging import average_new
 from wingbar.index.bulk import encode_on_ray
 from wingbar.index.encoded import Encoded, Made
@@ -342,7 +342,7 @@ class _Sync:
                 w = replace(
                     w, label=self.known[w.path][1].label, columns=self.known[w.path][1].columns
                 )
-            if _has_surrogates(w.path):
+            if not is_utf8(w.path):
                 self.tally.failed.append(
                     Failure(printable(w.path), "the file name is not valid UTF-8: rename it")
                 )
@@ -827,7 +827,3 @@ def _why_unlisted(folder: str) -> str:
 
 def _is_below(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)

@@ -191,7 +191,11 @@ def _write_parquet(index: Index, partial: Path, note: Mapping[str, Any]) -> None
         metadata={NOTE: json.dumps(note)},
     )
     ids = index.ids()
-    with parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+    # opened here: pyarrow takes no file names that are not UTF-8
+    with (
+        partial.open("wb") as file,
+        parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for begin in range(0, len(ids), BLOCK):
             part = ids[begin : begin + BLOCK].tolist()
             items = index.items(part)
@@ -426,7 +430,8 @@ def _read_npz(path: Path) -> _Rows:
 def _read_parquet(path: Path) -> _Rows:
     pa, parquet = _pyarrow()
     try:
-        table: pyarrow.Table = parquet.read_table(path)
+        with path.open("rb") as file:  # pyarrow takes no file names that are not UTF-8
+            table: pyarrow.Table = parquet.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {one_line(error)}") from None
     names = table.column_names
