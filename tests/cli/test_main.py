@@ -294,6 +294,45 @@ def test_a_flag_that_is_misspelled(
     assert refused(capsys, arguments) == (2, "", f"wingbar: wingbar {said}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("search", "search: INDEX and IMAGE are missing"),
+        ("train cmbh", "train: --output is missing"),
+        ("data", "data: VERB is missing"),
+        ("data info", "data info: NAME is missing"),
+        (
+            "search a q --box -1,-1,5,5",
+            "search: --box needs a value; one that begins with - is written --box=-1",
+        ),
+        ("search a q --distinct=3", "search: --distinct takes no value"),
+        ("search a q -k many", "search: -k: 'many' is not a whole number"),
+        ("duplicates a --min-score x", "duplicates: --min-score: 'x' is not a number"),
+        (
+            "search a q --fine asymetric",
+            "search: --fine is one of none, ties, pool, asymmetric, not 'asymetric': did you mean "
+            "asymmetric?",
+        ),
+        ("index a p --bits 0", "index: --bits: '0' is not a number of bits from 1 to 1024"),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"wingbar {said}; see wingbar {said.split(':')[0]} --help\n"
+    assert refused(capsys, arguments.split()) == (2, "", line)
+
+
+@pytest.mark.parametrize("asked", ["help", "-h", "--help"])
+def test_help_may_stand_before_the_verb(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = refused(capsys, [asked, "verify"])
+    assert (code, out.startswith("usage: wingbar verify")) == (0, True)
+    code, out, _ = refused(capsys, [asked])
+    assert (code, out.startswith("usage: wingbar [-h]")) == (0, True)
+    code, _, err = refused(capsys, [asked, "serach"])
+    assert (code, err) == (2, "wingbar: wingbar has no verb 'serach': did you mean search?\n")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.main(["--version"])

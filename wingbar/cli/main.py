@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import dropwhile
-from typing import Any
+from typing import Any, NoReturn
 
 from wingbar import __version__
 from wingbar.cli import (
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: `verify` found a damaged index. 2: wrong usage or an error, told in one line on
     standard error. 130: stopped by Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = _with_help_last(sys.argv[1:] if arguments is None else arguments)
     if not arguments:
         print(GREETING)
         return 0
@@ -123,9 +123,53 @@ def _messages_of_warnings() -> Iterator[None]:
         yield
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and the next step."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong, and exit with 2."""
+        self.exit(2, f"{self.prog}: {visible(_in_words(message))}; see {self.prog} --help\n")
+
+
+def _with_help_last(arguments: Sequence[str]) -> Sequence[str]:
+    """The same, but `wingbar help search` and `wingbar -h search` are `wingbar search --help`."""
+    if arguments and arguments[0] in ("help", "-h", "--help"):
+        return [*arguments[1:], "--help"]
+    return arguments
+
+
+def _in_words(message: str) -> str:
+    """An error of argparse in plain words, with a value that is spelled alike."""
+    import re
+    from difflib import get_close_matches
+
+    missing = re.fullmatch("the following arguments are required: (.*)", message)
+    if missing:
+        names = [name.split("/")[-1] for name in missing[1].split(", ")]
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
+    about = re.fullmatch("argument ([^:]*): (.*)", message, re.DOTALL)
+    if not about:
+        return message
+    flag, wrong = about[1].split("/")[-1], about[2]
+    if wrong == "expected one argument":
+        return f"{flag} needs a value; one that begins with - is written {flag}=-1"
+    if re.match("ignored explicit argument", wrong):
+        return f"{flag} takes no value"
+    choice = re.fullmatch(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", wrong, re.DOTALL)
+    if choice:
+        choices = choice[2].replace("'", "").split(", ")
+        near = get_close_matches(choice[1], choices, n=1)
+        said = f"{flag} is one of {', '.join(choices)}, not {choice[1]!r}"
+        return said + (f": did you mean {near[0]}?" if near else "")
+    number = re.fullmatch("invalid (int|float) value: (.*)", wrong, re.DOTALL)
+    if number:
+        return f"{flag}: {number[2]} is not a {'whole ' if number[1] == 'int' else ''}number"
+    return f"{flag}: {wrong}"
+
+
 def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """A parser for these arguments: it knows all verbs, and the flags of the one that they name."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="wingbar",
         description="Visual search for a folder of images, on an ordinary CPU.",
         epilog="Start with: wingbar demo\n"
