@@ -13,6 +13,7 @@ import pytest
 from tests.commands import run
 from tests.model.test_model import trained_model
 from wingbar.cli import main, options
+from wingbar.index import transfer
 from wingbar.index.index import Index
 
 
@@ -217,9 +218,42 @@ def test_ctrl_c(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Index, "add", interrupted)
-    code, _, err = run(capsys, "index", tmp_path / "a.wb", photos)
-    assert code == 130
-    assert "the same command continues from there" in err
+    monkeypatch.setattr(Index, "refit", interrupted)
+    monkeypatch.setattr(Index, "info", interrupted)
+    monkeypatch.setattr(transfer, "import_file", interrupted)
+    path = tmp_path / "a.wb"
+    for arguments, said in (
+        (["index", path, photos], "stopped; what was stored is kept, and the same command"),
+        (["index", path, "--refit"], "stopped; nothing was changed\n"),
+        (["info", path], "stopped\n"),
+        (["import", "a.npz", "-o", path], "stopped; no index was made\n"),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (130, "")
+        assert err.startswith(f"wingbar: {said}")
+
+
+def test_ctrl_c_while_it_is_being_loaded_ends_it_without_a_word() -> None:
+    script = (
+        "import importlib.abc, runpy, signal, sys\n"
+        "class Pressed(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'wingbar.cli.main': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "runpy.run_module('wingbar', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_before_the_verb_begins(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "parser_for", interrupted)
+    assert run(capsys, "info", "a.wb") == (130, "", "")
 
 
 def test_a_reader_that_leaves_early(shared_index_path: Path, shared_photos: Path) -> None:

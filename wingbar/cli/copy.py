@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from wingbar.cli.options import Verb, add_features_flag
+from wingbar.cli.options import CONTINUES, Verb, add_features_flag
 from wingbar.cli.output import print_result, progress_bars
 from wingbar.errors import counted
 
@@ -56,6 +56,7 @@ COPY = Verb(
     "wingbar copy postgresql://server/pictures/photos photos.wb",
     flags=copy_flags,
     run=copy,
+    stopped=CONTINUES,
 )
 
 
@@ -95,4 +96,5 @@ BACKUP = Verb(
     examples="wingbar backup photos.wb /backups/photos-monday.wb --replace",
     flags=backup_flags,
     run=backup,
+    stopped="nothing was written",
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import (
+    CONTINUES,
     Verb,
     add_all_flag,
     add_features_flag,
@@ -155,6 +156,8 @@ def index(args: argparse.Namespace) -> int:
         raise WingbarError("name the images to index: a folder, a CSV file or image files")
     if args.refit and args.images:
         raise WingbarError("--refit learns from what is indexed already: run it without images")
+    if args.refit:
+        args.stopped = "nothing was changed"  # what is read is kept until all of it is there
     if args.refit and args.ray:
         raise WingbarError("--refit encodes on this machine: run it without --ray")
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
@@ -225,6 +228,7 @@ INDEX = Verb(
     "wingbar index shop.wb catalogue.csv --sync",
     flags=index_flags,
     run=index,
+    stopped=CONTINUES,
 )
 
 

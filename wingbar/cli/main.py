@@ -69,6 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     standard error. 130: stopped by Ctrl-C.
     """
     arguments = _with_help_last(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # before the verb has begun
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command that these arguments name."""
     if not arguments:
         print(GREETING)
         return 0
@@ -85,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _messages_of_warnings():
             return int(args.run(args))
     except KeyboardInterrupt:
-        print_message("stopped; what was stored is kept, and the same command continues from there")
+        print_message(f"stopped; {args.stopped}" if args.stopped else "stopped")
         return 130
     except BrokenPipeError:
         # The reader has gone: flushing at exit must not fail too.
@@ -206,7 +214,7 @@ def _add_verbs(
         if isinstance(verb, Group):
             _add_verbs(added, verb.verbs, rest)
             continue
-        added.set_defaults(run=verb.run, verb=added)
+        added.set_defaults(run=verb.run, verb=added, stopped=verb.stopped)
         verb.flags(added)
         if verb.method_flags is not None and rest:
             verb.method_flags(added, rest[0])

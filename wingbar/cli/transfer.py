@@ -45,6 +45,7 @@ EXPORT_CODES = Verb(
     examples="wingbar export-codes photos.wb -o photos.parquet",
     flags=export_flags,
     run=export,
+    stopped="nothing was written",
 )
 
 
@@ -107,4 +108,5 @@ IMPORT = Verb(
     "wingbar import embeddings.npz -o own.wb && wingbar search own.wb query.npy",
     flags=import_flags,
     run=import_file,
+    stopped="no index was made",
 )
