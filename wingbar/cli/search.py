@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +122,10 @@ def search(args: argparse.Namespace) -> int:
     code = 0
     found: list[tuple[str, Hits]] = []
     told: str | None = None  # why the filter lets nothing pass; the same for every query
+    queries = [*_queries(args.images), *_texts(args.text)]
     with Index.open(args.index) as index:
-        for name, query in chain(_queries(args.images), _texts(args.text)):
+        index.check([query for _, query in queries], options)  # before the first is answered
+        for name, query in queries:
             try:
                 hits = index.find([query], options)[0]
                 if options.box is not None and not isinstance(query, Text):

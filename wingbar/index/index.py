@@ -521,6 +521,22 @@ class Index:
                 return found
             # refitted by another process while the queries were encoded: encode them again
 
+    def check(self, queries: Iterable[Query], options: SearchOptions) -> None:
+        """Raise what `find` would raise for one of these queries, apart from pictures that cannot
+        be read: so that a batch can be refused before the first of it is answered."""
+        self._refresh_model()
+        self.fine_of(options)
+        given = _listed(queries)
+        texts = [one for one in given if isinstance(one, Text)]
+        for text in texts:
+            check_options(options)
+            self.model.encode_text(text.text)
+        for query in _boxed([one for one in given if not isinstance(one, Text)], options.box):
+            if _is_vector(query):
+                self._embedded_vector(query, self.model)
+            elif not isinstance(query, (Embeddings, int)):
+                self.model.require_network()
+
     def shortlists(
         self, queries: Sequence[Embeddings], options: SearchOptions
     ) -> tuple[Fine, list[Shortlist]]:

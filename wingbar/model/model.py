@@ -299,7 +299,7 @@ class Model:
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
         """Pixels [B, H, W, 3] -> unit features [B, d] and code logits [B, b], if any."""
-        self._require_network()
+        self.require_network()
         lengths = {"feature": self._feature_length} | (
             {"logits": self.bits} if self._has_logits else {}
         )
@@ -319,7 +319,7 @@ class Model:
 
         A model of several scales uses the one nearest to 1. Raises ImageError as `encode` does.
         """
-        self._require_network()
+        self.require_network()
         names = [
             output.name for output in self._session.get_outputs() if output.name not in OUTPUTS
         ]
@@ -474,7 +474,8 @@ class Model:
                 "images and texts (wingbar model list)"
             )
 
-    def _require_network(self) -> None:
+    def require_network(self) -> None:
+        """Raise ModelError for a model that encodes no images."""
         if not self.has_network:
             raise ModelError(
                 f"{self.name} has no network, only vectors that were made elsewhere: add vectors "
