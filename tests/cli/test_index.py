@@ -216,3 +216,13 @@ def test_a_refit_does_not_run_on_ray(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _, err = run(capsys, "index", tmp_path / "a.wb", "--refit", "--ray", "local")
     assert code == 2
     assert "--refit encodes on this machine: run it without --ray" in err
+
+
+def test_verify_of_a_file_that_was_cut_off_names_the_real_next_step(
+    shared_index_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "short.wb"
+    short.write_bytes(shared_index_path.read_bytes()[:5000])
+    code, out, _ = run(capsys, "verify", short)
+    assert (code, out.count("\n")) == (1, 1)
+    assert f": wingbar verify --repair {short} keeps what can be read; or restore a backup" in out

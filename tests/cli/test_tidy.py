@@ -93,6 +93,22 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent / "a.wb"
 
 
+def test_a_drop_list_replaces_nothing_but_one(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes, old, empty = (tmp_path / name for name in ("notes.txt", "old.txt", "empty.txt"))
+    notes.write_text("milk\n")
+    old.write_text("/photos/a.jpg\n")
+    empty.touch()
+    for place in (notes, copy):
+        code, _, err = run(capsys, "duplicates", copy, "--exact", "--drop-list", place)
+        assert (code, f"{place} is there and nothing that wingbar wrote" in err) == (2, True)
+    assert notes.read_text() == "milk\n"
+    for place in (old, empty):
+        assert run(capsys, "duplicates", copy, "--exact", "--drop-list", place)[0] == 0
+        assert place.read_text() == ""
+
+
 @pytest.mark.slow
 def test_duplicates_as_text_json_page_and_list(
     copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

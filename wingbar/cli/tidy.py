@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,12 +131,14 @@ def duplicates(args: argparse.Namespace) -> int:
     from wingbar.duplicates import page
     from wingbar.duplicates.find import DuplicateOptions, find_duplicates
     from wingbar.evaluation.report import check_pages
-    from wingbar.files import write_whole
+    from wingbar.files import require_own, write_whole
     from wingbar.index.index import Index
 
     if args.html is not None:
         check_pages()  # before the work, not after it
         require_page(args.html)
+    if args.drop_list not in (None, "-"):  # an earlier list begins with a path
+        require_own(Path(args.drop_list), os.path.abspath(os.sep).encode())
     options = DuplicateOptions(
         radius=args.radius,
         min_score=args.min_score,

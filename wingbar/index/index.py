@@ -50,6 +50,7 @@ from wingbar.index.ranking import (
     stage_scores,
     with_chances,
 )
+from wingbar.index.sqlite_file import repair_of
 from wingbar.index.text_search import Text, check_options, ranked_by_text
 from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
@@ -167,7 +168,7 @@ class Index:
         except ModelError as error:
             place = store.path
             store.close()
-            raise StoreError(f"{place} is damaged ({error}): run wingbar verify {place}") from None
+            raise StoreError(f"{place} is damaged ({error}): {repair_of(place)}") from None
 
     @property
     def path(self) -> Place:
