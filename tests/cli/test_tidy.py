@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,24 @@ def test_a_page_is_not_written_over_an_index(
         assert (code, out) == (2, "")
         assert "is there and nothing that wingbar wrote" in err
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["remove", "duplicates", "verify"])
+def test_a_name_with_a_line_break_is_one_line(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, path = tmp_path / "p", tmp_path / "a.wb"
+    folder.mkdir()
+    for name in ("a\nwingbar: all is well\x1b[2K.jpg", "b.jpg"):
+        picture(1).save(folder / name)
+    with Index.create(path) as index:
+        index.add(folder, bits=8)
+    if verb == "verify":
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute("UPDATE items SET label = 'other'")
+        connection.close()
+    further = {"remove": [folder, "--dry-run"], "duplicates": ["--exact"], "verify": []}[verb]
+    _, out, err = run(capsys, verb, path, *further)
+    assert r"a\nwingbar: all is well\x1b[2K.jpg" in out
+    assert not any(line.startswith("wingbar:") for line in (out + err).splitlines())

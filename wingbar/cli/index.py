@@ -28,6 +28,7 @@ from wingbar.cli.output import (
     progress_bars,
     table_text,
     value_text,
+    visible,
 )
 from wingbar.errors import WingbarError, counted
 
@@ -364,7 +365,7 @@ def verify(args: argparse.Namespace) -> int:
 
     problems = verify(place)
     if len(problems) == 1 and problems[0].startswith(f"{place} "):
-        text = problems[0]  # about the file as a whole, such as a picture that is no index
+        text = visible(problems[0])  # about the file as a whole, such as a picture that is no index
     elif not problems and (other := _otherwise(args.index)) is not None:
         problems = [other]
         text = f"{place} is intact, but {other}"
@@ -373,7 +374,7 @@ def verify(args: argparse.Namespace) -> int:
         if isinstance(place, Url):
             advice = "restore a copy of it"
         count = counted(len(problems), "problem")
-        text = "\n".join([*problems, f"{place}: {count}; {advice}"])
+        text = "\n".join([*map(visible, problems), f"{place}: {count}; {advice}"])
     else:
         text = f"{place} is intact"
     print_result(args, {"index": str(place), "problems": problems}, text)
@@ -404,7 +405,7 @@ def _repair(args: argparse.Namespace) -> int:
             lines.append(
                 f"{counted(done.unchecked, 'code')} could not be checked: a bit of one is wrong."
             )
-        lines += [f"dropped: {line}" for line in done.dropped[:LISTED]]
+        lines += [f"dropped: {visible(line)}" for line in done.dropped[:LISTED]]
         if len(done.dropped) > LISTED:
             lines.append(f"and {len(done.dropped) - LISTED:,} more; --json lists them all")
         lines.append(f"The damaged file is {done.damaged} now; delete it when all is well.")
@@ -496,9 +497,9 @@ def _add_text(path: Place, items: int, report: AddReport) -> str:
         more = " and more" if len(names) > 5 else ""
         lines.append(
             f"Left out {counted(len(report.skipped), 'folder or file', 'folders or files')} by "
-            f"name: {', '.join(names[:5])}{more}."
+            f"name: {visible(', '.join(names[:5]))}{more}."
         )
-    lines += [f"Note: {note}." for note in report.notes]
+    lines += [f"Note: {visible(note)}." for note in report.notes]
     if report.advice:
         lines.append(f"Note: {report.advice}.")
     return "\n".join(lines)

@@ -365,13 +365,14 @@ def _look_record(look: Look | None) -> dict[str, Any] | None:
 def _explained_text(name: str, explained: Explained) -> str:
     look = explained.query
     lines = [
-        f"{name}, {look.size[0]} x {look.size[1]}",
+        f"{visible(name)}, {look.size[0]} x {look.size[1]}",
         f"code {_bits_text(explained.code)}",
         _place_text(look),
     ]
     lines += [f"region {i}: {_box_text(box)}" for i, box in enumerate(look.regions, start=1)]
     lines += [
-        f"characteristic {c.number} of {c.label}: cosine {c.cosine:.3f}, class {c.probability:.1%}"
+        f"characteristic {c.number} of {visible(c.label)}: cosine {c.cosine:.3f}, "
+        f"class {c.probability:.1%}"
         for c in look.fired
     ]
     for hit, agree in zip(explained.hits, explained.agree, strict=True):

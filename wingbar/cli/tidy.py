@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_where_flag, positive_number, whole_number
-from wingbar.cli.output import LISTED, print_message, print_result, progress_bars, require_page
+from wingbar.cli.output import (
+    LISTED,
+    print_message,
+    print_result,
+    progress_bars,
+    require_page,
+    visible,
+)
 from wingbar.errors import WingbarError, counted, one_line
 
 if TYPE_CHECKING:
@@ -59,7 +66,7 @@ def remove(args: argparse.Namespace) -> int:
     head = "would remove" if args.dry_run else "removed"
     text = f"{args.index}: {head} {counted(len(chosen), 'image')}"
     text += f", {left - len(chosen) if args.dry_run else left:,} left"
-    lines = [text, *(f"  {path}" for path in chosen.paths[:LISTED])]
+    lines = [text, *(f"  {visible(path)}" for path in chosen.paths[:LISTED])]
     if len(chosen) > LISTED:
         lines.append(f"  and {len(chosen) - LISTED:,} more; --json lists them all")
     record = {
@@ -221,7 +228,7 @@ def _copy_text(copy: Copy) -> str:
 
     size = f"  ({text})" if (text := size_text(copy)) else ""
     likeness = "" if copy.how in (None, "same file") else f", cosine {copy.score:.2f}"
-    return f"{(copy.how or 'keep') + likeness:28}  {copy.path}{size}"
+    return f"{(copy.how or 'keep') + likeness:28}  {visible(copy.path)}{size}"
 
 
 def _listed_in(name: str) -> list[str]:
