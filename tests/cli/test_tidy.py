@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sqlite3
@@ -35,12 +36,39 @@ def test_remove_by_path_folder_and_filter(
     code, out, _ = run(capsys, "remove", copy, red, blue, "--json")
     record = json.loads(out)
     assert (code, record["removed"], record["items"], len(record["paths"])) == (0, 21, 39, 21)
-    code, out, _ = run(capsys, "remove", copy, "--where", "label=green")
+    code, out, _ = run(capsys, "remove", copy, "--where", "label=green", "--yes")
     assert out.startswith(f"{copy}: removed 20 images, 19 left")
     code, out, _ = run(capsys, "index", copy, shared_photos)
     assert "41 images stay out: removed before and not changed since; --restore brings" in out
     code, out, _ = run(capsys, "index", copy, blue)
     assert "1 added" in out
+
+
+def test_more_than_half_is_removed_only_after_a_yes(
+    copy: Path,
+    shared_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def typed(text: str, is_terminal: bool = True) -> None:
+        answer = io.StringIO(text)
+        monkeypatch.setattr(answer, "isatty", lambda: is_terminal)
+        monkeypatch.setattr("sys.stdin", answer)
+
+    typed("y\n", is_terminal=False)
+    code, out, err = run(capsys, "remove", copy, "/")
+    assert (code, out) == (2, "")
+    assert f"60 of the 60 images in {copy} would be removed, more than half: add --yes" in err
+    for text in ("\n", "n\n", ""):
+        typed(text)
+        code, out, err = run(capsys, "remove", copy, "/")
+        assert (code, out, err.endswith("[y/N] wingbar: nothing was removed\n")) == (2, "", True)
+    halves = [shared_photos / "red", *sorted((shared_photos / "green").iterdir())[:10]]
+    code, out, _ = run(capsys, "remove", copy, *halves)
+    assert (code, "removed 30 images, 30 left" in out) == (0, True)
+    typed("Y\n")
+    code, out, _ = run(capsys, "remove", copy, shared_photos)
+    assert (code, "removed 30 images, 0 left" in out) == (0, True)
 
 
 def test_remove_names_what_it_does_not_find(

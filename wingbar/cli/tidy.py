@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ def remove_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
     )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="remove more than half of an index without a question",
+    )
 
 
 def remove(args: argparse.Namespace) -> int:
@@ -61,6 +67,8 @@ def remove(args: argparse.Namespace) -> int:
         if not chosen.ids and args.where and (why := index.why_nothing_passes(args.where)):
             print_message(why)
         if not args.dry_run:
+            if not args.yes:
+                _ask_before_most(args.index, len(chosen), len(index))
             index.delete(chosen.ids)
         left = len(index)
     head = "would remove" if args.dry_run else "removed"
@@ -80,6 +88,21 @@ def remove(args: argparse.Namespace) -> int:
     }
     print_result(args, record, "\n".join(lines))
     return 2 if chosen.missing else 0
+
+
+def _ask_before_most(name: str, chosen: int, items: int) -> None:
+    """Raise WingbarError unless at most half of the items were chosen, or the person at the
+    terminal says yes: a folder too far up names all of them."""
+    if 2 * chosen <= items:
+        return
+    what = f"{chosen:,} of the {counted(items, 'image')} in {name}"
+    if not sys.stdin.isatty():
+        raise WingbarError(
+            f"{what} would be removed, more than half: add --yes, or look first with --dry-run"
+        )
+    print(visible(f"Remove {what}? [y/N] "), end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise WingbarError("nothing was removed")
 
 
 REMOVE = Verb(
