@@ -190,22 +190,36 @@ def index(args: argparse.Namespace) -> int:
                 )
             print_result(args, asdict(refitted), _refit_text(path, refitted))
             return 0
-        with progress_bars() as progress:
-            report = found.add(
-                sources,
-                bits=args.bits,
-                codes=args.codes,
-                purpose=args.purpose,
-                adapt=args.adapt,
-                seed=args.seed,
-                threads=args.threads,
-                progress=progress,
-                rehash=args.rehash,
-                restore=args.restore,
-                is_whole=args.sync,
-                unproven=args.unproven,
-                ray=args.ray,
+        total = sum(map(len, sources))
+        if before := min(found.encoded_before(), total):
+            print_message(
+                f"continuing an interrupted run: {before:,} of {counted(total, 'image')} are "
+                "encoded already"
             )
+        try:
+            with progress_bars() as progress:
+                report = found.add(
+                    sources,
+                    bits=args.bits,
+                    codes=args.codes,
+                    purpose=args.purpose,
+                    adapt=args.adapt,
+                    seed=args.seed,
+                    threads=args.threads,
+                    progress=progress,
+                    rehash=args.rehash,
+                    restore=args.restore,
+                    is_whole=args.sync,
+                    unproven=args.unproven,
+                    ray=args.ray,
+                )
+        except KeyboardInterrupt:
+            if encoded := min(found.encoded_before(), total):
+                args.stopped = (
+                    f"{encoded:,} of {counted(total, 'image')} are encoded, which is kept; the "
+                    "same command continues from there and then learns the codes"
+                )
+            raise
         print_failures(report.failed)
         print_result(
             args,

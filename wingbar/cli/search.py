@@ -234,7 +234,9 @@ def _queries(names: Sequence[str]) -> Iterator[tuple[str, str | NDArray[np.float
             ) from None
         if vectors.ndim not in (1, 2) or vectors.dtype.kind not in "fiu":
             raise WingbarError(f"{name} holds no vectors: save one [d] or several [Q, d]")
-        rows = vectors.astype(np.float32)
+        from wingbar.index.vectors import as_float32
+
+        rows = as_float32(vectors)
         if vectors.ndim == 1:
             yield name, rows
         else:

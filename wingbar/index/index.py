@@ -329,6 +329,13 @@ class Index:
             self._take(model)
         return report
 
+    def encoded_before(self) -> int:
+        """How many images an interrupted first run has encoded: what they gave is kept beside the
+        index until its codes are learned. 0 for an index that has codes."""
+        from wingbar.index.unfinished import Outputs
+
+        return 0 if self.model.gives_codes else len(Outputs(self._store.scratch, self.model))
+
     def delete(
         self, items: int | str | os.PathLike[str] | Iterable[int | str | os.PathLike[str]]
     ) -> Deleted:

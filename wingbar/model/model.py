@@ -23,7 +23,7 @@ from wingbar.hamming import codes
 from wingbar.model import averaging, fitting, itq, random_pairs, runtime
 from wingbar.model.random_pairs import RandomPairs
 from wingbar.model.text import TOKENIZER, TOWER, TextEncoder, TextForm
-from wingbar.parallel import BATCH, batched, cores, in_order
+from wingbar.parallel import BATCH, batched, cores, in_order, interruptible
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -378,14 +378,16 @@ class Model:
             )
         try:
             # vectors are kept as they are
-            fit = fitting.fit(
-                raw,
-                bits,
-                seed,
-                options,
-                keep_features=not self.has_network,
-                labels=labels,
-                whole=self.has_text,
+            fit = interruptible(
+                lambda: fitting.fit(
+                    raw,
+                    bits,
+                    seed,
+                    options,
+                    keep_features=not self.has_network,
+                    labels=labels,
+                    whole=self.has_text,
+                )
             )
         except ValueError as error:
             raise ModelError(str(error)) from None
