@@ -39,12 +39,20 @@ def copy(args: argparse.Namespace) -> int:
     parts = [f"{report.copied:,} copied"]
     parts += [f"{report.present:,} there already"] if report.present else []
     parts += [f"{report.removed:,} removed"] if report.removed else []
+    lines = [
+        f"{target} is a copy of {source}: {counted(report.items, 'image')} ({', '.join(parts)}) in "
+        f"{report.seconds:.1f} s",
+        f"Number and checksum are the same on both sides: {report.checksum[:16]}.",
+    ]
+    if report.rounded:
+        lines.append(
+            f"Features were rounded to int8, as {target} keeps them, and compared as rounded; the "
+            "codes are the same."
+        )
     print_result(
         args,
         {"source": str(source), "target": str(target), **asdict(report)},
-        f"{target}: {counted(report.items, 'image')} as in {source} ({', '.join(parts)}) in "
-        f"{report.seconds:.1f} s\n"
-        f"Number and checksum are the same on both sides: {report.checksum[:16]}.",
+        "\n".join(lines),
     )
     return 0
 

@@ -55,6 +55,8 @@ class CopyReport:
     checksum: sha256 over all items, codes and features in hexadecimal digits, the same on both
         sides.
     seconds: duration, with the reading of the target at the end.
+    rounded: whether the target keeps features as int8 and the source does not, so that those of the
+        copy were rounded; the checksum is then of the rounded ones.
     """
 
     items: int
@@ -63,6 +65,7 @@ class CopyReport:
     removed: int
     checksum: str
     seconds: float
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,9 @@ def copy(
                     f"checksum {theirs_checksum[:12]}, not {count:,} with {checksum[:12]}; is "
                     "something else writing to it? Run the same command again"
                 )
+            rounded = theirs.kept != ours.kept and theirs.kept == "int8"
     seconds = time.monotonic() - start
-    return CopyReport(count, tally.copied, tally.present, tally.removed, checksum, seconds)
+    return CopyReport(count, tally.copied, tally.present, tally.removed, checksum, seconds, rounded)
 
 
 def backup(
