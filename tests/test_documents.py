@@ -136,7 +136,7 @@ def test_every_extra_that_is_named_is_there_and_brings_what_is_missing() -> None
     }
     assert {"report", "text", "train"} <= named <= set(extras)
     # "a page needs Jinja2: pip install 'wingbar[report]'"
-    needs = re.compile(r"needs? ([A-Za-z][\w, -]*)[^\"]*?pip install[^\w]+wingbar\[([a-z]+)\]")
+    needs = re.compile(r"needs? ([A-Za-z][\w, -]{2,50}): (?:run )?pip install '?wingbar\[([a-z]+)")
     called = {"pytorch": "torch", "milvus": "pymilvus"}
     told = 0
     for path in files[len(DOCUMENTS) :]:
