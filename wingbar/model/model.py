@@ -506,7 +506,7 @@ def _random_pairs(rotation: itq.Rotation, raw: Float32, averages: bool) -> Rando
     packed = codes.pack(logits >= 0)
     if averages:
         plain = averaging.plain_of(features)
-        average = averaging.averages_of(plain)
+        average = averaging.averages_for_classes(plain, plain, np.arange(len(plain)))
         packed = averaging.codes_of_averages(rotation, average)
         features = averaging.joined(average, plain)
     rows = random_pairs.sample_of(len(raw))
