@@ -343,8 +343,8 @@ def test_a_flag_that_is_misspelled(
         ("search a q -k many", "search: -k: 'many' is not a whole number"),
         ("duplicates a --min-score x", "duplicates: --min-score: 'x' is not a number"),
         (
-            "search a q --fine asymetric",
-            "search: --fine is one of none, ties, pool, asymmetric, not 'asymetric': did you mean "
+            "search a q --fine asymmetrik",
+            "search: --fine is one of none, ties, pool, asymmetric, not 'asymmetrik': did you mean "
             "asymmetric?",
         ),
         ("index a p --bits 0", "index: --bits: '0' is not a number of bits from 1 to 1024"),

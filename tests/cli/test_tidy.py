@@ -222,7 +222,11 @@ def test_a_name_with_a_line_break_is_one_line(
         with connection:
             connection.execute("UPDATE items SET label = 'other'")
         connection.close()
-    further = {"remove": [folder, "--dry-run"], "duplicates": ["--exact"], "verify": []}[verb]
-    _, out, err = run(capsys, verb, path, *further)
+    flags: dict[str, list[object]] = {
+        "remove": [folder, "--dry-run"],
+        "duplicates": ["--exact"],
+        "verify": [],
+    }
+    _, out, err = run(capsys, verb, path, *flags[verb])
     assert r"a\nwingbar: all is well\x1b[2K.jpg" in out
     assert not any(line.startswith("wingbar:") for line in (out + err).splitlines())

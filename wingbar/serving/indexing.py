@@ -149,7 +149,8 @@ class FolderIndexing:
                 report = index.add([images], progress=self._progress)
             self.run = _finished(self.run, report)
         except _Stopped as stopped:
-            self.run = _finished(self.run, *stopped.args, state="stopped")
+            done = stopped.args[0] if stopped.args else AddReport()  # before anything was begun
+            self.run = _finished(self.run, done, "stopped")
         except WingbarError as error:
             self.run = replace(self.run, state="failed", message=str(error))
         except BaseException as error:  # a bug: nobody may wait for ever
@@ -178,11 +179,8 @@ class _Stopped(KeyboardInterrupt):
     report of it."""
 
 
-def _finished(
-    run: Run, report: AddReport | None = None, state: Literal["done", "stopped"] = "done"
-) -> Run:
-    """The end of a run; without a report nothing was done."""
-    report = report or AddReport()
+def _finished(run: Run, report: AddReport, state: Literal["done", "stopped"] = "done") -> Run:
+    """The end of a run."""
     names = ("added", "updated", "unchanged", "moved", "removed")
     failed = [Unusable(printable(one.path), one.reason) for one in report.failed]
     return replace(

@@ -60,10 +60,12 @@ async def require_known_parameters(request: Request) -> None:
     route = request.scope.get("route")
     if request.query_params and isinstance(route, APIRoute):
         known: list[str] = []
-        for one in route.dependant.query_params:
+        for one in route.dependant.query_params:  # codespell:ignore dependant
             record = one.field_info.annotation
-            is_record = isinstance(record, type) and issubclass(record, BaseModel)
-            known += record.model_fields if is_record else [one.alias]
+            if isinstance(record, type) and issubclass(record, BaseModel):
+                known += record.model_fields
+            else:
+                known.append(one.alias)
         _require_known(request.query_params, known, route.path)
 
 
