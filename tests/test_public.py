@@ -20,6 +20,7 @@ import pytest
 import wingbar
 from wingbar.cli import main
 from wingbar.errors import StoreError
+from wingbar.evaluation.metrics import Buckets
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -164,6 +165,12 @@ def test_public_records_describe_every_field() -> None:
         if left := [name for name in fields_to_describe(kind) if name not in described]:
             missing[f"{kind.__module__}.{kind.__name__}"] = left
     assert not missing, "\n".join(f"{name}: {', '.join(left)}" for name, left in missing.items())
+
+
+def test_public_records_are_frozen() -> None:
+    classes = [kind for kind in public_classes() if dataclasses.is_dataclass(kind)]
+    classes += [Buckets]
+    assert [kind for kind in classes if not vars(kind)["__dataclass_params__"].frozen] == []
 
 
 @pytest.mark.slow

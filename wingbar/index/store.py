@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
-from wingbar.files import partial_path, remove_leftovers
+from wingbar.files import partial_path, remove_leftovers, with_own_name
 from wingbar.hamming.codes import Codes, Packed, words
+from wingbar.images import is_utf8
 from wingbar.index import filters
 from wingbar.index.engine import NO_FILE as NO_FILE
 from wingbar.index.engine import Item as Item
@@ -41,6 +42,7 @@ from wingbar.index.sqlite_file import (
     explained,
     identity_of,
     put_in_place,
+    repair_of,
 )
 from wingbar.index.tables import (
     FIRST,
@@ -116,6 +118,8 @@ class Store:
             ) from None
         except (sqlite3.Error, OSError) as error:
             raise explained(error, path) from error
+        except StoreError as error:
+            raise StoreError(with_own_name(str(error), path)) from error
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -125,6 +129,8 @@ class Store:
     def open(cls, path: Path) -> Self:
         """The index at `path`, for reading and, where the file system allows it, writing. Raises
         StoreError."""
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path} is no file, as an index is: name another place")
         if not path.is_file():
             raise StoreError(f"no index at {path}: make one with wingbar index {path} IMAGES")
         return cls(OpenFile.open(path))
@@ -634,7 +640,7 @@ class Store:
         """Ids of those `paths` that are in the index."""
         found = {}
         with self._explaining():
-            for path in paths:
+            for path in filter(is_utf8, paths):
                 row = self._db.execute(
                     f"SELECT id FROM items WHERE path = ?{self._shown}", (path,)
                 ).fetchone()
@@ -843,4 +849,4 @@ class Store:
             raise self._damaged("its rows are out of order")
 
     def _damaged(self, what: str) -> StoreError:
-        return StoreError(f"{self.path} is damaged ({what}): run wingbar verify {self.path}")
+        return StoreError(f"{self.path} is damaged ({what}): {repair_of(self.path)}")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError, counted
-from wingbar.images import Failure, printable
+from wingbar.images import Failure, is_utf8, printable
 from wingbar.index.averaging import average_new
 from wingbar.index.bulk import encode_on_ray
 from wingbar.index.encoded import Encoded, Made
@@ -167,7 +167,8 @@ def add(
         those that were there before it follow at the end.
 
     Raises StoreError when the index cannot be written (what was stored stays), DataError when there
-    is nothing to add.
+    is nothing to add. A KeyboardInterrupt is raised again once what is encoded is stored, with the
+    report of it as its argument.
     """
     start = time.monotonic()
     job = _Sync(
@@ -194,38 +195,24 @@ def add(
         if not job.gives_codes and todo:
             todo = job.fit_on_sample(todo)
         job.process(todo)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         job.commit()
+        if not job.gives_codes:  # what is encoded waits for its codes
+            job.tally.added = job.tally.updated = 0
+        stopped.args = (job.report(batch, 0, time.monotonic() - start),)
         raise
     removed = job.remove(gone)
-    followed = job.follow(batch, unproven)
+    try:
+        followed = job.follow(batch, unproven)
+    except KeyboardInterrupt as stopped:
+        stopped.args = (job.report(batch, removed, time.monotonic() - start),)
+        raise
     for encoder in job.all_encoders:
         if encoder.model.averages:
             with store.writing():
                 average_new(encoder.store, encoder.model)
     job.discard_outputs()
-    seconds = time.monotonic() - start
-    tally = job.tally
-    report = AddReport(
-        added=tally.added,
-        updated=tally.updated,
-        unchanged=tally.unchanged,
-        moved=tally.moved,
-        removed=removed,
-        failed=tuple(tally.failed),
-        ignored=tuple(batch.ignored),
-        skipped=tuple(map(printable, batch.skipped)),
-        kept=job.kept(),
-        left_out=tally.left_out,
-        continued=tally.continued,
-        fitted_on=job.fitted_on,
-        fitted=job.model.record["fitted"] if job.fitted_on else {},
-        seconds=seconds,
-        images_per_second=job.encoded / seconds if seconds > 0 else 0.0,
-        advice=advice(job.model, store.count()),
-        notes=(*batch.notes, *tally.notes),
-        also=followed,
-    )
+    report = job.report(batch, removed, time.monotonic() - start, followed)
     return report, job.model, None if job.second is None else job.second.model
 
 
@@ -298,6 +285,32 @@ class _Sync:
     def gives_codes(self) -> bool:
         """Whether new images can be stored."""
         return all(encoder.model.gives_codes for encoder in self.encoders)
+
+    def report(
+        self, batch: Batch, removed: int, seconds: float, also: AlsoReport | None = None
+    ) -> AddReport:
+        """What was done by now."""
+        kept, tally = self.kept(), self.tally  # which adds a note
+        return AddReport(
+            added=tally.added,
+            updated=tally.updated,
+            unchanged=tally.unchanged,
+            moved=tally.moved,
+            removed=removed,
+            failed=tuple(tally.failed),
+            ignored=tuple(batch.ignored),
+            skipped=tuple(map(printable, batch.skipped)),
+            kept=kept,
+            left_out=tally.left_out,
+            continued=tally.continued,
+            fitted_on=self.fitted_on,
+            fitted=self.model.record["fitted"] if self.fitted_on else {},
+            seconds=seconds,
+            images_per_second=self.encoded / seconds if seconds > 0 else 0.0,
+            advice=advice(self.model, self.store.count()),
+            notes=(*batch.notes, *tally.notes),
+            also=also,
+        )
 
     def gone_from(self, batch: Batch) -> dict[int, str]:
         """Ids and paths of items below the batch's roots whose files no longer exist. Items below a
@@ -394,7 +407,7 @@ class _Sync:
                 w = replace(
                     w, label=self.known[w.path][1].label, columns=self.known[w.path][1].columns
                 )
-            if _has_surrogates(w.path):
+            if not is_utf8(w.path):
                 self.tally.failed.append(
                     Failure(printable(w.path), "the file name is not valid UTF-8: rename it")
                 )
@@ -937,7 +950,3 @@ def _why_unlisted(folder: str) -> str:
 
 def _is_below(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)
