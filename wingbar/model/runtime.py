@@ -83,17 +83,17 @@ def check_network(network: bytes, name: str = "model.onnx") -> None:
 
 
 def with_activation(network: bytes) -> bytes | None:
-    """An ONNX graph with one more output, ACTIVATION: what its last pooling averages, which in a
+    """A valid ONNX graph with one more output, ACTIVATION: what its last pooling averages, which in a
     convolutional network is the map that the feature comes from. None for a graph without pooling.
 
     Raises ValueError or IndexError for bytes that are no protocol buffer.
     """
     pooled = None
-    for node in _inside(network, _inside(network, (0, len(network)), 7)[0], 1):
-        (op,) = _inside(network, node, 4) or [(0, 0)]
+    for place in _inside(network, _inside(network, (0, len(network)), 7)[0], 1):
+        op = (_inside(network, place, 4) or [(0, 0)])[-1]
         if network[op[0] : op[1]] in POOLING:
-            start, end = _inside(network, node, 1)[0]
-            pooled = network[start:end]
+            first = _inside(network, place, 1)[0]
+            pooled = network[first[0] : first[1]]
     if pooled is None:
         return None
     # Messages that follow each other are merged: the graph gets a node that names the map, and an
