@@ -174,7 +174,7 @@ def gallery_of(model: Model, raw: Raw) -> Found:
         return found_by(embedded)
     assert model.rotation is not None
     plain = averaging.plain_of(embedded.features)
-    average = averaging.averages_of(plain)
+    average = averaging.averages_for_classes(plain, plain, np.arange(len(plain)))
     packed = averaging.codes_of_averages(model.rotation, average)
     signs = np.where(unpack(packed, model.bits), np.float32(1), np.float32(-1))
     return Found(signs, averaging.joined(average, plain))

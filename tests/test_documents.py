@@ -124,3 +124,27 @@ def test_the_hamming_example_runs() -> None:
     assert block is not None
     few = block.group(1).replace("100_000", "1_000")  # answered by NumPy: nothing is compiled
     exec(compile(few, "docs/hamming.md", "exec"), {})
+
+
+def test_every_extra_that_is_named_is_there_and_brings_what_is_missing() -> None:
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    files = [*DOCUMENTS, *sorted((ROOT / "wingbar").rglob("*.py"))]
+    hints = re.compile(r"wingbar\[([a-z,]+)\]")
+    named = {
+        extra for path in files for one in hints.findall(text_of(path)) for extra in one.split(",")
+    }
+    assert {"report", "text", "train"} <= named <= set(extras)
+    # "a page needs Jinja2: pip install 'wingbar[report]'"
+    needs = re.compile(r"needs? ([A-Za-z][\w, -]{2,50}): (?:run )?pip install '?wingbar\[([a-z]+)")
+    called = {"pytorch": "torch", "milvus": "pymilvus"}
+    told = 0
+    for path in files[len(DOCUMENTS) :]:
+        text = re.sub(r'"\s*\n\s*f?"', "", text_of(path))
+        for libraries, extra in needs.findall(text):
+            brought = " ".join(extras[extra]).lower()
+            for one in re.split(r", | and ", libraries.lower()):
+                library = one.split(" to ")[0].strip()
+                assert called.get(library, library) in brought, (path, library, extra)
+                told += 1
+    assert told >= 8

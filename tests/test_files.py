@@ -53,16 +53,17 @@ def test_a_file_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.txt"
-    write_whole(path, "old")
+    write_whole(path, "old \udce9")  # of a file name that is not UTF-8
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as full_disk:
             write_whole(path, "new")
-    assert path.read_text() == "old"
+    assert full_disk.value.filename == str(path)
+    assert path.read_text() == "old \\udce9"
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -73,6 +74,8 @@ def test_a_slip_of_the_keyboard_replaces_nothing(tmp_path: Path) -> None:
     for content in (b"", b"<!DOCTYPE HTML><p>"):
         page.write_bytes(content)
         require_own(page, begins)
+    page.write_bytes(b"0123<!doctype html")
+    require_own(page, begins, at=4)
     (tmp_path / "link").symlink_to(page)
     (tmp_path / "index.wb").write_bytes(b"SQLite format 3")
     os.mkfifo(tmp_path / "pipe")
@@ -85,3 +88,11 @@ def test_a_slip_of_the_keyboard_replaces_nothing(tmp_path: Path) -> None:
     ):
         with pytest.raises(WingbarError, match=told):
             require_own(tmp_path / name, begins)
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(WingbarError, match="you may not write into the folder"):
+        require_own(tmp_path / "a.html", b"")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from wingbar.parallel import batched, in_order
+from wingbar.parallel import batched, in_order, interruptible
 
 
 def test_batches() -> None:
@@ -29,3 +32,22 @@ def test_work_in_order_is_ordered_bounded_and_stops_at_an_error() -> None:
     assert len(taken) < 100
     with pytest.raises(ValueError, match="two hundred"):
         list(results)
+
+
+def test_ctrl_c_is_heeded_while_work_goes_on() -> None:
+    assert interruptible(lambda: 6 * 7) == 42
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0)
+    gate = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def work() -> None:
+        signal.pthread_kill(main, signal.SIGINT)
+        gate.wait(30)
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(work)
+    gate.set()
+    assert time.monotonic() - start < 10

@@ -11,6 +11,7 @@ import re
 import shutil
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import wingbar
 from wingbar.cli import main
 from wingbar.errors import StoreError
+from wingbar.evaluation.metrics import Buckets
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -99,17 +101,32 @@ def classes_in(annotation: object) -> Iterator[type]:
         yield from classes_in(part)
 
 
+@cache
+def names_for_types(module: str) -> dict[str, Any]:
+    """What a module imports for its annotations alone."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+    return {
+        alias.name: getattr(importlib.import_module(node.module or ""), alias.name)
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
 def types_named_by(thing: Any) -> Iterator[object]:
     """What a function, or the fields and public methods of a class, take and give."""
     functions = [thing]
     if inspect.isclass(thing):
-        yield from typing.get_type_hints(thing).values()
+        yield from typing.get_type_hints(thing, localns=names_for_types(thing.__module__)).values()
         yield from getattr(thing, "__orig_bases__", ())
         members = [member for name, member in vars(thing).items() if not name.startswith("_")]
         functions = [getattr(m, "fget", None) or getattr(m, "__func__", m) for m in members]
     for function in functions:
         if inspect.isfunction(function):
-            yield from typing.get_type_hints(function).values()
+            names = names_for_types(function.__module__)
+            yield from typing.get_type_hints(function, localns=names).values()
 
 
 def public_classes() -> list[type]:
@@ -148,6 +165,12 @@ def test_public_records_describe_every_field() -> None:
         if left := [name for name in fields_to_describe(kind) if name not in described]:
             missing[f"{kind.__module__}.{kind.__name__}"] = left
     assert not missing, "\n".join(f"{name}: {', '.join(left)}" for name, left in missing.items())
+
+
+def test_public_records_are_frozen() -> None:
+    classes = [kind for kind in public_classes() if dataclasses.is_dataclass(kind)]
+    classes += [Buckets]
+    assert [kind for kind in classes if not vars(kind)["__dataclass_params__"].frozen] == []
 
 
 @pytest.mark.slow

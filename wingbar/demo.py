@@ -16,7 +16,7 @@ from wingbar import images
 from wingbar.data.garden import BIRDS, write_garden
 from wingbar.data.readers import read_dataset, read_images
 from wingbar.data.records import Dataset, Entry, Images
-from wingbar.errors import DataError, ImageError, WingbarError, counted
+from wingbar.errors import DataError, ImageError, WingbarError, counted, visible
 from wingbar.evaluation.labelled import Evaluation, evaluate
 from wingbar.evaluation.report import Fact, RankedQuery, Ranking, neighbours_page
 from wingbar.evaluation.verdict import verdict
@@ -108,11 +108,11 @@ def text(shown: Demo) -> str:
     lines = [f"{shown.index}: {counted(added.added, 'image')} of {what} indexed{speed}"]
     if shown.evaluation is not None:
         said = verdict(shown.evaluation)
-        lines += [said.headline, *said.points, *said.warnings]
+        lines += [said.headline, *map(visible, (*said.points, *said.warnings))]
     for ranked in shown.queries[:3]:
         hits = ranked.rankings[-1].hits[:6]
         names = ", ".join(hit.label or Path(hit.path).name for hit in hits)
-        lines.append(f"  {ranked.query.label or ranked.query.path.name}  ->  {names}")
+        lines.append(visible(f"  {ranked.query.label or ranked.query.path.name}  ->  {names}"))
     lines += [
         f"The page {shown.page} shows them. All of it took {shown.seconds:.0f} s.",
         "Next:",

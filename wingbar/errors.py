@@ -14,6 +14,11 @@ where there is one. And how messages word what they name.
 
 from __future__ import annotations
 
+import re
+
+# Control characters, separators of lines, marks and overrides of the direction of writing.
+_MOVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 
 class WingbarError(Exception):
     """The parent of all. The command line prints its message and exits with 2."""
@@ -60,3 +65,14 @@ def one_line(error: BaseException) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number and its noun: "1 image", "3,068 images"."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def visible(text: str) -> str:
+    r"""Text on one line that a terminal shows as it is: a line break becomes \n, and characters
+    that move the cursor, change colours or turn the direction of writing become escapes such as
+    \x1b."""
+    return text if text.isprintable() else _MOVING.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

@@ -14,7 +14,8 @@ LEFTOVER_SECONDS = 10  # age from which a partial file is one, if its process is
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Replace the file at `path` by `data` (text as UTF-8), or leave the old one whole.
+    """Replace the file at `path` by `data` (text as UTF-8, with escapes for
+    what a file name of other bytes has brought into it), or leave the old one whole.
 
     The data goes to `.NAME.PID.partial` beside it first and reaches the disk before the file gets
     its name. Raises OSError and removes the partial file when that fails.
@@ -23,30 +24,34 @@ def write_whole(path: Path, data: bytes | str) -> None:
     remove_leftovers(path)
     try:
         with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that was asked for
         raise
 
 
-def require_own(path: Path, begins: bytes) -> None:
+def require_own(path: Path, begins: bytes, at: int = 0) -> None:
     """Raise WingbarError unless `path` can be given to a new file: nothing is there, or a file that
-    begins, in any case of letters, as those do that are written there. A slip of the keyboard must
-    not replace an index, a picture or a device by a page."""
+    begins, in any case of letters, as those do that are written there; `begins` are its bytes from
+    `at` on. A slip of the keyboard must not replace an index, a picture or a device by a page."""
     if not path.parent.is_dir():
         raise WingbarError(f"there is no folder {path.parent} for {path.name}: make it first")
     if path.is_symlink():
         raise WingbarError(f"{path} is a link: name the file that it leads to, or another one")
+    if not os.access(path.parent, os.W_OK):
+        raise WingbarError(f"you may not write into the folder {path.parent}: name another place")
     if not path.exists():
         return
     if path.is_file():
         with path.open("rb") as file:
-            found = file.read(len(begins))
-        if not found or found.lower() == begins.lower():
+            found = file.read(at + len(begins))
+        if not found or found[at:].lower() == begins.lower():
             return
     raise WingbarError(
         f"{path} is there and nothing that wingbar wrote: name another file, or delete it first"
@@ -56,6 +61,11 @@ def require_own(path: Path, begins: bytes) -> None:
 def partial_path(path: Path) -> Path:
     """Where this process writes a file before it gets its name."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def with_own_name(text: str, path: Path) -> str:
+    """A message about the partial file of `path`, with the name that was asked for."""
+    return text.replace(str(partial_path(path)), str(path))
 
 
 def remove_leftovers(path: Path) -> None:

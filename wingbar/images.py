@@ -389,6 +389,12 @@ def printable(path: object) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text is valid UTF-8, as every path and label of an index is. A file name of other
+    bytes comes as a text with surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 # -- finding files
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Thread
 from typing import TypeVar
 
+LOOK_SECONDS = 0.2  # between two looks for Ctrl-C
 BATCH = 16  # images per run of the network; on 2 cores larger batches gain nothing
 
 Progress = Callable[[str, int, int], None]
@@ -64,3 +66,20 @@ def in_order(values: Iterable[S], work: Callable[[S], T], threads: int) -> Itera
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """The result of `work`, which runs in a thread of its own: Ctrl-C is heeded at once, where a
+    library such as LAPACK would compute for seconds first. What it has begun ends by itself."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="wingbar-work", daemon=True).start()
+    while not wait([future], LOOK_SECONDS).done:
+        pass
+    return future.result()

@@ -24,11 +24,23 @@ def test_copy_says_what_was_copied(
     target = tmp_path / "b.wb"
     code, out, _ = run(capsys, "copy", index_path, target)
     assert code == 0
-    assert f"{target}: 24 images as in {index_path} (24 copied) in " in out
+    assert f"{target} is a copy of {index_path}: 24 images (24 copied) in " in out
+    assert "rounded" not in out
     assert "Number and checksum are the same on both sides: " in out
     code, out, _ = run(capsys, "copy", index_path, target, "--json")
     record = json.loads(out)
     assert (record["items"], record["copied"], record["present"]) == (24, 0, 24)
+    small = tmp_path / "small.wb"
+    code, out, _ = run(capsys, "copy", index_path, small, "--features", "int8")
+    assert f"Features were rounded to int8, as {small} keeps them, and compared as rounded" in out
+    code, out, _ = run(capsys, "copy", index_path, small)  # which is int8 already
+    assert (code, "(0 copied, 24 there already)" in out, "rounded to int8" in out) == (
+        0,
+        True,
+        True,
+    )
+    code, _, err = run(capsys, "copy", index_path, target, "--features", "int8")
+    assert (code, f"{target} is there already and keeps features as float16" in err) == (2, True)
     code, _, err = run(capsys, "copy", target, index_path)
     assert code == 2
     assert "exists already, and is no copy of" in err

@@ -85,7 +85,7 @@ def test_an_evaluation_is_a_few_lines(
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == f"{path}: 24 queries searched for among 18 items, with codes of 12 bits"
-    assert "The nearest picture has the right label for " in lines[1]
+    assert "at the nearest picture: it has the right label for " in lines[1]
     lines = lines[[line[:4] for line in lines].index("MAP ") :]  # after the verdict
     assert [line[2:20].strip() for line in lines[1:4]] == [
         "the codes alone",

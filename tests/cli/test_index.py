@@ -11,6 +11,8 @@ from tests.conftest import picture
 from tests.model.test_model import trained_model
 from wingbar.cli import index as index_verbs
 from wingbar.index.index import Index
+from wingbar.model import fitting
+from wingbar.model.model import Model
 
 
 @pytest.mark.slow
@@ -216,3 +218,36 @@ def test_a_refit_does_not_run_on_ray(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _, err = run(capsys, "index", tmp_path / "a.wb", "--refit", "--ray", "local")
     assert code == 2
     assert "--refit encodes on this machine: run it without --ray" in err
+
+
+def test_verify_of_a_file_that_was_cut_off_names_the_real_next_step(
+    shared_index_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "short.wb"
+    short.write_bytes(shared_index_path.read_bytes()[:5000])
+    code, out, _ = run(capsys, "verify", short)
+    assert (code, out.count("\n")) == (1, 1)
+    assert f": wingbar verify --repair {short} keeps what can be read; or restore a backup" in out
+
+
+def test_what_an_interrupted_first_run_has_encoded_is_told(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a.wb"
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit", interrupted)
+        code, _, err = run(capsys, "index", path, photos, "--bits", 8)
+        assert (code, err.count("\n")) == (130, 1)
+        assert "stopped; 24 of 24 images are encoded, which is kept; the same command" in err
+    monkeypatch.setattr(Model, "run", interrupted)  # no picture is encoded again
+    code, out, err = run(capsys, "index", path, photos, "--bits", 8)
+    assert (code, "24 added" in out) == (0, True)
+    assert "Continued with 24 images of an interrupted run." in out
+    assert err == ("wingbar: continuing an interrupted run: 24 of 24 images are encoded already\n")
+    assert run(capsys, "index", path, photos)[2] == ""

@@ -13,6 +13,7 @@ import pytest
 from tests.commands import run
 from tests.model.test_model import trained_model
 from wingbar.cli import main, options
+from wingbar.index import transfer
 from wingbar.index.index import Index
 
 
@@ -217,9 +218,42 @@ def test_ctrl_c(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Index, "add", interrupted)
-    code, _, err = run(capsys, "index", tmp_path / "a.wb", photos)
-    assert code == 130
-    assert "the same command continues from there" in err
+    monkeypatch.setattr(Index, "refit", interrupted)
+    monkeypatch.setattr(Index, "info", interrupted)
+    monkeypatch.setattr(transfer, "import_file", interrupted)
+    path = tmp_path / "a.wb"
+    for arguments, said in (
+        (["index", path, photos], "stopped; what was stored is kept, and the same command"),
+        (["index", path, "--refit"], "stopped; nothing was changed\n"),
+        (["info", path], "stopped\n"),
+        (["import", "a.npz", "-o", path], "stopped; no index was made\n"),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (130, "")
+        assert err.startswith(f"wingbar: {said}")
+
+
+def test_ctrl_c_while_it_is_being_loaded_ends_it_without_a_word() -> None:
+    script = (
+        "import importlib.abc, runpy, signal, sys\n"
+        "class Pressed(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'wingbar.cli.main': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "runpy.run_module('wingbar', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_before_the_verb_begins(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "parser_for", interrupted)
+    assert run(capsys, "info", "a.wb") == (130, "", "")
 
 
 def test_a_reader_that_leaves_early(shared_index_path: Path, shared_photos: Path) -> None:
@@ -292,6 +326,45 @@ def test_a_flag_that_is_misspelled(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(capsys, arguments) == (2, "", f"wingbar: wingbar {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("search", "search: INDEX and IMAGE are missing"),
+        ("train cmbh", "train: --output is missing"),
+        ("data", "data: VERB is missing"),
+        ("data info", "data info: NAME is missing"),
+        (
+            "search a q --box -1,-1,5,5",
+            "search: --box needs a value; one that begins with - is written --box=-1",
+        ),
+        ("search a q --distinct=3", "search: --distinct takes no value"),
+        ("search a q -k many", "search: -k: 'many' is not a whole number"),
+        ("duplicates a --min-score x", "duplicates: --min-score: 'x' is not a number"),
+        (
+            "search a q --fine asymmetrik",
+            "search: --fine is one of none, ties, pool, asymmetric, not 'asymmetrik': did you mean "
+            "asymmetric?",
+        ),
+        ("index a p --bits 0", "index: --bits: '0' is not a number of bits from 1 to 1024"),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"wingbar {said}; see wingbar {said.split(':')[0]} --help\n"
+    assert refused(capsys, arguments.split()) == (2, "", line)
+
+
+@pytest.mark.parametrize("asked", ["help", "-h", "--help"])
+def test_help_may_stand_before_the_verb(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = refused(capsys, [asked, "verify"])
+    assert (code, out.startswith("usage: wingbar verify")) == (0, True)
+    code, out, _ = refused(capsys, [asked])
+    assert (code, out.startswith("usage: wingbar [-h]")) == (0, True)
+    code, _, err = refused(capsys, [asked, "serach"])
+    assert (code, err) == (2, "wingbar: wingbar has no verb 'serach': did you mean search?\n")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import run
@@ -36,6 +37,45 @@ def test_one_bad_query_does_not_lose_the_others(
     code, out, err = run(capsys, "search", shared_index_path, good, "nowhere.jpg", good, "-k", 1)
     assert (code, len(out.splitlines())) == (2, 2)
     assert err == "wingbar: nowhere.jpg: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("further", "reason"),
+    [
+        (["--text", "red"], "knows no texts"),
+        (["v.npy"], "is an index of images by"),
+        (["v.npy", "--box", "1,1,9,9"], "cannot be given beside"),
+        (["none.npy"], "none.npy cannot be read"),
+    ],
+)
+def test_nothing_is_answered_where_one_of_the_queries_is_refused(
+    further: list[str],
+    reason: str,
+    shared_index_path: Path,
+    shared_photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("v.npy", np.ones(8, np.float32))
+    query = shared_photos / "red" / "000.jpg"
+    code, out, err = run(capsys, "search", shared_index_path, query, *further)
+    assert (code, out, reason in err) == (2, "", True)
+
+
+def test_no_vector_is_searched_for_where_a_picture_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vectors = np.random.default_rng(0).normal(size=(8, 6))
+    np.savez("v.npz", feature=vectors)
+    np.save("q.npy", vectors[0])
+    np.save("zero.npy", np.zeros(6))
+    assert run(capsys, "import", "v.npz", "-o", "v.wb", "--bits", 4)[0] == 0
+    for further, reason in (("a.jpg", "has no network"), ("zero.npy", "nothing but zeros")):
+        code, out, err = run(capsys, "search", "v.wb", "q.npy", further)
+        assert (code, out, reason in err) == (2, "", True)
 
 
 def test_on_a_terminal_there_is_a_table(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -34,12 +36,39 @@ def test_remove_by_path_folder_and_filter(
     code, out, _ = run(capsys, "remove", copy, red, blue, "--json")
     record = json.loads(out)
     assert (code, record["removed"], record["items"], len(record["paths"])) == (0, 21, 39, 21)
-    code, out, _ = run(capsys, "remove", copy, "--where", "label=green")
+    code, out, _ = run(capsys, "remove", copy, "--where", "label=green", "--yes")
     assert out.startswith(f"{copy}: removed 20 images, 19 left")
     code, out, _ = run(capsys, "index", copy, shared_photos)
     assert "41 images stay out: removed before and not changed since; --restore brings" in out
     code, out, _ = run(capsys, "index", copy, blue)
     assert "1 added" in out
+
+
+def test_more_than_half_is_removed_only_after_a_yes(
+    copy: Path,
+    shared_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def typed(text: str, is_terminal: bool = True) -> None:
+        answer = io.StringIO(text)
+        monkeypatch.setattr(answer, "isatty", lambda: is_terminal)
+        monkeypatch.setattr("sys.stdin", answer)
+
+    typed("y\n", is_terminal=False)
+    code, out, err = run(capsys, "remove", copy, "/")
+    assert (code, out) == (2, "")
+    assert f"60 of the 60 images in {copy} would be removed, more than half: add --yes" in err
+    for text in ("\n", "n\n", ""):
+        typed(text)
+        code, out, err = run(capsys, "remove", copy, "/")
+        assert (code, out, err.endswith("[y/N] wingbar: nothing was removed\n")) == (2, "", True)
+    halves = [shared_photos / "red", *sorted((shared_photos / "green").iterdir())[:10]]
+    code, out, _ = run(capsys, "remove", copy, *halves)
+    assert (code, "removed 30 images, 30 left" in out) == (0, True)
+    typed("Y\n")
+    code, out, _ = run(capsys, "remove", copy, shared_photos)
+    assert (code, "removed 30 images, 0 left" in out) == (0, True)
 
 
 def test_remove_names_what_it_does_not_find(
@@ -91,6 +120,22 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Index.create(folder.parent / "a.wb") as index:
         index.add(folder, bits=64)
     return folder.parent / "a.wb"
+
+
+def test_a_drop_list_replaces_nothing_but_one(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes, old, empty = (tmp_path / name for name in ("notes.txt", "old.txt", "empty.txt"))
+    notes.write_text("milk\n")
+    old.write_text("/photos/a.jpg\n")
+    empty.touch()
+    for place in (notes, copy):
+        code, _, err = run(capsys, "duplicates", copy, "--exact", "--drop-list", place)
+        assert (code, f"{place} is there and nothing that wingbar wrote" in err) == (2, True)
+    assert notes.read_text() == "milk\n"
+    for place in (old, empty):
+        assert run(capsys, "duplicates", copy, "--exact", "--drop-list", place)[0] == 0
+        assert place.read_text() == ""
 
 
 @pytest.mark.slow
@@ -160,3 +205,28 @@ def test_a_page_is_not_written_over_an_index(
         assert (code, out) == (2, "")
         assert "is there and nothing that wingbar wrote" in err
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["remove", "duplicates", "verify"])
+def test_a_name_with_a_line_break_is_one_line(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, path = tmp_path / "p", tmp_path / "a.wb"
+    folder.mkdir()
+    for name in ("a\nwingbar: all is well\x1b[2K.jpg", "b.jpg"):
+        picture(1).save(folder / name)
+    with Index.create(path) as index:
+        index.add(folder, bits=8)
+    if verb == "verify":
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute("UPDATE items SET label = 'other'")
+        connection.close()
+    flags: dict[str, list[object]] = {
+        "remove": [folder, "--dry-run"],
+        "duplicates": ["--exact"],
+        "verify": [],
+    }
+    _, out, err = run(capsys, verb, path, *flags[verb])
+    assert r"a\nwingbar: all is well\x1b[2K.jpg" in out
+    assert not any(line.startswith("wingbar:") for line in (out + err).splitlines())

@@ -12,7 +12,9 @@ from tests.duplicates.test_pixels import jpeg, scaled, scene
 from wingbar.duplicates import find
 from wingbar.duplicates.find import DuplicateOptions, Duplicates, find_duplicates
 from wingbar.errors import QueryError
+from wingbar.hamming.codes import hamming
 from wingbar.index.index import Index
+from wingbar.model.model import Model
 
 
 def write_copies(folder: Path, pictures: int = 24) -> Path:
@@ -121,6 +123,35 @@ def test_files_that_are_gone_are_compared_by_feature(path: Path, tmp_path: Path)
         assert all(copy.size is None for group in found.groups for copy in group)
 
 
+@pytest.mark.parametrize("most", [0, find.LARGEST_FLOAT32])
+def test_pairs_by_feature_are_those_of_all_pairs(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "LARGEST_FLOAT32", most)
+    monkeypatch.setattr(find, "BLOCK", 37)
+    monkeypatch.setattr(find, "AT_ONCE", 100)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((300, 16)).astype(np.float32)
+    vectors[200:260] = vectors[:60] + 0.1 * rng.standard_normal((60, 16))
+    with Index.create(tmp_path / "a.wb", Model.of_vectors(16)) as index:
+        index.add(vectors=vectors, keys=[str(i) for i in range(300)], bits=16)
+        index.delete(range(50, 70))  # so that ids are no rows
+        found = find_duplicates(index, DuplicateOptions(radius=4, min_score=0.9, pixels=False))
+        ids, features = index.ids(), index.features().astype(np.float32)
+        packed = index.codes(ids)
+    near = np.stack([hamming(code, packed) for code in packed]) <= 4
+    linked = near & (features @ features.T >= 0.9)
+    groups = set()
+    for row in range(len(ids)):
+        group, size = linked[row], 0
+        while group.sum() > size:
+            size, group = group.sum(), linked[group].any(0)
+        if size > 1:
+            groups.add(frozenset(ids[group].tolist()))
+    assert len(groups) > 30
+    assert {frozenset(copy.id for copy in group) for group in found.groups} == groups
+
+
 def test_an_empty_index(tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb") as index, pytest.raises(QueryError, match="no images yet"):
         find_duplicates(index)
@@ -144,7 +175,7 @@ def test_codes_that_only_tell_classes_apart(
 @given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=30))
 @settings(deadline=None)
 def test_groups_are_the_connected_parts(links: list[tuple[int, int]]) -> None:
-    groups = find._Groups(range(16))
+    groups = find._Groups(16)
     expected = [{i} for i in range(16)]
     for one, other in links:
         groups.join(one, other)

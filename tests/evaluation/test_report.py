@@ -46,6 +46,7 @@ def test_right_and_wrong_are_marked_and_lost_files_explained(shared_photos: Path
     assert "<footer>note</footer>" in page
     unmarked = report.neighbours_page("t", "i", [], ranked, "", kind="k", marked=False)
     assert "✓" not in unmarked
+    assert "✓</span>&nbsp;" in page  # a mark does not stand alone on a line
     assert "<footer" not in unmarked
 
 

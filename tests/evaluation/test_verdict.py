@@ -33,13 +33,14 @@ def said(**changes: Any) -> Any:
 
 def test_the_headline_grades_the_nearest_picture() -> None:
     assert said().headline == (
-        "Good. The nearest picture has the right label for 85.0% of 1,029 queries; the search "
-        "ranks with MAP 0.500."
+        "Good at the nearest picture: it has the right label for 85.0% of 1,029 queries. At "
+        "finding all pictures of a label, the search has MAP 0.500 of 1."
     )
     for top1, grade in ((0.95, "Excellent"), (0.8, "Good"), (0.5, "Fair"), (0.49, "Poor")):
-        assert said(feature_top1=top1).headline.startswith(f"{grade}. ")
-    assert "predicted class is right for 70.0%" in said(feature_top1=None).headline
-    assert "1 query;" in said(queries=1).headline
+        assert said(feature_top1=top1).headline.startswith(f"{grade} at the nearest picture: ")
+    by_class = said(feature_top1=None).headline
+    assert by_class.startswith("Fair at the predicted class: it is right for 70.0%")
+    assert "1 query. " in said(queries=1).headline
 
 
 def test_nothing_is_said_of_small_differences() -> None:
@@ -49,8 +50,12 @@ def test_nothing_is_said_of_small_differences() -> None:
 @pytest.mark.parametrize(
     ("changes", "good", "text"),
     [
-        ({"argmax_map": 0.545, "map": 0.359}, False, "The codes lose to the predicted class"),
-        ({"argmax_map": 0.4}, True, "The codes beat the predicted class"),
+        (
+            {"argmax_map": 0.545, "map": 0.359},
+            False,
+            "the codes are weaker than a plain classifier",
+        ),
+        ({"argmax_map": 0.4}, True, "the codes beat a plain classifier"),
         ({"feature_map": 0.6}, False, "The codes lose much of what the features know"),
         ({"rerank_map": 0.6}, True, "lifts MAP from 0.500 to 0.600"),
         ({"rerank_map": 0.4}, True, "The fine stage does harm"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,11 +214,12 @@ def test_a_backup_of_a_damaged_index_is_refused(source: Path, tmp_path: Path) ->
     with connection:
         connection.execute("UPDATE items SET label = 'other' WHERE id = 7")
     connection.close()
-    (tmp_path / "old.wb").write_bytes(b"yesterday's")
+    yesterdays = source.read_bytes()
+    (tmp_path / "old.wb").write_bytes(yesterdays)
     with pytest.raises(StoreError, match=r"is not whole .*item 7"):
         backup(source, tmp_path / "old.wb", replace=True)
-    assert (tmp_path / "old.wb").read_bytes() == b"yesterday's"
-    with pytest.raises(StoreError, match="cannot be"):
+    assert (tmp_path / "old.wb").read_bytes() == yesterdays
+    with pytest.raises(StoreError, match="there is no folder"):
         backup(source, tmp_path / "no" / "such" / "folder.wb")
     with pytest.raises(StoreError, match="a backup is a file"):
         backup(source, "postgresql://nowhere/a/b")
@@ -229,6 +232,46 @@ def test_a_backup_of_an_index_on_a_server(
     copy(source, url)
     assert backup(url, tmp_path / "b.wb").items == 297
     assert contents(tmp_path / "b.wb") == contents(source)
+
+
+def test_messages_blame_the_target_and_name_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, connect = tmp_path / "b.wb", sqlite3.connect
+
+    def closed(*place: Any, **more: Any) -> sqlite3.Connection:
+        if not place or "partial" in str(place[0]):
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(*place, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", closed)
+        with pytest.raises(StoreError, match=f"^{target} cannot be opened"):
+            backup(source, target)
+    with monkeypatch.context() as patch:
+        patch.setattr(copy_module, "verify", lambda partial: [f"{partial} is damaged"])
+        with pytest.raises(StoreError, match=f"is not whole \\({target} is damaged"):
+            backup(source, target)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "set_model", lambda store, files: closed())
+        with pytest.raises(StoreError, match=f"^{target} cannot be opened"):
+            copy(source, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wb"]
+
+
+def test_a_backup_replaces_nothing_but_an_index(source: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE history (url TEXT)")
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    for name in ("pipe", "other.db", "a.jpg"):
+        with pytest.raises(StoreError, match=f"{name} is there and nothing that wingbar wrote"):
+            backup(source, tmp_path / name, replace=True)
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(StoreError, match=f"^{place} is no file, as an index is"):
+            copy(source, place)
+    (tmp_path / "old.wb").write_bytes(source.read_bytes()[:5000])  # of an index, cut off
+    assert backup(source, tmp_path / "old.wb", replace=True).items == 297
 
 
 def test_a_copy_that_was_killed_before_it_left_its_mark(source: Path, tmp_path: Path) -> None:

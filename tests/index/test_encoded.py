@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,15 @@ def table(rows: range, failed: int | None = None) -> pa.Table:
 def test_what_was_kept_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded, "ROWS", 2)
     monkeypatch.setattr(encoded, "_IN_MEMORY", 1)
-    kept = Encoded(tmp_path / "a.wb-ray", NETWORK)
+    folder = tmp_path / os.fsdecode(b"\xe9.wb-ray")  # not UTF-8
+    kept = Encoded(folder, NETWORK)
     assert len(kept) == 0
     kept.add(table(range(2)))
     kept.add(table(range(2, 5), failed=3))
     kept.add(table(range(5, 6)))
     assert len(kept) == 5  # the last one waits
     kept.flush()
-    for again in (kept, Encoded(tmp_path / "a.wb-ray", NETWORK)):
+    for again in (kept, Encoded(folder, NETWORK)):
         assert len(again) == 6
         assert again.of("/2.jpg", 12, 2) == Made(12, 2, CONTENT[2], None)
         assert again.of("/3.jpg", 13, 3) == Made(13, 3, CONTENT[3], "broken")
@@ -53,9 +55,9 @@ def test_what_was_kept_is_found_again(tmp_path: Path, monkeypatch: pytest.Monkey
             assert raw is not None
             assert raw.tobytes() == RAW[i].tobytes()
         assert again.raw(CONTENT[3]) is None
-    (tmp_path / "a.wb-ray" / ".0.parquet.999999999.partial").touch()  # of a process that is gone
+    (folder / ".0.parquet.999999999.partial").touch()  # of a process that is gone
     kept.discard()
-    assert not (tmp_path / "a.wb-ray").exists()
+    assert not folder.exists()
 
 
 def test_damaged_files_and_those_of_others_are_passed_over(tmp_path: Path) -> None:

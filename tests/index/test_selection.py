@@ -52,3 +52,15 @@ def test_names_relative_to_the_folder_and_through_links(
         assert select(empty, [name]).ids == [1], name
     # a picture that is no file has no folder
     assert select(empty, ["array:red"]).missing == ["array:red"]
+
+
+def test_a_name_that_is_not_utf8_is_of_no_item(filled: Store, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9.jpg")
+    chosen = select(filled, [odd, "a\0b.jpg", "/photos/blue"])
+    assert (chosen.ids, chosen.missing) == ([5], [odd, "a\0b.jpg"])
+    link = tmp_path / odd
+    link.symlink_to("/photos/red")
+    assert select(filled, [link]).ids == [1, 2]
+    for text in (f"label={odd}", f"path!={odd}", f"{odd}<3"):
+        with pytest.raises(QueryError, match="is not valid UTF-8, and no item has"):
+            select(filled, where=text)

@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
         (sqlite3.OperationalError("attempt to write a readonly database"), "read-only: copy it"),
         (sqlite3.DatabaseError("file is not a database"), "is not a wingbar index"),
         (sqlite3.OperationalError("unable to open database file"), "is its folder there"),
-        (sqlite3.DatabaseError("malformed"), "damaged (malformed): run wingbar verify"),
+        (sqlite3.DatabaseError("malformed"), "damaged (malformed): wingbar verify --repair"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), "damaged (a text is not UTF-8)"),
     ],
 )

@@ -527,7 +527,7 @@ def older(path: Path, format_: int) -> Path:
     for statement in tables.schema(format_):
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {format_}")
-    db.execute(f"PRAGMA application_id = {store._APPLICATION}")
+    db.execute(f"PRAGMA application_id = {store.APPLICATION}")
     value = "0" * 64
     for name in ("fingerprint", "created", "id"):
         db.execute("INSERT INTO meta VALUES (?, ?, ?)", (name, value, tables.meta_crc(name, value)))

@@ -233,6 +233,7 @@ def test_new_items_get_new_ids_and_a_path_is_one_item(fresh: AnyStore) -> None:
 
     first = put([0, 1, 2], made.items[:3])
     assert list(first.values()) == [1, 2, 3]
+    assert fresh.ids_of_paths(["caf\udce9.jpg", made.items[0].path]) == {made.items[0].path: 1}
     changed = Item(made.items[1].path, "new", {}, 5, 6, b"n" * 32)
     second = put([5], [changed])
     assert second[changed.path] == 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def everything(path: Path) -> list[Any]:
 
 
 def test_what_goes_out_comes_back_the_same(index: Index, tmp_path: Path, kind: str) -> None:
-    file = tmp_path / f"out{kind}"
+    file = tmp_path / os.fsdecode(b"not UTF-8 \xe9" + kind.encode())
     done = export(index, file)
     assert (done.items, done.bits, done.dim) == (40, 20, DIM)
     again = import_file(file, tmp_path / "b.wb", model=tmp_path / "a.wb")
@@ -122,6 +123,7 @@ def test_embeddings_of_ones_own(tmp_path: Path, kind: str) -> None:
         ({"path": keys(3)}, "'feature': it holds path"),
         ({"feature": vectors(3), "path": ["a", "b", "a"]}, "the path 'a' is there twice"),
         ({"feature": vectors(3) * np.nan}, "feature of row 0 is not finite"),
+        ({"feature": np.full((3, 4), 1e300)}, "feature of row 0 is not finite as float32"),
         ({"feature": vectors(3) * 0}, "nothing but zeros"),
         ({"feature": vectors(0)}, "holds no items|no vectors of one length"),
         ({"feature": ["a", "b"]}, "one vector of numbers an item|no vectors of one length"),
@@ -135,6 +137,27 @@ def test_files_that_do_not_hold_what_is_needed(
         import_file(file, tmp_path / "a.wb")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "a.wb").exists()
+
+
+def test_ids_are_taken_from_an_export_only(index: Index, tmp_path: Path, kind: str) -> None:
+    own = {"feature": vectors(3), "path": keys(3), "id": [-7, -7, -7]}
+    done = import_file(write(tmp_path / f"own{kind}", own), tmp_path / "own.wb")
+    assert done.notes == ["the ids of the file were not taken: items are numbered in its order"]
+    with Index.open(tmp_path / "own.wb") as made:
+        assert made.ids().tolist() == [1, 2, 3]
+    for ids in ([5] * 40, [-1 - i for i in range(40)]):
+        file = tmp_path / f"out{kind}"
+        export(index, file)
+        if kind == ".npz":
+            with np.load(file) as arrays:
+                np.savez(file, **{**arrays, "id": np.array(ids)})
+        else:
+            from pyarrow import parquet
+
+            table = parquet.read_table(file)
+            parquet.write_table(table.set_column(0, "id", [ids]), file)
+        with pytest.raises(DataError, match="ids are numbers from 1 up, each once"):
+            import_file(file, tmp_path / "b.wb", model=tmp_path / "a.wb")
 
 
 def test_lists_of_several_lengths(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from wingbar.model import averaging
 from wingbar.model.averaging import (
     POWER,
     averaged,
+    averages_for_classes,
     codes_of_averages,
     joined,
     nearest,
@@ -102,7 +103,7 @@ def test_averages_find_more_of_a_class() -> None:
     raw = features()
     rotation = fit(raw, 12, 0, CLASSES).rotation
     plain = plain_of(rotation.apply(raw)[1])
-    average = averaged(plain, nearest(plain, plain, np.arange(90)), plain)
+    average = averages_for_classes(plain, plain, np.arange(90))
 
     def right(packed: np.ndarray) -> float:
         signs = unpack(packed, 12) * 2.0 - 1
@@ -110,3 +111,15 @@ def test_averages_find_more_of_a_class() -> None:
         return float((order // 15 == np.arange(90)[:, None] // 15).mean())
 
     assert right(codes_of_averages(rotation, average)) > right(pack(rotation.apply(raw)[0] >= 0))
+
+
+def test_averages_of_later_items_leave_the_others_and_use_theirs() -> None:
+    plain = features()
+    kept = unit(plain + plain[::-1])
+    rows = np.array([3, 80])
+    once = averaged(plain[rows], nearest(plain[rows], plain, rows), plain)
+    gallery = kept.copy()
+    gallery[rows] = once
+    expected = averaged(once, nearest(once, gallery, rows), gallery)
+    np.testing.assert_array_equal(averages_for_classes(plain, kept, rows), expected)
+    np.testing.assert_array_equal(kept, unit(plain + plain[::-1]))

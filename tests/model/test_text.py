@@ -73,6 +73,8 @@ def test_a_model_brings_its_texts(network: Vit, tmp_path: Path) -> None:
     )
     with pytest.raises(QueryError, match="is empty"):
         again.encode_text("  ")
+    with pytest.raises(QueryError, match="is not valid UTF-8"):
+        again.encode_text("caf\udce9")
     with pytest.raises(QueryError, match="1,001 characters"):
         again.encode_text("a" * 1001)
     with pytest.raises(QueryError, match="general knows no texts: search by an image"):

@@ -13,6 +13,7 @@ from tests.conftest import HUES, picture
 from tests.model.test_model import trained_model
 from tests.servers import problem, serving
 from wingbar.errors import QueryError, WingbarError
+from wingbar.index import sync
 from wingbar.index.index import Index
 from wingbar.serving import indexing
 from wingbar.serving.indexing import FolderIndexing
@@ -131,9 +132,14 @@ def test_a_run_is_stopped_and_another_waits(
             work.stop()
         progress(stage, done, total)
 
+    monkeypatch.setattr(sync, "BATCH", 2)
     monkeypatch.setattr(work, "_progress", stopping)
     work.start(str(machine / "allowed"))
     assert ended(work) == "stopped"
+    counts = dict(work.run.counts)
+    with Index.open(tmp_path / "own.wb") as index:
+        assert counts["added"] == len(index) > 0
+    assert counts["removed"] == 0
     monkeypatch.setattr(work, "_progress", progress)
     work.start(str(machine / "allowed"))
     assert ended(work) == "done"

@@ -200,4 +200,52 @@ def test_large_json_is_refused_before_it_is_parsed(
 
 def test_many_unknown_keys_are_one_short_problem(client: httpx.Client) -> None:
     body = {"id": 1, **{f"key{i}": 1 for i in range(15_000)}}
-    assert len(problem(client.post("/api/search", json=body), 422, "key0: extra")) < 200
+    assert (
+        len(problem(client.post("/api/search", json=body), 422, "'key0': the body takes k, ")) < 200
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "said"),
+    [
+        (
+            "GET",
+            "/api/items?were=label=red",
+            "there is no parameter 'were': /api/items takes offset, limit, where, spread, sort, "
+            "distinct, id, sizes",
+        ),
+        ("GET", "/api/thumbs/1?width=9", "'width': /api/thumbs/{id} takes size"),
+        ("GET", "/api/info?all=1", "'all': /api/info takes no parameters"),
+        ("DELETE", "/api/items?ids=1", "'ids': /api/items takes id"),
+        ("POST", "/api/match?item=1&itm=2", "'itm': /api/match takes k, radius, "),
+        ("POST", "/api/items?label=red", "'label': /api/items takes no parameters"),
+        (
+            "GET",
+            "/api/items?sort=bogus",
+            "sort: must be 'spread', 'novelty', 'name', 'label' or 'date', not 'bogus'",
+        ),
+        ("GET", "/api/items?limit=1&limit=2&offset=x", "offset: "),
+    ],
+)
+def test_parameters_that_a_route_does_not_have(
+    client: httpx.Client, method: str, url: str, said: str
+) -> None:
+    problem(client.request(method, url), 422, said)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "example"),
+    [
+        ("POST", "/api/search", '{"id": 17}'),
+        ("POST", "/api/search/batch", '{"ids": [17, 18]}'),
+        ("PATCH", "/api/items", '{"ids": [17, 18], "label": "monarch"}'),
+        ("POST", "/api/indexing", '{"folder": "/home/me/Pictures"}'),
+    ],
+)
+def test_what_is_no_json_gets_an_example_that_fits(
+    client: httpx.Client, method: str, url: str, example: str
+) -> None:
+    for body, status in (("{", 400), ("[]", 422)):
+        headers = {"Content-Type": "application/json"}
+        answer = client.request(method, url, content=body, headers=headers)
+        problem(answer, status, f"one object, as {example}")

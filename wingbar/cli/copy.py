@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from wingbar.cli.options import Verb, add_features_flag
+from wingbar.cli.options import CONTINUES, Verb, add_features_flag
 from wingbar.cli.output import print_result, progress_bars
 from wingbar.errors import counted
 
@@ -39,12 +39,20 @@ def copy(args: argparse.Namespace) -> int:
     parts = [f"{report.copied:,} copied"]
     parts += [f"{report.present:,} there already"] if report.present else []
     parts += [f"{report.removed:,} removed"] if report.removed else []
+    lines = [
+        f"{target} is a copy of {source}: {counted(report.items, 'image')} ({', '.join(parts)}) in "
+        f"{report.seconds:.1f} s",
+        f"Number and checksum are the same on both sides: {report.checksum[:16]}.",
+    ]
+    if report.rounded:
+        lines.append(
+            f"Features were rounded to int8, as {target} keeps them, and compared as rounded; the "
+            "codes are the same."
+        )
     print_result(
         args,
         {"source": str(source), "target": str(target), **asdict(report)},
-        f"{target}: {counted(report.items, 'image')} as in {source} ({', '.join(parts)}) in "
-        f"{report.seconds:.1f} s\n"
-        f"Number and checksum are the same on both sides: {report.checksum[:16]}.",
+        "\n".join(lines),
     )
     return 0
 
@@ -56,6 +64,7 @@ COPY = Verb(
     "wingbar copy postgresql://server/pictures/photos photos.wb",
     flags=copy_flags,
     run=copy,
+    stopped=CONTINUES,
 )
 
 
@@ -95,4 +104,5 @@ BACKUP = Verb(
     examples="wingbar backup photos.wb /backups/photos-monday.wb --replace",
     flags=backup_flags,
     run=backup,
+    stopped="nothing was written",
 )

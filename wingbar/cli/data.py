@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from wingbar.cli.options import Group, Verb
+from wingbar.cli.options import CONTINUES, Group, Verb
 from wingbar.cli.output import print_result, progress_bars
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ FETCH = Verb(
     examples="wingbar data fetch cifar-10 -o data/cifar-10",
     flags=fetch_flags,
     run=fetch_data_set,
+    stopped=CONTINUES,
 )
 
 

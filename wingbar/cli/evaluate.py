@@ -24,6 +24,7 @@ from wingbar.cli.output import (
     progress_bars,
     require_page,
     table_text,
+    visible,
 )
 from wingbar.errors import WingbarError, counted
 
@@ -202,8 +203,8 @@ def _evaluation_text(args: argparse.Namespace, result: Evaluation) -> str:
         f"{place_of(args.index)}: {counted(result.queries, 'query', 'queries')} searched for among "
         f"{counted(result.gallery, 'item')}, with codes of {counted(result.bits, 'bit')}",
         said.headline,
-        *said.points,
-        *(f"Warning: {warning}" for warning in said.warnings),
+        *map(visible, said.points),
+        *(f"Warning: {visible(warning)}" for warning in said.warnings),
         "MAP (1 when every query finds all items of its label first, before any other):",
         f"  {'the codes alone':24}  {result.map:.4f}  (the order of ties allows "
         f"{result.map_low:.4f} to {result.map_high:.4f})",
@@ -218,8 +219,8 @@ def _evaluation_text(args: argparse.Namespace, result: Evaluation) -> str:
         f"Codes: {result.unique_codes:,} of {result.gallery:,} are unique; "
         f"{constant_bits_text(result.constant_bits)}."
     )
-    lines.append(f"Protocol: {result.protocol}.")
-    lines += [f"Note: {note}." for note in result.notes]
+    lines.append(f"Protocol: {visible(result.protocol)}.")
+    lines += [f"Note: {visible(note)}." for note in result.notes]
     if args.all:
         hidden = ("protocol", "failed", "notes", "curves", "per_query")
         names = [field.name for field in fields(result) if field.name not in hidden]
@@ -257,7 +258,7 @@ def _revisited_text(result: Revisited) -> str:
         for setup, s in setups.items():
             values = "  ".join(f"{v:6.4f}" for v in (s.map, s.mp_at_1, s.mp_at_5, s.mp_at_10))
             lines.append(f"{name:8}  {setup:6}  {values}  {s.queries:7,}")
-    return "\n".join([*lines, *(f"Note: {note}." for note in result.notes)])
+    return "\n".join([*lines, *(f"Note: {visible(note)}." for note in result.notes)])
 
 
 def _evaluate_landmarks(args: argparse.Namespace) -> int:
@@ -287,7 +288,8 @@ def _landmarks_text(args: argparse.Namespace, result: Landmarks) -> str:
 
     return (
         f"{place_of(args.index)}: {shown} of {counted(result.queries, 'query', 'queries')} "
-        f"searched for among {counted(result.gallery, 'item')}\nProtocol: {result.protocol}."
+        f"searched for among {counted(result.gallery, 'item')}\n"
+        f"Protocol: {visible(result.protocol)}."
     )
 
 
@@ -325,4 +327,4 @@ def _comparison_text(names: list[str], result: Comparison) -> str:
             f"{d.measure:12}  {d.first:7.4f}  {d.second:7.4f}  {d.difference:+10.4f}  "
             f"({d.low:+.4f} to {d.high:+.4f})"
         )
-    return "\n".join([*lines, *(f"Note: {note}." for note in result.notes)])
+    return "\n".join([*lines, *(f"Note: {visible(note)}." for note in result.notes)])

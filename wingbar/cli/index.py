@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import (
+    CONTINUES,
     Verb,
     add_all_flag,
     add_features_flag,
@@ -27,6 +28,7 @@ from wingbar.cli.output import (
     progress_bars,
     table_text,
     value_text,
+    visible,
 )
 from wingbar.errors import WingbarError, counted
 
@@ -155,6 +157,8 @@ def index(args: argparse.Namespace) -> int:
         raise WingbarError("name the images to index: a folder, a CSV file or image files")
     if args.refit and args.images:
         raise WingbarError("--refit learns from what is indexed already: run it without images")
+    if args.refit:
+        args.stopped = "nothing was changed"  # what is read is kept until all of it is there
     if args.refit and args.ray:
         raise WingbarError("--refit encodes on this machine: run it without --ray")
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
@@ -186,22 +190,36 @@ def index(args: argparse.Namespace) -> int:
                 )
             print_result(args, asdict(refitted), _refit_text(path, refitted))
             return 0
-        with progress_bars() as progress:
-            report = found.add(
-                sources,
-                bits=args.bits,
-                codes=args.codes,
-                purpose=args.purpose,
-                adapt=args.adapt,
-                seed=args.seed,
-                threads=args.threads,
-                progress=progress,
-                rehash=args.rehash,
-                restore=args.restore,
-                is_whole=args.sync,
-                unproven=args.unproven,
-                ray=args.ray,
+        total = sum(map(len, sources))
+        if before := min(found.encoded_before(), total):
+            print_message(
+                f"continuing an interrupted run: {before:,} of {counted(total, 'image')} are "
+                "encoded already"
             )
+        try:
+            with progress_bars() as progress:
+                report = found.add(
+                    sources,
+                    bits=args.bits,
+                    codes=args.codes,
+                    purpose=args.purpose,
+                    adapt=args.adapt,
+                    seed=args.seed,
+                    threads=args.threads,
+                    progress=progress,
+                    rehash=args.rehash,
+                    restore=args.restore,
+                    is_whole=args.sync,
+                    unproven=args.unproven,
+                    ray=args.ray,
+                )
+        except KeyboardInterrupt:
+            if encoded := min(found.encoded_before(), total):
+                args.stopped = (
+                    f"{encoded:,} of {counted(total, 'image')} are encoded, which is kept; the "
+                    "same command continues from there and then learns the codes"
+                )
+            raise
         print_failures(report.failed)
         print_result(
             args,
@@ -225,6 +243,7 @@ INDEX = Verb(
     "wingbar index shop.wb catalogue.csv --sync",
     flags=index_flags,
     run=index,
+    stopped=CONTINUES,
 )
 
 
@@ -360,7 +379,7 @@ def verify(args: argparse.Namespace) -> int:
 
     problems = verify(place)
     if len(problems) == 1 and problems[0].startswith(f"{place} "):
-        text = problems[0]  # about the file as a whole, such as a picture that is no index
+        text = visible(problems[0])  # about the file as a whole, such as a picture that is no index
     elif not problems and (other := _otherwise(args.index)) is not None:
         problems = [other]
         text = f"{place} is intact, but {other}"
@@ -369,7 +388,7 @@ def verify(args: argparse.Namespace) -> int:
         if isinstance(place, Url):
             advice = "restore a copy of it"
         count = counted(len(problems), "problem")
-        text = "\n".join([*problems, f"{place}: {count}; {advice}"])
+        text = "\n".join([*map(visible, problems), f"{place}: {count}; {advice}"])
     else:
         text = f"{place} is intact"
     print_result(args, {"index": str(place), "problems": problems}, text)
@@ -400,7 +419,7 @@ def _repair(args: argparse.Namespace) -> int:
             lines.append(
                 f"{counted(done.unchecked, 'code')} could not be checked: a bit of one is wrong."
             )
-        lines += [f"dropped: {line}" for line in done.dropped[:LISTED]]
+        lines += [f"dropped: {visible(line)}" for line in done.dropped[:LISTED]]
         if len(done.dropped) > LISTED:
             lines.append(f"and {len(done.dropped) - LISTED:,} more; --json lists them all")
         lines.append(f"The damaged file is {done.damaged} now; delete it when all is well.")
@@ -492,9 +511,9 @@ def _add_text(path: Place, items: int, report: AddReport) -> str:
         more = " and more" if len(names) > 5 else ""
         lines.append(
             f"Left out {counted(len(report.skipped), 'folder or file', 'folders or files')} by "
-            f"name: {', '.join(names[:5])}{more}."
+            f"name: {visible(', '.join(names[:5]))}{more}."
         )
-    lines += [f"Note: {note}." for note in report.notes]
+    lines += [f"Note: {visible(note)}." for note in report.notes]
     if report.advice:
         lines.append(f"Note: {report.advice}.")
     return "\n".join(lines)

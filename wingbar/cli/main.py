@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import dropwhile
-from typing import Any
+from typing import Any, NoReturn
 
 from wingbar import __version__
 from wingbar.cli import (
@@ -68,7 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: `verify` found a damaged index. 2: wrong usage or an error, told in one line on
     standard error. 130: stopped by Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = _with_help_last(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # before the verb has begun
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command that these arguments name."""
     if not arguments:
         print(GREETING)
         return 0
@@ -85,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _messages_of_warnings():
             return int(args.run(args))
     except KeyboardInterrupt:
-        print_message("stopped; what was stored is kept, and the same command continues from there")
+        print_message(f"stopped; {args.stopped}" if args.stopped else "stopped")
         return 130
     except BrokenPipeError:
         # The reader has gone: flushing at exit must not fail too.
@@ -123,9 +131,53 @@ def _messages_of_warnings() -> Iterator[None]:
         yield
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and the next step."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong, and exit with 2."""
+        self.exit(2, f"{self.prog}: {visible(_in_words(message))}; see {self.prog} --help\n")
+
+
+def _with_help_last(arguments: Sequence[str]) -> Sequence[str]:
+    """The same, but `wingbar help search` and `wingbar -h search` are `wingbar search --help`."""
+    if arguments and arguments[0] in ("help", "-h", "--help"):
+        return [*arguments[1:], "--help"]
+    return arguments
+
+
+def _in_words(message: str) -> str:
+    """An error of argparse in plain words, with a value that is spelled alike."""
+    import re
+    from difflib import get_close_matches
+
+    missing = re.fullmatch("the following arguments are required: (.*)", message)
+    if missing:
+        names = [name.split("/")[-1] for name in missing[1].split(", ")]
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
+    about = re.fullmatch("argument ([^:]*): (.*)", message, re.DOTALL)
+    if not about:
+        return message
+    flag, wrong = about[1].split("/")[-1], about[2]
+    if wrong == "expected one argument":
+        return f"{flag} needs a value; one that begins with - is written {flag}=-1"
+    if re.match("ignored explicit argument", wrong):
+        return f"{flag} takes no value"
+    choice = re.fullmatch(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", wrong, re.DOTALL)
+    if choice:
+        choices = choice[2].replace("'", "").split(", ")
+        near = get_close_matches(choice[1], choices, n=1)
+        said = f"{flag} is one of {', '.join(choices)}, not {choice[1]!r}"
+        return said + (f": did you mean {near[0]}?" if near else "")
+    number = re.fullmatch("invalid (int|float) value: (.*)", wrong, re.DOTALL)
+    if number:
+        return f"{flag}: {number[2]} is not a {'whole ' if number[1] == 'int' else ''}number"
+    return f"{flag}: {wrong}"
+
+
 def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """A parser for these arguments: it knows all verbs, and the flags of the one that they name."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="wingbar",
         description="Visual search for a folder of images, on an ordinary CPU.",
         epilog="Start with: wingbar demo\n"
@@ -162,7 +214,7 @@ def _add_verbs(
         if isinstance(verb, Group):
             _add_verbs(added, verb.verbs, rest)
             continue
-        added.set_defaults(run=verb.run, verb=added)
+        added.set_defaults(run=verb.run, verb=added, stopped=verb.stopped)
         verb.flags(added)
         if verb.method_flags is not None and rest:
             verb.method_flags(added, rest[0])

@@ -10,6 +10,9 @@ from typing import Any
 # -- verbs
 
 
+CONTINUES = "what was stored is kept, and the same command continues from there"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verb:
     """One verb of the command line: `wingbar NAME ...`.
@@ -20,6 +23,7 @@ class Verb:
     flags: gives a parser the flags of the verb. It is called only when the verb is asked for, so
         it may import the constants that the flags show.
     run: does the work with the parsed flags and returns the exit code.
+    stopped: what is said when Ctrl-C ends it, where there is something to say.
     method_flags: for a verb whose first argument is a METHOD: gives a parser the flags of that
         method; an unknown name adds none.
     """
@@ -29,6 +33,7 @@ class Verb:
     examples: str
     flags: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    stopped: str = ""
     method_flags: Callable[[argparse.ArgumentParser, str], None] | None = None
 
 

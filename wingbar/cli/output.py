@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.errors import counted
+from wingbar.errors import visible as visible
 
 if TYPE_CHECKING:
     from wingbar.images import Failure
     from wingbar.model.model import Model
     from wingbar.parallel import Progress
 
-# Control characters, separators of lines, marks and overrides of the direction of writing.
-_MOVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 LISTED = 20  # failed images named on the terminal; --json lists all
 _STARTED = "{desc} ..."  # a bar with nothing done yet, which has no speed
 
@@ -32,7 +30,8 @@ def require_page(file: str) -> None:
 
 
 def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:
-    """Print a result on standard output: `record` with --json, else `text`."""
+    """Print a result on standard output: `record` with --json, else `text`, whose names of files
+    and labels are `visible`: a line break in one of them would look like another line."""
     print(json_text(record) if args.json else "\n".join(map(visible, text.split("\n"))))
 
 
@@ -99,17 +98,6 @@ def json_text(record: Mapping[str, Any]) -> str:
     an escape of JSON, not of Python."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("_", "-")
     return json.dumps(record, ensure_ascii=encoding not in ("utf-8", "utf8"))
-
-
-def visible(text: str) -> str:
-    r"""Text on one line that a terminal shows as it is: a line break becomes \n, and characters
-    that move the cursor, change colours or turn the direction of writing become escapes such as
-    \x1b."""
-    return text if text.isprintable() else _MOVING.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
 
 
 def table_text(record: Mapping[str, object]) -> str:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +122,10 @@ def search(args: argparse.Namespace) -> int:
     code = 0
     found: list[tuple[str, Hits]] = []
     told: str | None = None  # why the filter lets nothing pass; the same for every query
+    queries = [*_queries(args.images), *_texts(args.text)]
     with Index.open(args.index) as index:
-        for name, query in chain(_queries(args.images), _texts(args.text)):
+        index.check([query for _, query in queries], options)  # before the first is answered
+        for name, query in queries:
             try:
                 hits = index.find([query], options)[0]
                 if options.box is not None and not isinstance(query, Text):
@@ -233,7 +234,9 @@ def _queries(names: Sequence[str]) -> Iterator[tuple[str, str | NDArray[np.float
             ) from None
         if vectors.ndim not in (1, 2) or vectors.dtype.kind not in "fiu":
             raise WingbarError(f"{name} holds no vectors: save one [d] or several [Q, d]")
-        rows = vectors.astype(np.float32)
+        from wingbar.index.vectors import as_float32
+
+        rows = as_float32(vectors)
         if vectors.ndim == 1:
             yield name, rows
         else:
@@ -364,13 +367,14 @@ def _look_record(look: Look | None) -> dict[str, Any] | None:
 def _explained_text(name: str, explained: Explained) -> str:
     look = explained.query
     lines = [
-        f"{name}, {look.size[0]} x {look.size[1]}",
+        f"{visible(name)}, {look.size[0]} x {look.size[1]}",
         f"code {_bits_text(explained.code)}",
         _place_text(look),
     ]
     lines += [f"region {i}: {_box_text(box)}" for i, box in enumerate(look.regions, start=1)]
     lines += [
-        f"characteristic {c.number} of {c.label}: cosine {c.cosine:.3f}, class {c.probability:.1%}"
+        f"characteristic {c.number} of {visible(c.label)}: cosine {c.cosine:.3f}, "
+        f"class {c.probability:.1%}"
         for c in look.fired
     ]
     for hit, agree in zip(explained.hits, explained.agree, strict=True):

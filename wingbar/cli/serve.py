@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wingbar.cli.options import Verb, code_length, port_number
-from wingbar.cli.output import print_failures, print_message, print_result, progress_bars
+from wingbar.cli.output import (
+    print_failures,
+    print_message,
+    print_result,
+    progress_bars,
+    visible,
+)
 from wingbar.errors import WingbarError
 
 if TYPE_CHECKING:
@@ -182,7 +188,7 @@ def _run_server(settings: Settings, *, as_json: bool, open_page: bool) -> None:
 
     def started(url: str) -> None:
         served = (settings.index,) if isinstance(settings.index, Path) else settings.index
-        names = ", ".join(map(str, served))
+        names = visible(", ".join(map(str, served)))
         text = f"wingbar serves {names} at {url}   (Ctrl-C stops it)"
         print(json.dumps({"url": url}) if as_json else text, flush=True)
         if open_page:

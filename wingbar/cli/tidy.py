@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Verb, add_where_flag, positive_number, whole_number
-from wingbar.cli.output import LISTED, print_message, print_result, progress_bars, require_page
+from wingbar.cli.output import (
+    LISTED,
+    print_message,
+    print_result,
+    progress_bars,
+    require_page,
+    visible,
+)
 from wingbar.errors import WingbarError, counted, one_line
 
 if TYPE_CHECKING:
@@ -37,6 +46,11 @@ def remove_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
     )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="remove more than half of an index without a question",
+    )
 
 
 def remove(args: argparse.Namespace) -> int:
@@ -53,12 +67,14 @@ def remove(args: argparse.Namespace) -> int:
         if not chosen.ids and args.where and (why := index.why_nothing_passes(args.where)):
             print_message(why)
         if not args.dry_run:
+            if not args.yes:
+                _ask_before_most(args.index, len(chosen), len(index))
             index.delete(chosen.ids)
         left = len(index)
     head = "would remove" if args.dry_run else "removed"
     text = f"{args.index}: {head} {counted(len(chosen), 'image')}"
     text += f", {left - len(chosen) if args.dry_run else left:,} left"
-    lines = [text, *(f"  {path}" for path in chosen.paths[:LISTED])]
+    lines = [text, *(f"  {visible(path)}" for path in chosen.paths[:LISTED])]
     if len(chosen) > LISTED:
         lines.append(f"  and {len(chosen) - LISTED:,} more; --json lists them all")
     record = {
@@ -72,6 +88,21 @@ def remove(args: argparse.Namespace) -> int:
     }
     print_result(args, record, "\n".join(lines))
     return 2 if chosen.missing else 0
+
+
+def _ask_before_most(name: str, chosen: int, items: int) -> None:
+    """Raise WingbarError unless at most half of the items were chosen, or the person at the
+    terminal says yes: a folder too far up names all of them."""
+    if 2 * chosen <= items:
+        return
+    what = f"{chosen:,} of the {counted(items, 'image')} in {name}"
+    if not sys.stdin.isatty():
+        raise WingbarError(
+            f"{what} would be removed, more than half: add --yes, or look first with --dry-run"
+        )
+    print(visible(f"Remove {what}? [y/N] "), end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise WingbarError("nothing was removed")
 
 
 REMOVE = Verb(
@@ -130,12 +161,14 @@ def duplicates(args: argparse.Namespace) -> int:
     from wingbar.duplicates import page
     from wingbar.duplicates.find import DuplicateOptions, find_duplicates
     from wingbar.evaluation.report import check_pages
-    from wingbar.files import write_whole
+    from wingbar.files import require_own, write_whole
     from wingbar.index.index import Index
 
     if args.html is not None:
         check_pages()  # before the work, not after it
         require_page(args.html)
+    if args.drop_list not in (None, "-"):  # an earlier list begins with a path
+        require_own(Path(args.drop_list), os.path.abspath(os.sep).encode())
     options = DuplicateOptions(
         radius=args.radius,
         min_score=args.min_score,
@@ -218,7 +251,7 @@ def _copy_text(copy: Copy) -> str:
 
     size = f"  ({text})" if (text := size_text(copy)) else ""
     likeness = "" if copy.how in (None, "same file") else f", cosine {copy.score:.2f}"
-    return f"{(copy.how or 'keep') + likeness:28}  {copy.path}{size}"
+    return f"{(copy.how or 'keep') + likeness:28}  {visible(copy.path)}{size}"
 
 
 def _listed_in(name: str) -> list[str]:

@@ -168,6 +168,7 @@ TRAIN = Verb(
     "wingbar train dlbhc --help",
     flags=train_flags,
     run=train,
+    stopped="with --resume the same command continues from the last checkpoint, if there is one",
     method_flags=method_flags,
 )
 

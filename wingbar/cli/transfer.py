@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from wingbar.cli.options import Verb, add_features_flag, code_length, whole_number
-from wingbar.cli.output import print_result
+from wingbar.cli.output import print_result, visible
 from wingbar.errors import counted
 
 # -- export-codes
@@ -45,6 +45,7 @@ EXPORT_CODES = Verb(
     examples="wingbar export-codes photos.wb -o photos.parquet",
     flags=export_flags,
     run=export,
+    stopped="nothing was written",
 )
 
 
@@ -94,7 +95,7 @@ def import_file(args: argparse.Namespace) -> int:
     codes = "codes as they were" if done.kept_codes else "codes learned from the features"
     lines = [
         f"{done.index}: {counted(done.items, 'item')}, {codes} ({counted(done.bits, 'bit')})",
-        *(f"Note: {note}." for note in done.notes),
+        *(f"Note: {visible(note)}." for note in done.notes),
     ]
     print_result(args, asdict(done), "\n".join(lines))
     return 0
@@ -107,4 +108,5 @@ IMPORT = Verb(
     "wingbar import embeddings.npz -o own.wb && wingbar search own.wb query.npy",
     flags=import_flags,
     run=import_file,
+    stopped="no index was made",
 )

@@ -12,10 +12,10 @@ is one group, of which the largest picture is kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ PAIRS = 200_000_000  # candidates by code that are compared by feature, in all
 MOST_NEAR, FEWEST_NEAR = 1000, 50  # candidates by code for each item
 NEIGHBOURS = 8  # candidates by feature for each item, whose pixels are compared
 BLOCK = 2048  # items whose codes are searched for at a time
+AT_ONCE = 8192  # pairs whose cosines are computed at a time
+LARGEST_FLOAT32 = 2**28  # numbers of all features, up to which they are kept as float32 as well
 COARSE = 50  # mean number of other items with the same code from which codes tell too little
 IN_MEMORY = 1500  # small pictures that are kept, 270 kB each
 
@@ -142,7 +144,8 @@ def find_duplicates(
 
 
 class _Search:
-    """The state of one search for copies."""
+    """The state of one search for copies. An item is known by its row, the place of its id among
+    all ids."""
 
     def __init__(
         self, index: Index, options: DuplicateOptions, threads: int, progress: Progress
@@ -156,20 +159,20 @@ class _Search:
                     f"{index.path} holds no images yet: add some with wingbar index {index.path} "
                     "IMAGES"
                 )
-            self.items = dict(zip(index.ids().tolist(), index.items(), strict=True))
-            self.codes = index.searchable().merged()
+            self.ids: Ids = index.ids()
+            self.items = list(index.items())
+            self.bits = index.model.bits
+            self.packed = index.codes(self.ids)
             self.features = index.features()
-        if options.radius is not None and options.radius > self.codes.bits:
+        if options.radius is not None and options.radius > self.bits:
             raise QueryError(
-                f"radius must be from 0 to {self.codes.bits}, the bits of a code, not "
-                f"{options.radius}"
+                f"radius must be from 0 to {self.bits}, the bits of a code, not {options.radius}"
             )
-        self.ids: Ids = np.array(sorted(self.items), np.int64)
-        self.groups = _Groups(self.ids.tolist())
-        self.same: dict[bytes, int] = {}  # content -> its first item
-        for id_, item in self.items.items():
-            first = self.same.setdefault(item.content, id_)
-            self.groups.join(first, id_)
+        self.groups = _Groups(len(self.items))
+        self.same: dict[bytes, int] = {}  # content -> its first row
+        for row, item in enumerate(self.items):
+            first = self.same.setdefault(item.content, row)
+            self.groups.join(first, row)
         self.radius: int | None = None
         self.min_score: float | None = None
         self.compared = 0
@@ -181,8 +184,8 @@ class _Search:
     def compare_near(self) -> None:
         """Link what is alike by code, feature and pixels."""
         start = time.perf_counter()
-        measured = chance.measure(self.codes, self._features_of, self.options.seed)
-        codes = self.codes
+        codes = Codes(self.packed, self.bits, threads=self.threads)
+        measured = chance.measure(codes, self._features_of, self.options.seed)
         if measured.same_code > COARSE and self.options.radius is None:
             self.own_codes = True
             codes = self._codes_of_features()
@@ -196,7 +199,7 @@ class _Search:
         if self.options.pixels:
             self._compare_pixels(pairs, max(self.min_score, measured.copy_score))
         else:
-            for one, other, _ in pairs:
+            for one, other, _ in pairs.each():
                 self.groups.join(one, other)
         self.seconds["pixels"] = time.perf_counter() - start
 
@@ -219,8 +222,8 @@ class _Search:
 
     # -- candidates
 
-    def _features_of(self, ids: Ids) -> NDArray[np.float16]:
-        return self.features[np.searchsorted(self.ids, ids)]
+    def _features_of(self, rows: Ids) -> NDArray[np.float16]:
+        return self.features[rows]
 
     def _codes_of_features(self) -> Codes:
         """Codes that tell pictures apart, where those of the index only tell classes apart."""
@@ -233,59 +236,58 @@ class _Search:
             pack(rotation.apply(self.features[begin : begin + 65_536].astype(np.float32))[0] >= 0)
             for begin in range(0, len(self.ids), 65_536)
         ]
-        return Codes(np.concatenate(packed), bits, self.ids)
+        return Codes(np.concatenate(packed), bits, threads=self.threads)
 
-    def _candidates(
-        self, codes: Codes, radius: int, min_score: float
-    ) -> list[tuple[int, int, float]]:
-        """Pairs of items that are alike by code and feature, with their cosine: each once, by
-        ascending ids. Of items with equal content only the first is compared."""
-        firsts = np.array(sorted(self.same.values()), np.int64)
+    def _candidates(self, codes: Codes, radius: int, min_score: float) -> _Pairs:
+        """Pairs of items that are alike by code and feature. Of items with equal content only the
+        first is compared."""
+        firsts = np.array(list(self.same.values()), np.int64)
         allowed = None if len(firsts) == len(self.ids) else codes.only(firsts)
         near = int(np.clip(PAIRS // len(firsts), FEWEST_NEAR, MOST_NEAR))
-        found: dict[tuple[int, int], float] = {}
+        fast = self.features
+        if self.features.size <= LARGEST_FLOAT32:
+            fast = self.features.astype(np.float32)  # once, and not for every pair
+        found = []
         for begin in range(0, len(firsts), BLOCK):
-            ids = firsts[begin : begin + BLOCK]
-            answers = codes.nearest(codes.of(ids), near + 1, radius=radius, allowed=allowed)
-            counts = [len(answer.ids) for answer in answers]
-            one = np.repeat(ids, counts)
-            other = np.concatenate([answer.ids for answer in answers])
-            different = one != other
-            one, other = one[different], other[different]
-            scores = self._cosines(one, other)
-            good = scores >= min_score
-            one, other, scores = one[good], other[good], scores[good]
-            order = np.lexsort((other, -scores, one))
-            one, other, scores = one[order], other[order], scores[order]
-            place = np.arange(len(one)) - np.searchsorted(one, one)  # among those of its item
-            best = place < NEIGHBOURS
-            low, high = np.minimum(one, other)[best], np.maximum(one, other)[best]
-            found.update(
-                zip(
-                    zip(low.tolist(), high.tolist(), strict=True),
-                    scores[best].tolist(),
-                    strict=True,
-                )
-            )
+            rows = firsts[begin : begin + BLOCK]
+            answers = codes.nearest(codes.of(rows), near + 1, radius=radius, allowed=allowed)
+            found.append(self._best(fast, rows, [answer.ids for answer in answers], min_score))
             self.progress("comparing codes", min(begin + BLOCK, len(firsts)), len(firsts))
-        return [(*pair, score) for pair, score in sorted(found.items())]
+        return _Pairs.once(found)
 
-    def _cosines(self, one: Ids, other: Ids) -> NDArray[np.float32]:
-        """Cosines [n] of pairs of items."""
-        rows, others = np.searchsorted(self.ids, one), np.searchsorted(self.ids, other)
-        out = np.empty(len(rows), np.float32)
-        for begin in range(0, len(rows), 16_384):
-            part = slice(begin, begin + 16_384)
-            a = self.features[rows[part]].astype(np.float32)
-            b = self.features[others[part]].astype(np.float32)
-            out[part] = np.einsum("ij,ij->i", a, b)
-        return out
+    def _best(
+        self,
+        features: NDArray[np.floating],
+        rows: Ids,
+        near: Sequence[Ids],
+        min_score: float,
+    ) -> _Pairs:
+        """Of the items that are near by code to each of `rows`, the best by feature."""
+        one = np.repeat(rows, [len(some) for some in near])
+        other = np.concatenate(near)
+        different = one != other
+        one, other = one[different], other[different]
+        parts = [slice(begin, begin + AT_ONCE) for begin in range(0, len(one), AT_ONCE)]
+        scores = np.empty(len(one), np.float32)
+
+        def score(part: slice) -> None:
+            scores[part] = _cosines(features, one[part], other[part])
+
+        for _ in in_order(parts, score, self.threads):
+            pass
+        good = scores >= min_score
+        one, other, scores = one[good], other[good], scores[good]
+        order = np.lexsort((other, -scores, one))
+        one, other, scores = one[order], other[order], scores[order]
+        place = np.arange(len(one)) - np.searchsorted(one, one)  # among those of its item
+        best = place < NEIGHBOURS
+        return _Pairs(np.minimum(one, other)[best], np.maximum(one, other)[best], scores[best])
 
     # -- pixels
 
-    def _compare_pixels(self, pairs: Sequence[tuple[int, int, float]], copy_score: float) -> None:
+    def _compare_pixels(self, pairs: _Pairs, copy_score: float) -> None:
         """Join the pairs whose pixels agree; where they cannot be read, the features decide."""
-        for done, wave in enumerate(batched(pairs, 256)):
+        for done, wave in enumerate(batched(pairs.each(), 256)):
             left = [pair for pair in wave if not self.groups.are_joined(*pair[:2])]
             for (one, other, score), found in zip(
                 left, in_order(left, self._overlap, self.threads), strict=True
@@ -297,48 +299,48 @@ class _Search:
                 self.compared += 1
                 if is_copy(found):
                     self.groups.join(one, other)
-            self.progress("comparing pixels", min((done + 1) * 256, len(pairs)), len(pairs))
+            self.progress("comparing pixels", min((done + 1) * 256, len(pairs.low)), len(pairs.low))
 
     def _overlap(self, pair: tuple[int, int, float]) -> Overlap | None:
         """In a thread: how two pictures lie over each other; None where one cannot be read."""
         one, other = self.small(pair[0]), self.small(pair[1])
         return None if one is None or other is None else overlap(one, other)
 
-    def _small(self, id_: int) -> Small | None:
-        item = self.items[id_]
+    def _small(self, row: int) -> Small | None:
+        item = self.items[row]
         if item.size == NO_FILE:
-            self.unread.add(id_)
+            self.unread.add(row)
             return None
         try:
             return Small.of(item.path)
         except ImageError:
-            self.unread.add(id_)
+            self.unread.add(row)
             return None
 
     # -- groups
 
-    def _described(self, ids: Sequence[int]) -> list[Copy]:
+    def _described(self, rows: Sequence[int]) -> list[Copy]:
         """A group: the largest picture, and the others by their likeness to it."""
         sizes = {
-            content: self._size_of(content) for content in {self.items[i].content for i in ids}
+            content: self._size_of(content) for content in {self.items[row].content for row in rows}
         }
 
-        def order(id_: int) -> tuple[int, int, int]:
-            item = self.items[id_]
+        def order(row: int) -> tuple[int, int, int]:
+            item = self.items[row]
             width, height = sizes[item.content] or (0, 0)
-            return (-width * height, -item.size, id_)
+            return (-width * height, -item.size, row)
 
-        kept, *others = sorted(ids, key=order)
-        others_first = np.array([kept, *others], np.int64)
-        distances = hamming(self.codes.of(others_first[:1])[0], self.codes.of(others_first))
-        scores = self._cosines(np.full(len(ids), kept), others_first)
+        kept, *others = sorted(rows, key=order)
+        kept_first = np.array([kept, *others], np.int64)
+        distances = hamming(self.packed[kept], self.packed[kept_first])
+        scores = _cosines(self.features, np.full(len(rows), kept), kept_first)
         copies = []
-        for place, id_ in enumerate(others_first.tolist()):
-            item = self.items[id_]
-            how, agreement = self._how(kept, id_)
+        for place, row in enumerate(kept_first.tolist()):
+            item = self.items[row]
+            how, agreement = self._how(kept, row)
             copies.append(
                 Copy(
-                    id_,
+                    int(self.ids[row]),
                     item.path,
                     item.label,
                     item.size,
@@ -358,15 +360,15 @@ class _Search:
         except ImageError:
             return None
 
-    def _how(self, kept: int, id_: int) -> tuple[How | None, float | None]:
+    def _how(self, kept: int, row: int) -> tuple[How | None, float | None]:
         """How an item is related to the one that is kept, and the agreement of their pixels."""
-        if id_ == kept:
+        if row == kept:
             return None, None
-        if self.items[id_].content == self.items[kept].content:
+        if self.items[row].content == self.items[kept].content:
             return "same file", None
         if not self.options.pixels:
             return "by feature", None
-        firsts = [self.same[self.items[one].content] for one in (kept, id_)]
+        firsts = [self.same[self.items[one].content] for one in (kept, row)]
         found = self._overlap((firsts[0], firsts[1], 0.0))
         if found is None:
             return "by feature", None
@@ -381,17 +383,45 @@ def is_copy(found: Overlap) -> bool:
     return found.agreement >= LEAST_AGREEMENT and found.colour <= MOST_COLOUR
 
 
+class _Pairs(NamedTuple):
+    """Pairs of items, each as rows `low` [n] < `high` [n], and their cosines `scores` [n]."""
+
+    low: Ids
+    high: Ids
+    scores: NDArray[np.float32]
+
+    @classmethod
+    def once(cls, parts: Sequence[_Pairs]) -> _Pairs:
+        """Each pair once, by ascending rows."""
+        low, high, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((high, low))
+        low, high, scores = low[order], high[order], scores[order]
+        new = np.ones(len(low), bool)
+        new[1:] = (np.diff(low) != 0) | (np.diff(high) != 0)
+        return cls(low[new], high[new], scores[new])
+
+    def each(self) -> Iterator[tuple[int, int, float]]:
+        """The pairs one by one."""
+        return zip(self.low.tolist(), self.high.tolist(), self.scores.tolist(), strict=True)
+
+
+def _cosines(features: NDArray[np.floating], one: Ids, other: Ids) -> NDArray[np.float32]:
+    """Cosines [n] of pairs of rows of unit features [N, d]."""
+    a, b = (features[rows].astype(np.float32, copy=False) for rows in (one, other))
+    return np.einsum("ij,ij->i", a, b)
+
+
 class _Groups:
     """Which items are linked (union-find)."""
 
-    def __init__(self, ids: Iterable[int]) -> None:
-        self._parent = {id_: id_ for id_ in ids}
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
 
-    def _root(self, id_: int) -> int:
-        while self._parent[id_] != id_:
-            self._parent[id_] = self._parent[self._parent[id_]]
-            id_ = self._parent[id_]
-        return id_
+    def _root(self, row: int) -> int:
+        while self._parent[row] != row:
+            self._parent[row] = self._parent[self._parent[row]]
+            row = self._parent[row]
+        return row
 
     def join(self, one: int, other: int) -> None:
         a, b = self._root(one), self._root(other)
@@ -401,8 +431,8 @@ class _Groups:
         return self._root(one) == self._root(other)
 
     def several(self) -> list[list[int]]:
-        """The groups of more than one item, ids ascending."""
+        """The groups of more than one item, rows ascending."""
         groups: dict[int, list[int]] = {}
-        for id_ in self._parent:
-            groups.setdefault(self._root(id_), []).append(id_)
-        return [ids for ids in groups.values() if len(ids) > 1]
+        for row in range(len(self._parent)):
+            groups.setdefault(self._root(row), []).append(row)
+        return [rows for rows in groups.values() if len(rows) > 1]

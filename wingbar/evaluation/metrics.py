@@ -205,10 +205,7 @@ def _expected_sums(size: Int64, hits: Int64, items_before: Int64, hits_before: I
     h = _harmonic(items_before, items_before + size)
     steps = size - (items_before + 1) * h  # sum of (t - 1) / (N + t)
     share = np.where(size > 1, (hits - 1) / np.maximum(size - 1, 1), 0.0)
-    sums = np.where(
-        size > 0, hits / np.maximum(size, 1) * ((hits_before + 1) * h + share * steps), 0.0
-    )
-    return np.where(hits > 0, sums, 0.0)
+    return np.asarray(hits / np.maximum(size, 1) * ((hits_before + 1) * h + share * steps))
 
 
 def _hypergeometric(items: int, hits: int, drawn: int) -> tuple[Int64, Float64]:

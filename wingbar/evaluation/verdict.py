@@ -34,14 +34,15 @@ def verdict(result: Evaluation) -> Verdict:
     if result.map < result.argmax_map - GAP:
         good = False
         points.append(
-            f"The codes lose to the predicted class: a plain classifier's answer in "
-            f"{counted(result.argmax_bits, 'bit')} reaches MAP {result.argmax_map:.3f}, the "
-            f"{result.bits}-bit codes {result.map:.3f}. Training on labels may help."
+            f"At finding all pictures of a label, the codes are weaker than a plain classifier: "
+            f"its answer in {counted(result.argmax_bits, 'bit')} reaches MAP "
+            f"{result.argmax_map:.3f}, the {result.bits}-bit codes {result.map:.3f}. Training on "
+            "labels may help."
         )
     elif result.map > result.argmax_map + GAP:
         points.append(
-            f"The codes beat the predicted class: MAP {result.map:.3f}, against "
-            f"{result.argmax_map:.3f} if only the class were stored."
+            f"At finding all pictures of a label, the codes beat a plain classifier: MAP "
+            f"{result.map:.3f}, against {result.argmax_map:.3f} if only its answer were stored."
         )
     if result.feature_map is not None and result.map < result.feature_map - 2 * GAP:
         good = False
@@ -64,9 +65,11 @@ def verdict(result: Evaluation) -> Verdict:
 
 def _headline(result: Evaluation) -> str:
     if result.feature_top1 is not None:
-        share, of = result.feature_top1, "The nearest picture has the right label for"
+        share = result.feature_top1
+        at, of = "the nearest picture", "it has the right label for"
     else:
-        share, of = result.argmax_accuracy, "The predicted class is right for"
+        share = result.argmax_accuracy
+        at, of = "the predicted class", "it is right for"
     grade = (
         "Excellent"
         if share >= 0.95
@@ -77,8 +80,8 @@ def _headline(result: Evaluation) -> str:
         else "Poor"
     )
     return (
-        f"{grade}. {of} {share:.1%} of {counted(result.queries, 'query', 'queries')}; "
-        f"the search ranks with MAP {result.rerank_map:.3f}."
+        f"{grade} at {at}: {of} {share:.1%} of {counted(result.queries, 'query', 'queries')}. "
+        f"At finding all pictures of a label, the search has MAP {result.rerank_map:.3f} of 1."
     )
 
 

@@ -13,10 +13,11 @@ from wingbar.index.ranking import SearchOptions
 from wingbar.model.averaging import (
     POWER,
     Neighbours,
+    average_of,
     averaged,
+    averages_for_classes,
     codes_of_averages,
     joined,
-    nearest,
     plain_of,
     without_average,
 )
@@ -49,9 +50,8 @@ def averages(
     [N, 2 d], averaged over their neighbours."""
     assert model.rotation is not None
     plain = plain_of(stored)
-    mine = plain[rows]
-    average = averaged(mine, nearest(mine, plain, rows), plain)
-    return codes_of_averages(model.rotation, average), joined(average, mine)
+    average = averages_for_classes(plain, average_of(stored), rows)
+    return codes_of_averages(model.rotation, average), joined(average, plain[rows])
 
 
 def first_search(options: SearchOptions, model: Model) -> SearchOptions | None:

@@ -21,14 +21,20 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbar.errors import StoreError
-from wingbar.files import partial_path, remove_leftovers, sync_folder
+from wingbar.errors import StoreError, WingbarError
+from wingbar.files import (
+    partial_path,
+    remove_leftovers,
+    require_own,
+    sync_folder,
+    with_own_name,
+)
 from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Row, Url, place_of
 from wingbar.index.kept import Kept, as_kept
 from wingbar.index.place import create_store, exists, open_store
-from wingbar.index.sqlite_file import remove_index
-from wingbar.index.store import Store
+from wingbar.index.sqlite_file import explained, remove_index
+from wingbar.index.store import APPLICATION, Store
 from wingbar.model.model import Model
 from wingbar.parallel import Progress, no_progress
 
@@ -49,6 +55,8 @@ class CopyReport:
     checksum: sha256 over all items, codes and features in hexadecimal digits, the same on both
         sides.
     seconds: duration, with the reading of the target at the end.
+    rounded: whether the target keeps features as int8 and the source does not, so that those of the
+        copy were rounded; the checksum is then of the rounded ones.
     """
 
     items: int
@@ -57,6 +65,7 @@ class CopyReport:
     removed: int
     checksum: str
     seconds: float
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,9 @@ def copy(
                     f"checksum {theirs_checksum[:12]}, not {count:,} with {checksum[:12]}; is "
                     "something else writing to it? Run the same command again"
                 )
+            rounded = theirs.kept != ours.kept and theirs.kept == "int8"
     seconds = time.monotonic() - start
-    return CopyReport(count, tally.copied, tally.present, tally.removed, checksum, seconds)
+    return CopyReport(count, tally.copied, tally.present, tally.removed, checksum, seconds, rounded)
 
 
 def backup(
@@ -134,6 +144,11 @@ def backup(
     place = place_of(source)
     if isinstance(place_of(target), Url):
         raise StoreError(f"a backup is a file, not {target}: use wingbar copy")
+    try:
+        require_own(path, b"SQLite format 3\0")
+        require_own(path, APPLICATION.to_bytes(4, "big"), at=68)  # no database of another program
+    except WingbarError as error:
+        raise StoreError(str(error)) from None
     partial = partial_path(path)
     remove_leftovers(path)
     try:
@@ -141,7 +156,7 @@ def backup(
             copy(place, partial, progress=progress)
         else:
             with closing(Store.open(place)) as store:
-                _write_backup(store, partial, progress or no_progress)
+                _write_backup(store, path, progress or no_progress)
         if problems := verify(partial):
             raise StoreError(
                 f"the backup of {place} is not whole ({problems[0]}): run wingbar verify {place}"
@@ -159,25 +174,30 @@ def backup(
         raise StoreError(
             f"{path} cannot be written ({error.strerror}): free some space, or name another folder"
         ) from error
+    except StoreError as error:
+        raise StoreError(with_own_name(str(error), path)) from error
     finally:
         with suppress(OSError):
             remove_index(partial)
     return BackupReport(items, path.stat().st_size, time.monotonic() - start)
 
 
-def _write_backup(store: Store, partial: Path, progress: Progress) -> None:
-    """Copy the pages of one read snapshot."""
+def _write_backup(store: Store, path: Path, progress: Progress) -> None:
+    """Copy the pages of one read snapshot into the partial file of `path`."""
 
     def report(status: int, remaining: int, total: int) -> None:
         progress("copying", total - remaining, total)
 
-    with store.reading(), closing(sqlite3.connect(partial)) as target:
+    with store.reading():
         try:
-            store.connection.backup(target, pages=PAGES, progress=report, sleep=0)
+            with closing(sqlite3.connect(partial_path(path))) as target:
+                store.connection.backup(target, pages=PAGES, progress=report, sleep=0)
         except sqlite3.Error as error:
-            raise StoreError(
-                f"{partial} cannot be written ({error}): free some space, or name another folder"
-            ) from error
+            of_source = getattr(error, "sqlite_errorcode", None) in (
+                sqlite3.SQLITE_CORRUPT,
+                sqlite3.SQLITE_NOTADB,
+            )
+            raise explained(error, store.path if of_source else path) from error
 
 
 def _opened_target(

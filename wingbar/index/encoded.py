@@ -172,9 +172,8 @@ def _read_table(path: Path, network: bytes) -> pyarrow.Table | None:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(
-            path, page_checksum_verification=True, partitioning=None, memory_map=False
-        )
+        with path.open("rb") as file:  # pyarrow takes no file names that are not UTF-8
+            table = parquet.read_table(file, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
         return None
     mark = (table.schema.metadata or {}).get(_NETWORK)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import QueryError
+from wingbar.images import is_utf8
 
 Where = str | Sequence[str]
 
@@ -236,6 +237,8 @@ def _near(condition: Condition, values_of_field: Callable[[str], list[str]]) -> 
 
 def _parse(text: str) -> Condition:
     """One condition: what stands before and after the first operator of the text."""
+    if not is_utf8(text):
+        raise QueryError(f"the filter {text!r} is not valid UTF-8, and no item has such a value")
     start = next((i for i, character in enumerate(text) if character in "=!<>"), len(text))
     operator = text[start : start + 2]
     if operator not in ("!=", "<=", ">="):

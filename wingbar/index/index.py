@@ -50,6 +50,7 @@ from wingbar.index.ranking import (
     stage_scores,
     with_chances,
 )
+from wingbar.index.sqlite_file import repair_of
 from wingbar.index.text_search import Text, check_options, ranked_by_text
 from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
@@ -167,7 +168,7 @@ class Index:
         except ModelError as error:
             place = store.path
             store.close()
-            raise StoreError(f"{place} is damaged ({error}): run wingbar verify {place}") from None
+            raise StoreError(f"{place} is damaged ({error}): {repair_of(place)}") from None
 
     @property
     def path(self) -> Place:
@@ -327,6 +328,13 @@ class Index:
         with self._store.reading():
             self._take(model)
         return report
+
+    def encoded_before(self) -> int:
+        """How many images an interrupted first run has encoded: what they gave is kept beside the
+        index until its codes are learned. 0 for an index that has codes."""
+        from wingbar.index.unfinished import Outputs
+
+        return 0 if self.model.gives_codes else len(Outputs(self._store.scratch, self.model))
 
     def delete(
         self, items: int | str | os.PathLike[str] | Iterable[int | str | os.PathLike[str]]
@@ -520,6 +528,22 @@ class Index:
             if found is not None:
                 return found
             # refitted by another process while the queries were encoded: encode them again
+
+    def check(self, queries: Iterable[Query], options: SearchOptions) -> None:
+        """Raise what `find` would raise for one of these queries, apart from pictures that cannot
+        be read: so that a batch can be refused before the first of it is answered."""
+        self._refresh_model()
+        self.fine_of(options)
+        given = _listed(queries)
+        texts = [one for one in given if isinstance(one, Text)]
+        for text in texts:
+            check_options(options)
+            self.model.encode_text(text.text)
+        for query in _boxed([one for one in given if not isinstance(one, Text)], options.box):
+            if _is_vector(query):
+                self._embedded_vector(query, self.model)
+            elif not isinstance(query, (Embeddings, int)):
+                self.model.require_network()
 
     def shortlists(
         self, queries: Sequence[Embeddings], options: SearchOptions

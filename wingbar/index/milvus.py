@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from wingbar.errors import ModelError, StoreError, one_line
 from wingbar.hamming.codes import Nearest, Packed, agreement, merge_nearest, pack, unpack, words
+from wingbar.images import is_utf8
 from wingbar.index.engine import (
     NO_FILE,
     Item,
@@ -734,7 +735,7 @@ class MilvusStore(RemoteStore):
     def ids_of_paths(self, paths: Iterable[str]) -> dict[str, int]:
         """Ids of those `paths` that are in the index."""
         wanted = list(paths)
-        keys = [_key(path) for path in wanted if not any("\ud800" <= c <= "\udfff" for c in path)]
+        keys = [_key(path) for path in wanted if is_utf8(path)]
         found = self._of_keys(keys)
         return {path: found[path][0] for path in wanted if path in found}
 

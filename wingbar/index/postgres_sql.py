@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.hamming.codes import Packed, pack, unpack
+from wingbar.images import is_utf8
 from wingbar.index.engine import Item
 from wingbar.index.filters import Condition, as_number, glob_regex
 
@@ -25,7 +26,7 @@ def key_of(path: str) -> bytes:
 
 def can_be_stored(text: str) -> bool:
     """Whether PostgreSQL can hold a text."""
-    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+    return "\0" not in text and is_utf8(text)
 
 
 def int8(value: int) -> bytes:

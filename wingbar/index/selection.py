@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from wingbar.data.records import absolute
 from wingbar.errors import QueryError
+from wingbar.images import is_utf8
 from wingbar.index.engine import AnyStore
 from wingbar.index.filters import Where, parse_where
 
@@ -46,7 +47,7 @@ def select(
     with store.reading():
         chosen: set[int] | None = None
         for name in [os.fspath(name) for name in names]:
-            paths = {name, os.path.abspath(name), str(absolute(name)), os.path.realpath(name)}
+            paths = _paths_of(name)
             found = {*store.ids_of_paths(paths).values()}
             for path in paths:
                 if os.path.isabs(path):
@@ -60,3 +61,11 @@ def select(
         ids = sorted(chosen or ())
         paths_of = [item.path for item in store.items(ids)]
     return Selection(ids, paths_of, missing)
+
+
+def _paths_of(name: str) -> set[str]:
+    """The paths that a name may stand for, those that no item can have left out."""
+    if "\0" in name:
+        return set()
+    paths = {name, os.path.abspath(name), str(absolute(name)), os.path.realpath(name)}
+    return set(filter(is_utf8, paths))

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wingbar.errors import StoreError
+from wingbar.index.engine import Url
 from wingbar.index.filters import as_number
 
 BUSY_MS = 60_000  # how long a writer waits for another one's transaction
@@ -150,6 +151,11 @@ def explained(error: Exception, path: Path) -> StoreError:
         return StoreError(f"{path} is not a wingbar index")
     if "unable to open" in text:
         return StoreError(f"{path} cannot be opened: is its folder there, and may you write to it?")
-    return StoreError(
-        f"{path} is damaged ({text}): run wingbar verify {path}; wingbar index makes a new one"
-    )
+    return StoreError(f"{path} is damaged ({text}): {repair_of(path)}")
+
+
+def repair_of(place: Path | Url) -> str:
+    """What to do about a damaged index."""
+    if isinstance(place, Url):
+        return "restore a copy of it"
+    return f"wingbar verify --repair {place} keeps what can be read; or restore a backup"

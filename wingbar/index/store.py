@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
-from wingbar.files import partial_path, remove_leftovers
+from wingbar.files import partial_path, remove_leftovers, with_own_name
 from wingbar.hamming.codes import Codes, Packed, words
+from wingbar.images import is_utf8
 from wingbar.index import filters
 from wingbar.index.engine import NO_FILE as NO_FILE
 from wingbar.index.engine import Item as Item
@@ -46,6 +47,7 @@ from wingbar.index.sqlite_file import (
     is_writable,
     log_size,
     put_in_place,
+    repair_of,
     state_of,
 )
 from wingbar.index.tables import (
@@ -70,7 +72,7 @@ from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
 
-_APPLICATION = 0x77626172  # "wbar", in SQLite's header
+APPLICATION = 0x77626172  # "wbar", in SQLite's header
 # A damaged name makes Python fail at the text of the error itself.
 _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a statement took
@@ -129,7 +131,7 @@ class Store:
                     store._set_meta("id", os.urandom(16).hex())
                     store._set_meta("features", kept)
                     store.set_model(model_files)
-                store._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+                store._db.execute(f"PRAGMA application_id = {APPLICATION}")
                 store._db.execute(f"PRAGMA user_version = {FORMAT}")
             finally:
                 store._db.close()
@@ -141,6 +143,8 @@ class Store:
             ) from None
         except (sqlite3.Error, OSError) as error:
             raise explained(error, path) from error
+        except StoreError as error:
+            raise StoreError(with_own_name(str(error), path)) from error
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -150,6 +154,8 @@ class Store:
     def open(cls, path: Path) -> Self:
         """The index at `path`, for reading and, where the file system allows it, writing. Raises
         StoreError."""
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path} is no file, as an index is: name another place")
         if not path.is_file():
             raise StoreError(f"no index at {path}: make one with wingbar index {path} IMAGES")
         return cls(path, cls._opened(path))
@@ -164,7 +170,7 @@ class Store:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         except (*_SQLITE_ERRORS, OSError) as error:
             raise explained(error, path) from error
-        if application != _APPLICATION:
+        if application != APPLICATION:
             connection.close()
             raise StoreError(f"{path} is not a wingbar index")
         if version > FORMAT:
@@ -656,7 +662,7 @@ class Store:
         """Ids of those `paths` that are in the index."""
         found = {}
         with self._explaining():
-            for path in paths:
+            for path in filter(is_utf8, paths):
                 row = self._db.execute("SELECT id FROM items WHERE path = ?", (path,)).fetchone()
                 if row:
                     found[path] = int(row[0])
@@ -846,7 +852,7 @@ class Store:
             raise self._damaged("its rows are out of order")
 
     def _damaged(self, what: str) -> StoreError:
-        return StoreError(f"{self.path} is damaged ({what}): run wingbar verify {self.path}")
+        return StoreError(f"{self.path} is damaged ({what}): {repair_of(self.path)}")
 
     # -- the place of the file
 

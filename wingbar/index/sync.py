@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.errors import DataError, ImageError, ModelError, StoreError, counted
-from wingbar.images import Failure, printable
+from wingbar.images import Failure, is_utf8, printable
 from wingbar.index.averaging import average_new
 from wingbar.index.bulk import encode_on_ray
 from wingbar.index.encoded import Encoded, Made
@@ -145,7 +145,8 @@ def add(
         its workers, 1 by default.
 
     Raises StoreError when the index cannot be written (what was stored stays), DataError when there
-    is nothing to add.
+    is nothing to add. A KeyboardInterrupt is raised again once what is encoded is stored, with the
+    report of it as its argument.
     """
     start = time.monotonic()
     job = _Sync(
@@ -171,36 +172,18 @@ def add(
         if not job.model.gives_codes and todo:
             todo = job.fit_on_sample(todo)
         job.process(todo)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         job.commit()
+        if not job.model.gives_codes:  # what is encoded waits for its codes
+            job.tally.added = job.tally.updated = 0
+        stopped.args = (job.report(batch, 0, time.monotonic() - start),)
         raise
     removed = job.remove(gone)
     if job.model.averages:
         with store.writing():
             average_new(store, job.model)
     job.discard_outputs()
-    seconds = time.monotonic() - start
-    tally = job.tally
-    report = AddReport(
-        added=tally.added,
-        updated=tally.updated,
-        unchanged=tally.unchanged,
-        moved=tally.moved,
-        removed=removed,
-        failed=tuple(tally.failed),
-        ignored=tuple(batch.ignored),
-        skipped=tuple(map(printable, batch.skipped)),
-        kept=job.kept(),
-        left_out=tally.left_out,
-        continued=tally.continued,
-        fitted_on=job.fitted_on,
-        fitted=job.model.record["fitted"] if job.fitted_on else {},
-        seconds=seconds,
-        images_per_second=job.encoded / seconds if seconds > 0 else 0.0,
-        advice=advice(job.model, store.count()),
-        notes=(*batch.notes, *tally.notes),
-    )
-    return report, job.model
+    return job.report(batch, removed, time.monotonic() - start), job.model
 
 
 class _Sync:
@@ -246,6 +229,29 @@ class _Sync:
         # encoded batches that are not stored yet
         self._waiting: list[tuple[list[Item], NDArray[np.float32]]] = []
         self._stored_at = time.monotonic()
+
+    def report(self, batch: Batch, removed: int, seconds: float) -> AddReport:
+        """What was done by now."""
+        kept, tally = self.kept(), self.tally  # which adds a note
+        return AddReport(
+            added=tally.added,
+            updated=tally.updated,
+            unchanged=tally.unchanged,
+            moved=tally.moved,
+            removed=removed,
+            failed=tuple(tally.failed),
+            ignored=tuple(batch.ignored),
+            skipped=tuple(map(printable, batch.skipped)),
+            kept=kept,
+            left_out=tally.left_out,
+            continued=tally.continued,
+            fitted_on=self.fitted_on,
+            fitted=self.model.record["fitted"] if self.fitted_on else {},
+            seconds=seconds,
+            images_per_second=self.encoded / seconds if seconds > 0 else 0.0,
+            advice=advice(self.model, self.store.count()),
+            notes=(*batch.notes, *tally.notes),
+        )
 
     def gone_from(self, batch: Batch) -> dict[int, str]:
         """Ids and paths of items below the batch's roots whose files no longer exist. Items below a
@@ -342,7 +348,7 @@ class _Sync:
                 w = replace(
                     w, label=self.known[w.path][1].label, columns=self.known[w.path][1].columns
                 )
-            if _has_surrogates(w.path):
+            if not is_utf8(w.path):
                 self.tally.failed.append(
                     Failure(printable(w.path), "the file name is not valid UTF-8: rename it")
                 )
@@ -827,7 +833,3 @@ def _why_unlisted(folder: str) -> str:
 
 def _is_below(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wingbar.errors import StoreError
 from wingbar.hamming.codes import Packed, words
 from wingbar.index.engine import Item, Removed
+from wingbar.index.sqlite_file import repair_of
 
 FORMAT = 3
 ITEM_FIELDS = "path, label, columns, size, mtime, content"  # of the table `items`, under its crc
@@ -75,9 +76,7 @@ def check_schema(connection: sqlite3.Connection, path: Path, format_: int) -> No
     """Raise StoreError for tables, views and triggers other than those of an index of this
     format."""
     if format_ < 1:
-        raise StoreError(
-            f"{path} is damaged (its format is {format_}): run wingbar verify --repair {path}"
-        )
+        raise StoreError(f"{path} is damaged (its format is {format_}): {repair_of(path)}")
     found = {}
     for kind, name, table, text in connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100"

@@ -39,7 +39,7 @@ from wingbar.hamming.codes import Packed, pack, unpack
 from wingbar.index.index import Index, model_at
 from wingbar.index.kept import Kept
 from wingbar.index.store import CHUNK, NO_FILE, Item, Store
-from wingbar.index.vectors import checked_vectors
+from wingbar.index.vectors import as_float32, checked_vectors
 from wingbar.model.model import Model
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a file. `ids`, `items` and `codes` are None where the file does not have them."""
+    """The rows of a file. `ids`, `items` and `codes` are None where wingbar has not written it, and
+    `has_other_ids` says whether it has ids then."""
 
     features: NDArray[np.floating]
     note: Mapping[str, Any]
@@ -94,6 +95,7 @@ class _Rows:
     ids: NDArray[np.int64] | None = None
     items: Sequence[Item] | None = None
     codes: NDArray[np.uint8] | None = None
+    has_other_ids: bool = False
 
 
 # -- out
@@ -191,7 +193,11 @@ def _write_parquet(index: Index, partial: Path, note: Mapping[str, Any]) -> None
         metadata={NOTE: json.dumps(note)},
     )
     ids = index.ids()
-    with parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+    # opened here: pyarrow takes no file names that are not UTF-8
+    with (
+        partial.open("wb") as file,
+        parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for begin in range(0, len(ids), BLOCK):
             part = ids[begin : begin + BLOCK].tolist()
             items = index.items(part)
@@ -281,6 +287,8 @@ def _import_vectors(
             f"the codes were learned anew from the features; --model keeps those of "
             f"{rows.note.get('model')} and lets you search by image"
         )
+    if rows.has_other_ids:
+        notes.append("the ids of the file were not taken: items are numbered in its order")
     paths = rows.paths
     if paths is None:
         paths = [f"row {row}" for row in range(len(vectors))]
@@ -373,9 +381,11 @@ def _check(path: Path, rows: _Rows) -> None:
             raise DataError(
                 f"{path}: {len(features):,} features and {len(values):,} of {name}: one each"
             )
-    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    bad = np.flatnonzero(~np.isfinite(as_float32(features)).all(1))
     if len(bad):
-        raise DataError(f"{path}: the feature of row {bad[0]} is not finite: leave such rows out")
+        raise DataError(
+            f"{path}: the feature of row {bad[0]} is not finite as float32: leave such rows out"
+        )
     if rows.paths is not None and len(set(rows.paths)) < len(rows.paths):
         twice = next(one for one, times in Counter(rows.paths).items() if times > 1)
         raise DataError(f"{path}: the path {twice!r} is there twice: paths tell items apart")
@@ -426,7 +436,8 @@ def _read_npz(path: Path) -> _Rows:
 def _read_parquet(path: Path) -> _Rows:
     pa, parquet = _pyarrow()
     try:
-        table: pyarrow.Table = parquet.read_table(path)
+        with path.open("rb") as file:  # pyarrow takes no file names that are not UTF-8
+            table: pyarrow.Table = parquet.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {one_line(error)}") from None
     names = table.column_names
@@ -436,7 +447,7 @@ def _read_parquet(path: Path) -> _Rows:
     column = table.column(name).combine_chunks()
     try:
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        features = np.asarray(flat, np.float32).reshape(len(table), -1)
+        features = as_float32(np.asarray(flat)).reshape(len(table), -1)
         ragged = column.null_count or len(set(_lengths(column))) > 1
     except (AttributeError, ValueError, TypeError, pa.ArrowException):
         ragged = True
@@ -456,7 +467,7 @@ def _read_parquet(path: Path) -> _Rows:
         one: np.array(table.column(one).to_pylist(), np.int64) if one in names else None
         for one in ("size", "mtime")
     }
-    read["id"] = None if (ids := texts(_IDS)) is None or raw is None else np.array(ids, np.int64)
+    read["id"] = texts(_IDS)
     read["columns"] = texts(("columns",))
     for one in ("content", "code"):
         if one in names and raw is not None:
@@ -487,7 +498,7 @@ def _rows(
     read: Mapping[str, Any],
 ) -> _Rows:
     """The rows of a file; with whole items where wingbar wrote it."""
-    rows = _Rows(features, note, paths, labels)
+    rows = _Rows(features, note, paths, labels, has_other_ids=read.get("id") is not None)
     whole = ("id", "columns", "size", "mtime", "content", "code")
     if not note or paths is None or labels is None or any(read.get(n) is None for n in whole):
         return rows
@@ -508,7 +519,7 @@ def _rows(
         codes = np.asarray(read["code"], np.uint8)
         if codes.ndim != 2 or ids.ndim != 1 or any(item.size < NO_FILE for item in items):
             raise ValueError("columns of the wrong shape")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path} is not as wingbar export-codes wrote it ({one_line(error)}): export it again"
         ) from None

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,14 +131,21 @@ def checked_vectors(vectors: NDArray[np.floating], dim: int) -> NDArray[np.float
             f"vectors are an array [N, {dim}] of numbers here, not {list(rows.shape)} of "
             f"{rows.dtype}"
         )
-    rows = rows.astype(np.float32)
+    rows = as_float32(rows)
     bad = np.flatnonzero(~np.isfinite(rows).all(1) | ~rows.any(1))
     if len(bad):
         raise DataError(
-            f"vector {bad[0]} is not finite or nothing but zeros, as {len(bad):,} of {len(rows):,} "
-            "are: leave them out"
+            f"vector {bad[0]} is not finite as float32 or nothing but zeros, as {len(bad):,} of "
+            f"{len(rows):,} are: leave them out"
         )
     return unit(rows)
+
+
+def as_float32(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Numbers as float32; those beyond its range become infinite, which is for the caller to
+    refuse."""
+    with np.errstate(over="ignore"):
+        return vectors.astype(np.float32, copy=False)
 
 
 def _items(

@@ -4,13 +4,15 @@
   2009; Arandjelović & Zisserman, "Three things everyone should know to improve object retrieval",
   CVPR 2012 (database-side feature augmentation).
 - On the side of the query: Chum et al., "Total Recall", ICCV 2007 (average query expansion).
+- Over the neighbours of the averages once more: a step of diffusion, as in Iscen et al., "Efficient
+  Diffusion on Region Manifolds", CVPR 2017.
 - The weight of a neighbour is its cosine to the power of POWER: Radenović, Tolias & Chum,
   "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019 (alpha query expansion).
 
 It finds more pictures of the same class, and confuses the copies of one picture with their
 neighbours. An index for classes therefore stores of each picture the average, for the code and most
-of the score, and the feature as it is for the rest of it: [SCALE * average, feature] / length. All
-later averages are made of the second half, so that none is an average of averages.
+of the score, and the feature as it is for the rest of it: [SCALE * average, feature] / length, so
+that an average can be made again.
 
 Shapes: M features to average, N of the gallery, k neighbours, d dim of a plain feature, b bits.
 """
@@ -105,6 +107,21 @@ def averaged(
     return unit(total)
 
 
+def averages_for_classes(plain: Float32, kept: Float32, rows: NDArray[np.int64]) -> Float32:
+    """The averages [M, d] of the items in `rows` [M], of the plain features [N, d] of all items and
+    the averages `kept` [N, d] of the others.
+
+    Each is averaged with its neighbours by plain features first, and then with those that these
+    averages have among all averages: a step of diffusion, which reaches what is like its
+    neighbours.
+    """
+    mine = plain[rows]
+    once = averaged(mine, nearest(mine, plain, rows), plain)
+    gallery = kept.copy()
+    gallery[rows] = once
+    return averaged(once, nearest(once, gallery, rows), gallery)
+
+
 # -- the two halves that an index for classes stores
 
 
@@ -116,6 +133,11 @@ def halves(rotation: Rotation) -> Rotation:
 def plain_of(stored: NDArray[np.floating]) -> Float32:
     """The plain features [N, d], of unit length, of stored ones [N, 2 d]."""
     return unit(stored[:, stored.shape[1] // 2 :].astype(np.float32))
+
+
+def average_of(stored: NDArray[np.floating]) -> Float32:
+    """The averages [N, d], of unit length, of stored ones [N, 2 d]."""
+    return unit(stored[:, : stored.shape[1] // 2].astype(np.float32))
 
 
 def joined(average: Float32, plain: Float32) -> Float32:

@@ -23,7 +23,7 @@ from wingbar.hamming import codes
 from wingbar.model import averaging, fitting, itq, random_pairs, runtime
 from wingbar.model.random_pairs import RandomPairs
 from wingbar.model.text import TOKENIZER, TOWER, TextEncoder, TextForm
-from wingbar.parallel import BATCH, batched, cores, in_order
+from wingbar.parallel import BATCH, batched, cores, in_order, interruptible
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -299,7 +299,7 @@ class Model:
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
         """Pixels [B, H, W, 3] -> unit features [B, d] and code logits [B, b], if any."""
-        self._require_network()
+        self.require_network()
         lengths = {"feature": self._feature_length} | (
             {"logits": self.bits} if self._has_logits else {}
         )
@@ -319,7 +319,7 @@ class Model:
 
         A model of several scales uses the one nearest to 1. Raises ImageError as `encode` does.
         """
-        self._require_network()
+        self.require_network()
         names = [
             output.name for output in self._session.get_outputs() if output.name not in OUTPUTS
         ]
@@ -399,14 +399,16 @@ class Model:
             )
         try:
             # vectors are kept as they are
-            fit = fitting.fit(
-                raw,
-                bits,
-                seed,
-                options,
-                keep_features=not self.has_network,
-                labels=labels,
-                whole=self.has_text,
+            fit = interruptible(
+                lambda: fitting.fit(
+                    raw,
+                    bits,
+                    seed,
+                    options,
+                    keep_features=not self.has_network,
+                    labels=labels,
+                    whole=self.has_text,
+                )
             )
         except ValueError as error:
             raise ModelError(str(error)) from None
@@ -502,7 +504,8 @@ class Model:
                 "images and texts (wingbar model list)"
             )
 
-    def _require_network(self) -> None:
+    def require_network(self) -> None:
+        """Raise ModelError for a model that encodes no images."""
         if not self.has_network:
             raise ModelError(
                 f"{self.name} has no network, only vectors that were made elsewhere: add vectors "
@@ -531,7 +534,7 @@ def _random_pairs(rotation: itq.Rotation, raw: Float32, averages: bool) -> Rando
     packed = codes.pack(logits >= 0)
     if averages:
         plain = averaging.plain_of(features)
-        average = averaging.averages_of(plain)
+        average = averaging.averages_for_classes(plain, plain, np.arange(len(plain)))
         packed = averaging.codes_of_averages(rotation, average)
         features = averaging.joined(average, plain)
     rows = random_pairs.sample_of(len(raw))

@@ -83,7 +83,7 @@ def check_network(network: bytes, name: str = "model.onnx") -> None:
 
 
 def with_activation(network: bytes) -> bytes | None:
-    """A valid ONNX graph with one more output, ACTIVATION: what its last pooling averages, which in a
+    """An ONNX graph with one more output, ACTIVATION: what its last pooling averages, which in a
     convolutional network is the map that the feature comes from. None for a graph without pooling.
 
     Raises ValueError or IndexError for bytes that are no protocol buffer.

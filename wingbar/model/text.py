@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import ModelError, QueryError, one_line
+from wingbar.images import is_utf8
 from wingbar.model import runtime
 
 TOWER, TOKENIZER = "text.onnx", "tokenizer.json"  # files of a model
@@ -92,6 +93,8 @@ class TextEncoder:
         others. Raises QueryError for a text without a letter, or one that is too long."""
         if not text.strip():
             raise QueryError("the text to search for is empty: write what the pictures show")
+        if not is_utf8(text):
+            raise QueryError("the text to search for is not valid UTF-8: type it again")
         if len(text) > LONGEST_TEXT:
             raise QueryError(
                 f"the text to search for has {len(text):,} characters: at most {LONGEST_TEXT:,} "

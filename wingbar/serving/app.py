@@ -48,6 +48,7 @@ from wingbar.serving.requests import (
     read_queries,
     read_query,
     read_uploads,
+    require_known_parameters,
     validation_message,
 )
 from wingbar.serving.schemas import (
@@ -109,7 +110,7 @@ AGAIN_MS = 100  # after which it does
 LABELLED = {"ids": [17, 18], "label": "monarch"}  # an example
 CLEAR_EVERY = 1200  # refreshes between two looks for unfinished files: ten minutes
 # Error responses by kind of route.
-READ = problems(401, 405)
+READ = problems(401, 405, 422)
 ITEM = problems(401, 404, 405, 422)
 SEARCH = problems(401, 403, 404, 405, 408, 409, 413, 415, 422)
 CHANGE = problems(401, 403, 405, 408, 413, 415, 422)
@@ -209,7 +210,7 @@ def _picture_responses(description: str) -> Responses:
 def _add_searches(
     app: FastAPI, service: Service, metrics: Metrics, access: Access, settings: Settings
 ) -> None:
-    reads = [Depends(access.read)]
+    reads = [Depends(access.read), Depends(require_known_parameters)]
     one = {
         **PICTURES,
         "multipart/form-data": form(several=False),
@@ -313,7 +314,8 @@ def _add_searches(
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
-    reads, writes = [Depends(access.read)], [Depends(access.write)]
+    reads = [Depends(access.read), Depends(require_known_parameters)]
+    writes = [Depends(access.write), Depends(require_known_parameters)]
     jpeg: dict[str, Any] = {
         "content": {"image/jpeg": BINARY},
         "description": "A JPEG without metadata.",
@@ -377,7 +379,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         "/api/map",
         dependencies=reads,
         response_model=MapOut,
-        responses=problems(401, 404, 405, 409),
+        responses=problems(401, 404, 405, 409, 422),
     )
     async def send_map() -> Response:
         """Send a place in the plane for every picture, alike ones near each other."""
@@ -524,7 +526,8 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
 
 
 def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
-    reads, writes = [Depends(access.read)], [Depends(access.write)]
+    reads = [Depends(access.read), Depends(require_known_parameters)]
+    writes = [Depends(access.write), Depends(require_known_parameters)]
     events: dict[str, Any] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
         "description": "Server-sent events, each with the data of IndexingOut.",
@@ -557,7 +560,7 @@ def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
         "/api/indexing",
         dependencies=reads,
         response_class=Response,
-        responses={**problems(401, 403, 405), 200: events},
+        responses={**problems(401, 403, 405, 422), 200: events},
     )
     async def watch_indexing() -> Response:
         """Tell how far the indexing of a folder is, until it ends; after some seconds, ask
@@ -578,7 +581,7 @@ def _add_indexing(app: FastAPI, service: Service, access: Access) -> None:
         status_code=202,
         dependencies=writes,
         response_model=IndexingOut,
-        responses=problems(401, 403, 405),
+        responses=problems(401, 403, 405, 422),
     )
     async def stop_indexing() -> Response:
         """End the indexing of a folder soon; what was stored stays."""

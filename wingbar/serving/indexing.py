@@ -48,7 +48,8 @@ class Run:
     stage: what is being done, as in "indexing".
     done: how much of this stage is finished, 0 to total.
     total: how much there is in this stage.
-    counts: at the end, how many images were added, updated, unchanged, moved, removed.
+    counts: at the end, also of one that was stopped, how many images were added, updated,
+        unchanged, moved, removed.
     failed: at the end, images that could not be used; MOST_FAILURES of them.
     failures: number of all of them.
     message: why it failed; at the end of others, what to do next, or "".
@@ -147,8 +148,9 @@ class FolderIndexing:
             with Index.open(self._index) as index:
                 report = index.add([images], progress=self._progress)
             self.run = _finished(self.run, report)
-        except _Stopped:
-            self.run = replace(self.run, state="stopped")
+        except _Stopped as stopped:
+            done = stopped.args[0] if stopped.args else AddReport()  # before anything was begun
+            self.run = _finished(self.run, done, "stopped")
         except WingbarError as error:
             self.run = replace(self.run, state="failed", message=str(error))
         except BaseException as error:  # a bug: nobody may wait for ever
@@ -173,15 +175,17 @@ class FolderIndexing:
 
 
 class _Stopped(KeyboardInterrupt):
-    """Ends `Index.add` as Ctrl-C does: what is encoded by then is stored."""
+    """Ends `Index.add` as Ctrl-C does: what is encoded by then is stored, and the argument is the
+    report of it."""
 
 
-def _finished(run: Run, report: AddReport) -> Run:
+def _finished(run: Run, report: AddReport, state: Literal["done", "stopped"] = "done") -> Run:
+    """The end of a run."""
     names = ("added", "updated", "unchanged", "moved", "removed")
     failed = [Unusable(printable(one.path), one.reason) for one in report.failed]
     return replace(
         run,
-        state="done",
+        state=state,
         counts=tuple((name, getattr(report, name)) for name in names),
         failed=tuple(failed[:MOST_FAILURES]),
         failures=len(failed),

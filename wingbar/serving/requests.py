@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from wingbar.errors import QueryError
+from wingbar.images import printable
 from wingbar.index.ranking import SearchOptions
 from wingbar.index.text_search import Text
 from wingbar.serving.middleware import JSON, content_type
@@ -52,6 +54,30 @@ class Asked(NamedTuple):
     sizes: bool
 
 
+async def require_known_parameters(request: Request) -> None:
+    """Raises QueryError for a parameter in the URL that the route does not have: a filter with a
+    slip in its name would let everything pass."""
+    route = request.scope.get("route")
+    if request.query_params and isinstance(route, APIRoute):
+        known: list[str] = []
+        for one in route.dependant.query_params:  # codespell:ignore dependant
+            record = one.field_info.annotation
+            if isinstance(record, type) and issubclass(record, BaseModel):
+                known += record.model_fields
+            else:
+                known.append(one.alias)
+        _require_known(request.query_params, known, route.path)
+
+
+def _require_known(given: Iterable[str], known: Iterable[str], place: str) -> None:
+    """Raise QueryError for a name that is not known."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            takes = f"takes {', '.join(names)}" if names else "takes no parameters"
+            raise QueryError(f"there is no parameter {printable(name)!r:.60}: {place} {takes}")
+
+
 async def read_query(request: Request, service: Service, parameters: SearchParameters) -> Asked:
     """What a request searches for.
 
@@ -75,7 +101,7 @@ async def read_query(request: Request, service: Service, parameters: SearchParam
                 [await file.read() for file in _more_files(parts, "unlike")],
             )
     if kind == JSON:
-        asked = await _read_json(request, parameters, ByItem)
+        asked = await _read_json(request, parameters, ByItem, '{"id": 17}')
         if sum(given is not None for given in (asked.id, asked.path, asked.text)) != 1:
             raise QueryError("name one item, or a text: give id, path or text")
         if asked.text is not None:
@@ -108,7 +134,7 @@ async def read_queries(
             _check_batch(len(files), parameters)
             return [await file.read() for file in files], parameters.options()
     if kind == JSON:
-        asked = await _read_json(request, parameters, ByItems)
+        asked = await _read_json(request, parameters, ByItems, '{"ids": [17, 18]}')
         _check_batch(len(asked.ids), asked)
         return asked.ids, asked.options()
     raise _wrong_type(kind, "a form with parts named image, or JSON with ids")
@@ -133,7 +159,7 @@ async def read_labelled(request: Request) -> Labelled:
     kind = content_type(request.headers)
     if kind != JSON:
         raise _wrong_type(kind, "JSON with ids and a label")
-    asked = await _read_json(request, None, Labelled)
+    asked = await _read_json(request, None, Labelled, '{"ids": [17, 18], "label": "monarch"}')
     return asked.model_copy(update={"label": (asked.label or "").strip() or None})
 
 
@@ -145,7 +171,8 @@ async def read_folder(request: Request) -> str:
     kind = content_type(request.headers)
     if kind != JSON:
         raise _wrong_type(kind, "JSON with a folder")
-    return (await _read_json(request, None, FolderToIndex)).folder
+    example = '{"folder": "/home/me/Pictures"}'
+    return (await _read_json(request, None, FolderToIndex, example)).folder
 
 
 async def read_uploads(request: Request) -> list[Upload]:
@@ -190,6 +217,8 @@ def validation_message(errors: Sequence[Any]) -> str:
             str(part) for part in error["loc"] if part not in ("query", "path", "body")
         )
         message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "literal_error":
+            message = f"must be {error['ctx']['expected']}, not {error['input']!r:.60}"
         sentences.append(f"{place or 'the body'}: {message[0].lower()}{message[1:]}")
     return "; ".join(sentences)
 
@@ -217,19 +246,18 @@ def _more_files(parts: FormData, name: str) -> list[UploadFile]:
     return files
 
 
-async def _read_json(request: Request, parameters: SearchParameters | None, model: type[M]) -> M:
-    """A JSON body; the URL gives the parameters that the body leaves out. Its size is limited by
-    `Protection`."""
+async def _read_json(
+    request: Request, parameters: SearchParameters | None, model: type[M], example: str
+) -> M:
+    """A JSON body such as `example`; the URL gives the parameters that the body leaves out. Its
+    size is limited by `Protection`."""
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
-        raise HTTPException(400, 'the body is not JSON: send one object, as {"id": 17}') from None
+        raise HTTPException(400, f"the body is not JSON: send one object, as {example}") from None
     if not isinstance(body, dict):
-        raise QueryError('the body must be one object, as {"id": 17}')
-    # each unknown key would get an error of its own: a few say enough
-    unknown = [key for key in body if key not in model.model_fields]
-    for key in unknown[MOST_FIELDS:]:
-        del body[key]
+        raise QueryError(f"the body must be one object, as {example}")
+    _require_known(body, model.model_fields, "the body")
     try:
         given = {} if parameters is None else parameters.model_dump(exclude_unset=True)
         return model.model_validate({**given, **body})

@@ -397,7 +397,8 @@ class IndexingOut(BaseModel):
     done: int = Field(description="how much of this stage is finished")
     total: int = Field(description="how much there is in this stage")
     counts: dict[str, int] = Field(
-        description="at the end: how many images were added, updated, unchanged, moved, removed"
+        description="at the end, also of one that was stopped: how many images were added, "
+        "updated, unchanged, moved, removed"
     )
     failed: list[FailedOut] = Field(
         description="at the end: the first 1,000 images that could not be used"

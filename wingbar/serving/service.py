@@ -64,7 +64,7 @@ from wingbar.serving.shards import ShardsReader
 from wingbar.serving.uploads import Uploads
 
 T = TypeVar("T")
-Sort = Literal["spread", "novelty"] | ItemSort
+Sort = Literal["spread", "novelty", ItemSort]
 
 SLOW_FROM = 1000  # a search for more hits, or with a longer shortlist, counts as slow
 OVERVIEW = "overview"  # its name in the index

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.serving.web import firefox
-from tests.serving.web.browser import Open, skip_or_fail
+from tests.serving.web.browser import Open
 
 # these walks are made in Firefox as well
 from tests.serving.web.test_accessibility import test_keyboard_only  # noqa: F401
@@ -29,14 +28,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Firefox, in which `tab` opens tabs."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        skip_or_fail("playwright is not installed: pip install playwright")
+    pytest.importorskip("websockets")
+    sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
     if shutil.which("firefox-esr") is None and shutil.which("firefox") is None:
-        skip_or_fail("there is no firefox on the path: apt-get install firefox-esr")
+        pytest.skip("there is no firefox on the path: apt-get install firefox-esr")
     start = tmp_path_factory.mktemp("firefox") / "firefox"
-    start.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(firefox.__file__)}" "$@"\n')
+    program = Path(__file__).with_name("firefox.py")
+    start.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')
     start.chmod(start.stat().st_mode | stat.S_IXUSR)
     with sync_playwright() as playwright:
         # the channel says that it is a Firefox as it is released, not one of Playwright's own

@@ -92,11 +92,10 @@ async function end(run) {
 
 /** @param {Run} run */
 function textOf({ state: how, counts, message }) {
-  if (how === "done") {
-    const some = Object.entries(counts).filter(([, n]) => n);
-    const text = some.map(([name, n]) => `${count(n)} ${name}`).join(", ") || "Nothing to do";
-    return `${text}. ${message}`.trim();
-  }
+  const some = Object.entries(counts).filter(([, n]) => n);
+  const text = some.map(([name, n]) => `${count(n)} ${name}`).join(", ");
+  if (how === "done") return `${text || "Nothing to do"}. ${message}`.trim();
   if (how === "failed") return message;
-  return how === "stopped" ? `Stopped. ${GO_ON}` : `The server was started anew. ${GO_ON}`;
+  if (how === "stopped") return `Stopped${text && `: ${text}`}. ${GO_ON}`;
+  return `The server was started anew. ${GO_ON}`;
 }
