@@ -334,7 +334,7 @@ class Model:
         size of its preprocessing: [B, h, w], 0 or more. That is the sum over the channels of the
         map that it pools (SCDA, Wei et al. 2017, Eq. 1). None for a network without such a map, as
         a transformer."""
-        self._require_network()
+        self.require_network()
         if self._activation_session is None:
             return None
         found = self._outputs([runtime.ACTIVATION], pixels, self._activation_session)
