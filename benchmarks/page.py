@@ -5,11 +5,13 @@
 `first_results_ms` is the time from the last byte of the server's answer to the frame in which its
 cards are in the page; `first_row_ms` that to the frame in which the pictures of the first row are
 loaded too. For scrolling, as many results as there are (up to --results) are loaded, then the page
-is scrolled by 40 pixels a frame for some seconds, as a hand on a wheel does. Headless Chromium
-draws with the CPU, which the server and this script share, so `frames_per_second` is a lower limit;
-`work_ms_per_search` and `work_ms_per_frame` are the processor's time for scripts, styles and layout
-of the page, whatever else runs, from the click to the first row, and of the 16.7 ms that a frame
-has at 60 a second; drawing comes on top, which a graphics card does elsewhere.
+is scrolled by 40 pixels a frame for 300 frames, as a hand on a wheel does.
+
+Headless Chromium draws with the CPU, which the server and this script share, so times by the clock
+(those two, `frames_per_second`, `dropped_frames` and `long_tasks`, which take over 50 ms) mean
+something on a quiet machine only. What is called work is processor time of the page's main thread,
+whatever else runs: scripts, styles, layout, and `all` with painting; of 16.7 ms that a frame has at
+60 a second. Drawing comes on top, in other threads, or on a graphics card.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import json
 import shutil
 import statistics
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import CDPSession, Page
 
 FRAMES = 300
+PATIENCE = 20  # seconds after which no more results are expected
 
 # Resolves to the times between the end of the answer to a search and two frames.
 SEARCH = """async (place) => {
@@ -54,12 +58,15 @@ SEARCH = """async (place) => {
 
 SCROLL = """async (frames) => {
   const times = [];
-  scrollTo(0, 0);
+  let longTasks = 0;
+  const observer = new PerformanceObserver((list) => { longTasks += list.getEntries().length; });
+  observer.observe({ type: "longtask" });
   for (let i = 0; i < frames; i++) {
     times.push(await new Promise(requestAnimationFrame));
     scrollBy({ top: 40, behavior: "instant" });
   }
-  return times.slice(1).map((time, i) => time - times[i]);
+  observer.disconnect();
+  return [times.slice(1).map((time, i) => time - times[i]), longTasks];
 }"""
 
 
@@ -70,9 +77,9 @@ def searches(page: Page, session: CDPSession, url: str, count: int) -> dict[str,
         page.goto(url)
         page.wait_for_selector(".card")
         page.wait_for_timeout(500)  # thumbnails of the start page
-        before = _work(session)
+        before = _cost(session)
         first, row = page.evaluate(SEARCH, place % 20)
-        work.append(_work(session) - before)
+        work.append(_cost(session).minus(before).all)
         shown.append(first)
         rows.append(row)
     return {
@@ -86,28 +93,63 @@ def scrolling(page: Page, session: CDPSession, url: str, results: int) -> dict[s
     """Frames while many results are scrolled, and what the page does in each."""
     page.goto(f"{url}/?id=1")
     page.wait_for_selector(".card")
-    loaded = 0
-    while loaded < results and "closest first" in page.inner_text("#status"):
+    loaded, asked, before = _loaded(page), time.monotonic(), _cost(session)
+    while loaded < results - 1:  # the query is not among its own results
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
-        page.wait_for_timeout(500)
-        loaded = int(page.get_attribute(".card", "aria-setsize") or 0)
-    before = _work(session)
-    times = page.evaluate(SCROLL, FRAMES)
+        page.wait_for_timeout(100)
+        if _loaded(page) > loaded:
+            loaded, asked = _loaded(page), time.monotonic()
+        elif time.monotonic() - asked > PATIENCE:  # there are no more of them
+            break
+    loading = _cost(session).minus(before)
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(1000)
+    before = _cost(session)
+    times, long_tasks = page.evaluate(SCROLL, FRAMES)
+    cost = _cost(session).minus(before)
     return {
         "results": loaded,
         "cards_in_page": page.locator(".card").count(),
+        "work_ms_to_load_them": loading.rounded(1),
+        "work_ms_per_frame": cost.rounded(FRAMES),
+        "long_tasks": long_tasks,
+        "dropped_frames": sum(ms > 1.5 * 1000 / 60 for ms in times),
+        "frames": FRAMES,
         "frames_per_second": round(1000 / statistics.mean(times), 1),
         "frame_ms": _summary(times),
-        "work_ms_per_frame": round((_work(session) - before) / FRAMES, 2),
     }
 
 
-def _work(session: CDPSession) -> float:
-    """Milliseconds of the processor for scripts, styles and layout of the page so far."""
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})  # whatever else runs
+class Cost(NamedTuple):
+    """Processor time of the page's main thread in milliseconds, whatever else runs.
+
+    script, style, layout: for these.
+    all: for everything, with painting and what passes pictures on to the compositor.
+    """
+
+    script: float
+    style: float
+    layout: float
+    all: float
+
+    def minus(self, before: Cost) -> Cost:
+        return Cost(*(now - then for now, then in zip(self, before, strict=True)))
+
+    def rounded(self, parts: int) -> dict[str, float]:
+        return {name: round(ms / parts, 2) for name, ms in self._asdict().items()}
+
+
+def _loaded(page: Page) -> int:
+    """How many results the page has."""
+    return int(page.get_attribute(".card", "aria-setsize") or 0)
+
+
+def _cost(session: CDPSession) -> Cost:
+    """The processor time of the page so far."""
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
     metrics = session.send("Performance.getMetrics")["metrics"]
-    found = {metric["name"]: metric["value"] for metric in metrics}
-    return 1000 * sum(found[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout"))
+    found = {metric["name"]: 1000 * metric["value"] for metric in metrics}
+    return Cost(*(found[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout", "Task")))
 
 
 def _summary(values: list[float]) -> dict[str, float]:
@@ -141,7 +183,12 @@ def main() -> None:
         found = searches(page, session, url, args.searches)
         found |= scrolling(page, session, url, args.results)
         browser.close()
-    print(json.dumps(found, indent=None if args.json else 2))
+    if args.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        print(f"{name:22}", "   ".join(f"{part} {number:,}".strip() for part, number in parts))
 
 
 if __name__ == "__main__":

@@ -246,3 +246,21 @@ def test_a_network_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_built_in_network_is_whole() -> None:
     runtime.check_network((GENERAL / "model.onnx").read_bytes())
+
+
+def test_a_network_shows_what_it_pools() -> None:
+    network = (GENERAL / "model.onnx").read_bytes()
+    shown = runtime.with_activation(network)
+    assert shown is not None
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    session = runtime.open_session(shown, 1, "shown")
+    feature, pooled = session.run(["feature", runtime.ACTIVATION], {"pixels": pixels})
+    mean = pooled.mean((2, 3))
+    assert feature == pytest.approx(mean / np.linalg.norm(mean, axis=1, keepdims=True), abs=1e-5)
+
+
+def test_a_network_without_pooling_shows_nothing() -> None:
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([relu], "small", ends[:1], ends[1:])
+    assert runtime.with_activation(helper.make_model(graph).SerializeToString()) is None

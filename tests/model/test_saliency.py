@@ -27,6 +27,7 @@ from wingbar.model.saliency import (
     find_regions,
     look,
     match,
+    standing_out,
     suggested_regions,
     to_pixels,
 )
@@ -278,3 +279,45 @@ def test_suggested_regions_differ_from_each_other_and_from_the_whole() -> None:
     heat = np.zeros((10, 10), np.float32)
     heat[2:4, 5:8] = 1
     assert suggested_regions(Look((100, 100), area, heat, (), ()))[0] == (50.0, 20.0, 30.0, 20.0)
+
+
+def seeing_brightness() -> Any:
+    """A model whose map is the brightness of 7 x 7 places."""
+
+    def activation(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        places = pixels.astype(np.float32).mean(3).reshape(-1, 7, 8, 7, 8)
+        return places.mean((2, 4)) + 10
+
+    return SimpleNamespace(preprocessing=images.Preprocessing(size=56), activation=activation)
+
+
+def test_what_stands_out_is_boxed() -> None:
+    picture = np.zeros((160, 240, 3), np.uint8)
+    picture[20:70, 30:90] = 255
+    picture[100:140, 150:220] = 255
+    large, small = standing_out(seeing_brightness(), picture)
+    for found, (x, y, width, height) in ((large, (30, 20, 60, 50)), (small, (150, 100, 70, 40))):
+        assert found == pytest.approx((x, y, width, height), abs=20)
+    assert standing_out(seeing_brightness(), picture) == (large, small)
+
+
+def test_nothing_stands_out() -> None:
+    for grey in (0, 20, 255):
+        assert standing_out(seeing_brightness(), np.full((90, 120, 3), grey, np.uint8)) == ()
+    no_map: Any = SimpleNamespace(
+        preprocessing=images.Preprocessing(size=56), activation=lambda pixels: None
+    )
+    assert standing_out(no_map, np.zeros((90, 120, 3), np.uint8)) == ()
+
+
+def test_the_built_in_network_finds_two_things(built_in_network: None) -> None:
+    picture = np.full((300, 400, 3), 200, np.uint8)
+    places = ((30, 40), (160, 260))
+    for top, left in places:
+        for ring in range(0, 50, 10):
+            colour = (20 + 4 * ring, 10, 200 - 4 * ring)
+            picture[top + ring : top + 110 - ring, left + ring : left + 110 - ring] = colour
+    boxes = standing_out(Model.load(), picture)
+    middles = sorted((y + height / 2, x + width / 2) for x, y, width, height in boxes)
+    expected = [(top + 55, left + 55) for top, left in places]
+    assert np.array(middles) == pytest.approx(np.array(expected), abs=30)

@@ -139,6 +139,11 @@ def test_where_a_model_looked_is_drawn(
 
 def test_regions_are_suggested(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.post("/api/regions", json={"id": 1}).json() == {"regions": []}
+    with monkeypatch.context() as patch:  # a network that has a map of where it answers
+        strength = np.full((11, 4, 4), 10, np.float32)
+        strength[:10, 1, 1] = strength[:10, 2, 1] = 100
+        patch.setattr(models_of(client).all_cores, "activation", lambda pixels: strength)
+        assert client.post("/api/regions", json={"id": 1}).json()["regions"]
     attention = np.zeros((6, 8), np.float32)
     attention[1:3, 1:4] = 1
     monkeypatch.setattr(service_of(client).pictures, "explains", True)

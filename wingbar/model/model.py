@@ -329,10 +329,31 @@ class Model:
         pixels = images.load(source, replace(self.preprocessing, scales=(scale,)))
         return {name: output[0] for name, output in self._outputs(names, pixels[None]).items()}
 
-    def _outputs(self, names: list[str], pixels: NDArray[np.uint8]) -> dict[str, Float32]:
+    def activation(self, pixels: NDArray[np.uint8]) -> Float32 | None:
+        """How strongly a convolutional network answers to each place of pixels [B, S, S, 3], S the
+        size of its preprocessing: [B, h, w], 0 or more. That is the sum over the channels of the
+        map that it pools (SCDA, Wei et al. 2017, Eq. 1). None for a network without such a map, as
+        a transformer."""
+        self.require_network()
+        if self._activation_session is None:
+            return None
+        found = self._outputs([runtime.ACTIVATION], pixels, self._activation_session)
+        maps = found[runtime.ACTIVATION]
+        if maps.ndim != 4 or min(maps.shape) < 1:
+            return None
+        channels = 1 if maps.shape[2] == maps.shape[3] else 3
+        strength = np.maximum(maps, 0).sum(channels, dtype=np.float32)
+        return strength if min(strength.shape[1:]) > 1 else None
+
+    def _outputs(
+        self,
+        names: list[str],
+        pixels: NDArray[np.uint8],
+        session: onnxruntime.InferenceSession | None = None,
+    ) -> dict[str, Float32]:
         """These outputs of the network for pixels [B, H, W, 3], each [B, ...]."""
         try:
-            found = self._session.run(names, {"pixels": pixels})
+            found = (session or self._session).run(names, {"pixels": pixels})
             return {
                 name: np.asarray(output).astype(np.float32, copy=False)
                 for name, output in zip(names, found, strict=True)
@@ -457,6 +478,13 @@ class Model:
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
         return runtime.open_session(self.files["model.onnx"], self._threads or cores(), self.name)
+
+    @cached_property
+    def _activation_session(self) -> onnxruntime.InferenceSession | None:
+        network = runtime.with_activation(self.files["model.onnx"])
+        if network is None:
+            return None
+        return runtime.open_session(network, self._threads or cores(), self.name)
 
     @cached_property
     def _texts(self) -> TextEncoder:

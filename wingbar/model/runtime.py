@@ -12,6 +12,8 @@ from wingbar.errors import ModelError, one_line
 if TYPE_CHECKING:
     import onnxruntime
 
+ACTIVATION = "wingbar_activation"  # the output that `with_activation` adds
+POOLING = (b"GlobalAveragePool", b"GlobalMaxPool", b"ReduceMean")
 PARTS = 500_000  # parts of a network that are looked at, at most; ResNet-50 has some 5,000
 
 # ONNX Runtime resolves files of weights below this folder, which must not exist.
@@ -78,6 +80,47 @@ def check_network(network: bytes, name: str = "model.onnx") -> None:
             f"{name} reads its weights from other files, which wingbar does not allow: save it "
             "with its weights inside"
         )
+
+
+def with_activation(network: bytes) -> bytes | None:
+    """An ONNX graph with one more output, ACTIVATION: what its last pooling averages, which in a
+    convolutional network is the map that the feature comes from. None for a graph without pooling.
+
+    Raises ValueError or IndexError for bytes that are no protocol buffer.
+    """
+    pooled = None
+    for place in _inside(network, _inside(network, (0, len(network)), 7)[0], 1):
+        op = (_inside(network, place, 4) or [(0, 0)])[-1]
+        if network[op[0] : op[1]] in POOLING:
+            first = _inside(network, place, 1)[0]
+            pooled = network[first[0] : first[1]]
+    if pooled is None:
+        return None
+    # Messages that follow each other are merged: the graph gets a node that names the map, and an
+    # output of this name.
+    name = ACTIVATION.encode()
+    node = _field(1, pooled) + _field(2, name) + _field(4, b"Identity")
+    graph = _field(1, node) + _field(12, _field(1, name))
+    return network + _field(7, graph)
+
+
+def _inside(message: bytes, span: tuple[int, int], number: int) -> list[tuple[int, int]]:
+    """Start and end of each field of that number in the protocol buffer message[start:end]."""
+    fields = _fields(message, *span)
+    return [
+        (value, value + size)
+        for field, value, size in fields
+        if field == number and size is not None
+    ]
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """Bytes or a message as a field of a protocol buffer."""
+    length, size = b"", len(data)
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + data
 
 
 def _names_files(network: bytes) -> bool:

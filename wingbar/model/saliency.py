@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wingbar import images
 from wingbar.errors import ModelError
@@ -13,6 +15,11 @@ from wingbar.model.model import Model
 
 REGIONS = 4  # regions of an image that are shown, as many as training learns from
 TOO_ALIKE = 0.7  # overlap from which a region says no more than another
+CELLS = 28  # places across and down whose strength is looked at to find what stands out
+HALVES = np.array([0, 0.25, 0.5])  # where the halves of a picture begin, as shares of its sides
+WHOLE = 0.2  # weight of the view of the whole picture; the rest is that of its halves
+STANDS_OUT = 3.0  # what stands out is this many times as strong as a black image
+LEAST, MOST = 0.02, 0.8  # shares of a picture that a part has
 GRID = 7  # places across and down that are covered to see what matches
 FIRED = 5  # characteristics of an image that are named
 
@@ -138,6 +145,39 @@ def suggested_regions(seen: Look) -> tuple[images.Box, ...]:
     return tuple(kept)
 
 
+def standing_out(model: Model, source: images.Source) -> tuple[images.Box, ...]:
+    """Up to REGIONS parts of an image to which the network of a model answers strongly, strongest
+    first, in pixels of the upright image; none overlaps another. () where nothing stands out, where
+    what does fills the image, and for networks that have no map of where they answer.
+
+    Objects are found as by SCDA (Wei et al. 2017, Selective Convolutional Descriptor Aggregation):
+    where the sum of a network's last map over its channels is large. The image itself and its nine
+    overlapping halves are looked at, so that small things are told apart; what counts is how much
+    more strongly the network answers than to a black image.
+    """
+    picture = images.upright(source)
+    maps = model.activation(_views(picture, model.preprocessing.size))
+    if maps is None:
+        return ()
+    black = _strength(np.repeat(maps[-1:], len(maps) - 1, 0))
+    found = _strength(maps[:-1]) - black
+    low, high = np.quantile(found, (0.25, 0.98))
+    if high <= STANDS_OUT * np.quantile(black, 0.98):
+        return ()
+    height, width = picture.height, picture.width
+    parts = sorted(_parts(found > (low + high) / 2), key=lambda part: -found[part].sum())
+    kept: list[images.Box] = []
+    for rows, columns in parts:
+        cells = (int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max()))
+        x1, y1, x2, y2 = to_pixels(cells, found.shape, (height, width))
+        box = (x1, y1, x2 - x1, y2 - y1)
+        share = box[2] * box[3] / (width * height)
+        is_part = len(rows) >= LEAST * found.size and share < MOST
+        if is_part and not any(_overlap(box, other) for other in kept):
+            kept.append(box)
+    return tuple(kept[:REGIONS])
+
+
 def find_regions(activation: NDArray[np.floating], count: int) -> list[Cells]:
     """CMBH's Algorithm 1: the boxes of `count` regions of a map A [h, w], strongest first.
 
@@ -186,6 +226,57 @@ def _regions(activation: NDArray[np.float32], area: images.Box) -> tuple[images.
         x1, y1, x2, y2 = to_pixels(box, activation.shape, (height, width))
         regions.append((left + x1, top + y1, x2 - x1, y2 - y1))
     return tuple(regions)
+
+
+def _views(picture: Image.Image, side: int) -> NDArray[np.uint8]:
+    """A picture, its nine overlapping halves row by row, and black: [11, side, side, 3]."""
+    width, height = picture.size
+    boxes = [(0.0, 0.0, float(width), float(height))]
+    for top in height * HALVES:
+        boxes += [(left, top, left + width / 2, top + height / 2) for left in width * HALVES]
+    size, bicubic = (side, side), Image.Resampling.BICUBIC
+    views = [np.asarray(picture.resize(size, bicubic, box)) for box in boxes]
+    return np.stack([*views, np.zeros_like(views[0])])
+
+
+def _strength(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Maps [10, h, w] of a picture and its halves -> how strongly the network answers to each of
+    CELLS x CELLS places: WHOLE of it as in the whole picture, the rest as in the halves, of which
+    each counts most in its middle."""
+    half = CELLS // 2
+    ramp = np.minimum(np.arange(1, half + 1), np.arange(half, 0, -1))
+    weight = np.outer(ramp, ramp).astype(np.float32)
+    total, weights = np.zeros((2, CELLS, CELLS), np.float32)
+    places = (CELLS * HALVES).astype(int)
+    for i, (y, x) in enumerate(product(places, places), start=1):
+        total[y : y + half, x : x + half] += weight * _resized(maps[i], half)
+        weights[y : y + half, x : x + half] += weight
+    return WHOLE * _resized(maps[0], CELLS) + (1 - WHOLE) * total / weights
+
+
+def _resized(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """A map [h, w] at [side, side]."""
+    return np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _parts(above: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows and columns of each connected part of the True cells of a map; cells are connected that
+    share a side."""
+    left = set(zip(*(places.tolist() for places in np.nonzero(above)), strict=True))
+    parts = []
+    while left:
+        waiting = [min(left)]
+        left.discard(waiting[0])
+        part = []
+        while waiting:
+            row, column = waiting.pop()
+            part.append((row, column))
+            beside = {(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)}
+            waiting += beside & left
+            left -= beside
+        rows, columns = np.array(sorted(part)).T
+        parts.append((rows, columns))
+    return parts
 
 
 def _overlap(one: images.Box, other: images.Box) -> float:

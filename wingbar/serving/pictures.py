@@ -126,11 +126,12 @@ class Pictures:
 
     async def regions(self, query: bytes | int) -> list[list[int]]:
         """Parts of a picture, or of an item's picture, that the model finds strong: x, y, width,
-        height of each in pixels. None where the model does not tell where it looks.
+        height of each in pixels. None where nothing stands out, or for a network that has no map of
+        where it answers.
 
         Raises NotFoundError, ImageError, TooLargeError.
         """
-        if not self.explains:
+        if not self._model.has_network:
             return []
         data = await self.file(query) if isinstance(query, int) else query
         return await self._in_pool(lambda: self._find_regions(data))
@@ -151,7 +152,10 @@ class Pictures:
 
     def _find_regions(self, data: bytes) -> list[list[int]]:
         read_header(data, self._limits)
-        boxes = saliency.suggested_regions(saliency.look(self._model, data))
+        if self.explains:
+            boxes = saliency.suggested_regions(saliency.look(self._model, data))
+        else:
+            boxes = saliency.standing_out(self._model, data)
         return [[round(value) for value in box] for box in boxes]
 
     def _make_match(

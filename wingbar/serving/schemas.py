@@ -385,7 +385,7 @@ class RegionsOut(BaseModel):
 
     regions: list[list[int]] = Field(
         description="x, y, width, height of each in pixels of the upright picture, the one that "
-        "the model finds strongest first; none if the model does not tell where it looks"
+        "the model finds strongest first; none if nothing stands out"
     )
 
 

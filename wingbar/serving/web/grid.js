@@ -240,7 +240,7 @@ export class Grid {
     this.line.hidden = line === null;
     if (line !== null) this.line.style.top = `${line}px`;
     if (!this.line.isConnected) list.append(this.line);
-    this.#draw();
+    this.#draw(true);
   }
 
   #drawSoon() {
@@ -250,8 +250,12 @@ export class Grid {
     });
   }
 
-  /** Put the cards near the screen into the page, and take the others out. */
-  #draw() {
+  /**
+   * Put the cards near the screen into the page, and take the others out. Cards that are there
+   * already stay as they are, unless all have new places: scrolling has little time for each frame.
+   * @param {boolean} [moved]
+   */
+  #draw(moved = false) {
     const offset = this.list.getBoundingClientRect().top;
     const [above, below] = [-offset - AHEAD * innerHeight, -offset + (1 + AHEAD) * innerHeight];
     const { rows } = this.layout;
@@ -263,7 +267,7 @@ export class Grid {
       item.remove();
       this.cards.delete(id);
     }
-    for (const id of wanted) if (this.at.has(id)) this.#put(id);
+    for (const id of wanted) if (this.at.has(id) && (moved || !this.cards.has(id))) this.#put(id);
     const left = this.layout.height + offset - innerHeight;
     if (left < MORE_AT * innerHeight && this.entries.length) this.on.end();
   }

@@ -118,12 +118,13 @@ export function abandonCrop() {
   /** @type {HTMLElement | null} */ ($("terms").querySelector(".open"))?.focus();
 }
 
-/** Suggest parts of a new query to search for, where the model tells where it looks. */
+/** Suggest parts of a new query to search for: once it was just given, or the crop view is open. */
 export async function suggestRegions() {
   const { query } = state.search;
-  if (!state.info.explains || isText(query) || query === suggestedFor) return;
-  suggestedFor = query;
+  if (query === suggestedFor) return;
   $("suggested").hidden = true;
+  if (isText(query) || !(isUpload() || crop.active)) return;
+  suggestedFor = query;
   const [path, options] = requestOf("/api/regions", null);
   /** @type {number[][]} */
   const regions = await json(path, options).then(
@@ -371,6 +372,7 @@ function enterCrop() {
   showCropping(true);
   crop.start();
   scrollTo(0, 0);
+  suggestRegions();
 }
 
 function leaveCrop() {
