@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from llvmlite.binding import get_host_cpu_features
 
-from wingbar.hamming import codes
+from wingbar.hamming import codes, kernels
+from wingbar.hamming.codes import Codes
 
 HAS_AVX512 = get_host_cpu_features().get("avx512f", False)
 
@@ -47,3 +49,17 @@ def test_cpus_without_wide_vectors_find_the_same(cpu: str, tmp_path: Path) -> No
 def test_warming_up_compiles_once() -> None:
     codes.warm_up(48)
     assert codes.warm_up(48) < 1.0
+
+
+@pytest.mark.parametrize("k", [1, 100, 3000])
+def test_the_likely_bound_is_that_of_an_even_sample(k: int) -> None:
+    rng = np.random.default_rng(k)
+    part = Codes(codes.pack(rng.random((140_000, 40)) < 0.5), 40, compiled=True)._parts[0]
+    query = part.table.unique[17:18]
+    found = kernels._likely_bound(part.table, query, k)
+    groups = kernels.SAMPLE_SIZE // 64
+    firsts = np.arange(groups) * (part.size // groups)
+    sample = part.table.unique[(firsts[:, None] + np.arange(64)).ravel()]
+    within = np.bincount(np.bitwise_count(sample ^ query), minlength=41).cumsum()
+    expected = k * len(sample) / part.size
+    assert found == np.searchsorted(within, expected + 3 * np.sqrt(expected) + 2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -44,3 +46,13 @@ def test_a_sketch_of_up_to_48_bits_is_all_the_rest() -> None:
         0xABCD5678,
         0xABCD1234,
     ]
+
+
+@pytest.mark.parametrize("ones", [1, 2, 3, 15, 16])
+def test_all_masks_of_as_many_ones_follow_each_other(ones: int) -> None:
+    mask, found = (1 << ones) - 1, []
+    while mask < 1 << 16:
+        found.append(mask)
+        mask = probing._next_mask(mask)
+    expected = sorted(sum(1 << bit for bit in bits) for bits in combinations(range(16), ones))
+    assert found == expected
