@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_no_half_made_index(many: Path, tmp_path: Path, limit
 @pytest.mark.slow
 def test_a_disk_that_is_full_right_after_the_making(many: Path, tmp_path: Path) -> None:
     """The model fits, the first images do not."""
-    process = start("index", tmp_path / "a.wb", many, limit=MODEL_BYTES + 73_000)
+    process = start("index", tmp_path / "a.wb", many, limit=MODEL_BYTES + 94_000)
     error = process.communicate(timeout=120)[1]
     assert (process.returncode, "free some space" in error) in ((0, False), (2, True)), error
     assert verify(tmp_path / "a.wb") == []
