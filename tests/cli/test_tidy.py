@@ -143,6 +143,9 @@ def test_duplicates_as_text_json_page_and_list(
     copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page, drop = tmp_path / "copies.html", tmp_path / "drop.txt"
+    code, _, err = run(capsys, "duplicates", copies, "--html", page, "--drop-list", page)
+    assert (code, page.exists()) == (2, False)
+    assert "name one file" in err
     code, out, err = run(capsys, "duplicates", copies, "--html", page, "--drop-list", drop)
     assert (code, err) == (0, "")
     assert f"{copies}: 4 groups of copies among 29 images; 5 can go" in out

@@ -206,6 +206,8 @@ def test_a_backup_while_another_process_writes(source: Path, made: Gallery, tmp_
     with pytest.raises(StoreError, match="exists already: name another file, or add --replace"):
         backup(source, tmp_path / "2.wb")
     backup(source, tmp_path / "2.wb", replace=True)
+    with pytest.raises(StoreError, match="is the index itself"):
+        backup(source, source, replace=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.wb", "1.wb", "2.wb", "a.wb"]
 
 

@@ -174,6 +174,8 @@ def duplicates(args: argparse.Namespace) -> int:
     if args.html is not None:
         check_pages()  # before the work, not after it
         require_page(args.html)
+    if args.html is not None and args.html == args.drop_list:
+        raise WingbarError("--html and --drop-list name one file: give each its own")
     if args.drop_list not in (None, "-"):  # an earlier list begins with a path
         require_own(Path(args.drop_list), os.path.abspath(os.sep).encode())
     options = DuplicateOptions(

@@ -162,6 +162,8 @@ def backup(
     place = place_of(source)
     if isinstance(place_of(target), Url):
         raise StoreError(f"a backup is a file, not {target}: use wingbar copy")
+    if isinstance(place, Path) and path.exists() and place.exists() and path.samefile(place):
+        raise StoreError(f"{path} is the index itself: name another file")
     try:
         require_own(path, b"SQLite format 3\0")
         require_own(path, APPLICATION.to_bytes(4, "big"), at=68)  # no database of another program
