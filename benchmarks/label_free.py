@@ -34,7 +34,7 @@ from wingbar import images
 from wingbar.data.readers import read_images
 from wingbar.evaluation.metrics import expected_ap
 from wingbar.hamming.codes import pack, unpack
-from wingbar.index.averaging import expanded
+from wingbar.index.averaging import averages, expanded
 from wingbar.model import averaging
 from wingbar.model.fitting import FitOptions
 from wingbar.model.itq import unit
@@ -172,12 +172,9 @@ def gallery_of(model: Model, raw: Raw) -> Found:
     embedded = model.embed(raw)
     if not model.averages:
         return found_by(embedded)
-    assert model.rotation is not None
-    plain = averaging.plain_of(embedded.features)
-    average = averaging.averages_for_classes(plain, plain, np.arange(len(plain)))
-    packed = averaging.codes_of_averages(model.rotation, average)
+    packed, features = averages(model, embedded.features, np.arange(len(raw)))
     signs = np.where(unpack(packed, model.bits), np.float32(1), np.float32(-1))
-    return Found(signs, averaging.joined(average, plain))
+    return Found(signs, features)
 
 
 def queries_of(model: Model, raw: Raw, gallery: Found) -> Found:

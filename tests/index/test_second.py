@@ -21,8 +21,9 @@ from wingbar.images import Preprocessing
 from wingbar.index import second
 from wingbar.index.checks import verify
 from wingbar.index.copy import backup, copy
-from wingbar.index.index import Index
+from wingbar.index.index import Index, store_of
 from wingbar.index.repair import repair
+from wingbar.index.store import Store
 from wingbar.index.transfer import export
 from wingbar.model.model import Model
 
@@ -53,6 +54,13 @@ def separate(photos: Path) -> tuple[Path, Path]:
         with Index.create(path, model) as index:
             index.add(photos, bits=BITS)
     return paths
+
+
+def second_of(index: Index) -> Store:
+    """The store as the second encoder sees it."""
+    also = store_of(index).also
+    assert isinstance(also, Store)
+    return also
 
 
 @pytest.fixture
@@ -208,7 +216,7 @@ def test_what_waits_is_not_there_for_the_second(late: Path, photos: Path) -> Non
         index.add(photos, bits=BITS)
         with index._store.writing():
             assert index._store.also is not None
-            index._store.also.drop_embeddings([2, 3])  # type: ignore[attr-defined]
+            second_of(index).drop_embeddings([2, 3])
         view, missing = index.encoder("two"), index.items([2, 3])
         assert index.verify() == []
         assert view.ids().tolist() == [i for i in range(1, 25) if i not in (2, 3)]
@@ -221,7 +229,9 @@ def test_what_waits_is_not_there_for_the_second(late: Path, photos: Path) -> Non
         assert set(view.matching(f"label={label}")) == {*index.matching(f"label={label}")} - {2, 3}
         assert {hit.id for hit in view.search(1, 24, where=f"label={label}")}.isdisjoint({2, 3})
         assert [row.id for row in view._store.rows(0, 2, BITS, view.model.dim)] == [1, 4]
-        assert (index.info().items, index.info().also.items) == (24, 22)  # type: ignore[union-attr]
+        info = index.info()
+        assert info.also is not None
+        assert (info.items, info.also.items) == (24, 22)
         index.add(photos)
         require_in_step(index)
 
@@ -266,7 +276,7 @@ def test_it_continues_after_an_interruption(
         with pytest.raises(KeyboardInterrupt):
             index.add(photos, bits=BITS)
         assert index.verify() == []
-        assert len(index._store.also.waiting()) == left  # type: ignore[union-attr]
+        assert len(second_of(index).waiting()) == left
     beside = late.with_name("late.wb-also-sample")
     assert beside.exists() == (left == 24)
     ran: list[int] = []
@@ -395,7 +405,7 @@ def test_copies_have_both_or_the_one_that_is_named(index: Index, tmp_path: Path)
     index.delete([1])
     index.add([np.asarray(picture(2))])
     with index._store.writing():
-        index._store.also.drop_embeddings([5])  # type: ignore[union-attr]
+        second_of(index).drop_embeddings([5])
     again = copy(index.path, tmp_path / "b.wb")
     assert (again.copied, again.removed, again.present) == (1, 1, 23)
     assert again.checksum != report.checksum

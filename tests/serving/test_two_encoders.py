@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import picture
 from tests.servers import problem, serving
 from tests.small_network import small_general
-from wingbar.index.index import Index
+from wingbar.index.index import Index, store_of
 from wingbar.serving.settings import Settings
 
 
@@ -97,7 +97,9 @@ def test_an_encoder_that_came_after_the_start_waits_for_uploads(
         index.add_encoder(small_general("two", 2))
         form = [("image", ("new.jpg", jpeg(picture(98)), "image/jpeg"))]
         assert client.post("/api/items", files=form).status_code in (200, 201)
-        assert len(index._store.also.waiting()) == len(index) == 61  # type: ignore[union-attr]
+        also = store_of(index).also
+        assert also is not None
+        assert len(also.waiting()) == len(index) == 61
         assert "no encoder 'two' here" in problem(
             client.post("/api/search", json={"id": 7, "encoder": "two"}), 422
         )

@@ -147,7 +147,7 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
         require_page(args.report)
     revisited: Revisited | None = None
     with Index.open(args.index) as opened, progress_bars() as progress:
-        index = opened if args.encoder is None else opened.encoder(args.encoder)
+        index = opened.encoder(args.encoder)
         if args.split:
             queries = read_images(
                 args.data,
@@ -270,7 +270,7 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
     from wingbar.index.index import Index
 
     with Index.open(args.index) as opened, progress_bars() as progress:
-        index = opened if args.encoder is None else opened.encoder(args.encoder)
+        index = opened.encoder(args.encoder)
         result = evaluate_landmarks(
             index,
             find(args.data).images,

@@ -197,9 +197,8 @@ def index(args: argparse.Namespace) -> int:
         if also is not None:
             found.add_encoder(also)
         if args.refit:
-            chosen = found if args.encoder is None else found.encoder(args.encoder)
             with progress_bars() as progress:
-                refitted = chosen.refit(
+                refitted = found.encoder(args.encoder).refit(
                     bits=args.bits,
                     codes=args.codes,
                     purpose=args.purpose,

@@ -202,7 +202,7 @@ def explain(args: argparse.Namespace) -> int:
     options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist, expand=args.expand)
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
     with Index.open(args.index) as opened:
-        index = opened if args.encoder is None else opened.encoder(args.encoder)
+        index = opened.encoder(args.encoder)
         explained = explain(index, source, index.find([source], options)[0])
     if isinstance(source, Part):
         _tell_of_cut_box(args.image, source.box)

@@ -186,7 +186,7 @@ def duplicates(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     with Index.open(args.index) as opened, progress_bars() as progress:
-        index = opened if args.encoder is None else opened.encoder(args.encoder)
+        index = opened.encoder(args.encoder)
         found = find_duplicates(index, options, threads=args.threads, progress=progress)
     if args.html is not None:
         write_whole(Path(args.html), page.duplicates_page(args.index, found))

@@ -31,7 +31,7 @@ def export(args: argparse.Namespace) -> int:
     from wingbar.index.transfer import export
 
     with Index.open(args.index) as index:
-        done = export(index if args.encoder is None else index.encoder(args.encoder), args.output)
+        done = export(index.encoder(args.encoder), args.output)
     text = (
         f"{done.file}: {counted(done.items, 'item')} with codes of {counted(done.bits, 'bit')} and "
         f"features of {done.dim:,} numbers"

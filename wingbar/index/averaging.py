@@ -44,7 +44,7 @@ def average_new(store: AnyStore, model: Model) -> int:
 
 
 def averages(
-    model: Model, stored: NDArray[np.float16], rows: NDArray[np.int64]
+    model: Model, stored: NDArray[np.floating], rows: NDArray[np.int64]
 ) -> tuple[Packed, NDArray[np.float32]]:
     """Codes [M, w] and features [M, 2 d] of the items in `rows` [M] of the stored features
     [N, 2 d], averaged over their neighbours."""

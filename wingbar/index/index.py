@@ -224,17 +224,16 @@ class Index:
     def encoders(self) -> tuple[str, ...]:
         """The names of its encoders, those of their models; the first answers a search that names
         none. Where both models have one name, the second's ends with -2."""
-        second = self._second()
-        if second is None:
-            return (self.model.name,)
-        name = second.model.name
-        return self.model.name, f"{name}-2" if name == self.model.name else name
+        return self._names(self._second())
 
-    def encoder(self, name: str) -> Index:
-        """The same index as its encoder `name` sees it: the items that this one has encoded, with
-        its codes, features and model. It is closed with this one, and takes no new items. Raises
-        QueryError for an unknown name."""
-        second, names = self._second(), self.encoders
+    def encoder(self, name: str | None) -> Index:
+        """The same index as its encoder `name` sees it, None for the first: the items that this one
+        has encoded, with its codes, features and model. It is closed with this one, and takes no
+        new items. Raises QueryError for an unknown name."""
+        if name is None:
+            return self
+        second = self._second()
+        names = self._names(second)
         if name == names[0]:
             return self
         if second is not None and name == names[1]:
@@ -268,6 +267,12 @@ class Index:
                 f"{self.path} has two encoders, {first} and {other}, and a file holds no more: to "
                 f"give one up, make a copy with wingbar copy {self.path} NEW.wb --with {first}"
             )
+
+    def _names(self, second: Index | None) -> tuple[str, ...]:
+        if second is None:
+            return (self.model.name,)
+        name = second.model.name
+        return self.model.name, f"{name}-2" if name == self.model.name else name
 
     def _second(self) -> Index | None:
         """The view of the second encoder, with its model of now; None where there is none."""
@@ -616,7 +621,7 @@ class Index:
         a box beside embeddings or parts of pictures; also for texts beside other queries, or with
         options that are not for texts.
         """
-        if options.encoder is not None and (chosen := self.encoder(options.encoder)) is not self:
+        if (chosen := self.encoder(options.encoder)) is not self:
             return chosen.find(queries, replace(options, encoder=None))
         given = _listed(queries)
         texts = [one for one in given if isinstance(one, Text)]
@@ -635,7 +640,7 @@ class Index:
     def check(self, queries: Iterable[Query], options: SearchOptions) -> None:
         """Raise what `find` would raise for one of these queries, apart from pictures that cannot
         be read: so that a batch can be refused before the first of it is answered."""
-        if options.encoder is not None and (chosen := self.encoder(options.encoder)) is not self:
+        if (chosen := self.encoder(options.encoder)) is not self:
             return chosen.check(queries, replace(options, encoder=None))
         self._refresh_model()
         self.fine_of(options)

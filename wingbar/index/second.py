@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from wingbar.index.engine import NO_FILE, AnyStore, Item
 from wingbar.index.refit import sample_of
 from wingbar.index.sources import content_of
 from wingbar.index.unfinished import Outputs
-from wingbar.model.model import NOT_FINITE, Model
+from wingbar.model.model import NOT_FINITE, Embeddings, Model
 from wingbar.parallel import BATCH, Progress, batched, in_order
 
 COMMIT_IMAGES = 1024  # images that are stored in one transaction at most
@@ -86,6 +86,15 @@ def adopted(store: AnyStore, model: Model, bits: int | None, new_model: bool) ->
     if new_model:
         store.set_model(model.files)
     return model
+
+
+def add_by_second(store: AnyStore, items: Sequence[Item], made: Embeddings) -> None:
+    """Store what the second encoder of `store` has made of items that were just added, in the same
+    transaction."""
+    assert store.also is not None
+    given = store.ids_of_paths(item.path for item in items)
+    ids = np.array([given[item.path] for item in items], np.int64)
+    store.also.replace_embeddings(made.codes, made.features, ids, made.bits)
 
 
 def encode_waiting(
@@ -233,14 +242,14 @@ class _Following:
         self, given: Sequence[tuple[bytes, images.Pixels | NDArray[np.float32]]]
     ) -> NDArray[np.float32]:
         """The network's outputs [B, r]; new ones are kept while there are no codes."""
-        new = [(content, one) for content, one in given if one.ndim == 3]
+        new = [content for content, one in given if _are_pixels(one)]
         made: Iterator[NDArray[np.float32]] = iter(())
         if new:
-            raw = self.model.run([one for _, one in new])  # type: ignore[misc]
+            raw = self.model.run([one for _, one in given if _are_pixels(one)])
             if self.outputs is not None and not self.model.gives_codes:
-                self.outputs.append([content for content, _ in new], raw)
+                self.outputs.append(new, raw)
             made = iter(raw)
-        rows = [next(made) if one.ndim == 3 else one for _, one in given]
+        rows = [next(made) if _are_pixels(one) else one for _, one in given]
         return np.stack(rows).astype(np.float32)
 
     def _commit(self, new_model: bool = False) -> None:
@@ -265,6 +274,10 @@ class _Following:
                     also.replace_embeddings(made.codes, made.features, ids, self.model.bits)
         self._made = []
         self._stored_at = time.monotonic()
+
+
+def _are_pixels(one: images.Pixels | NDArray[np.float32]) -> TypeGuard[images.Pixels]:
+    return one.ndim == 3
 
 
 def _is_of(source: images.Whole, item: Item) -> bool:

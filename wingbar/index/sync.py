@@ -33,6 +33,7 @@ from wingbar.index.second import (
     COMMIT_IMAGES,
     COMMIT_SECONDS,
     AlsoReport,
+    add_by_second,
     adopted,
     encode_waiting,
 )
@@ -614,7 +615,7 @@ class _Sync:
         """In one transaction: the model, where it is new, and what waits."""
         with self.store.writing():
             for encoder in self.encoders:
-                self._adopt_or_write_model(encoder, new_model)
+                encoder.model = adopted(encoder.store, encoder.model, self.bits, new_model)
             for items, raws in self._waiting:
                 self._write_items(items, raws)
             taken = self.store.ids_of_paths(item.path for item in self._changes.values())
@@ -628,10 +629,7 @@ class _Sync:
         embeddings = self.model.embed(raws[0])
         self.store.add(items, embeddings.codes, embeddings.features, self.model.bits)
         for encoder, raw in zip(self.encoders[1:], raws[1:], strict=True):
-            given = self.store.ids_of_paths(item.path for item in items)
-            ids = np.array([given[item.path] for item in items], np.int64)
-            made = encoder.model.embed(raw)
-            encoder.store.replace_embeddings(made.codes, made.features, ids, encoder.model.bits)
+            add_by_second(self.store, items, encoder.model.embed(raw))
 
     def remove(self, gone: Mapping[int, str]) -> int:
         """Delete the items of files that are gone, unless they were found to have moved."""
@@ -641,9 +639,6 @@ class _Sync:
         with self.store.writing():  # another process may have recorded that one of them moved
             still = self.store.ids_of_paths(left)
             return self.store.delete(id_ for path, id_ in still.items() if left[path] == id_)
-
-    def _adopt_or_write_model(self, encoder: _Encoder, new_model: bool) -> None:
-        encoder.model = adopted(encoder.store, encoder.model, self.bits, new_model)
 
     def _take(self, todo: Iterable[Wanted]) -> Iterator[None]:
         """Read images in threads, run the network in batches and queue the results for storing;

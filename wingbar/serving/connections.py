@@ -173,7 +173,7 @@ class Reader:
 
     def by(self, encoder: str | None) -> Reader:
         """The same index on the same connection, by one of its encoders. Raises QueryError."""
-        index = self.index if encoder is None else self.index.encoder(encoder)
+        index = self.index.encoder(encoder)
         if index is self.index:
             return self
         if self._second is None or self._second.index is not index:

@@ -20,6 +20,7 @@ from wingbar.data.records import Entry, Images
 from wingbar.errors import ImageError, StoreError
 from wingbar.files import LEFTOVER_SECONDS, sync_folder, write_whole, writer_runs
 from wingbar.index.averaging import average_new
+from wingbar.index.second import add_by_second
 from wingbar.index.store import Item
 from wingbar.model.model import NOT_FINITE
 from wingbar.parallel import batched
@@ -253,9 +254,7 @@ class Uploads:
             return
         if view.model.gives_codes:
             made = view.model.embed(np.stack([one.encoded[1].raw for one in uploads]))
-            given = reader.store.ids_of_paths(item.path for item in items)
-            ids = np.array([given[item.path] for item in items], np.int64)
-            view.store.replace_embeddings(made.codes, made.features, ids, view.model.bits)
+            add_by_second(reader.store, items, made)
             average_new(view.store, view.model)
 
     def _restore(self, by_path: Mapping[Path, _Hashed], new: list[Path]) -> None:
