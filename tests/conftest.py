@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; more threads would only wait
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if hasattr(os, "sched_setaffinity"):  # threads that spin while they wait are told so, too
+# One process per core: more threads would only wait, and those of a library spin while they wait.
+# It has to be said before NumPy is loaded, which starts the threads of its BLAS.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
         os.sched_setaffinity(0, {cores[worker % len(cores)]})
+
+import numpy as np
+import pytest
+from PIL import Image
 
 from tests.databases import Server, postgres, require_milvus
 from tests.small_network import write_small_general
