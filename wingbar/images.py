@@ -11,10 +11,10 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,8 +160,7 @@ class Augmentation:
     lighting: float = 0.0
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What a folder holds, each list sorted by path.
 
     images: files that are images by their names or first bytes
@@ -174,7 +173,7 @@ class Found:
     images: list[Path]
     others: list[Path]
     unreadable: list[Path]
-    skipped: list[Path] = field(default_factory=list)
+    skipped: list[Path]
 
 
 @dataclass(frozen=True)

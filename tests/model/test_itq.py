@@ -98,7 +98,7 @@ def test_equal_images_only() -> None:
 def test_bytes_are_read_back() -> None:
     rotation = fit(sample(), 8)
     again = itq.Rotation.from_bytes(rotation.to_bytes())
-    for name, array in vars(rotation).items():
+    for name, array in rotation._asdict().items():
         np.testing.assert_array_equal(getattr(again, name), array)
     with pytest.raises(ModelError, match=r"rotation\.npz"):
         itq.Rotation.from_bytes(b"nothing of the kind")

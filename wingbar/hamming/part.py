@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,7 @@ T = TypeVar("T")
 NOTHING = Nearest(np.empty(0, np.int64), np.empty(0, np.int64), False)
 
 
-@dataclass(frozen=True)
-class AllowedRows:
+class AllowedRows(NamedTuple):
     """The rows of one part that a search may find.
 
     rows: [A] int64, ascending.

@@ -56,8 +56,7 @@ class Item:
     content: bytes
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(NamedTuple):
     """The file of an item that was removed by hand, as it was then; its fields are as in Item."""
 
     size: int

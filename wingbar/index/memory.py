@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +37,7 @@ class Source(Protocol):
         """Ids [N], ascending, and codes [N, w] of all items, or of those in `chunks`."""
 
 
-@dataclass(frozen=True)
-class _Loaded:
+class _Loaded(NamedTuple):
     """Codes in memory and the state of the store they are from: what index and model they are of, a
     checksum by chunk, and its version where known."""
 
@@ -74,7 +72,7 @@ class CodesInMemory:
         if self._merging is not None and self._merging[1].done():
             before, merged = self._merging
             self._merging = None
-            self._loaded = replace(before, codes=merged.result(), version=None)
+            self._loaded = before._replace(codes=merged.result(), version=None)
         version = self._source.version()
         if self._loaded is None or self._loaded.version != version:
             self._loaded = self._up_to_date(self._loaded, bits, origin, version)
@@ -106,6 +104,6 @@ class CodesInMemory:
             return self._up_to_date(None, bits, origin, version)
         gone = places[before.codes.has(places) & ~np.isin(places, ids, assume_unique=True)]
         if not new.any() and not len(gone):
-            return replace(before, marks=marks, version=version)
+            return before._replace(marks=marks, version=version)
         changed_codes = before.codes.changed(ids[new], packed[new], gone)
         return _Loaded(changed_codes, origin, marks, version)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +114,7 @@ class Hit:
     p_chance: float | None = None
 
 
-@dataclass(frozen=True)
-class FailedShard:
+class FailedShard(NamedTuple):
     """A shard that did not answer.
 
     name: its file or its URL, without the password.
@@ -155,8 +154,7 @@ class Hits(list[Hit]):
         self.milliseconds = milliseconds
 
 
-@dataclass(frozen=True)
-class Ranked:
+class Ranked(NamedTuple):
     """The order of one query: ids [n], distances [n] and, with a fine stage, the scores [n] that
     it ranked by; `shortlist` and `cut` as in Hits; `p_chance` [n] as in Hit where it is known."""
 
@@ -254,8 +252,7 @@ def with_chances(
     else:
         p_chance = random_pairs.of_distances(ranked.distances)
     kept = slice(None) if cut is None else slice(int((p_chance <= cut).sum()))
-    return replace(
-        ranked,
+    return ranked._replace(
         ids=ranked.ids[kept],
         distances=ranked.distances[kept],
         scores=None if ranked.scores is None else ranked.scores[kept],

@@ -19,7 +19,6 @@ Shapes: M features to average, N of the gallery, k neighbours, d dim of a plain 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -127,7 +126,7 @@ def averages_for_classes(plain: Float32, kept: Float32, rows: NDArray[np.int64])
 
 def halves(rotation: Rotation) -> Rotation:
     """A rotation whose features are [SCALE * f, f] / length for the features f of `rotation`."""
-    return replace(rotation, feature=np.hstack([SCALE * rotation.feature, rotation.feature]))
+    return rotation._replace(feature=np.hstack([SCALE * rotation.feature, rotation.feature]))
 
 
 def plain_of(stored: NDArray[np.floating]) -> Float32:

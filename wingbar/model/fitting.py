@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +87,7 @@ def _known(value: object, names: Sequence[str]) -> str | None:
     return value if isinstance(value, str) and value in names else None
 
 
-@dataclass(frozen=True)
-class Fitted:
+class Fitted(NamedTuple):
     """Codes that were fitted to a sample.
 
     rotation: the map from raw features to codes and features.
@@ -197,7 +196,7 @@ def _rotation(
     if codes in _PLAIN:
         code = _PLAIN[codes](sample, bits, rng)
         fitted = itq.fit(sample, bits, rng, whole=whole)
-        return replace(fitted, mean=code.mean, code=code.code)
+        return fitted._replace(mean=code.mean, code=code.code)
     if averages:
         return _fit_in(np.eye(sample.shape[1]), sample, bits, rng, averages, whole)
     return itq.fit(sample, bits, rng, whole=whole)

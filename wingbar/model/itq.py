@@ -7,8 +7,7 @@ signs loses least.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,7 @@ CENTRING = 0.5
 REST = 2.0**-4
 
 
-@dataclass(frozen=True)
-class Rotation:
+class Rotation(NamedTuple):
     """The fitted map from raw features x [B, r] to code logits and reduced features:
 
         logits = (x - mean) @ code
@@ -90,19 +88,21 @@ class Rotation:
 
     def to_bytes(self) -> bytes:
         """The content of rotation.npz; equal rotations give equal bytes."""
-        return arrays.to_bytes({name: array.astype("<f4") for name, array in vars(self).items()})
+        return arrays.to_bytes(
+            {name: array.astype("<f4") for name, array in self._asdict().items()}
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Rotation:
         """Read what `to_bytes` wrote. Raises ModelError for anything else."""
         try:
-            read = arrays.from_bytes(data, dict.fromkeys(cls.__dataclass_fields__, "<f4"))
+            read = arrays.from_bytes(data, dict.fromkeys(cls._fields, "<f4"))
             found = cls(**{name: array.astype(np.float32) for name, array in read.items()})
             (r,), (_, bits), (_, dim) = found.mean.shape, found.code.shape, found.feature.shape
             shapes = [(r,), (r, bits), (r,), (r, dim)]
-            if [array.shape for array in vars(found).values()] != shapes or not min(r, bits, dim):
+            if [array.shape for array in found] != shapes or not min(r, bits, dim):
                 raise ValueError("its arrays do not fit together")
-            if not all(np.isfinite(array).all() for array in vars(found).values()):
+            if not all(np.isfinite(array).all() for array in found):
                 raise ValueError("its numbers are not finite")
         except arrays.DAMAGED as error:
             raise ModelError(f"rotation.npz cannot be read ({one_line(error)})") from None
@@ -150,8 +150,8 @@ def fit_codes(features: Float32, bits: int, rng: np.random.Generator) -> Rotatio
 def keeping_features(rotation: Rotation) -> Rotation:
     """The same codes, with the raw features as they are: `feature` is the identity."""
     r = len(rotation.mean)
-    return replace(
-        rotation, feature_mean=np.zeros(r, np.float32), feature=np.eye(r, dtype=np.float32)
+    return rotation._replace(
+        feature_mean=np.zeros(r, np.float32), feature=np.eye(r, dtype=np.float32)
     )
 
 

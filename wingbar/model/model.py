@@ -273,7 +273,7 @@ class Model:
         rotation = self.rotation
         if self.averages:
             half = rotation.dim // 2
-            rotation = replace(rotation, feature=rotation.feature[:, half:])
+            rotation = rotation._replace(feature=rotation.feature[:, half:])
             features = averaging.plain_of(features)
         try:
             return rotation.raw_of(features)

@@ -13,8 +13,7 @@ Shapes: M items of a sample, n values, b bits, d dim.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +32,7 @@ _LEAST = 1e-12
 _ROUNDING = 1e-6  # of a cosine
 
 
-@dataclass(frozen=True)
-class RandomPairs:
+class RandomPairs(NamedTuple):
     """The likeness of random pairs of items.
 
     within: share of the pairs at most r bits apart, for r = 0 .. b, [b + 1], rising to 1.
