@@ -173,7 +173,8 @@ def test_a_file_that_is_no_index_is_one_line(
 ) -> None:
     photo = photos / "red" / "000.jpg"
     code, out, err = run(capsys, "verify", photo)
-    assert (code, out, err) == (1, f"{photo} is not a wingbar index\n", "")
+    said = f"{photo} is not a wingbar index, but a picture: name another file, or make one"
+    assert (code, out.startswith(said), out.count("\n"), err) == (1, True, 1, "")
 
 
 def test_a_damaged_index_is_exit_code_1(
@@ -289,7 +290,24 @@ def test_verify_of_a_file_that_was_cut_off_names_the_real_next_step(
     short.write_bytes(shared_index_path.read_bytes()[:5000])
     code, out, _ = run(capsys, "verify", short)
     assert (code, out.count("\n")) == (1, 1)
-    assert f": wingbar verify --repair {short} keeps what can be read; or restore a backup" in out
+    lost = "its model is lost, so that it cannot be repaired: make a new index with wingbar index"
+    assert f"): {lost}, or restore a backup" in out
+    code, _, err = run(capsys, "verify", short, "--repair")
+    assert (code, "its model is lost" in err) == (2, True)
+
+
+@pytest.mark.parametrize("verb", ["info", "verify", "search"])
+def test_a_folder_is_told_from_an_index(
+    verb: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = [photos / "red" / "000.jpg"] if verb == "search" else []
+    code, out, err = run(capsys, verb, photos, *query)
+    assert (code, out) == (2, "")
+    assert f"{photos} is a folder, not an index: if it holds images, make an index of" in err
+    assert f"wingbar index photos.wb {photos}" in err
+    (photos / "model.json").touch()
+    if verb != "info":
+        assert "is a model, not an index" in run(capsys, verb, photos, *query)[2]
 
 
 def test_what_an_interrupted_first_run_has_encoded_is_told(

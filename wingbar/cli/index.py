@@ -333,7 +333,7 @@ def info(args: argparse.Namespace) -> int:
     if args.method is not None:
         record = _cost(args)
         text = table_text(record)
-    elif args.path == "general" or Path(args.path).is_dir():
+    elif args.path == "general" or (Path(args.path) / "model.json").is_file():
         record = model_record(Model.load(args.path))
         text = _model_text(args.path, record)
     else:
@@ -391,6 +391,7 @@ def verify(args: argparse.Namespace) -> int:
     With --repair, make it whole."""
     from wingbar.index.checks import verify
     from wingbar.index.engine import Url, place_of
+    from wingbar.index.sqlite_file import repair_of
 
     place = place_of(args.index)  # which is shown without the password
     if args.repair:
@@ -407,11 +408,8 @@ def verify(args: argparse.Namespace) -> int:
         problems = [other]
         text = f"{place} is intact, but {other}"
     elif problems:
-        advice = "wingbar verify --repair keeps what can be read"
-        if isinstance(place, Url):
-            advice = "restore a copy of it"
         count = counted(len(problems), "problem")
-        text = "\n".join([*map(visible, problems), f"{place}: {count}; {advice}"])
+        text = "\n".join([*map(visible, problems), f"{place}: {count}; {repair_of(place)}"])
     else:
         text = f"{place} is intact"
     print_result(args, {"index": str(place), "problems": problems}, text)
@@ -439,7 +437,8 @@ def _repair(args: argparse.Namespace) -> int:
     else:
         lines = [f"{args.index} is whole again: {counted(done.items, 'image')} kept"]
         if done.made_again:
-            lines.append(f"{counted(done.made_again, 'image')} were encoded again.")
+            were = "image was" if done.made_again == 1 else "images were"
+            lines.append(f"{done.made_again:,} {were} encoded again.")
         if done.unchecked:
             lines.append(
                 f"{counted(done.unchecked, 'code')} could not be checked: a bit of one is wrong."

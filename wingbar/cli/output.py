@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.errors import counted
+from wingbar.errors import counted, shortened
 from wingbar.errors import visible as visible
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wingbar.model.model import Model
     from wingbar.parallel import Progress
 
+LINE = 2000  # letters of a message, at most
 LISTED = 20  # failed images named on the terminal; --json lists all
 _STARTED = "{desc} ..."  # a bar with nothing done yet, which has no speed
 
@@ -36,8 +37,8 @@ def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str)
 
 
 def print_message(text: str) -> None:
-    """Print one line on standard error."""
-    print(f"wingbar: {visible(text)}", file=sys.stderr)
+    """Print one line on standard error; what it quotes may be long, and is shortened."""
+    print(f"wingbar: {shortened(visible(text), LINE)}", file=sys.stderr)
 
 
 def print_failures(failed: Sequence[Failure], listed_in: str = "--json") -> None:

@@ -194,11 +194,14 @@ def explain_flags(parser: argparse.ArgumentParser) -> None:
 
 def explain(args: argparse.Namespace) -> int:
     """Print where the model looked, and for each hit the bits that agree with the query's."""
+    from wingbar.files import require_folder
     from wingbar.images import Part, parse_box
     from wingbar.index.explanation import explain
     from wingbar.index.index import Index
     from wingbar.index.ranking import SearchOptions
 
+    if args.output:
+        require_folder(Path(args.output))
     options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist, expand=args.expand)
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
     with Index.open(args.index) as opened:

@@ -24,7 +24,8 @@ from wingbar.cli.output import (
     require_page,
     visible,
 )
-from wingbar.errors import WingbarError, counted, one_line
+from wingbar.errors import WingbarError, counted, one_line, shortened
+from wingbar.files import kind_of
 
 if TYPE_CHECKING:
     from wingbar.duplicates.find import Copy, Duplicates
@@ -60,7 +61,7 @@ def remove_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def remove(args: argparse.Namespace) -> int:
-    """Remove items from an index; exit code 2 when a name belongs to no item."""
+    """Remove items from an index; exit code 2 when a name belongs to no item, or none is chosen."""
     from wingbar.index.index import Index
 
     names = [*args.names, *([] if args.list is None else _listed_in(args.list))]
@@ -68,10 +69,17 @@ def remove(args: argparse.Namespace) -> int:
         raise WingbarError(f"{args.list} names no file: nothing was removed")
     with Index.open(args.index) as index:
         chosen = index.select(names, where=args.where)
-        for name in chosen.missing:
-            print_message(f"{args.index} holds nothing of the name {name}")
-        if not chosen.ids and args.where and (why := index.why_nothing_passes(args.where)):
-            print_message(why)
+        for name in chosen.missing[:LISTED]:
+            print_message(f"{args.index} holds nothing of the name {shortened(name)}")
+        if len(chosen.missing) > LISTED:
+            more = f"{len(chosen.missing) - LISTED:,} more names"
+            print_message(f"{args.index} holds nothing of {more}; --json lists them all")
+        if not chosen.ids and args.where:
+            why = index.why_nothing_passes(args.where)
+            if why is None and len(chosen.missing) < len(names):
+                why = "no item of these names passes the filter, though others do"
+            if why is not None:
+                print_message(why)
         if not args.dry_run:
             if not args.yes:
                 _ask_before_most(args.index, len(chosen), len(index))
@@ -93,7 +101,7 @@ def remove(args: argparse.Namespace) -> int:
         "dry_run": args.dry_run,
     }
     print_result(args, record, "\n".join(lines))
-    return 2 if chosen.missing else 0
+    return 2 if chosen.missing or not chosen.ids else 0
 
 
 def _ask_before_most(name: str, chosen: int, items: int) -> None:
@@ -265,9 +273,18 @@ def _copy_text(copy: Copy) -> str:
 
 
 def _listed_in(name: str) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file that are not empty. Raises WingbarError for one that holds no
+    paths."""
     try:
-        lines = Path(name).read_text("utf-8", "surrogateescape").split("\n")
+        with Path(name).open("rb") as file:
+            data = file.read(4096)
+            if b"\0" in data:  # as no path has
+                raise WingbarError(
+                    f"{name} is {kind_of(Path(name))}, not a text file with one path per line, as "
+                    "wingbar duplicates --drop-list writes it: nothing was removed"
+                )
+            data += file.read()
     except OSError as error:
         raise WingbarError(f"{name} cannot be read: {error.strerror or one_line(error)}") from None
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
     return [line.rstrip("\r") for line in lines if line.strip()]

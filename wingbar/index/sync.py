@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import DataError, ImageError, ModelError, counted
-from wingbar.images import Failure, is_utf8, printable
+from wingbar.errors import DataError, ImageError, ModelError, counted, printable
+from wingbar.images import Failure, is_utf8
 from wingbar.index.averaging import average_new
 from wingbar.index.bulk import encode_on_ray
 from wingbar.index.encoded import Encoded, Made
