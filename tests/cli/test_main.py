@@ -223,7 +223,7 @@ def test_ctrl_c(
     monkeypatch.setattr(transfer, "import_file", interrupted)
     path = tmp_path / "a.wb"
     for arguments, said in (
-        (["index", path, photos], "stopped; what was stored is kept, and the same command"),
+        (["index", path, photos], "stopped; nothing was stored yet; the same command begins again"),
         (["index", path, "--refit"], "stopped; nothing was changed\n"),
         (["info", path], "stopped\n"),
         (["import", "a.npz", "-o", path], "stopped; no index was made\n"),

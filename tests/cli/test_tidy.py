@@ -6,12 +6,14 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import run
 from tests.conftest import picture
 from tests.duplicates.test_find import write_copies
 from wingbar.index.index import Index
+from wingbar.model.model import Model
 
 
 @pytest.fixture
@@ -184,6 +186,23 @@ def test_duplicates_as_text_json_page_and_list(
     mine = shutil.copy(copies, tmp_path / "mine.wb")
     code, out, _ = run(capsys, "remove", mine, "--list", drop)
     assert (code, "removed 5 images, 24 left" in out) == (0, True)
+
+
+def test_copies_among_vectors_are_no_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    vectors[1] = vectors[0]
+    path, page = tmp_path / "a.wb", tmp_path / "a.html"
+    with Index.create(path, Model.of_vectors(8)) as index:
+        index.add(vectors=vectors, keys=[str(i) for i in range(30)], bits=8)
+    code, out, _ = run(capsys, "duplicates", path, "--radius", 0, "--html", page)
+    assert (code, "among 30 items; 1 can go\n" in out, "same content" in out) == (0, True, True)
+    for word in ("picture", "image", "bytes", "file"):
+        assert word not in out
+        assert word not in page.read_text().split("<p>", 1)[1].replace(".html", "")
+    code, out, _ = run(capsys, "duplicates", path, "--exact")
+    assert "Items are copies when they hold the same numbers." in out
 
 
 def test_duplicates_that_cannot_be_searched_for(

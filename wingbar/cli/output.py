@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wingbar.cli.options import CONTINUES
 from wingbar.errors import counted, shortened
 from wingbar.errors import visible as visible
 
@@ -28,6 +29,13 @@ def require_page(file: str) -> None:
     from wingbar.files import require_own
 
     require_own(Path(file), b"<!doctype html")
+
+
+def require_folder(folder: str) -> None:
+    """Raise WingbarError unless files can be written into `folder`, which need not be there."""
+    from wingbar import files
+
+    files.require_folder(Path(folder))
 
 
 def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:
@@ -89,6 +97,18 @@ def progress_bars() -> Iterator[Progress]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def continuing(args: argparse.Namespace, progress: Progress) -> Progress:
+    """The same progress, of a verb that continues where Ctrl-C ends it: which is said once
+    something is done."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if done:
+            args.stopped = CONTINUES
+        progress(stage, done, total)
+
+    return report
 
 
 # -- texts

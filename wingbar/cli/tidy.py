@@ -14,6 +14,7 @@ from wingbar.cli.options import (
     add_encoder_flag,
     add_where_flag,
     positive_number,
+    refuse_flags,
     whole_number,
 )
 from wingbar.cli.output import (
@@ -85,8 +86,9 @@ def remove(args: argparse.Namespace) -> int:
                 _ask_before_most(args.index, len(chosen), len(index))
             index.delete(chosen.ids)
         left = len(index)
+        noun = "image" if index.model.has_network else "item"
     head = "would remove" if args.dry_run else "removed"
-    text = f"{args.index}: {head} {counted(len(chosen), 'image')}"
+    text = f"{args.index}: {head} {counted(len(chosen), noun)}"
     text += f", {left - len(chosen) if args.dry_run else left:,} left"
     lines = [text, *(f"  {visible(path)}" for path in chosen.paths[:LISTED])]
     if len(chosen) > LISTED:
@@ -179,6 +181,11 @@ def duplicates(args: argparse.Namespace) -> int:
     from wingbar.files import require_own, write_whole
     from wingbar.index.index import Index
 
+    if args.exact:
+        flags = ("--radius", "--min-score", "--no-pixels", "--with")
+        refuse_flags(args, flags, "is of no use with --exact, which compares contents alone")
+    if args.drop_list == "-" and args.json:
+        raise WingbarError("--drop-list - and --json both write to standard output: name a file")
     if args.html is not None:
         check_pages()  # before the work, not after it
         require_page(args.html)
@@ -235,14 +242,16 @@ def _drop_lines(found: Duplicates) -> str:
 
 
 def _duplicates_text(args: argparse.Namespace, found: Duplicates) -> str:
-    from wingbar.duplicates.page import bytes_text, freed, intro
+    from wingbar.duplicates.page import bytes_text, freed, intro, undecided
 
+    noun = "image" if found.noun == "picture" else found.noun
+    space = f" ({bytes_text(freed(found))})" if freed(found) else ""
     if not found.groups:
-        return f"{args.index}: no copies among {counted(found.items, 'image')}.\n{intro(found)}"
+        return f"{args.index}: no copies among {counted(found.items, noun)}.\n{intro(found)}"
     groups = counted(len(found.groups), "group")
     lines = [
-        f"{args.index}: {groups} of copies among {counted(found.items, 'image')}; "
-        f"{len(found.to_drop):,} can go ({bytes_text(freed(found))})",
+        f"{args.index}: {groups} of copies among {counted(found.items, noun)}; "
+        f"{len(found.to_drop):,} can go{space}",
         intro(found),
     ]
     for group in found.groups[:GROUPS_LISTED]:
@@ -254,10 +263,7 @@ def _duplicates_text(args: argparse.Namespace, found: Duplicates) -> str:
         lines.append(
             f"and {len(found.groups) - GROUPS_LISTED:,} more groups; --json lists them all"
         )
-    if found.unread:
-        lines.append(
-            f"{counted(found.unread, 'picture')} could not be read; their features alone decided."
-        )
+    lines += undecided(found)
     for flag, what in (("html", "The page is"), ("drop_list", "The list is")):
         if getattr(args, flag) is not None:
             lines.append(f"{what} {getattr(args, flag)}")
@@ -269,7 +275,7 @@ def _copy_text(copy: Copy) -> str:
 
     size = f"  ({text})" if (text := size_text(copy)) else ""
     likeness = "" if copy.how in (None, "same file") else f", cosine {copy.score:.2f}"
-    return f"{(copy.how or 'keep') + likeness:28}  {visible(copy.path)}{size}"
+    return f"{(copy.relation or 'keep') + likeness:28}  {visible(copy.path)}{size}"
 
 
 def _listed_in(name: str) -> list[str]:
