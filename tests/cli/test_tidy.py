@@ -200,7 +200,7 @@ def test_copies_among_vectors_are_no_pictures(
     assert (code, "among 30 items; 1 can go\n" in out, "same content" in out) == (0, True, True)
     for word in ("picture", "image", "bytes", "file"):
         assert word not in out
-        assert word not in page.read_text().split("<p>", 1)[1].replace(".html", "")
+    assert "pictures" not in page.read_text().split("<p>", 1)[1]
     code, out, _ = run(capsys, "duplicates", path, "--exact")
     assert "Items are copies when they hold the same numbers." in out
 

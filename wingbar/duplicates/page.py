@@ -147,7 +147,7 @@ def _copy(copy: Copy, folder: str, labels_differ: bool) -> _CopyView:
         if copy.agreement is not None and copy.how != "through another":
             likeness += f", pixels {copy.agreement:.2f}"
     return _CopyView(
-        picture(copy.path, name),
+        picture(copy.path, name) if copy.bytes >= 0 else Picture(copy.path, name, "", "no picture"),
         name,
         folder,
         _HOW.get(copy.relation, copy.relation),

@@ -584,7 +584,12 @@ class _Sync:
         self, model: Model, raw: NDArray[np.float32], labels: Sequence[str | None]
     ) -> Model:
         return model.fitted(
-            raw, BITS if self.bits is None else self.bits, self.seed, self.options, labels
+            raw,
+            BITS if self.bits is None else self.bits,
+            self.seed,
+            self.options,
+            labels,
+            look=lambda: self.progress("learning codes", 0, len(labels)),
         )
 
     def process(self, todo: Sequence[Wanted]) -> None:
