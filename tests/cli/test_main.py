@@ -246,6 +246,20 @@ def test_ctrl_c_while_it_is_being_loaded_ends_it_without_a_word() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+@pytest.mark.parametrize("where", ["parser_for", "_messages_of_warnings"])
+def test_an_extra_that_is_not_installed_is_named(
+    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*arguments: object) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(main, where, lacking)
+    said = "wingbar: this needs torch: run pip install 'wingbar[train]'\n"
+    assert run(capsys, "info", "a.wb") == (2, "", said)
+    with pytest.raises(ModuleNotFoundError):
+        main.main(["info", "a.wb", "--debug"])
+
+
 def test_ctrl_c_before_the_verb_begins(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,18 @@ VERBS: tuple[Verb | Group, ...] = (
 )
 
 
+EXTRAS = {  # what an optional package is installed with
+    "torch": "train",
+    "safetensors": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "scipy": "train",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "sklearn": "report",
+}
+
+
 GREETING = """Visual search for a folder of images, on an ordinary CPU. Start with one of these:
 
   wingbar demo                          search drawn birds, to see what it does
@@ -68,10 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: `verify` found a damaged index. 2: wrong usage or an error, told in one line on
     standard error. 130: stopped by Ctrl-C.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(_with_help_last(sys.argv[1:] if arguments is None else arguments))
+        return _run(_with_help_last(arguments))
     except KeyboardInterrupt:  # before the verb has begun
         return 130
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None or "--debug" in arguments:
+            raise
+        print_message(f"this needs {error.name}: run pip install 'wingbar[{extra}]'")
+        return 2
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -103,6 +122,8 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _failed(args, f"{error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+            raise
         return _failed(
             args,
             f"a bug in wingbar ({type(error).__name__}: {error}): please report it with the "
