@@ -24,7 +24,6 @@ from wingbar.hamming.records import (
     Asked,
     Bitmap,
     Costs,
-    Distances,
     Ids,
     Nearest,
     Packed,
@@ -211,12 +210,15 @@ class Part:
             return self._nearest_many(queries, asked, allowed, threads)
         query = _plain(queries)[0]
         if allowed and request.path == AUTO and self._is_listed(len(allowed.rows), request.costs):
-            listed = _kernels().nearest_listed(*self.in_memory, query, asked.numbers, allowed.rows)
-            return [self._result(*listed)]
+            rows, distances, total = _kernels().nearest_listed(
+                *self.in_memory, query, asked.numbers, allowed.rows
+            )
+            return [Nearest(self.ids_of(rows), distances, len(rows) < total)]
         bitmap = ALL_ROWS if allowed is None else allowed.bitmap
         if threads > 1 and self.size >= THREADED_FROM and request.path != PROBE:
             return [self._nearest_by_threads(query, request, bitmap, threads)]
-        return [self._result(*self.searched(query, asked, bitmap, 0, self.size))]
+        found = self.searched(query, asked, bitmap, 0, self.size)
+        return [NOTHING if found is None else found]
 
     def paths(self, queries: Packed, request: Request) -> list[Path]:
         """How `nearest` searches for each of the queries [Q, w], without a filter: "auto" and
@@ -232,7 +234,7 @@ class Part:
         for query in _plain(queries):
             probed = len(self.table.heads) > 0 and request.path in (AUTO, PROBE)
             if probed and request.path == AUTO:
-                probed = self.searched(query, trial, ALL_ROWS, 0, 0)[2] >= 0
+                probed = self.searched(query, trial, ALL_ROWS, 0, 0) is not None
             names.append("probe" if probed else scan)
         return names
 
@@ -249,27 +251,23 @@ class Part:
 
     def searched(
         self, query: Packed, asked: Asked, bitmap: Bitmap, low: int, high: int
-    ) -> tuple[Rows, Distances, int]:
-        """What the compiled loops find for a query [w] among the distinct codes low <= u < high:
-        rows [K] and distances [K] of `total` without a limit, or nothing of -1 for a trial that was
-        given up. Arrays made here take half the time of arrays made there."""
-        limit, unique, addresses = asked.request.limit, *self.in_memory
+    ) -> Nearest | None:
+        """What the compiled loops find for a query [w] among the distinct codes low <= u < high;
+        None for a trial that was given up."""
+        limit, (unique, addresses) = asked.request.limit, self.in_memory
         room = limit if limit <= MOST_ROOM else ROOM
-        while True:
+        while True:  # arrays made here take half the time of arrays made there
             rows, distances = np.empty(room, INT64), np.empty(room, INT64)
             total = _kernels().nearest(
                 unique, addresses, query, asked.numbers, bitmap, low, high, rows, distances
             )
-            count = min(limit, total)
-            if count == room:
-                return rows, distances, total
-            if count < room:  # a copy, as the rest would be kept as well
-                return rows[: max(0, count)].copy(), distances[: max(0, count)].copy(), total
+            count = total if total < limit else limit
+            if count <= room:
+                break
             room = count  # more than expected, so search again
-
-    def _result(self, rows: Rows, distances: Distances, total: int) -> Nearest:
-        """The result of a kernel as a record: rows [K] of `total` become ids."""
-        return Nearest(self.ids_of(rows), distances, len(rows) < total)
+        if count < room:  # a copy, as the rest would be kept as well
+            rows, distances = rows[: max(0, count)].copy(), distances[: max(0, count)].copy()
+        return None if total < 0 else Nearest(self.ids_of(rows), distances, count < total)
 
     def _nearest_by_threads(
         self, query: Packed, request: Request, bitmap: Bitmap, threads: int
@@ -279,17 +277,17 @@ class Part:
         if request.path == AUTO:
             trial = Asked.of(request._replace(path=TRY_PROBE))
             found = self.searched(query, trial, bitmap, 0, self.size)
-            if found[2] >= 0:
-                return self._result(*found)
+            if found is not None:
+                return found
         scan = Asked.of(request._replace(path=SCAN if request.path == AUTO else request.path))
         blocks = np.linspace(0, self.size // block, threads + 1).astype(int)
         ends = [*(blocks[:-1] * block).tolist(), self.size]
         shares = _map(
-            lambda span: self.searched(query, scan, bitmap, *span),
+            lambda span: self.searched(query, scan, bitmap, *span) or NOTHING,
             list(pairwise(ends)),
             threads,
         )
-        return merge([self._result(*share) for share in shares], request)
+        return merge(list(shares), request)
 
     def _nearest_many(
         self, queries: Packed, asked: Asked, allowed: AllowedRows | None, threads: int
