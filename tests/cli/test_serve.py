@@ -51,7 +51,7 @@ def test_several_indexes_are_served_as_one(
 
 def test_flags_become_settings(served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     flags = (
-        "--host 0.0.0.0 --port 0 --token write-token --read-token read-token --public "
+        "--host 0.0.0.0 --port 0 --token write-token --read-token read-token "
         "--allow-host a.example --allow-host b.example --cors https://c.example --json"
     )
     code, out, err = run(capsys, "serve", "a.wb", *flags.split())
@@ -63,8 +63,9 @@ def test_flags_become_settings(served: list[Settings], capsys: pytest.CaptureFix
             port=0,
             token="write-token",
             read_token="read-token",
-            public=True,
             hosts=("a.example", "b.example"),
             cors=("https://c.example",),
         )
     ]
+    assert run(capsys, "serve", "a.wb", "--public")[0] == 0
+    assert served[1].public

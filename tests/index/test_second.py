@@ -328,8 +328,8 @@ def test_what_another_process_has_fitted_meanwhile_is_used(
     with Index.open(late) as index:
         original = Model.fitted
 
-        def slower(self: Model, *args: Any) -> Model:
-            mine = original(self, *args)
+        def slower(self: Model, *args: Any, **kwargs: Any) -> Model:
+            mine = original(self, *args, **kwargs)
             with Index.open(late) as other, other._store.writing():
                 assert other._store.also is not None
                 other._store.also.set_model(fitted.files)

@@ -187,7 +187,7 @@ def test_the_index_is_the_same_on_every_store(filled: tuple[AnyStore, Gallery]) 
             assert hits.shortlist == ranked.shortlist
         assert index.search(12)[0].distance == 0
         assert index.why_nothing_passes("label=class 9") == (
-            "no item has label=class 9: there is class 4, class 3, class 2"
+            "no item has label=class 9: there is class 4, class 3, class 2, and 2 more"
         )
         assert index.why_nothing_passes("price>90") == (
             "no item has price>90: its numbers are 1.5 to 39.5"

@@ -182,7 +182,7 @@ def test_every_kind_of_bad_file_is_named_and_stops_nothing(photos: Path, tmp_pat
             assert "HEIC" in reasons["phone.heic"]
         assert reasons["pipe.jpg"] == "not a regular file"
         assert reasons["dangling.jpg"] == "No such file or directory"
-        assert reasons["latin\\udce9.jpg"] == "the file name is not valid UTF-8: rename it"
+        assert reasons["latin\\xe9.jpg"] == "the file name is not valid UTF-8: rename it"
         assert [Path(path).name for path in report.ignored] == ["notes.txt"]
         assert index.verify() == []
         assert len(index.add(photos).failed) == 7  # named again, every time
