@@ -24,10 +24,11 @@ def chosen_sentence(chosen: Mapping[str, Any]) -> str:
 def chosen_table(chosen: Mapping[str, Any], speeds: Mapping[str, float] | None = None) -> str:
     """The figures of all candidates: a row for each of their kinds of codes, a column for each fine
     mode, and a star at what was chosen. Empty where nothing was measured."""
-    fines = list(dict.fromkeys(fine for _, _, fine, _ in _scores(chosen)))
-    if not fines:
+    from wingbar.index.ranking import FINE
+
+    if not _scores(chosen):
         return ""
-    rows = [[chosen["measure"], *fines, *(["images/s"] if speeds else [])]]
+    rows = [[chosen["measure"], *FINE, *(["images/s"] if speeds else [])]]
     for candidate in chosen["candidates"]:
         name = candidate["name"]
         for codes, scores in candidate["scores"].items():
@@ -36,7 +37,7 @@ def chosen_table(chosen: Mapping[str, Any], speeds: Mapping[str, float] | None =
                 f"{scores[fine]:.3f}{'*' if taken and fine == chosen['fine'] else ' '}"
                 if fine in scores
                 else "- "
-                for fine in fines
+                for fine in FINE
             ]
             speed = [f"{speeds.get(name, 0.0):,.1f}"] if speeds else []
             rows.append([f"{name}, {_codes(codes)}", *cells, *speed])

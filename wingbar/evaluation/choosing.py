@@ -135,16 +135,13 @@ def choose_model(
     sample = _sample(source, labels, purpose, seed, threads or cores(), report)
     if isinstance(sample, str):
         return _unmeasured(candidates, purpose, sample, notes, start)
-    outputs = {
-        name: _encoded(model, name, sample.shown, threads or cores(), report)
-        for name, model in candidates.items()
-    }
-    for name, one in outputs.items():
-        if len(one.raw) < FEWEST:
-            notes.append(
-                f"{name} was left out: it encoded {len(one.raw)} pictures in {SECONDS:g} s"
-            )
+    outputs = _outputs(candidates, sample.shown, threads or cores(), report)
     left = {name: model for name, model in candidates.items() if len(outputs[name].raw) >= FEWEST}
+    notes += [
+        f"{name} was left out: it encoded {len(one.raw)} pictures in {one.seconds:.0f} s"
+        for name, one in outputs.items()
+        if name not in left
+    ]
     if not left:
         return _unmeasured(candidates, purpose, "no model encoded enough pictures", notes, start)
     rows = sorted(set.intersection(*(set(outputs[name].raw) for name in left)))
@@ -170,7 +167,7 @@ def choose_model(
         "score": _mean(taken.precisions),
         "error": round(_standard_error(taken.precisions), 4),
     }
-    speeds = {name: round(one.images_per_second, 1) for name, one in outputs.items()}
+    speeds = {name: round(one.tried / one.seconds, 1) for name, one in outputs.items()}
     model = left[taken.name].as_chosen(chosen)
     return Choice(model, chosen, speeds, time.monotonic() - start, tuple(notes))
 
@@ -380,20 +377,37 @@ def _labelled(order: Sequence[Wanted]) -> Iterator[_Shown]:
 
 class _Outputs(NamedTuple):
     """What a network gave: its raw outputs [r] by row of the sample, without the rows that could
-    not be read and those for which there was no time; and its speed, decoding included."""
+    not be read and those for which there was no time; how many it was given, and the seconds that
+    took, decoding included."""
 
     raw: dict[int, Float32]
-    images_per_second: float
+    tried: int
+    seconds: float
+
+
+def _outputs(
+    candidates: Mapping[str, Model], shown: Sequence[_Shown], threads: int, report: Progress
+) -> dict[str, _Outputs]:
+    """What each network gives for the sample; none encodes more of it than one before had the time
+    for, unless that is left out."""
+    outputs = {}
+    for name, model in candidates.items():
+        one = outputs[name] = _encoded(model, name, shown, threads, report)
+        if len(one.raw) >= FEWEST:
+            shown = shown[: one.tried]
+    return outputs
 
 
 def _encoded(
     model: Model, name: str, shown: Sequence[_Shown], threads: int, report: Progress
 ) -> _Outputs:
-    """The sample as a model sees it, for SECONDS at most."""
+    """The sample as a model sees it, for SECONDS at most. The network is left again, so that those
+    of many candidates are not in memory at once."""
+    network = Model(model.files)
 
     def load(row: int) -> images.Pixels | None:
         try:
-            return images.load(shown[row].source, model.preprocessing)
+            return images.load(shown[row].source, network.preprocessing)
         except ImageError:
             return None
 
@@ -403,14 +417,14 @@ def _encoded(
     for batch in batched(enumerate(in_order(range(len(shown)), load, threads)), BATCH):
         there = [(row, pixels) for row, pixels in batch if pixels is not None]
         if there:
-            made = model.run([pixels for _, pixels in there])
+            made = network.run([pixels for _, pixels in there])
             finite = np.flatnonzero(np.isfinite(made).all(1)).tolist()
             raw |= {there[i][0]: made[i] for i in finite}
         done += len(batch)
         report(f"trying {name}", done, len(shown))
         if time.monotonic() - start > SECONDS:
             break
-    return _Outputs(raw, done / max(time.monotonic() - start, 1e-9))
+    return _Outputs(raw, done, max(time.monotonic() - start, 1e-9))
 
 
 class _Trial(NamedTuple):

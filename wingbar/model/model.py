@@ -237,7 +237,8 @@ class Model:
     def chosen(self) -> Mapping[str, Any]:
         """What it was chosen for and by which figures (evaluation/choosing.py); empty for a model
         that was not chosen."""
-        return dict(self.record.get("chosen", {}))
+        found: Mapping[str, Any] = self.record.get("chosen", {})
+        return found
 
     @property
     def averages(self) -> bool:
@@ -454,7 +455,7 @@ class Model:
             return self
         record = {key: value for key, value in self.record.items() if key != "chosen"}
         files = {name: data for name, data in self.files.items() if name != "model.json"}
-        fine = self.chosen.get("fine_before", self.fine)
+        fine = self.chosen["fine_before"]
         return Model(with_record(files, {**record, "fine": fine}), self._threads)
 
     def opened(self) -> Model:
@@ -762,11 +763,12 @@ def _is_fitting(value: Any) -> bool:
 def _is_choice(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("for") not in fitting.PURPOSES:
         return False
-    texts = ("name", "measure", "reason", "codes", "fine", "fine_before")
-    counts = ("queries", "gallery")
+    is_measured = "score" in value
+    texts = ["name", "fine", "fine_before", *(["measure", "codes"] if is_measured else ["reason"])]
+    figures = ("score", "error", "queries", "gallery") if is_measured else ()
     return (
-        all(_is_text(value.get(key, "")) for key in texts)
-        and all(type(value.get(key, 0)) is int for key in counts)
+        all(_is_text(value.get(key)) for key in texts)
+        and _are_scores({key: value.get(key) for key in figures})
         and isinstance(value.get("candidates"), list)
         and all(map(_is_candidate, value["candidates"]))
     )
