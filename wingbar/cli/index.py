@@ -301,7 +301,8 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
         "path",
         metavar="PATH",
         nargs="?",
-        help="an index (file or URL), a model directory, or general",
+        help="an index (file or URL), a model directory, the name of an installed model, or "
+        "general",
     )
     add_all_flag(parser)
     parser.add_argument(
@@ -340,6 +341,7 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
 def info(args: argparse.Namespace) -> int:
     """Print what an index or a model is, or the cost of a method's network."""
     from wingbar.index.index import Index
+    from wingbar.model.installed import directory_of
     from wingbar.model.model import Model
 
     if args.system:
@@ -352,7 +354,7 @@ def info(args: argparse.Namespace) -> int:
     if args.method is not None:
         record = _cost(args)
         text = table_text(record)
-    elif args.path == "general" or Path(args.path).is_dir():
+    elif args.path == "general" or directory_of(args.path).is_dir():
         record = model_record(Model.load(args.path))
         text = _model_text(args.path, record)
     else:
