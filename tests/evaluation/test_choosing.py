@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,7 @@ def test_a_trained_model_can_be_chosen(patterns: Path, shape: Model, tmp_path: P
     trained = trained_model()
     choice = choose_model(patterns, [trained], purpose="instances")
     assert choice.chosen["codes"] == "own"
+    assert choice.model.opened().chosen == {}  # its codes are open again
     with Index.create(tmp_path / "a.wb", choice.model) as index:
         index.add(patterns, purpose="instances")
         assert index.add(patterns, purpose="instances").unchanged == 24
@@ -231,7 +233,15 @@ def test_a_slow_model_is_left_out_and_a_slower_one_makes_the_sample_smaller(
     assert choice.chosen["reason"] == "no model encoded enough pictures"
     assert choice.notes[0].startswith("shape was left out: it encoded 16 pictures in ")
     monkeypatch.setattr(choosing, "FEWEST", 16)
+    encoded, given = choosing._encoded, []
+
+    def counted(model: Model, name: str, shown: Sequence[Any], *rest: Any) -> Any:
+        given.append(len(shown))
+        return encoded(model, name, shown, *rest)
+
+    monkeypatch.setattr(choosing, "_encoded", counted)
     choice = choose_model(patterns, [shape, colour], purpose="copies", codes="itq", bits=8)
+    assert given == [48, 16]
     assert (choice.chosen["queries"], choice.chosen["gallery"]) == (8, 8)
 
 

@@ -146,12 +146,11 @@ def choose_model(
         return _unmeasured(candidates, purpose, "no model encoded enough pictures", notes, start)
     rows = sorted(set.intersection(*(set(outputs[name].raw) for name in left)))
     trial = _Trial(sample, rows, options, BITS if bits is None else bits, seed)
-    tried = [
-        one
-        for name, model in left.items()
-        for kind in _kinds(model, options)
-        for one in _tried(trial, name, model, kind, outputs[name].raw)
-    ]
+    ways = [(name, kind) for name in left for kind in _kinds(left[name], options)]
+    tried: list[_Tried] = []
+    for done, (name, kind) in enumerate(ways):
+        report("comparing", done, len(ways))
+        tried += _tried(trial, name, left[name], kind, outputs[name].raw)
     if not len(tried[0].precisions):
         return _unmeasured(candidates, purpose, "no label is left in both halves", notes, start)
     taken = tried[best_of([one.precisions for one in tried])]
