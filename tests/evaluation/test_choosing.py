@@ -129,11 +129,14 @@ def test_the_figures_are_those_of_an_index_and_its_evaluation(
     choice = choose_model(patterns, [shape], purpose="classes", bits=BITS, codes="whitened")
     images = read_images(patterns)
     order = np.random.default_rng([0, 2]).permutation(len(images))
-    seen: dict[str | None, int] = {}
+    of_label: dict[str | None, list[Entry]] = {}
+    for i in order:
+        of_label.setdefault(images[int(i)].label, []).append(images[int(i)])
     parts: tuple[list[Entry], list[Entry]] = ([], [])
-    for entry in (images[int(i)] for i in order):  # of each label, every other one is a query
-        seen[entry.label] = seen.get(entry.label, -1) + 1
-        parts[seen[entry.label] % 2].append(entry)
+    for first, query, _ in of_label.values():
+        parts[0].append(first)
+        parts[1].append(query)
+    parts[0].extend(third for _, _, third in of_label.values())
     with Index.create(tmp_path / "a.wb", shape) as index:
         index.add(parts[0], bits=BITS, purpose="classes", codes="whitened")
         queries = replace(Images(parts[1], "other half"), labelled=True)

@@ -360,15 +360,17 @@ def _with_altered(
 
 def _labelled(order: Sequence[Wanted]) -> Iterator[_Shown]:
     """Pictures whose label others have too, of as many labels as leave each PARTNERS pictures or
-    more; of each label every other one is a query."""
-    counts = Counter(one.label for one in order if one.label is not None)
-    several = [label for label, count in counts.items() if count > 1][: LABELLED // PARTNERS]
-    taken = Counter(dict.fromkeys(several, 0))
+    more: two of each label, of which the second is a query, then the next two of each."""
+    of_label: dict[str, list[Wanted]] = {}
     for one in order:
-        label = one.label
-        if label in taken and label is not None and taken[label] < LABELLED // len(several):
-            yield _Shown(one.source, label, label, is_query=taken[label] % 2 == 1)
-            taken[label] += 1
+        if one.label is not None:
+            of_label.setdefault(one.label, []).append(one)
+    several = {label: those for label, those in of_label.items() if len(those) > 1}
+    labels = list(several)[: LABELLED // PARTNERS]
+    for place in range(0, LABELLED // len(labels) // 2 * 2 if labels else 0, 2):
+        for label in labels:
+            for i, one in enumerate(several[label][place : place + 2]):
+                yield _Shown(one.source, label, label, is_query=i == 1)
 
 
 # -- the measurement
