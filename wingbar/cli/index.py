@@ -192,7 +192,8 @@ def index(args: argparse.Namespace) -> int:
     if args.refit or exists(path):
         opened = Index.open(path)
     else:
-        choice = None if args.purpose is None else _chosen(args, sources)
+        if args.purpose is not None:
+            choice = _chosen(args, sources)
         opened = Index.create(
             path,
             model_at((args.model or ["general"])[0]) if choice is None else choice.model,
