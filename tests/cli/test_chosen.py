@@ -192,7 +192,7 @@ def test_ctrl_c_while_measuring_leaves_nothing_and_later_all_that_is_encoded(
         patch.setattr(Model, "run", interrupted)
         code, out, err = run(capsys, *command)
         assert (code, out) == (130, "")
-        assert "no index was made yet: the same command starts again" in err
+        assert "nothing was stored yet; the same command begins again" in err
     assert list(tmp_path.glob("*")) == [photos]
     fit = fitting.fit
     calls: list[int] = []

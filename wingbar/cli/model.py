@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Group, Verb, positive_number, whole_number
-from wingbar.cli.output import model_record, print_message, print_result, progress_bars
+from wingbar.cli.output import (
+    model_record,
+    print_message,
+    print_result,
+    progress_bars,
+    require_folder,
+)
 from wingbar.errors import ModelError, WingbarError
 
 if TYPE_CHECKING:
@@ -148,6 +154,7 @@ def import_model(args: argparse.Namespace) -> int:
             "name an encoder (wingbar model list) or a file, or a network by --torch"
         )
     output = _default_output(args) if args.output is None else Path(args.output)
+    require_folder(str(output))
     if (output / "model.json").exists():
         raise WingbarError(f"{output} holds a model already: name another directory")
     if args.torch is not None:

@@ -394,9 +394,11 @@ class Model:
         seed: int,
         options: fitting.FitOptions | None = None,
         labels: Sequence[str | None] = (),
+        look: Callable[[], None] | None = None,
     ) -> Model:
         """This label-free model with codes of `bits` bits, fitted to raw outputs [n, r] of a sample
-        of n images with these labels, if any.
+        of n images with these labels, if any. `look` is called now and then meanwhile; what it
+        raises ends the fit.
 
         What `options` leave open is as it was chosen, where the model was chosen for a purpose
         (`chosen`). Fitted for another one, it is the model that it was before.
@@ -422,7 +424,8 @@ class Model:
                     keep_features=not self.has_network,
                     labels=labels,
                     whole=self.has_text,
-                )
+                ),
+                look,
             )
         except ValueError as error:
             raise ModelError(str(error)) from None
