@@ -13,77 +13,24 @@ trained on these images.
 from __future__ import annotations
 
 import argparse
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from wingbar import images
+from wingbar.data.alterations import (
+    Change,
+    blurred,
+    compressed,
+    covered,
+    cropped,
+    perspective,
+    rotated,
+    scaled,
+)
 from wingbar.model.itq import unit
 from wingbar.model.model import Model
-
-Change = Callable[[Image.Image, np.random.Generator], Image.Image]
-
-
-def cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """30 % of the area, at a random place, with the image's aspect ratio."""
-    share = np.sqrt(0.3)
-    width, height = image.width * share, image.height * share
-    left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
-    return image.crop((int(left), int(top), int(left + width), int(top + height)))
-
-
-def scaled(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """0.4 of each side."""
-    return image.resize(
-        (max(1, int(image.width * 0.4)), max(1, int(image.height * 0.4))), Image.Resampling.BICUBIC
-    )
-
-
-def rotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """By 10 to 40 degrees in either direction, on grey."""
-    angle = rng.uniform(10, 40) * rng.choice([-1, 1])
-    return image.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor=(128, 128, 128))
-
-
-def perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Each corner moved inwards by up to a fifth of the width and height."""
-    width, height = image.size
-    corners = np.array([[0, 0], [0, height], [width, height], [width, 0]], float)
-    inwards = (
-        np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]])
-        * rng.uniform(0, 0.2, (4, 2))
-        * [width, height]
-    )
-    quad = (corners + inwards).ravel().tolist()
-    return image.transform(image.size, Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
-
-
-def covered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A quarter of the area covered by a rectangle of one colour."""
-    out = image.copy()
-    width, height = image.width // 2, image.height // 2
-    left, top = (
-        int(rng.integers(0, image.width - width + 1)),
-        int(rng.integers(0, image.height - height + 1)),
-    )
-    out.paste(tuple(rng.integers(0, 256, 3).tolist()), (left, top, left + width, top + height))
-    return out
-
-
-def blurred(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Gaussian, with a standard deviation of 2 % of the short side."""
-    return image.filter(ImageFilter.GaussianBlur(0.02 * min(image.size)))
-
-
-def compressed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """JPEG of quality 20."""
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=20)
-    return Image.open(io.BytesIO(out.getvalue())).convert("RGB")
-
 
 CHANGES: dict[str, Change] = {
     "crop to 30 %": cropped,

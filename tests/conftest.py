@@ -57,6 +57,8 @@ def small_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = write_small_general(tmp_path_factory.mktemp("models") / "general")
         patch.setattr(model, "GENERAL", folder)
+        # no models but those of the tests
+        patch.setenv("WINGBAR_MODELS", str(folder.parent / "installed"))
         yield folder
 
 

@@ -16,14 +16,16 @@ CELLS = 8  # along each side, of whose colours it sees the mean
 DIM = 160
 
 
-def small_general(name: str = "general", seed: int = 64, edge: int = 0) -> Model:
+def small_general(
+    name: str = "general", seed: int = 64, edge: int = 0, cells: int = CELLS
+) -> Model:
     """A label-free model that is called general: mean colours of 64 cells, and a random layer with
     a ReLU. It tells colours and shapes apart, in a thousandth of the time. Others have another
-    `name`, layer and preprocessing."""
+    `name`, layer and preprocessing; one of a single one of `cells` a side sees no shapes."""
     rng = np.random.default_rng(seed)
-    inputs = 3 * CELLS**2
+    inputs = 3 * cells**2
     weights = (rng.standard_normal((inputs, DIM)) / np.sqrt(inputs)).astype(np.float32)
-    side = SIZE // CELLS
+    side = SIZE // cells
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),

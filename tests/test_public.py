@@ -29,6 +29,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_exported_names() -> None:
     assert sorted(wingbar.__all__) == [
         "AddReport",
+        "Choice",
         "DataError",
         "Dataset",
         "DuplicateOptions",
@@ -50,6 +51,7 @@ def test_exported_names() -> None:
         "StoreError",
         "TrainingError",
         "WingbarError",
+        "choose_model",
         "evaluate",
         "expected_ap",
         "find_duplicates",

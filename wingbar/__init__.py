@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         TrainingError,
         WingbarError,
     )
+    from wingbar.evaluation.choosing import Choice, choose_model
     from wingbar.evaluation.labelled import Evaluation, evaluate
     from wingbar.evaluation.metrics import expected_ap
     from wingbar.images import Failure
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AddReport": "index.sync",
+    "Choice": "evaluation.choosing",
     "DataError": "errors",
     "Dataset": "data.records",
     "DuplicateOptions": "duplicates.find",
@@ -60,6 +62,7 @@ _HOME = {
     "StoreError": "errors",
     "TrainingError": "errors",
     "WingbarError": "errors",
+    "choose_model": "evaluation.choosing",
     "evaluate": "evaluation.labelled",
     "expected_ap": "evaluation.metrics",
     "find_duplicates": "duplicates.find",

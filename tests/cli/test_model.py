@@ -28,6 +28,7 @@ from tests.model.text_towers import (
 from wingbar.data import encoders
 from wingbar.images import Preprocessing
 from wingbar.index.store import Store
+from wingbar.model import installed
 from wingbar.model.imported import from_onnx
 from wingbar.model.model import GENERAL, PROOF, Model
 
@@ -211,12 +212,35 @@ def test_a_file_with_flags_or_its_configuration(capsys: Capture, tmp_path: Path)
 def test_what_can_be_imported_is_listed(capsys: Capture) -> None:
     code, out, _ = run(capsys, "model", "list")
     assert code == 0
-    assert len(out.splitlines()) == len(encoders.ENCODERS)
+    *lines, last = out.splitlines()
+    assert len(lines) == len(encoders.ENCODERS)
+    assert last == f"In {installed.folder()}: no models"
     assert "dinov2-small   DINOv2 ViT-S/14" in out
     record = json.loads(run(capsys, "model", "list", "--json")[1])
     assert record["encoders"][0]["urls"][0].endswith("onnx/model.onnx")
     assert run(capsys, "model", "import", "dino", "-o", "x")[0] == 2
     assert run(capsys, "model", "import", "-o", "x")[0] == 2
+
+
+def test_a_model_is_installed_under_its_name(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINGBAR_MODELS", str(tmp_path / "models"))
+    path = graph_of(tmp_path / "net.onnx", pooled(), ["B", 3, "H", "W"])
+    command = ["model", "import", path, "--size", 32]
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    assert out.startswith(f"{tmp_path / 'models' / 'net'}: net (itq, not fitted yet, ")
+    assert out.endswith("\nNext: wingbar index photos.wb photos/ --model net\n")
+    code, _, err = run(capsys, *command)
+    assert (code, f"{tmp_path / 'models' / 'net'} holds a model already" in err) == (2, True)
+    assert run(capsys, *command, "--name", "other")[0] == 0
+    for name in ("a/b", "..", "general"):
+        code, _, err = run(capsys, *command, "--name", name)
+        assert (code, f"{name!r} cannot be the name of a directory" in err) == (2, True)
+    record = json.loads(run(capsys, "model", "list", "--json")[1])
+    assert (record["folder"], record["installed"]) == (str(tmp_path / "models"), ["net", "other"])
+    assert run(capsys, "info", "net")[1].startswith("net: net (itq, ")
 
 
 # -- this machine

@@ -57,6 +57,23 @@ def test_too_little_to_compare(x: np.ndarray) -> None:
     assert (found.codes, found.compared) == ("itq", {})
 
 
+def test_what_was_chosen_fills_what_is_left_open() -> None:
+    chosen = {"for": "classes", "codes": "itq"}
+    as_chosen = FitOptions(codes="itq", purpose="classes")
+    assert FitOptions().or_chosen(chosen) == as_chosen
+    assert FitOptions(purpose="classes").or_chosen(chosen) == as_chosen
+    assert FitOptions(codes="whitened").or_chosen(chosen).codes == "whitened"
+    assert FitOptions(adapt="labels").or_chosen(chosen) == FitOptions(
+        purpose="classes", adapt="labels"
+    )
+    assert FitOptions(purpose="copies").or_chosen(chosen) == FitOptions(purpose="copies")
+    assert FitOptions().or_chosen({}) == FitOptions()
+    for codes in ("own", "", None):
+        assert FitOptions().or_chosen({"for": "copies", "codes": codes}) == FitOptions(
+            purpose="copies"
+        )
+
+
 def test_the_whitened_map_by_the_formula() -> None:
     raw = sample()
     rotation = fit(raw, 8, 3, FitOptions(codes="whitened", purpose="classes")).rotation

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from wingbar.hamming import codes
 from wingbar.images import Preprocessing, at_scales, load
 from wingbar.model import model as model_module
 from wingbar.model import runtime
+from wingbar.model.fitting import FitOptions
 from wingbar.model.model import (
     GENERAL,
     OWN_NETWORKS,
@@ -364,6 +366,65 @@ def test_a_record_of_any_shape_gives_a_model_or_one_line(key: str, value: object
         assert str(error).isprintable()  # noqa: PT017  # both outcomes are right
     else:
         assert str(model).isprintable()
+
+
+CHOSEN: dict[str, Any] = {
+    "for": "classes",
+    "measure": "average precision by labels",
+    "queries": 3,
+    "gallery": 4,
+    "candidates": [{"name": "tiny", "fingerprint": "ab", "scores": {"itq": {"none": 0.5}}}],
+    "name": "tiny",
+    "codes": "itq",
+    "fine": "none",
+    "score": 0.5,
+    "error": 0.1,
+}
+
+
+def test_a_model_that_was_chosen_knows_for_what() -> None:
+    general = Model.load()
+    raw = np.random.default_rng(0).standard_normal((70, general.dim)).astype(np.float32)
+    chosen = general.as_chosen(CHOSEN)
+    assert (general.chosen, general.fine) == ({}, "pool")
+    assert dict(chosen.chosen) == {**CHOSEN, "fine_before": "pool"}
+    assert chosen.fine == "none"
+    assert chosen.as_before_choice().fingerprint == general.fingerprint
+    # chosen again, for something that was not measured
+    reason = {**CHOSEN, "for": "copies", "reason": "it rains"}
+    again = chosen.as_chosen({key: reason[key] for key in ("for", "reason", "candidates", "name")})
+    assert (again.fine, again.chosen["fine_before"]) == ("pool", "pool")
+
+    fitted = chosen.fitted(raw, 8, 0)
+    assert fitted.averages
+    assert fitted.record["fitted"]["codes"] == "itq"
+    assert (fitted.fine, dict(fitted.chosen)) == ("none", dict(chosen.chosen))
+    assert chosen.fitted(raw, 8, 0, FitOptions(codes="whitened")).record["fitted"]["codes"] == (
+        "whitened"
+    )
+    other = fitted.fitted(raw, 8, 0, FitOptions(purpose="copies"))
+    assert (other.fine, other.chosen, other.averages) == ("pool", {}, False)
+    assert (
+        fitted.files["rotation.npz"]
+        == (
+            general.fitted(raw, 8, 0, FitOptions(purpose="classes", codes="itq")).files[
+                "rotation.npz"
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize("key", sorted(CHOSEN))
+@pytest.mark.parametrize("value", [None, True, [1], {"x": 1}, [{}], "pets"], ids=repr)
+def test_a_choice_that_cannot_be_read_is_one_line(key: str, value: object) -> None:
+    broken = {**CHOSEN, "fine_before": "pool", key: value}
+    record = {**trained_model().record, "chosen": broken}
+    files = {name: data for name, data in trained_model().files.items() if name != "model.json"}
+    if value == "pets" and key not in ("for", "queries", "gallery", "candidates", "score", "error"):
+        assert Model(with_record(files, record)).chosen == broken
+        return
+    with pytest.raises(ModelError, match="'chosen' is"):
+        Model(with_record(files, record))
 
 
 @pytest.mark.parametrize(

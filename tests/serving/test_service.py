@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 from tests.conftest import write_classes
 from tests.servers import LONG, ask, jpeg, problem, serving, small_index
 from wingbar.errors import StoreError
-from wingbar.index.index import Index
+from wingbar.index.index import Index, store_of
 from wingbar.index.sqlite_file import remove_index
 from wingbar.serving.service import Service
 from wingbar.serving.settings import Limits, Settings
@@ -64,6 +65,22 @@ def test_every_fine_stage_by_picture_and_by_id(
     ).json()
     assert raw["fine"] == by_id["fine"] == fine
     assert [hit["id"] for hit in raw["hits"]] == [hit["id"] for hit in by_id["hits"]]
+
+
+def test_the_fine_mode_that_was_chosen_answers_what_names_none(
+    shared_index_path: Path, shared_photos: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(shared_index_path, tmp_path / "a.wb"))
+    with Index.open(path) as index:
+        chosen = {"for": "copies", "name": "general", "reason": "it rains", "candidates": []}
+        store = store_of(index)
+        with store.writing():
+            store.set_model(index.model.as_chosen({**chosen, "fine": "ties"}).files)
+    picture = (shared_photos / "blue" / "002.jpg").read_bytes()
+    with serving(Settings(index=path)) as client:
+        assert client.get("/api/info").json()["fine"] == "ties"
+        assert ask(client, picture).json()["fine"] == "ties"
+        assert ask(client, picture, fine="pool").json()["fine"] == "pool"
 
 
 def test_a_batch_has_an_answer_for_each_query(client: httpx.Client, shared_photos: Path) -> None:

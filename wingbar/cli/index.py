@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wingbar.cli.chosen import chosen_sentence, chosen_table
 from wingbar.cli.options import (
     CONTINUES,
     NOTHING_YET,
@@ -37,6 +38,7 @@ from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
     from wingbar.data.records import Images
+    from wingbar.evaluation.choosing import Choice
     from wingbar.index.engine import Place
     from wingbar.index.index import Index, IndexInfo
     from wingbar.index.refit import RefitReport
@@ -75,8 +77,11 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="a model directory, another index whose model is taken, or general (the default): no "
-        "labels, no training",
+        action="append",
+        default=[],
+        help="a model directory, the name of an installed model, another index whose model is "
+        "taken, or general (the default): no labels, no training; with --for it may be repeated, "
+        "and what suits the images best is taken",
     )
     parser.add_argument(
         "--also",
@@ -93,7 +98,9 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
         choices=PURPOSES,
         help="what a label-free index is searched for: copies of a picture, the same thing "
         "(instances, the default), or things of the same kind (classes: each picture is averaged "
-        "with its nearest neighbours, and so is each query)",
+        "with its nearest neighbours, and so is each query); a new index then tries each --model "
+        "(default: general and all that are installed), the kinds of codes and the fine modes on a "
+        "sample of the images, takes what is best and says so",
     )
     parser.add_argument(
         "--codes",
@@ -187,26 +194,33 @@ def index(args: argparse.Namespace) -> int:
         refuse_flags(args, _OF_IMAGES, "is about images, and --refit takes those of the index")
     if args.encoder is not None and not args.refit:
         raise WingbarError("images are added for both encoders: --with goes with --refit")
+    if len(args.model) > 1 and args.purpose is None:
+        raise WingbarError(
+            "several models are candidates for a purpose: add --for copies, instances or classes, "
+            "or name one model"
+        )
     also = None if args.also is None else model_at(args.also)
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
-    opened = (
-        Index.open(path)
-        if args.refit or exists(path)
-        else Index.create(
+    choice = None
+    if args.refit or exists(path):
+        opened = Index.open(path)
+    else:
+        if args.purpose is not None:
+            choice = _chosen(args, sources)
+        opened = Index.create(
             path,
-            model_at(args.model or "general"),
+            model_at((args.model or ["general"])[0]) if choice is None else choice.model,
             features=args.features or "float16",
             also=also,
         )
-    )
     with opened as found:
         if args.features not in (None, found.kept):
             raise WingbarError(
                 f"{path} keeps features as {found.kept}: leave --features out, or make a copy with "
                 f"wingbar copy {path} NEW.wb --features {args.features}"
             )
-        if args.model:
-            _check_model(args.model, found)
+        if args.model and choice is None:
+            _check_models(args, found)
         if also is not None:
             found.add_encoder(also)
         if args.refit:
@@ -258,8 +272,13 @@ def index(args: argparse.Namespace) -> int:
         print_failures(report.failed)
         print_result(
             args,
-            {"index": str(path), "items": len(found), **asdict(report)},
-            _add_text(path, len(found), report),
+            {
+                "index": str(path),
+                "items": len(found),
+                **asdict(report),
+                "chosen": None if choice is None else _choice_record(choice),
+            },
+            "\n".join([*_choice_lines(choice), _add_text(path, len(found), report)]),
         )
         if len(found) >= codes.COMPILED_FROM and not isinstance(path, Url):
             for name in found.encoders:
@@ -279,7 +298,8 @@ INDEX = Verb(
     examples="wingbar index photos.wb photos/\n"
     "wingbar index photos.wb catalogue.csv --split gallery --bits 48\n"
     "wingbar index shop.wb catalogue.csv --sync\n"
-    "wingbar index photos.wb photos/ --also models/dinov2-small",
+    "wingbar index photos.wb photos/ --also models/dinov2-small\n"
+    "wingbar index photos.wb photos/ --for copies --model general --model models/dinov2-small",
     flags=index_flags,
     run=index,
     stopped=NOTHING_YET,
@@ -298,7 +318,8 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
         "path",
         metavar="PATH",
         nargs="?",
-        help="an index (file or URL), a model directory, or general",
+        help="an index (file or URL), a model directory, the name of an installed model, or "
+        "general",
     )
     add_all_flag(parser)
     parser.add_argument(
@@ -337,6 +358,7 @@ def info_flags(parser: argparse.ArgumentParser) -> None:
 def info(args: argparse.Namespace) -> int:
     """Print what an index or a model is, or the cost of a method's network."""
     from wingbar.index.index import Index
+    from wingbar.model.installed import directory_of
     from wingbar.model.model import Model
 
     if args.method is None:
@@ -354,7 +376,7 @@ def info(args: argparse.Namespace) -> int:
     if args.method is not None:
         record = _cost(args)
         text = table_text(record)
-    elif args.path == "general" or (Path(args.path) / "model.json").is_file():
+    elif args.path == "general" or (directory_of(args.path) / "model.json").is_file():
         record = model_record(Model.load(args.path))
         text = _model_text(args.path, record)
     else:
@@ -363,7 +385,9 @@ def info(args: argparse.Namespace) -> int:
             text = _index_text(found, info)
         record = asdict(info)
     if args.all and args.method is None:
-        text += "\n" + table_text(record)
+        table = chosen_table(record["chosen"]) if record.get("chosen") else ""
+        shown = {key: value for key, value in record.items() if key != "chosen"}
+        text = "\n".join([text, *([table] if table else []), table_text(shown)])
     print_result(args, record, text)
     return 0
 
@@ -499,16 +523,62 @@ def _images(args: argparse.Namespace, name: str) -> Images:
     return chosen
 
 
-def _check_model(name: str, found: Index) -> None:
-    """Raise WingbarError, naming both models, when `name` is not the model of the index."""
+def _check_models(args: argparse.Namespace, found: Index) -> None:
+    """Raise WingbarError where --model is not the model of an index that was there. Several are
+    candidates, and were tried when it was made: by the same command, which goes on with it."""
     from wingbar.index.index import is_same_model, model_at
 
-    wanted, own = model_at(name), found.model
-    if not is_same_model(wanted, own):
+    wanted, own = [model_at(name) for name in args.model], found.model
+    is_own = any(is_same_model(model, own) for model in wanted)
+    if len(wanted) > 1 and not (is_own and own.chosen.get("for") == args.purpose):
         raise WingbarError(
-            f"{found.path} was made with {own}, not with {wanted}: leave --model out, or name a "
+            f"{found.path} was made with {own} and keeps it: leave --model out, or name a new "
+            "index to have candidates tried"
+        )
+    if not is_own:
+        raise WingbarError(
+            f"{found.path} was made with {own}, not with {wanted[0]}: leave --model out, or name a "
             "new index"
         )
+
+
+def _chosen(args: argparse.Namespace, sources: Sequence[Images]) -> Choice:
+    """What suits the images of a new index; said at once, as they may take long to index."""
+    from wingbar.evaluation.choosing import choose_model
+
+    with progress_bars() as progress:
+        choice = choose_model(
+            sources,
+            args.model or None,
+            purpose=args.purpose,
+            bits=args.bits,
+            codes=args.codes,
+            adapt=args.adapt,
+            seed=args.seed,
+            threads=args.threads,
+            progress=progress,
+        )
+    for note in choice.notes:
+        print_message(note)
+    print_message(f"in {choice.seconds:.1f} s: {chosen_sentence(choice.chosen)}")
+    return choice
+
+
+def _choice_record(choice: Choice) -> dict[str, Any]:
+    return {
+        **choice.chosen,
+        "images_per_second": dict(choice.images_per_second),
+        "seconds": choice.seconds,
+        "notes": list(choice.notes),
+    }
+
+
+def _choice_lines(choice: Choice | None) -> list[str]:
+    """The table of what was tried, and what was taken."""
+    if choice is None:
+        return []
+    table = chosen_table(choice.chosen, choice.images_per_second)
+    return [*([table] if table else []), chosen_sentence(choice.chosen)]
 
 
 def _warm_up(bits: int) -> None:
@@ -611,6 +681,8 @@ def _index_text(found: Index, info: IndexInfo) -> str:
     if how := _how(found.model.record.get("fitted", {})):
         sample = found.model.record["fitted"].get("sample", 0)
         lines.append(f"Codes learned from {counted(sample, noun)}{how}.")
+    if info.chosen:
+        lines.append(chosen_sentence(info.chosen))
     lines.append(
         f"Model: {found.model}, features of {info.dim:,} numbers{as_int8}; searches use "
         f"fine={info.fine}."

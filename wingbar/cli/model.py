@@ -64,7 +64,11 @@ def import_flags(parser: argparse.ArgumentParser) -> None:
         "library fetches its weights",
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", required=True, help="the model directory to create"
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="the model directory to create (default: one of the model's name in the folder of "
+        "models, where --model NAME finds it and index --for tries it)",
     )
     parser.add_argument("--name", help="what the model is called (default: the name of the source)")
     fetched = parser.add_argument_group("of encoders by name")
@@ -145,12 +149,12 @@ def import_flags(parser: argparse.ArgumentParser) -> None:
 
 def import_model(args: argparse.Namespace) -> int:
     """Make a model directory of an encoder that was made elsewhere."""
-    output = Path(args.output)
     if (args.source is None) == (args.torch is None):
         raise WingbarError(
             "name an encoder (wingbar model list) or a file, or a network by --torch"
         )
-    require_folder(args.output)
+    output = _default_output(args) if args.output is None else Path(args.output)
+    require_folder(str(output))
     if (output / "model.json").exists():
         raise WingbarError(f"{output} holds a model already: name another directory")
     if args.torch is not None:
@@ -167,16 +171,17 @@ def import_model(args: argparse.Namespace) -> int:
         _refuse(args, _OF_FILES, "is for files")
         model = _fetched(args, output)
     model.save(output)
-    print_result(args, model_record(model), _imported_text(model, args.output))
+    record = {**model_record(model), "directory": str(output)}
+    print_result(args, record, _imported_text(model, output, args.output is None))
     return 0
 
 
 IMPORT = Verb(
     name="import",
     summary="Make a model of an image encoder: by name, of an ONNX file, of timm or torchvision.",
-    examples="wingbar model import dinov2-small -o models/dinov2\n"
-    "wingbar model import model.onnx --size 224 --pool cls -o models/own\n"
-    "wingbar index photos.wb photos/ --model models/dinov2",
+    examples="wingbar model import dinov2-small\n"
+    "wingbar index photos.wb photos/ --model dinov2-small\n"
+    "wingbar model import model.onnx --size 224 --pool cls -o models/own",
     flags=import_flags,
     run=import_model,
 )
@@ -190,18 +195,25 @@ def list_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def list_encoders(args: argparse.Namespace) -> int:
-    """Print what is known about each encoder."""
+    """Print what is known about each encoder, and which models are installed."""
     from wingbar.data.encoders import ENCODERS
+    from wingbar.model import installed
 
     known = list(ENCODERS.values())
-    record = {"encoders": [{**asdict(one), "urls": one.urls()} for one in known]}
-    print_result(args, record, "\n".join(map(_line, known)))
+    there = [one.name for one in installed.installed()]
+    record = {
+        "encoders": [{**asdict(one), "urls": one.urls()} for one in known],
+        "folder": str(installed.folder()),
+        "installed": there,
+    }
+    lines = [*map(_line, known), f"In {installed.folder()}: {', '.join(there) or 'no models'}"]
+    print_result(args, record, "\n".join(lines))
     return 0
 
 
 LIST = Verb(
     name="list",
-    summary="List the encoders that can be imported by name, with their sizes and licences.",
+    summary="List the encoders that can be imported by name, and the models that are installed.",
     examples="wingbar model list",
     flags=list_flags,
     run=list_encoders,
@@ -216,6 +228,18 @@ MODEL = Group(
     examples="wingbar model list\nwingbar model import dinov2-small -o models/dinov2",
     verbs=(IMPORT, LIST),
 )
+
+
+def _default_output(args: argparse.Namespace) -> Path:
+    """The directory of a model's own name in the folder of models."""
+    from wingbar.model.installed import folder
+
+    source = Path(args.source or args.torch.split(":")[-1])
+    is_file = source.suffix in (".onnx", ".pt")
+    name: str = args.name or (source.stem if is_file else source.name)
+    if Path(name).name != name or name in ("general", ".."):
+        raise WingbarError(f"{name!r} cannot be the name of a directory: name one by -o")
+    return folder() / name
 
 
 def _refuse(args: argparse.Namespace, flags: Sequence[str], reason: str) -> None:
@@ -397,7 +421,8 @@ def _three(text: str | None, flag: str) -> tuple[float, float, float] | None:
     return red, green, blue
 
 
-def _imported_text(model: Model, path: str) -> str:
+def _imported_text(model: Model, path: Path, is_installed: bool) -> str:
+    name = path.name if is_installed else path
     lines = [f"{path}: {model}, features of {model.dim:,} numbers"]
     if model.batch == 1:
         lines.append(
@@ -406,5 +431,5 @@ def _imported_text(model: Model, path: str) -> str:
         )
     if model.has_text:
         lines.append('It knows texts: wingbar search photos.wb --text "red dress"')
-    lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
+    lines.append(f"Next: wingbar index photos.wb photos/ --model {name}")
     return "\n".join(lines)

@@ -11,10 +11,10 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, SupportsInt, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Self, SupportsInt, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,8 @@ class IndexInfo:
     features: how a feature is kept: "float16" or "int8".
     also: the same of the second encoder, whose `items` are those that it has encoded; None where
         there is none.
+    chosen: what the model was chosen for and by which figures, as model.json says it; empty where
+        it was not chosen.
     """
 
     items: int
@@ -102,6 +104,7 @@ class IndexInfo:
     fine: str
     features: str
     also: IndexInfo | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class Deleted(int):
@@ -986,6 +989,7 @@ class Index:
             fine=self.model.fine,
             features=self._store.kept,
             also=also,
+            chosen=self.model.chosen,
         )
 
     # -- read what is stored; everything is ordered by ascending id
@@ -1140,6 +1144,8 @@ def _require_as_fitted(path: Place, model: Model, options: FitOptions) -> None:
     if not model.gives_codes or options == FitOptions():
         return
     if not model.is_label_free:
+        if options == FitOptions(purpose=model.chosen.get("for")):
+            return  # the purpose that it was chosen for
         raise ModelError(
             f"{path} has codes of {model}, which was trained: leave --codes and --for out"
         )

@@ -82,6 +82,17 @@ class FitOptions:
         purpose = self.purpose or _known(fitted.get("for"), PURPOSES)
         return FitOptions(codes=codes, purpose=purpose, adapt=adapt)
 
+    def or_chosen(self, chosen: Mapping[str, Any]) -> FitOptions:
+        """These options, and where they leave something open what was chosen for the same purpose,
+        by the part "chosen" of a model.json."""
+        purpose = _known(chosen.get("for"), PURPOSES)
+        if purpose is None or self.purpose not in (None, purpose):
+            return self
+        codes = self.codes
+        if codes is None and self.adapt != "labels":
+            codes = _known(chosen.get("codes"), CODES)
+        return FitOptions(codes=codes, purpose=purpose, adapt=self.adapt)
+
 
 def _known(value: object, names: Sequence[str]) -> str | None:
     return value if isinstance(value, str) and value in names else None

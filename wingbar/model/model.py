@@ -20,7 +20,7 @@ from wingbar import images
 from wingbar.errors import ModelError, QueryError, one_line
 from wingbar.files import write_whole
 from wingbar.hamming import codes
-from wingbar.model import averaging, fitting, itq, random_pairs, runtime
+from wingbar.model import averaging, fitting, installed, itq, random_pairs, runtime
 from wingbar.model.random_pairs import RandomPairs
 from wingbar.model.text import TOKENIZER, TOWER, TextEncoder, TextForm
 from wingbar.parallel import BATCH, batched, cores, in_order, interruptible
@@ -134,16 +134,17 @@ class Model:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = "general") -> Model:
-        """The model in the directory `path`, or the built-in one for "general".
+        """The model in the directory `path`, or by its name one that is installed (installed.py),
+        or the built-in one for "general".
 
         Raises ModelError when there is none, when a file is not the one that model.json
         describes, or when it is no regular file inside of the directory.
         """
-        folder = GENERAL if path == "general" else Path(path)
+        folder = GENERAL if path == "general" else installed.directory_of(path)
         if not (folder / "model.json").is_file():
             raise ModelError(
-                f"no model in {folder}: a model is a directory that holds model.json, or the word "
-                "general"
+                f"no model in {os.fspath(path)}: a model is a directory that holds model.json, or "
+                "the name of one in the folder of models (wingbar model list), or general"
             )
         try:
             data = _read_file(folder, "model.json")
@@ -231,6 +232,13 @@ class Model:
         if not self.gives_codes:
             return None
         return RandomPairs.from_record(fitted.get("random_pairs"), self.bits)
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """What it was chosen for and by which figures (evaluation/choosing.py); empty for a model
+        that was not chosen."""
+        found: Mapping[str, Any] = self.record.get("chosen", {})
+        return found
 
     @property
     def averages(self) -> bool:
@@ -392,6 +400,9 @@ class Model:
         of n images with these labels, if any. `look` is called now and then meanwhile; what it
         raises ends the fit.
 
+        What `options` leave open is as it was chosen, where the model was chosen for a purpose
+        (`chosen`). Fitted for another one, it is the model that it was before.
+
         Raises ModelError when the model has codes of its own or `bits` is out of range.
         """
         if not self.is_label_free:
@@ -399,6 +410,9 @@ class Model:
                 f"{self.name} was trained with {self.method} and has codes of its own: nothing to "
                 "fit"
             )
+        options = (options or fitting.FitOptions()).or_chosen(self.chosen)
+        if self.chosen and options.purpose != self.chosen["for"]:
+            return self.as_before_choice().fitted(raw, bits, seed, options, labels)
         try:
             # vectors are kept as they are
             fit = interruptible(
@@ -415,7 +429,7 @@ class Model:
             )
         except ValueError as error:
             raise ModelError(str(error)) from None
-        chance = _random_pairs(fit.rotation, raw, bool(options and options.purpose == "classes"))
+        chance = _random_pairs(fit.rotation, raw, options.purpose == "classes")
         shape = {"sample": len(raw), "bits": bits, "dim": fit.rotation.dim, "seed": seed}
         told = {} if chance is None else {"random_pairs": chance.record()}
         rotation = {"rotation.npz": fit.rotation.to_bytes()}
@@ -430,6 +444,23 @@ class Model:
         kept = {name: data for name, data in changed.items() if data is not None}
         return Model(with_record(kept, {**self.record, **(record or {})}))
 
+    def as_chosen(self, chosen: Mapping[str, Any]) -> Model:
+        """This model with a record of what it was chosen for, by which figures, and with which fine
+        mode, "fine", that searches then use by default. Leaves `fine` as it is without one."""
+        before = self.as_before_choice()
+        fine = chosen.get("fine") or before.fine
+        told = {**chosen, "fine": fine, "fine_before": before.fine}
+        return before.altered({}, {"fine": fine, "chosen": told})
+
+    def as_before_choice(self) -> Model:
+        """This model as if it had been chosen for nothing, with its own fine mode."""
+        if not self.chosen:
+            return self
+        record = {key: value for key, value in self.record.items() if key != "chosen"}
+        files = {name: data for name, data in self.files.items() if name != "model.json"}
+        fine = self.chosen["fine_before"]
+        return Model(with_record(files, {**record, "fine": fine}), self._threads)
+
     def opened(self) -> Model:
         """This trained model with codes left open, as a label-free model: the network gives its
         features, and each index learns codes from those of its own images. That is for classes that
@@ -439,7 +470,7 @@ class Model:
         """
         if self.is_label_free:
             raise ModelError(f"{self.name} learns its codes from each index already")
-        closed = ("bits", "format", "files", "held_out_map", "proven")
+        closed = ("bits", "format", "files", "held_out_map", "proven", "chosen")
         record = {key: value for key, value in self.record.items() if key not in closed}
         files = {"model.onnx": self.files["model.onnx"]}
         opened = {"name": f"{self.name}-open", "method": "itq", "opened": self.method}
@@ -732,6 +763,30 @@ def _is_fitting(value: Any) -> bool:
     )
 
 
+def _is_choice(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("for") not in fitting.PURPOSES:
+        return False
+    is_measured = "score" in value
+    texts = ["name", "fine", "fine_before", *(["measure", "codes"] if is_measured else ["reason"])]
+    figures = ("score", "error", "queries", "gallery") if is_measured else ()
+    return (
+        all(_is_text(value.get(key)) for key in texts)
+        and _are_scores({key: value.get(key) for key in figures})
+        and isinstance(value.get("candidates"), list)
+        and all(map(_is_candidate, value["candidates"]))
+    )
+
+
+def _is_candidate(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("name"))
+        and _is_text(value.get("fingerprint"))
+        and isinstance(value.get("scores"), dict)
+        and all(map(_are_scores, value["scores"].values()))
+    )
+
+
 _PARTS: dict[str, Callable[[Any], bool]] = {
     "files": _are_files,
     "name": _is_text,
@@ -746,6 +801,7 @@ _OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "proven": _is_object,
     "classes": _are_classes,
     "fitted": _is_fitting,
+    "chosen": _is_choice,
     "held_out_map": _are_scores,
     "config": _is_object,
     "weights": _is_object,

@@ -1,0 +1,34 @@
+"""Models that are there for every index of this user, in one folder, each in a directory of its own
+name: where `wingbar model import` puts them, and what `wingbar index --for` chooses among."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def folder() -> Path:
+    """Where they are: $WINGBAR_MODELS, or wingbar/models below $XDG_DATA_HOME or ~/.local/share. It
+    need not exist."""
+    if own := os.environ.get("WINGBAR_MODELS"):
+        return Path(own)
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "wingbar" / "models"
+
+
+def installed() -> list[Path]:
+    """Their directories, by name."""
+    try:
+        inside = list(folder().iterdir())
+    except OSError:
+        return []
+    return sorted(one for one in inside if (one / "model.json").is_file())
+
+
+def directory_of(name: str | os.PathLike[str]) -> Path:
+    """The directory that `name` means: itself, or where there is none and it is a plain name, that
+    of the model of this name in the folder."""
+    given = Path(name)
+    if given.name == os.fspath(name) and not given.exists():
+        return folder() / given
+    return given
