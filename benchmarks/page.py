@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     from playwright.sync_api import CDPSession, Page
 
 FRAMES = 300
-PATIENCE = 20  # seconds after which no more results are expected
+PATIENCE = 20  # seconds after which nothing more is expected of the page
 
 # Resolves to the times between the end of the answer to a search and two frames.
-SEARCH = """async (place) => {
+SEARCH = """async ([place, patience]) => {
   performance.clearResourceTimings();
   const grid = document.getElementById("grid");
-  const frame = () => new Promise(requestAnimationFrame);
+  const end = performance.now() + 1000 * patience;
+  const frame = () => new Promise((resolve, reject) => {
+    if (performance.now() < end) requestAnimationFrame(resolve);
+    else reject(new Error(`the page did not show the first row within ${patience} s`));
+  });
   const before = location.href;
   document.querySelectorAll(".card")[place].querySelector(".hit").click();
   while (location.href === before) await frame();
@@ -51,7 +55,8 @@ SEARCH = """async (place) => {
   const top = Math.min(...[...grid.children].map((card) => card.offsetTop));
   const row = () => [...grid.querySelectorAll(".card")].filter((card) => card.offsetTop === top);
   const isLoaded = (img) => img.complete && img.naturalWidth > 0;
-  while (!row().every((card) => isLoaded(card.querySelector("img")))) await frame();
+  const isDone = (card) => card.matches(".missing") || isLoaded(card.querySelector("img"));
+  while (!row().every(isDone)) await frame();
   await frame();
   return [shown, performance.now() - answer().responseEnd];
 }"""
@@ -78,7 +83,7 @@ def searches(page: Page, session: CDPSession, url: str, count: int) -> dict[str,
         page.wait_for_selector(".card")
         page.wait_for_timeout(500)  # thumbnails of the start page
         before = _cost(session)
-        first, row = page.evaluate(SEARCH, place % 20)
+        first, row = page.evaluate(SEARCH, [place % 20, PATIENCE])
         work.append(_cost(session).minus(before).all)
         shown.append(first)
         rows.append(row)
