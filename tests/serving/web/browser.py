@@ -74,7 +74,7 @@ class Tab:
 
     def names(self) -> list[str]:
         """File names of the cards, in their order."""
-        return self.page.locator(".card .file").all_text_contents()
+        return self.page.locator(".card .name").evaluate_all("(all) => all.map((e) => e.title)")
 
     def focused(self) -> str:
         """Id or classes of the element that has the focus."""

@@ -217,8 +217,8 @@ def test_more_like_this_and_back(tab: Open) -> None:
     page.keyboard.press("Enter")
     one.until("(url) => location.href !== url", here)
     page.go_back()
-    one.until("(name) => document.querySelector('.file')?.textContent === name", second[0])
-    assert page.locator(".hit:focus .file").text_content() == second[1]  # where the person was
+    one.until("(name) => document.querySelector('.card .name')?.title === name", second[0])
+    assert page.locator(".hit:focus .name").get_attribute("title") == second[1]  # where the person was
     page.go_back()
     one.until("document.getElementById('title').textContent === 'Like mine.jpg'")
     assert one.names()[:4] == before[:4]

@@ -48,3 +48,6 @@ export function setName(element, name) {
   const parts = name.split(/(?<=[_\-./])/);
   element.replaceChildren(...parts.flatMap((part, i) => (i ? [make("wbr"), part] : [part])));
 }
+
+/** Do something once the next frame is on the screen. @param {() => void} work */
+export const afterFrame = (work) => requestAnimationFrame(() => setTimeout(work));

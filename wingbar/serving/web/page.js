@@ -1,6 +1,6 @@
 // The page for one search: the query, the panel, and its results or the start page.
 
-import { $ } from "./elements.js";
+import { $, afterFrame } from "./elements.js";
 import { grid } from "./grid.js";
 import { goHome } from "./navigation.js";
 import { stopWaiting } from "./outage.js";
@@ -42,16 +42,20 @@ export async function show(next, how) {
   try {
     if (hasQuery()) await showResults(next, signal, how);
     else await showStart(signal, how.least, how.travel);
-    if (hasQuery() && !signal.aborted) {
-      rememberSearch();
-      suggestRegions();
-    }
-    if (how.focus && !signal.aborted) focusFirst();
+    if (signal.aborted) return;
+    if (how.focus) grid.focus();
+    if (hasQuery()) afterFrame(() => signal.aborted || afterResults());
   } catch (error) {
     if (!signal.aborted) report(error, () => show(next, { ...how, back: false }));
   } finally {
     if (!signal.aborted) setBusy(false);
   }
+}
+
+/** What can wait until the results are on the screen. */
+function afterResults() {
+  rememberSearch();
+  suggestRegions();
 }
 
 /** Show all that needs no answer of the server. @param {import("./state.js").Search} next */
@@ -67,8 +71,3 @@ function drawFrame(next) {
   drawPanel();
 }
 
-/** Put the focus on the first result. */
-function focusFirst() {
-  scrollTo(0, 0);
-  grid.focus();
-}
