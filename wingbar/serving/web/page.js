@@ -38,9 +38,10 @@ export async function show(next, how) {
   stopWaiting("view");
   state.running = new AbortController();
   const { signal } = state.running;
-  drawFrame(next);
+  const isThere = next.encoder === null || next.encoder in state.info.by_encoder;
+  drawFrame(isThere ? next : { ...next, encoder: null });
   try {
-    if (hasQuery()) await showResults(next, signal, how);
+    if (hasQuery()) await showResults(state.search, signal, how);
     else await showStart(signal, how.least, how.travel);
     if (signal.aborted) return;
     if (how.focus) grid.focus();
@@ -63,11 +64,12 @@ function drawFrame(next) {
   const before = state.search;
   const sameQuery = next.query === before.query && document.body.dataset.view === "results";
   const sameBox = sameQuery && String(next.box) === String(before.box);
+  const sameSight = sameBox && next.encoder === before.encoder;
   state.search = next;
   const fine = fineOf();
   if (fine !== "none") state.stage = fine;
   document.body.dataset.view = hasQuery() ? "results" : "start";
-  drawQuery(sameQuery, sameBox);
+  drawQuery(sameQuery, sameSight);
   drawPanel();
 }
 
