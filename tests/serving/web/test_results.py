@@ -366,3 +366,31 @@ def test_a_folder_is_added(tab: Open, tmp_path: Path) -> None:
     assert sent == [16, 4]
     page.click("#adding-stop")
     assert page.is_hidden("#adding")
+
+
+@pytest.mark.slow
+def test_a_long_name_is_cut_off_before_its_ending(tab: Open) -> None:
+    one = tab(width=390)
+    page = one.page
+    place = {"name": "a_long_name_of_a_picture_that_was_once_taken_by_a_camera_4444.jpg"}
+    page.route("**/api/search", lambda route: _with_items(route, {"label": None, **place}))
+    page.route("**/api/items/*", lambda route: _with_items(route, {"label": None, **place}))
+    one.open("/?id=7")
+    name = page.locator(".card .name").first
+    assert name.text_content() == place["name"]
+    assert name.locator(".stem").evaluate("(e) => e.scrollWidth > e.clientWidth")
+    ends = "(e) => [e.getBoundingClientRect().right, e.parentElement.getBoundingClientRect().right]"
+    right, edge = name.locator(".ending").evaluate(ends)
+    assert right <= edge + 0.5
+    ending = page.locator("#title .ending")
+    ending.wait_for()
+    assert ending.evaluate("(e) => e.getClientRects().length") == 1  # in one line
+
+
+def _with_items(route: Route, changes: dict[str, Any]) -> None:
+    """Answer as the server does, with other items."""
+    answer = route.fetch()
+    record = answer.json()
+    for item in record.get("hits", [record]):
+        item.update(changes)
+    route.fulfill(response=answer, json=record)

@@ -2,7 +2,7 @@
 // and move.
 
 import { bitPaths } from "./bits.js";
-import { $, make, setName } from "./elements.js";
+import { $, make } from "./elements.js";
 import { showPicture } from "./pictures.js";
 import { plural, shownName, withSpaces } from "./words.js";
 
@@ -42,7 +42,10 @@ export function makeCard(entry) {
   img.addEventListener("delayed", () => showGap("The server does not respond"));
   if (entry.available === false) showGap("The file is no longer there");
   const name = /** @type {HTMLElement} */ (item.querySelector(".name"));
-  setName(name, shownName(entry));
+  // where it is too long, it is cut off before the ending of a file
+  const [, stem, ending] = /^(.*?)(\.\w{1,5})?$/s.exec(shownName(entry));
+  name.append(make("span", { className: "stem" }, stem));
+  if (ending) name.append(make("span", { className: "ending" }, ending));
   name.title = entry.name;
   return item;
 }
