@@ -4,8 +4,8 @@ code flipped.
     python benchmarks/grow.py INDEX --items 100000 -o BIG
 
 Features get noise of a tenth of their length and are normalised again. Labels stay the same; the
-paths of the copies lead to the same files by a detour, as /./home/me/cat.jpg, so that the page shows
-pictures. Searches take as long as with as many real pictures, but their results mean nothing.
+paths of the copies lead to the same files by a detour, as /./home/me/cat.jpg, so that the page can
+show them. Searches take as long as with as many real pictures, but their results mean nothing.
 """
 
 from __future__ import annotations

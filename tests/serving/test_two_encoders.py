@@ -142,7 +142,7 @@ def test_an_encoder_that_comes_after_the_start(shared_index_path: Path, tmp_path
 def test_an_upload_is_decoded_once(
     client: httpx.Client, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[object] = []
+    opened: list[bytes] = []
 
     def decode(data: bytes, side: int | None) -> Image.Image:
         opened.append(data)

@@ -48,7 +48,7 @@ def test_the_encoder_that_searches_is_chosen(
         page.click(".card:nth-child(1) .detail")
         with page.expect_request("**/api/match*") as asked:
             page.get_by_role("button", name="What matches").click()
-        assert asked.value.post_data_json["encoder"] == "two"
+        assert '"encoder":"two"' in (asked.value.post_data or "")
         page.keyboard.press("Escape")
         page.go_back()
         shown("one")

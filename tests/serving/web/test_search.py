@@ -218,7 +218,9 @@ def test_more_like_this_and_back(tab: Open) -> None:
     one.until("(url) => location.href !== url", here)
     page.go_back()
     one.until("(name) => document.querySelector('.card .name')?.title === name", second[0])
-    assert page.locator(".hit:focus .name").get_attribute("title") == second[1]  # where the person was
+    assert (
+        page.locator(".hit:focus .name").get_attribute("title") == second[1]
+    )  # where the person was
     page.go_back()
     one.until("document.getElementById('title').textContent === 'Like mine.jpg'")
     assert one.names()[:4] == before[:4]

@@ -8,7 +8,7 @@ import { drawPanel } from "./panel.js";
 import { report } from "./problems.js";
 import { drawQuery, suggestRegions } from "./query.js";
 import { showResults } from "./results.js";
-import { rememberSearch } from "./searches.js";
+import { markSearch, rememberSearch } from "./searches.js";
 import { showStart } from "./start.js";
 import { fineOf, hasQuery, state } from "./state.js";
 import { setBusy } from "./status.js";
@@ -71,5 +71,6 @@ function drawFrame(next) {
   document.body.dataset.view = hasQuery() ? "results" : "start";
   drawQuery(sameQuery, sameSight);
   drawPanel();
+  markSearch();
 }
 
