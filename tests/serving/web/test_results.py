@@ -69,9 +69,13 @@ def test_what_the_model_saw(tab: Open) -> None:
         asked.append(request.post_data_json)
         route.fulfill(content_type="image/png", body=picture_bytes(3, HUES["blue"], "PNG"))
 
-    one.page.route(
-        "**/api/info", lambda route: route.fulfill(json=route.fetch().json() | {"explains": True})
-    )
+    def explaining(route: Route) -> None:
+        record = route.fetch().json()
+        for encoder in record["by_encoder"].values():
+            encoder["explains"] = True
+        route.fulfill(json=record | {"explains": True})
+
+    one.page.route("**/api/info", explaining)
     regions = {"regions": [[5, 5, 40, 40], [50, 20, 40, 40]]}
     one.page.route("**/api/regions**", lambda route: route.fulfill(json=regions))
     one.page.route("**/api/explain**", overlay)

@@ -217,9 +217,9 @@ def test_more_like_this_and_back(tab: Open) -> None:
     page.keyboard.press("Enter")
     one.until("(url) => location.href !== url", here)
     page.go_back()
-    one.until("(name) => document.querySelector('.card .name')?.title === name", second[0])
-    assert (
-        page.locator(".hit:focus .name").get_attribute("title") == second[1]
+    one.until("(name) => document.querySelector('.hit')?.ariaLabel.includes(name)", second[0])
+    assert second[1] in page.locator(".hit:focus").get_attribute(
+        "aria-label"
     )  # where the person was
     page.go_back()
     one.until("document.getElementById('title').textContent === 'Like mine.jpg'")

@@ -46,7 +46,6 @@ export function makeCard(entry) {
   const [, stem, ending] = /^(.*?)(\.\w{1,5})?$/s.exec(shownName(entry));
   name.append(make("span", { className: "stem" }, stem));
   if (ending) name.append(make("span", { className: "ending" }, ending));
-  name.title = entry.name;
   return item;
 }
 
