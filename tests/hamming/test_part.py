@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,6 +118,49 @@ def test_a_misleading_sample_is_noticed() -> None:
     for path in ("words", "planes", "auto"):
         [found] = searchable.nearest(query, 30_000, path=path)
         [expected] = searchable.nearest(query, 30_000, path="numpy")
+        np.testing.assert_array_equal(found.ids, expected.ids)
+
+
+@pytest.mark.parametrize("k", [1, part.ROOM, part.ROOM + 1, part.MOST_ROOM + 1, 80_000, 2**70])
+def test_one_query_finds_as_many_as_there_are(k: int) -> None:
+    """Few and many results are written to arrays of other sizes."""
+    rng = np.random.default_rng(2)
+    packed = rng.integers(0, 2**12, (70_000, 1), np.uint64)
+    searchable = Codes(packed, 12, compiled=True)
+    for radius in (0, 4, 12):
+        [found] = searchable.nearest(packed[:1], k, radius=radius)
+        [expected] = searchable.nearest(packed[:1], k, radius=radius, path="numpy")
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+        assert found.cut == expected.cut
+        assert found.ids.base is None  # no larger array is kept for it
+
+
+def test_a_copy_in_another_place_is_searched_there() -> None:
+    """The compiled loops get addresses, which a copy must not keep."""
+    packed = np.random.default_rng(4).integers(0, 2**48, (60_000, 1), np.uint64)
+    searchable = Codes(packed, 48, compiled=True)
+    [expected] = searchable.nearest(packed[:1], 5)
+    for twin in (pickle.loads(pickle.dumps(searchable)), copy.deepcopy(searchable)):
+        addresses, others = searchable._parts[0].in_memory[1], twin._parts[0].in_memory[1]
+        assert addresses[1] != others[1]
+        [found] = twin.nearest(packed[:1], 5)
+        np.testing.assert_array_equal(found.ids, expected.ids)
+
+
+def test_queries_of_any_layout() -> None:
+    rng = np.random.default_rng(3)
+    packed = rng.integers(0, 2**60, (60_000, 2), np.uint64)
+    searchable = Codes(packed, 124, compiled=True)
+    queries = packed[:4].copy()
+    [expected] = searchable.nearest(queries[1:2], 9)
+    frozen = queries.copy()
+    frozen.flags.writeable = False
+    strided = np.zeros((4, 4), np.uint64)
+    strided[:, ::2] = queries
+    signed: Any = queries.astype(np.int64)
+    for other in (frozen[1:2], strided[1:2, ::2], np.asfortranarray(queries)[1:2], signed[1:2]):
+        [found] = searchable.nearest(other, 9)
         np.testing.assert_array_equal(found.ids, expected.ids)
 
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,8 @@ from wingbar.hamming.part import AllowedRows, Part, merge
 from wingbar.hamming.records import (
     PATHS,
     TYPICAL,
+    Asked,
+    Costs,
     Distances,
     Ids,
     Nearest,
@@ -55,6 +57,7 @@ Ties = Literal["cut", "include"]
 # import) is not needed.
 COMPILED_FROM = 50_000
 UNLIMITED = 2**62  # a k or limit that is never reached
+REMEMBERED = 64  # searches whose checked arguments are kept
 
 
 def words(bits: int) -> int:
@@ -106,6 +109,7 @@ def warm_up(bits: int) -> float:
     searchable = Codes(few, bits, compiled=True)
     searchable.nearest(few[:1], 1)
     searchable.nearest(few[:2], 1)
+    searchable.within(few[:1], 0)
     searchable.nearest(few[:1], 1, allowed=searchable.only(np.arange(3)))
     searchable.distances(few[0])
     return time.perf_counter() - start
@@ -294,29 +298,29 @@ class Codes:
         code is read once for all of them. `path` forces one way to search; the results are always
         the same. Raises ValueError for k < 1 or queries of another length.
         """
-        request = self._request(queries, k, radius, ties, limit, path)
+        asked = self._asked(queries, k, radius, ties, limit, path)
         if len(self._parts) == 1:
             only = None if allowed is None else allowed.parts[0]
-            return self._parts[0].nearest(queries, request, only, self.threads)
+            return self._parts[0].nearest(queries, asked, only, self.threads)
         by_part = [
             part.nearest(
-                queries, request, None if allowed is None else allowed.parts[i], self.threads
+                queries, asked, None if allowed is None else allowed.parts[i], self.threads
             )
             for i, part in enumerate(self._parts)
         ]
-        return [merge(found, request) for found in zip(*by_part, strict=True)]
+        return [merge(found, asked.request) for found in zip(*by_part, strict=True)]
 
     def paths(
         self, queries: Packed, k: int, *, radius: int | None = None, path: Path = "auto"
     ) -> list[Path]:
         """How `nearest` searches for each of these queries [Q, w], asked at once: "numpy", "probe",
         "planes" or "words" (of the large part of the set)."""
-        request = self._request(queries, k, radius, "cut", None, path)
-        return self._parts[0].paths(queries, request)
+        asked = self._asked(queries, k, radius, "cut", None, path)
+        return self._parts[0].paths(queries, asked.request)
 
     # -- helpers
 
-    def _request(
+    def _asked(
         self,
         queries: Packed,
         k: int,
@@ -324,23 +328,33 @@ class Codes:
         ties: Ties,
         limit: int | None,
         path: Path,
-    ) -> Request:
+    ) -> Asked:
         """The checked arguments of `nearest`."""
         if queries.ndim != 2 or queries.shape[1] != self._words:
             shape = list(queries.shape[1:])
             raise ValueError(f"a query of {self.bits} bits is [{self._words}] words, not {shape}")
+        question = k, radius, ties, limit, path
+        asked = self._asked_before.get(question)
+        if asked is not None:
+            return asked
         if path == "planes" and not all(part.table.planes.shape[1] for part in self._parts):
             raise ValueError("these codes have no planes; make them with Codes(..., planes=True)")
-        measured = path == "auto" and self._is_compiled
-        return _request(self.bits, k, radius, ties, limit, path, measured)
+        measured = path == "auto" and any(part.compiled for part in self._parts)
+        asked = _asked(self.bits, *question, of_machine(self.bits) if measured else TYPICAL)
+        if len(self._asked_before) == REMEMBERED:
+            self._asked_before.clear()
+        self._asked_before[question] = asked
+        return asked
+
+    @cached_property
+    def _asked_before(self) -> dict[tuple[object, ...], Asked]:
+        """What was asked of these codes, as checking it anew takes as long as a tenth of a
+        search."""
+        return {}
 
     @cached_property
     def _words(self) -> int:
         return words(self.bits)
-
-    @cached_property
-    def _is_compiled(self) -> bool:
-        return any(part.compiled for part in self._parts)
 
     def _compiled(self, count: int) -> bool:
         """Whether `count` items are searched by the compiled loops."""
@@ -360,19 +374,17 @@ class Codes:
         return new
 
 
-@lru_cache
-def _request(
-    bits: int, k: int, radius: int | None, ties: Ties, limit: int | None, path: Path, measured: bool
-) -> Request:
-    """The checked arguments of `Codes.nearest` for codes of `bits` bits; `measured` is whether the
-    costs of this machine choose the path."""
+def _asked(
+    bits: int, k: int, radius: int | None, ties: Ties, limit: int | None, path: Path, costs: Costs
+) -> Asked:
+    """The checked arguments of `Codes.nearest` for codes of `bits` bits."""
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    k = int(k)
-    most = k if ties == "cut" else UNLIMITED if limit is None else max(int(limit), k)
+    k = min(int(k), UNLIMITED)
+    most = UNLIMITED if limit is None else min(int(limit), UNLIMITED)
+    most = k if ties == "cut" else max(most, k)
     within = bits if radius is None else max(-1, min(int(radius), bits))
-    costs = of_machine(bits) if measured else TYPICAL
-    return Request(k, most, within, PATHS[path], costs)
+    return Asked.of(Request(k, most, within, PATHS[path], costs))
 
 
 def merge_nearest(found: Sequence[Nearest], k: int, limit: int) -> Nearest:

@@ -80,6 +80,16 @@ def trailing_zeros(typing, word):
 
 
 @intrinsic
+def pointer(typing, address):
+    """An address in memory, an integer, as what `numba.carray` makes an array of."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(address), emit
+
+
+@intrinsic
 def prefetch(typing, array, index):
     """Start to read the element `index` of a contiguous array, counted through all its axes. No
     index is an error."""

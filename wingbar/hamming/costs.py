@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from wingbar import files
-from wingbar.hamming.part import Part, plain
-from wingbar.hamming.records import ALL_ROWS, PROBE, SCAN, TYPICAL, Costs, Request
+from wingbar.hamming.part import Part
+from wingbar.hamming.records import ALL_ROWS, PROBE, SCAN, TYPICAL, Asked, Costs, Request
 
 _CODES = 1 << 20  # that are measured with
 _SPREAD = 1 << 24  # 64 MiB of 4 bytes: more than a cache holds
@@ -82,17 +82,17 @@ def measure(size: int) -> Costs:
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 2 ** min(bits, 64), (_CODES, -(-bits // 64)), np.uint64)
     part = Part.build(drawn, bits, np.arange(_CODES), True, pay())
-    table, fields = part.table, part.fields
+    table, there = part.table, part.in_memory
     queries = rng.integers(0, 2 ** min(bits, 64), (_QUERIES, drawn.shape[1]), np.uint64)
-    queries = queries.astype(table.unique.dtype)
-    scan = plain(Request(10, 10, bits, SCAN))
+    comparable = queries.astype(table.unique.dtype)
+    scan = Asked.of(Request(10, 10, bits, SCAN))
     listed = np.sort(rng.choice(_CODES, _CODES // 16, replace=False)).astype(np.int64)
-    scanned = _ns(lambda: kernels.nearest(fields, queries[0], scan, ALL_ROWS, 0, part.size))
-    shared = _ns(lambda: kernels.nearest_many(fields, queries, scan, ALL_ROWS, 1 << 16))
-    by_row = _ns(lambda: kernels.nearest_listed(fields, queries[0], scan, listed))
-    probe = plain(Request(_UNLIMITED, _UNLIMITED, _RADIUS[size], PROBE))
+    scanned = _ns(lambda: part.searched(queries[0], scan, ALL_ROWS, 0, part.size))
+    shared = _ns(lambda: kernels.nearest_many(*there, comparable, scan.numbers, ALL_ROWS, 1 << 16))
+    by_row = _ns(lambda: kernels.nearest_listed(*there, queries[0], scan.numbers, listed))
+    probe = Asked.of(Request(_UNLIMITED, _UNLIMITED, _RADIUS[size], PROBE))
     probed = _ns(
-        *(partial(kernels.nearest, fields, q, probe, ALL_ROWS, 0, part.size) for q in queries)
+        *(partial(part.searched, query, probe, ALL_ROWS, 0, part.size) for query in queries)
     )
     slower = probed / _QUERIES / expected(_RADIUS[size], table.heads.shape[0])
     near = _ns_elsewhere(table.sketches.reshape(-1), rng)

@@ -2,18 +2,21 @@
 without importing the compiler: here what answers a query. It probes (`probing.py`) or scans, by
 bit planes (`planes.py`) or by words (`words.py`), as the cost model decides.
 
-Shapes as in `records.py`. Table and Request come as plain tuples of their fields, which numba takes
-over in a third of the time of records: 5 us of a query that takes 20. The `allowed` rows of a
-search are a bitmap, [ceil(N / 64)] uint64, or empty for all rows.
+Shapes as in `records.py`. What comes from Python has the form that numba takes over fastest, as
+that is a good part of a search of some microseconds: of a Table only `unique` and the addresses of
+the rest, a Request as an array of its numbers, one query as it is; and the answer for few items is
+written to arrays that were made in Python. The `allowed` rows of a search are a bitmap,
+[ceil(N / 64)] uint64, or empty for all rows.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba.np.numpy_support import carray
 
 from wingbar.hamming import planes, words
 from wingbar.hamming.building import sort
-from wingbar.hamming.compiling import compiled, inlined, prefetch
+from wingbar.hamming.compiling import compiled, inlined, pointer, prefetch
 from wingbar.hamming.found import BLOCK, ENTRIES, ITEMS, THRESHOLD, Found, forget
 from wingbar.hamming.probing import probe
 from wingbar.hamming.records import AUTO, PROBE, TRY_PROBE, WORDS, Costs, Request, Table
@@ -175,20 +178,57 @@ def _write(table, allowed, found, out_rows, out_distances):
 
 
 @inlined
-def _request_of(asked):
-    """The Request whose plain tuple this is."""
-    k, limit, radius, path, costs = asked
-    return Request(k, limit, radius, path, Costs(*costs))
+def _table_at(unique, addresses):
+    """The Table of these distinct codes whose other arrays are at `addresses` (Table.addresses).
+    Whoever calls keeps them alive."""
+    at = addresses
+    return Table(
+        at[0],
+        unique,
+        carray(pointer(at[1]), (at[2],), np.uint32),
+        carray(pointer(at[3]), (at[4],), np.uint32),
+        carray(pointer(at[5]), (at[6],), np.uint32),
+        carray(pointer(at[7]), (at[8], at[9]), np.uint32),
+        carray(pointer(at[10]), (at[11], at[12]), np.uint32),
+        carray(pointer(at[13]), (at[14], at[15]), np.uint32),
+        carray(pointer(at[16]), (at[17], at[18], at[19]), np.uint64),
+    )
+
+
+@inlined
+def _request_of(numbers):
+    """The Request whose numbers these are."""
+    k, limit, radius, path = (
+        np.int64(numbers[0]),
+        np.int64(numbers[1]),
+        np.int64(numbers[2]),
+        np.int64(numbers[3]),
+    )
+    bucket = (numbers[6], numbers[7], numbers[8])
+    costs = Costs(numbers[4], numbers[5], bucket, numbers[9], numbers[10], numbers[11])
+    return Request(k, limit, radius, path, costs)
+
+
+@inlined
+def _comparable(table, query):
+    """A query [w] uint64 in the type of the codes."""
+    own = np.empty(query.size, table.unique.dtype)
+    for i in range(query.size):
+        own[i] = query[i]
+    return own
 
 
 @compiled
-def nearest(fields, query, asked, allowed, low, high):
-    """The items nearest to one query [w], as a Request asks; scans only the codes low <= u < high.
+def nearest(unique, addresses, query, numbers, allowed, low, high, rows, distances):
+    """The items nearest to one query [w] uint64, as a Request asks; scans only the codes
+    low <= u < high.
 
-    Returns their rows [n] and distances [n] int64 ordered by (distance, row), and how many there
-    would be without `limit`, or -1 if TRY_PROBE gave up.
+    Returns how many there would be without `limit`, or -1 if TRY_PROBE gave up. If those within the
+    limit have room in `rows` and `distances` [room] int64, they are written to their beginning,
+    ordered by (distance, row).
     """
-    table, request = Table(*fields), _request_of(asked)
+    table, request = _table_at(unique, addresses), _request_of(numbers)
+    query = _comparable(table, query)
     room = FIRST_ROOM + 4 * min(request.k, 2048)
     found = Found(
         request.k,
@@ -216,21 +256,23 @@ def nearest(fields, query, asked, allowed, low, high):
         if state[ITEMS] < request.k and state[THRESHOLD] < bound:  # the sample was misleading
             forget(found, bound)
             found = _scan_all(table, allowed, query, sliced, found, low, high)
-    rows = np.empty(min(request.limit, state[ITEMS]), np.int64)
-    distances = np.empty(rows.size, np.int64)
-    _write(table, allowed, found, rows, distances)
-    return rows, distances, np.int64(-1) if request.path == TRY_PROBE and not done else state[ITEMS]
+    if request.path == TRY_PROBE and not done:
+        return np.int64(-1)
+    count = min(request.limit, state[ITEMS])
+    if count <= rows.size:
+        _write(table, allowed, found, rows[:count], distances[:count])
+    return state[ITEMS]
 
 
 @compiled
-def nearest_many(fields, queries, asked, allowed, room):
+def nearest_many(unique, addresses, queries, numbers, allowed, room):
     """`nearest` for queries [Q, w], which share every tile of codes while it is in the cache.
 
     Returns the rows [n] and distances [n] of all results, one query after the other; where those
     of each query begin [Q + 1]; and their numbers without `limit` [Q], or -1 for a query with more
     than `room` candidates, which has to be searched for alone.
     """
-    table, request = Table(*fields), _request_of(asked)
+    table, request = _table_at(unique, addresses), _request_of(numbers)
     count, size = len(queries), table.starts.size - 1
     found = Found(
         request.k,
@@ -308,10 +350,10 @@ def _is_sampled(table, allowed, request, size):
 
 
 @compiled
-def nearest_listed(fields, query, asked, listed):
-    """`nearest` for one query [w] among few rows, `listed` [A] int64 ascending, each of them
-    compared by itself; returns rows [n], distances [n] and the number without `limit`."""
-    table, request = Table(*fields), _request_of(asked)
+def nearest_listed(unique, addresses, query, numbers, listed):
+    """`nearest` among few rows, `listed` [A] int64 ascending, each of them compared by itself."""
+    table, request = _table_at(unique, addresses), _request_of(numbers)
+    query = _comparable(table, query)
     distances = np.empty(listed.size, np.uint16)
     histogram = np.zeros(table.bits + 2, np.int64)
     for i in range(listed.size):

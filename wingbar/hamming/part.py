@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from types import ModuleType
@@ -21,9 +21,9 @@ from wingbar.hamming.records import (
     SCAN,
     TRY_PROBE,
     WORDS,
+    Asked,
     Bitmap,
     Costs,
-    Distances,
     Ids,
     Nearest,
     Packed,
@@ -38,10 +38,14 @@ THREADED_FROM = 5_000_000  # distinct codes from which one query uses several th
 BATCH_THREADED_FROM = 5_000_000  # comparisons from which a batch does
 BATCH_CANDIDATES = 8_000_000  # candidates of a batch in memory at a time, 6 bytes each
 BATCH_QUERIES = 1024  # most queries that are compared with the same codes at a time
+MOST_ROOM = 1 << 16  # items that a search makes room for at once
+ROOM = 4096  # items that it makes room for if it may find more than MOST_ROOM
 
 S = TypeVar("S")
 T = TypeVar("T")
 
+# NumPy takes these faster than the classes.
+INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 NOTHING = Nearest(np.empty(0, np.int64), np.empty(0, np.int64), False)
 
 
@@ -90,12 +94,17 @@ class Part:
             kept = ids.astype(np.uint32)
         return cls(_table(codes, bits, compiled, planes), compiled, first, kept)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was worked out, as addresses are those of this process."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     # -- contents
 
     @cached_property
-    def fields(self) -> tuple[Any, ...]:
-        """The table as a plain tuple, which the compiled loops take."""
-        return tuple(self.table)
+    def in_memory(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The table as the compiled loops take it: its distinct codes and the addresses of the
+        rest."""
+        return self.table.unique, self.table.addresses()
 
     @cached_property
     def size(self) -> int:
@@ -185,29 +194,31 @@ class Part:
     # -- search
 
     def nearest(
-        self, queries: Packed, request: Request, allowed: AllowedRows | None, threads: int
+        self, queries: Packed, asked: Asked, allowed: AllowedRows | None, threads: int
     ) -> list[Nearest]:
-        """The nearest items of each query [Q, w], as `request` asks, on at most `threads` threads.
+        """The nearest items of each query [Q, w], as asked, on at most `threads` threads.
 
         `allowed` are the rows that may be found, None for all that were not removed.
         """
+        request = asked.request
         allowed = self.remaining if allowed is None else allowed
         if request.radius < 0 or not self.total or (allowed and not len(allowed.rows)):
             return [NOTHING] * len(queries)
         if not self.compiled or request.path == NUMPY:
             return [self._nearest_by_numpy(query, request, allowed) for query in queries]
-        kernels = _kernels()
         if len(queries) > 1:
-            return self._nearest_many(queries, request, allowed, threads)
-        fields, bitmap = self.fields, ALL_ROWS if allowed is None else allowed.bitmap
-        query, asked = self._comparable(queries)[0], plain(request)
+            return self._nearest_many(queries, asked, allowed, threads)
+        query = _plain(queries)[0]
         if allowed and request.path == AUTO and self._is_listed(len(allowed.rows), request.costs):
-            found = kernels.nearest_listed(fields, query, asked, allowed.rows)
-        elif threads > 1 and self.size >= THREADED_FROM and request.path != PROBE:
+            rows, distances, total = _kernels().nearest_listed(
+                *self.in_memory, query, asked.numbers, allowed.rows
+            )
+            return [Nearest(self.ids_of(rows), distances, len(rows) < total)]
+        bitmap = ALL_ROWS if allowed is None else allowed.bitmap
+        if threads > 1 and self.size >= THREADED_FROM and request.path != PROBE:
             return [self._nearest_by_threads(query, request, bitmap, threads)]
-        else:
-            found = kernels.nearest(fields, query, asked, bitmap, 0, self.size)
-        return [self._result(*found)]
+        found = self.searched(query, asked, bitmap, 0, self.size)
+        return [NOTHING if found is None else found]
 
     def paths(self, queries: Packed, request: Request) -> list[Path]:
         """How `nearest` searches for each of the queries [Q, w], without a filter: "auto" and
@@ -217,18 +228,18 @@ class Part:
         costs = request.costs
         if len(queries) > 1:  # they share a scan
             costs = costs._replace(scanned_byte=costs.shared_byte)
-        asked = plain(request._replace(path=TRY_PROBE, costs=costs))
+        trial = Asked.of(request._replace(path=TRY_PROBE, costs=costs))
         scan: Path = "planes" if self.table.planes.shape[1] and request.path != WORDS else "words"
         names: list[Path] = []
-        for query in self._comparable(queries):
+        for query in _plain(queries):
             probed = len(self.table.heads) > 0 and request.path in (AUTO, PROBE)
             if probed and request.path == AUTO:
-                probed = _kernels().nearest(self.fields, query, asked, ALL_ROWS, 0, 0)[2] >= 0
+                probed = self.searched(query, trial, ALL_ROWS, 0, 0) is not None
             names.append("probe" if probed else scan)
         return names
 
     def _comparable(self, queries: Packed) -> NDArray[Any]:
-        """Queries in the one type and layout that the loops are compiled for."""
+        """Queries in the type and layout that the loops over a batch are compiled for."""
         dtype = self.table.unique.dtype
         if queries.dtype == dtype and queries.flags.carray:
             return queries
@@ -238,44 +249,59 @@ class Part:
         """Whether comparing `count` rows one by one costs less than a scan."""
         return count * costs.listed_row < self.table.unique.nbytes * costs.scanned_byte
 
-    def _result(self, rows: Rows, distances: Distances, total: int) -> Nearest:
-        """The result of a kernel as a record: rows [K] of `total` become ids."""
-        return Nearest(self.ids_of(rows), distances, len(rows) < total)
+    def searched(
+        self, query: Packed, asked: Asked, bitmap: Bitmap, low: int, high: int
+    ) -> Nearest | None:
+        """What the compiled loops find for a query [w] among the distinct codes low <= u < high;
+        None for a trial that was given up."""
+        limit, (unique, addresses) = asked.request.limit, self.in_memory
+        room = limit if limit <= MOST_ROOM else ROOM
+        while True:  # arrays made here take half the time of arrays made there
+            rows, distances = np.empty(room, INT64), np.empty(room, INT64)
+            total = _kernels().nearest(
+                unique, addresses, query, asked.numbers, bitmap, low, high, rows, distances
+            )
+            count = total if total < limit else limit
+            if count <= room:
+                break
+            room = count  # more than expected, so search again
+        if count < room:  # a copy, as the rest would be kept as well
+            rows, distances = rows[: max(0, count)].copy(), distances[: max(0, count)].copy()
+        return None if total < 0 else Nearest(self.ids_of(rows), distances, count < total)
 
     def _nearest_by_threads(
         self, query: Packed, request: Request, bitmap: Bitmap, threads: int
     ) -> Nearest:
         """`nearest` for one query [w], whose scan is divided between the threads."""
-        kernels = _kernels()
+        block = _kernels().BLOCK
         if request.path == AUTO:
-            trial = plain(request._replace(path=TRY_PROBE))
-            found = kernels.nearest(self.fields, query, trial, bitmap, 0, self.size)
-            if found[2] >= 0:
-                return self._result(*found)
-        path = SCAN if request.path == AUTO else request.path
-        asked = plain(request._replace(path=path))
-        blocks = np.linspace(0, self.size // kernels.BLOCK, threads + 1).astype(int)
-        ends = [*(blocks[:-1] * kernels.BLOCK).tolist(), self.size]
+            trial = Asked.of(request._replace(path=TRY_PROBE))
+            found = self.searched(query, trial, bitmap, 0, self.size)
+            if found is not None:
+                return found
+        scan = Asked.of(request._replace(path=SCAN if request.path == AUTO else request.path))
+        blocks = np.linspace(0, self.size // block, threads + 1).astype(int)
+        ends = [*(blocks[:-1] * block).tolist(), self.size]
         shares = _map(
-            lambda span: kernels.nearest(self.fields, query, asked, bitmap, *span),
+            lambda span: self.searched(query, scan, bitmap, *span) or NOTHING,
             list(pairwise(ends)),
             threads,
         )
-        return merge([self._result(*share) for share in shares], request)
+        return merge(list(shares), request)
 
     def _nearest_many(
-        self, queries: Packed, request: Request, allowed: AllowedRows | None, threads: int
+        self, queries: Packed, asked: Asked, allowed: AllowedRows | None, threads: int
     ) -> list[Nearest]:
         """`nearest` for queries [Q, w], divided between the threads, and further so that the
         candidates of those which share a scan fit into memory."""
-        kernels = _kernels()
-        bitmap, asked = ALL_ROWS if allowed is None else allowed.bitmap, plain(request)
+        kernels, request = _kernels(), asked.request
+        bitmap = ALL_ROWS if allowed is None else allowed.bitmap
         room = min(self.size, 4 * min(request.k, self.total)) + kernels.FIRST_ROOM
         count = -(-len(queries) // max(1, min(BATCH_QUERIES, BATCH_CANDIDATES // room)))
         if len(queries) * self.size >= BATCH_THREADED_FROM:
             count = max(count, min(threads, len(queries)))
         shares = _map(
-            lambda share: kernels.nearest_many(self.fields, share, asked, bitmap, room),
+            lambda share: kernels.nearest_many(*self.in_memory, share, asked.numbers, bitmap, room),
             np.array_split(self._comparable(queries), count),
             threads,
         )
@@ -285,7 +311,7 @@ class Part:
             for (begin, end), total in zip(pairwise(ends), totals.tolist(), strict=True):
                 if total < 0:  # more candidates than there is room for
                     alone = queries[len(results)][None]
-                    results += self.nearest(alone, request, allowed, threads)
+                    results += self.nearest(alone, asked, allowed, threads)
                 else:
                     cut = end - begin < total
                     results.append(Nearest(ids[begin:end], distances[begin:end], cut))
@@ -359,17 +385,18 @@ class Part:
 
 
 @lru_cache
-def plain(request: Request) -> tuple[Any, ...]:
-    """A request as plain tuples, which the compiled loops take."""
-    return (*request[:-1], tuple(request.costs))
-
-
-@lru_cache
 def _kernels() -> ModuleType:
     """The compiled loops; importing them once more would take a microsecond of each search."""
     from wingbar.hamming import kernels
 
     return kernels
+
+
+def _plain(queries: Packed) -> Packed:
+    """Queries in the type and layout that the loops for a single query are compiled for."""
+    if queries.dtype == UINT64 and queries.flags.carray:
+        return queries
+    return np.array(queries, UINT64, order="C")
 
 
 def merge(found: Sequence[Nearest], request: Request) -> Nearest:

@@ -131,6 +131,8 @@ def scan(table, allowed, query, found, low, high):
             near = ~query.sums[levels, word]
             if high - first < 64:
                 near &= (np.uint64(1) << np.uint64(max(0, high - first))) - np.uint64(1)
+            if progress.threshold < threshold:
+                near &= _within(query.sums, word, sum_at_0 + progress.threshold)
             while near:
                 i = trailing_zeros(near)
                 near &= near - np.uint64(1)
@@ -139,14 +141,30 @@ def scan(table, allowed, query, found, low, high):
                     digit = (query.sums[level, word] >> i) & np.uint64(1)
                     distance += np.int64(digit << np.uint64(level))
                 if distance <= progress.threshold:
-                    u = first + np.int64(i)
+                    u, before = first + np.int64(i), progress.threshold
                     items = allowed_items(table, allowed, u)
                     progress = note(found, progress, u, distance, items)
+                    if progress.threshold < before:  # at first all are near, so look no further
+                        near &= _within(query.sums, word, sum_at_0 + progress.threshold)
         if progress.threshold < threshold:
             threshold = progress.threshold
             _set_threshold(query.start, threshold)
     save(found, progress)
     return high
+
+
+@inlined
+def _within(sums, word, most):
+    """Which of the 64 sums of a word that did not overflow are at most `most`."""
+    below, equal = np.uint64(0), ~np.uint64(0)
+    for level in range(len(sums) - 2, -1, -1):
+        digit = sums[level, word]
+        if (most >> level) & 1:
+            below |= equal & ~digit
+            equal &= digit
+        else:
+            equal &= ~digit
+    return below | equal
 
 
 @inlined
