@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
+
 from wingbar import errors
-from wingbar.errors import WingbarError, counted, one_line
+from wingbar.errors import WingbarError, counted, one_line, printable, shortened, visible
 
 
 def test_the_docstring_shows_the_tree() -> None:
@@ -22,3 +24,15 @@ def test_a_number_agrees_with_its_noun() -> None:
     assert counted(0, "image") == "0 images"
     assert counted(3068, "image") == "3,068 images"
     assert counted(2, "query", "queries") == "2 queries"
+
+
+def test_bytes_of_a_name_that_are_not_utf8_are_shown_as_bytes() -> None:
+    name = os.fsdecode(b"caf\xe9\n.jpg")
+    assert printable(name) == "caf\\xe9\n.jpg"
+    assert visible(name) == "caf\\xe9\\n.jpg"
+    assert visible("caf\u00e9 \ud800") == "caf\u00e9 \\ud800"
+
+
+def test_a_long_text_is_shortened_in_its_middle() -> None:
+    assert shortened("a" * 300) == "a" * 300
+    assert shortened("a" * 5000 + "end", 100) == f"{'a' * 47} ... {'a' * 44}end"

@@ -13,6 +13,7 @@ from wingbar.files import (
     LEFTOVER_SECONDS,
     partial_path,
     remove_leftovers,
+    require_folder,
     require_own,
     write_whole,
 )
@@ -63,7 +64,7 @@ def test_a_file_is_written_whole_or_not_at_all(
         with pytest.raises(OSError, match="No space left") as full_disk:
             write_whole(path, "new")
     assert full_disk.value.filename == str(path)
-    assert path.read_text() == "old \\udce9"
+    assert path.read_text() == "old \\xe9"
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -77,17 +78,32 @@ def test_a_slip_of_the_keyboard_replaces_nothing(tmp_path: Path) -> None:
     page.write_bytes(b"0123<!doctype html")
     require_own(page, begins, at=4)
     (tmp_path / "link").symlink_to(page)
-    (tmp_path / "index.wb").write_bytes(b"SQLite format 3")
+    database = b"SQLite format 3\0" + bytes(52)
+    (tmp_path / "index.wb").write_bytes(database + b"wbar")
+    (tmp_path / "other.db").write_bytes(database + b"text")
+    (tmp_path / "a.npz").write_bytes(b"PK\3\4")
     os.mkfifo(tmp_path / "pipe")
     for name, told in (
-        ("index.wb", "is there and nothing that wingbar wrote"),
-        ("pipe", "is there and nothing that wingbar wrote"),
-        (".", "is there and nothing that wingbar wrote"),
+        ("index.wb", "is there and is a wingbar index, which is not what"),
+        ("other.db", "is there and is a database of another program, which"),
+        ("a.npz", "is there and is a .npz or .zip file, which"),
+        ("pipe", "is a device or pipe and no file"),
+        (".", "is a folder: name a file in it"),
         ("link", "is a link"),
         ("none/a.html", "there is no folder"),
     ):
         with pytest.raises(WingbarError, match=told):
             require_own(tmp_path / name, begins)
+
+
+def test_a_folder_to_write_to_is_one_or_can_be_made(tmp_path: Path) -> None:
+    require_folder(tmp_path)
+    require_folder(tmp_path / "new" / "deeper")
+    page = tmp_path / "a.html"
+    page.write_text("<!doctype html>")
+    for folder in (page, page / "below"):
+        with pytest.raises(WingbarError, match=f"^{page} is a page, not a folder: name a folder"):
+            require_folder(folder)
 
 
 def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(

@@ -51,3 +51,17 @@ def test_ctrl_c_is_heeded_while_work_goes_on() -> None:
         interruptible(work)
     gate.set()
     assert time.monotonic() - start < 10
+
+
+def test_work_in_a_thread_that_ctrl_c_does_not_reach_is_ended_by_a_look() -> None:
+    gate, looks = threading.Event(), []
+
+    def look() -> None:
+        looks.append(1)
+        if len(looks) == 2:
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        interruptible(lambda: gate.wait(30), look)
+    gate.set()
+    assert interruptible(lambda: 42, look) == 42

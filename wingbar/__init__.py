@@ -2,10 +2,11 @@
 features second."""
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # the typing module takes longer to load than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from wingbar.data.readers import read_dataset, read_images
     from wingbar.data.records import Dataset, Images
     from wingbar.duplicates.find import DuplicateOptions, Duplicates, find_duplicates
@@ -70,9 +71,11 @@ _HOME = {
 __all__ = [*_HOME]  # noqa: PLE0604
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that `wingbar --help` starts in a tenth of a
     second."""
+    from importlib import import_module
+
     if name in _HOME:
         return getattr(import_module(f"wingbar.{_HOME[name]}"), name)
     raise AttributeError(f"module 'wingbar' has no attribute {name!r}")

@@ -20,6 +20,7 @@ from wingbar.errors import DataError, ImageError, WingbarError, counted, visible
 from wingbar.evaluation.labelled import Evaluation, evaluate
 from wingbar.evaluation.report import Fact, RankedQuery, Ranking, neighbours_page
 from wingbar.evaluation.verdict import verdict
+from wingbar.files import require_folder, write_whole
 from wingbar.index.index import Index
 from wingbar.index.ranking import Fine, Hits
 from wingbar.index.sqlite_file import remove_index
@@ -65,6 +66,7 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress = no
     if find_spec("jinja2") is None:
         raise WingbarError("the demo's page needs Jinja2: pip install 'wingbar[demo]'")
     start = time.monotonic()
+    require_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     page, path = output / "index.html", output / "demo.wb"
     if page.exists() and not path.exists():
@@ -90,11 +92,7 @@ def run(output: Path, folder: Path | None, *, bits: int, progress: Progress = no
         queries = [entry for entry in queries if _can_be_read(entry)]
         ranked = _ranked(index, queries)
         facts = _facts(len(index), bits, evaluation)
-    page.write_text(
-        _page(source, facts, evaluation, ranked, drawn=folder is None),
-        encoding="utf-8",
-        errors="backslashreplace",
-    )
+    write_whole(page, _page(source, facts, evaluation, ranked, drawn=folder is None))
     return Demo(
         source, folder is None, path, page, added, evaluation, ranked, time.monotonic() - start
     )

@@ -16,8 +16,13 @@ from __future__ import annotations
 
 import re
 
-# Control characters, separators of lines, marks and overrides of the direction of writing.
-_MOVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Control characters, separators of lines, marks and overrides of the direction of writing, and the
+# bytes of a file name that are not UTF-8, which come as surrogates.
+_MOVING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+LONGEST = 300  # letters of what is quoted in a message
 
 
 class WingbarError(Exception):
@@ -70,9 +75,27 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def visible(text: str) -> str:
     r"""Text on one line that a terminal shows as it is: a line break becomes \n, and characters
     that move the cursor, change colours or turn the direction of writing become escapes such as
-    \x1b."""
+    \x1b, as do bytes of a file name that are not UTF-8."""
     return text if text.isprintable() else _MOVING.sub(_escape, text)
 
 
+def printable(path: object) -> str:
+    r"""A path as text that can be shown and stored: bytes that are not UTF-8 become escapes such as
+    \xff."""
+    return _SURROGATE.sub(_escape, str(path))
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """At most `longest` letters of a text, its beginning and its end: a message may quote what has
+    any length, such as a line of a file that holds no text."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
 def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python decodes file names
+        return f"\\x{code - 0xDC00:02x}"
     return match[0].encode("unicode_escape").decode()

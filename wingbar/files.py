@@ -8,8 +8,22 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from wingbar.errors import WingbarError
+from wingbar.errors import WingbarError, printable
 
+INDEX_MARK = b"wbar"  # an index, from its byte 68 on: the id of its program in SQLite's header
+INDEX, DATABASE, UNKNOWN = (
+    "a wingbar index",
+    "a database of another program",
+    "another kind of file",
+)
+_KINDS = {
+    b"<!doctype html": "a page",
+    b"SQLite format 3\0": DATABASE,
+    b"PAR1": "a Parquet file",
+    b"PK": "a .npz or .zip file",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89PNG": "a picture",
+}
 LEFTOVER_SECONDS = 10  # age from which a partial file is one, if its process is gone here
 
 
@@ -24,7 +38,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
     remove_leftovers(path)
     try:
         with partial.open("wb") as file:
-            file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+            file.write(printable(data).encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -48,14 +62,56 @@ def require_own(path: Path, begins: bytes, at: int = 0) -> None:
         raise WingbarError(f"you may not write into the folder {path.parent}: name another place")
     if not path.exists():
         return
-    if path.is_file():
+    if path.is_dir():
+        raise WingbarError(taken(path))
+    if not path.is_file():
+        raise WingbarError(f"{path} is {kind_of(path)} and no file: name another one")
+    with path.open("rb") as file:
+        head = file.read(max(72, at + len(begins)))
+    if head and head[at : at + len(begins)].lower() != begins.lower():
+        raise WingbarError(
+            f"{path} is there and is {_kind(head)}, which is not what would be written: name "
+            "another file, or move this one away"
+        )
+
+
+def taken(path: Path) -> str:
+    """What to say where something is at `path`, and nothing may be."""
+    if path.is_dir():
+        return f"{path} is a folder: name a file in it, or another one"
+    return f"{path} exists already and is {kind_of(path)}: name another file, or move it away"
+
+
+def require_folder(path: Path) -> None:
+    """Raise WingbarError unless `path` is a folder, or one can be made there."""
+    there = next((one for one in (path, *path.parents) if one.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise WingbarError(f"{there} is {kind_of(there)}, not a folder: name a folder")
+    if not os.access(there, os.W_OK):
+        raise WingbarError(f"you may not write into the folder {there}: name another place")
+
+
+def kind_of(path: Path) -> str:
+    """What kind of file is at `path`, in words."""
+    try:
+        if not path.is_file():
+            return "a folder" if path.is_dir() else "a device or pipe"
         with path.open("rb") as file:
-            found = file.read(at + len(begins))
-        if not found or found[at:].lower() == begins.lower():
-            return
-    raise WingbarError(
-        f"{path} is there and nothing that wingbar wrote: name another file, or delete it first"
-    )
+            return _kind(file.read(72))
+    except OSError:
+        return "a file that cannot be read"
+
+
+def _kind(head: bytes) -> str:
+    """What kind of file begins with these bytes."""
+    if not head:
+        return "an empty file"
+    if head[68:72] == INDEX_MARK:
+        return INDEX
+    for begins, kind in _KINDS.items():
+        if head[: len(begins)].lower() == begins.lower():
+            return kind
+    return UNKNOWN
 
 
 def partial_path(path: Path) -> Path:

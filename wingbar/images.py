@@ -397,12 +397,6 @@ def parse_box(text: str) -> Box:
     return x, y, width, height
 
 
-def printable(path: object) -> str:
-    """A path as text that can be shown and stored: bytes that are not UTF-8 become backslash
-    escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
-
-
 def is_utf8(text: str) -> bool:
     """Whether a text is valid UTF-8, as every path and label of an index is. A file name of other
     bytes comes as a text with surrogates."""

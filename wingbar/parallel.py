@@ -68,9 +68,13 @@ def in_order(values: Iterable[S], work: Callable[[S], T], threads: int) -> Itera
                 future.cancel()
 
 
-def interruptible(work: Callable[[], T]) -> T:
+def interruptible(work: Callable[[], T], look: Callable[[], None] | None = None) -> T:
     """The result of `work`, which runs in a thread of its own: Ctrl-C is heeded at once, where a
-    library such as LAPACK would compute for seconds first. What it has begun ends by itself."""
+    library such as LAPACK would compute for seconds first. What it has begun ends by itself.
+
+    `look` is called every LOOK_SECONDS meanwhile. An exception that it raises ends the waiting too,
+    for threads that Ctrl-C does not reach.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -81,5 +85,6 @@ def interruptible(work: Callable[[], T]) -> T:
 
     Thread(target=run, name="wingbar-work", daemon=True).start()
     while not wait([future], LOOK_SECONDS).done:
-        pass
+        if look is not None:
+            look()
     return future.result()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,15 @@ def test_info_of_an_index_says_how_good_its_codes_are(
         assert index_verbs._constant_bits(index) == [0, 1, *range(3, 24)]
     _, out, _ = run(capsys, "info", shared_index_path)
     assert "Warning: these codes tell the pictures badly apart" in out
+    shared = np.full((60, 1), 0b101, np.uint64)
+    shared[:24] = (1 << np.arange(24, dtype=np.uint64))[:, None]
+    monkeypatch.setattr(Index, "codes", lambda self: shared)
+    info_of = Index.info
+    monkeypatch.setattr(Index, "info", lambda self: replace(info_of(self), unique_codes=25))
+    monkeypatch.setattr(Model, "averages", True)
+    _, out, _ = run(capsys, "info", shared_index_path)
+    assert "Images of one kind share codes, as they should in an index for classes" in out
+    assert "Warning" not in out
 
 
 def test_a_file_that_is_no_index_is_one_line(
@@ -173,7 +183,8 @@ def test_a_file_that_is_no_index_is_one_line(
 ) -> None:
     photo = photos / "red" / "000.jpg"
     code, out, err = run(capsys, "verify", photo)
-    assert (code, out, err) == (1, f"{photo} is not a wingbar index\n", "")
+    said = f"{photo} is not a wingbar index, but a picture: name another file, or make one"
+    assert (code, out.startswith(said), out.count("\n"), err) == (1, True, 1, "")
 
 
 def test_a_damaged_index_is_exit_code_1(
@@ -218,7 +229,7 @@ def test_what_is_left_out_and_kept_is_said(
 def test_a_refit_does_not_run_on_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "index", tmp_path / "a.wb", "--refit", "--ray", "local")
     assert code == 2
-    assert "--refit encodes on this machine: run it without --ray" in err
+    assert "--ray encodes images, and --refit learns from what is encoded: leave it out" in err
 
 
 def test_a_second_model_beside_the_first(
@@ -257,7 +268,7 @@ def test_a_second_model_beside_the_first(
     assert run(capsys, "copy", path, tmp_path / "two.wb", "--with", "two")[0] == 0
     assert "Second encoder" not in run(capsys, "info", tmp_path / "two.wb")[1]
     for arguments, reason in [
-        ([path, "--refit", "--also", models[1]], "leave --also out"),
+        ([path, "--refit", "--also", models[1]], "--also is of no use with --refit"),
         ([path, photos, "--with", "two"], "--with goes with --refit"),
         ([path, photos, "--also", "general"], "two encoders, one and two"),
     ]:
@@ -289,7 +300,24 @@ def test_verify_of_a_file_that_was_cut_off_names_the_real_next_step(
     short.write_bytes(shared_index_path.read_bytes()[:5000])
     code, out, _ = run(capsys, "verify", short)
     assert (code, out.count("\n")) == (1, 1)
-    assert f": wingbar verify --repair {short} keeps what can be read; or restore a backup" in out
+    lost = "its model is lost, so that it cannot be repaired: make a new index with wingbar index"
+    assert f"): {lost}, or restore a backup" in out
+    code, _, err = run(capsys, "verify", short, "--repair")
+    assert (code, "its model is lost" in err) == (2, True)
+
+
+@pytest.mark.parametrize("verb", ["info", "verify", "search"])
+def test_a_folder_is_told_from_an_index(
+    verb: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = [photos / "red" / "000.jpg"] if verb == "search" else []
+    code, out, err = run(capsys, verb, photos, *query)
+    assert (code, out) == (2, "")
+    assert f"{photos} is a folder, not an index: if it holds images, make an index of" in err
+    assert f"wingbar index photos.wb {photos}" in err
+    (photos / "model.json").touch()
+    if verb != "info":
+        assert "is a model, not an index" in run(capsys, verb, photos, *query)[2]
 
 
 def test_what_an_interrupted_first_run_has_encoded_is_told(

@@ -106,7 +106,7 @@ def test_json_may_stand_before_or_after_the_verb_of_a_group(
         (["index", "a.wb", "photos", "--split", "holdout"], "no part 'holdout'"),
         (["index", "a.wb", "hollow"], "hollow has no images, only 1 other file$"),
         (["index", "no/such/folder.wb", "photos"], "cannot be"),
-        (["info", "hollow"], "no model in hollow"),
+        (["info", "hollow"], "hollow is a folder, not an index"),
         (["verify", "nowhere.wb"], "no index at nowhere.wb"),
         (["demo", "--images", "hollow"], "hollow has no images"),
         (["evaluate", "photos.wb", "nowhere"], "there is no nowhere"),
@@ -223,7 +223,7 @@ def test_ctrl_c(
     monkeypatch.setattr(transfer, "import_file", interrupted)
     path = tmp_path / "a.wb"
     for arguments, said in (
-        (["index", path, photos], "stopped; what was stored is kept, and the same command"),
+        (["index", path, photos], "stopped; nothing was stored yet; the same command begins again"),
         (["index", path, "--refit"], "stopped; nothing was changed\n"),
         (["info", path], "stopped\n"),
         (["import", "a.npz", "-o", path], "stopped; no index was made\n"),
@@ -244,6 +244,20 @@ def test_ctrl_c_while_it_is_being_loaded_ends_it_without_a_word() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("where", ["parser_for", "_messages_of_warnings"])
+def test_an_extra_that_is_not_installed_is_named(
+    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*arguments: object) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(main, where, lacking)
+    said = "wingbar: this needs torch: run pip install 'wingbar[train]'\n"
+    assert run(capsys, "info", "a.wb") == (2, "", said)
+    with pytest.raises(ModuleNotFoundError):
+        main.main(["info", "a.wb", "--debug"])
 
 
 def test_ctrl_c_before_the_verb_begins(
@@ -320,12 +334,65 @@ def test_a_verb_that_is_misspelled(
         (["data", "list", "--jsn"], "data list has no flag --jsn: did you mean --json?"),
         (["verify", "a", "--colour=red"], "verify has no flag --colour: --help lists those it has"),
         (["evaluate", "a", "b", "c"], "evaluate does not take 'c': --help shows what it takes"),
+        (["search", "a", "q", "--k", "3"], "search has no flag --k: did you mean -k?"),
+        (["search", "a", "-k", "3", "q", "--raduis", "3"], "search has no flag --raduis: did you"),
+        (["data", "--nosuch"], "data has no flag --nosuch: --help lists those it has"),
     ],
 )
 def test_a_flag_that_is_misspelled(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert refused(capsys, arguments) == (2, "", f"wingbar: wingbar {said}\n")
+    code, out, err = refused(capsys, arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"wingbar: wingbar {said}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--nosuch", "wingbar has no flag --nosuch: --help lists those it has"),
+        ("--vresion", "wingbar has no flag --vresion: did you mean --version?"),
+        ("--version extra", "wingbar --version takes nothing more: leave 'extra' out"),
+        ("help index search", "wingbar help index takes nothing more: leave 'search' out"),
+        ("help data list all", "wingbar help data list takes nothing more: leave 'all' out"),
+        ("help --json", "wingbar help takes nothing more: leave '--json' out"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, arguments.split()) == (2, "", f"wingbar: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "positional"),
+    [
+        ("search a.wb -k 3 q.jpg", {"index": "a.wb", "images": ["q.jpg"]}),
+        ("search a.wb q.jpg -k 3 --distinct r.jpg", {"images": ["q.jpg", "r.jpg"]}),
+        ("search a.wb -k 3 -- -q.jpg", {"images": ["-q.jpg"]}),
+        ("search -- a.wb -q.jpg", {"images": ["-q.jpg"]}),
+        ("index a.wb --bits 8 red --sync blue", {"images": ["red", "blue"]}),
+        ("remove a.wb --dry-run red --yes blue", {"names": ["red", "blue"]}),
+        ("serve a.wb --port 0 b.wb", {"index": ["a.wb", "b.wb"]}),
+        ("data fetch --json cub-200-2011 --output there", {"name": "cub-200-2011"}),
+        ("--json info a.wb", {"path": "a.wb", "json": True}),
+    ],
+)
+def test_arguments_may_stand_between_flags(words: str, positional: dict[str, object]) -> None:
+    args, unknown = main.parser_for(words.split()).parse_known_args(words.split())
+    assert not unknown
+    assert {name: getattr(args, name) for name in positional} == positional
+
+
+def test_what_a_message_quotes_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["x" * 9000], ["search", "a", "q", "-" + "x" * 9000], ["info", "x" * 9000]):
+        try:
+            _, out, err = run(capsys, *arguments)
+        except SystemExit:
+            out, err = capsys.readouterr()
+        assert not out
+        assert err.count("\n") == 1
+        assert len(err) <= 2100
 
 
 @pytest.mark.parametrize(

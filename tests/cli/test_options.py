@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from tests.commands import run
 from wingbar.cli import main, options
 from wingbar.data import protocols
 from wingbar.index import ranking
@@ -71,3 +73,46 @@ def test_the_choices_are_those_of_the_library() -> None:
         assert parser.parse_args(["--fine", fine]).fine == fine
     for protocol in protocols.PROTOCOLS:
         assert parser.parse_args(["--protocol", protocol]).protocol == protocol
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        ("duplicates a.wb --exact --radius 3", "--radius"),
+        ("duplicates a.wb --exact --min-score 0.5", "--min-score"),
+        ("duplicates a.wb --exact --no-pixels", "--no-pixels"),
+        ("duplicates a.wb --json --drop-list -", "--drop-list - and --json"),
+        ("search a.wb q.jpg --fine none --shortlist 5", "--shortlist"),
+        ("search a.wb q.jpg --json --pictures kitty", "--pictures"),
+        ("explain a.wb q.jpg --fine none --shortlist 5", "--shortlist"),
+        ("evaluate a.wb d --radius 2 --shortlist 5", "--shortlist"),
+        ("evaluate a.wb d --solution s.csv --report r.html", "--report"),
+        ("evaluate a.wb d --compare a.json b.json", "--compare reads"),
+        ("evaluate --compare a.json b.json --fine none", "--fine"),
+        ("evaluate --compare a.json b.json --with x", "--with"),
+        ("index a.wb --refit --sync", "--sync"),
+        ("index a.wb --refit --model m", "--model"),
+        ("index a.wb --refit --exclude x", "--exclude"),
+        ("info a.wb --backbone resnet18", "--backbone"),
+        ("info --method cmbh --all", "--all"),
+        ("info a.wb --system --all", "--all"),
+        ("import a.npz -o a.wb --model m --seed 3", "--seed"),
+        ("serve a.wb --public --read-token 0123456789abcdef0", "--public lets anybody"),
+        ("bench hamming --flip 0.1", "--flip"),
+        ("export m -o n", "-o is for"),
+        ("export m --open --int8 -o n", "--open and --int8"),
+        ("export m --open --calibrate d -o n", "--calibrate"),
+        ("train --repeat r -o n --split val", "--split"),
+    ],
+)
+def test_a_flag_that_would_not_be_heeded_is_refused(
+    arguments: str,
+    flag: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"wingbar: {flag} ")

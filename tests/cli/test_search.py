@@ -210,4 +210,4 @@ def test_a_filter_that_matches_nothing_says_so_once(
         capsys, "search", shared_index_path, query, query, "--where", "label==gren"
     )
     assert (code, out) == (0, "")
-    assert err == "wingbar: no item has label=gren: there is green\n"
+    assert err == "wingbar: no item has label=gren: there is green, and 2 more\n"

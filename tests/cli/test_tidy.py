@@ -6,12 +6,14 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import run
 from tests.conftest import picture
 from tests.duplicates.test_find import write_copies
 from wingbar.index.index import Index
+from wingbar.model.model import Model
 
 
 @pytest.fixture
@@ -78,7 +80,11 @@ def test_remove_names_what_it_does_not_find(
     assert (code, err) == (2, f"wingbar: {copy} holds nothing of the name nowhere.jpg\n")
     assert "removed 1 image, 59 left" in out
     code, out, err = run(capsys, "remove", copy, "--where", "label=rad")
-    assert (code, "removed 0 images" in out, "there is red" in err) == (0, True, True)
+    assert (code, "removed 0 images" in out) == (2, True)
+    assert "there is red, and 2 more" in err
+    code, out, err = run(capsys, "remove", copy, shared_photos / "red", "--where", "label=blue")
+    assert (code, "removed 0 images" in out) == (2, True)
+    assert "no item of these names passes the filter" in err
     code, _, err = run(capsys, "remove", copy)
     assert (code, "name files or folders" in err) == (2, True)
 
@@ -90,6 +96,16 @@ def test_remove_what_a_file_lists(
     listed.write_text(f"{shared_photos / 'red' / '000.jpg'}\n\n{shared_photos / 'blue'}\r\n")
     code, out, _ = run(capsys, "remove", copy, "--list", listed)
     assert (code, "removed 21 images, 39 left" in out) == (0, True)
+    for path in (copy, shared_photos / "red" / "000.jpg"):
+        code, out, err = run(capsys, "remove", copy, "--list", path)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{path} is a " in err
+        assert "not a text file with one path per line" in err
+    listed.write_text("".join(f"/{n}{'x' * 900}\n" for n in range(25)))
+    code, _, err = run(capsys, "remove", copy, "--list", listed)
+    assert (code, err.count("\n")) == (2, 21)
+    assert err.endswith("holds nothing of 5 more names; --json lists them all\n")
+    assert max(map(len, err.splitlines())) < 600
     listed.write_text("\n")
     code, _, err = run(capsys, "remove", copy, "--list", listed)
     assert (code, "names no file: nothing was removed" in err) == (2, True)
@@ -131,7 +147,8 @@ def test_a_drop_list_replaces_nothing_but_one(
     empty.touch()
     for place in (notes, copy):
         code, _, err = run(capsys, "duplicates", copy, "--exact", "--drop-list", place)
-        assert (code, f"{place} is there and nothing that wingbar wrote" in err) == (2, True)
+        kind = "a wingbar index" if place == copy else "another kind of file"
+        assert (code, f"{place} is there and is {kind}, which" in err) == (2, True)
     assert notes.read_text() == "milk\n"
     for place in (old, empty):
         assert run(capsys, "duplicates", copy, "--exact", "--drop-list", place)[0] == 0
@@ -171,6 +188,23 @@ def test_duplicates_as_text_json_page_and_list(
     assert (code, "removed 5 images, 24 left" in out) == (0, True)
 
 
+def test_copies_among_vectors_are_no_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    vectors[1] = vectors[0]
+    path, page = tmp_path / "a.wb", tmp_path / "a.html"
+    with Index.create(path, Model.of_vectors(8)) as index:
+        index.add(vectors=vectors, keys=[str(i) for i in range(30)], bits=8)
+    code, out, _ = run(capsys, "duplicates", path, "--radius", 0, "--html", page)
+    assert (code, "among 30 items; 1 can go\n" in out, "same content" in out) == (0, True, True)
+    for word in ("picture", "image", "bytes", "file"):
+        assert word not in out
+    assert "pictures" not in page.read_text().split("<p>", 1)[1]
+    code, out, _ = run(capsys, "duplicates", path, "--exact")
+    assert "Items are copies when they hold the same numbers." in out
+
+
 def test_duplicates_that_cannot_be_searched_for(
     copies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,7 +240,7 @@ def test_a_page_is_not_written_over_an_index(
     for command in (["search", path, query], ["duplicates", path]):
         code, out, err = run(capsys, *command, "--html", path)
         assert (code, out) == (2, "")
-        assert "is there and nothing that wingbar wrote" in err
+        assert "is there and is a wingbar index, which is not what would be written" in err
         assert path.read_bytes() == before
 
 

@@ -31,7 +31,7 @@ def test_own_embeddings_in_searched_and_out(
     )
     assert json.loads(out)["kept_codes"] is True
     code, out, _ = run(capsys, "info", tmp_path / "b.wb")
-    assert (code, "30 images" in out) == (0, True)
+    assert (code, "30 items" in out) == (0, True)
 
 
 def test_what_cannot_be_done_is_one_line(

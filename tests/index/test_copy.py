@@ -266,11 +266,16 @@ def test_a_backup_replaces_nothing_but_an_index(source: Path, tmp_path: Path) ->
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE history (url TEXT)")
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
-    for name in ("pipe", "other.db", "a.jpg"):
-        with pytest.raises(StoreError, match=f"{name} is there and nothing that wingbar wrote"):
+    for name, told in (
+        ("pipe", "is a device or pipe and no file"),
+        ("other.db", "is there and is a database of another program"),
+        ("a.jpg", "is there and is a picture"),
+        (".", "is a folder: name a file in it"),
+    ):
+        with pytest.raises(StoreError, match=f"^{tmp_path / name} {told}"):
             backup(source, tmp_path / name, replace=True)
-    for place in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(StoreError, match=f"^{place} is no file, as an index is"):
+    for place, told in ((tmp_path / "pipe", "is no file"), (tmp_path, "is a folder, not an index")):
+        with pytest.raises(StoreError, match=f"^{place} {told}"):
             copy(source, place)
     (tmp_path / "old.wb").write_bytes(source.read_bytes()[:5000])  # of an index, cut off
     assert backup(source, tmp_path / "old.wb", replace=True).items == 297

@@ -507,7 +507,7 @@ def test_threads_share_a_store(empty: Store) -> None:
 def test_damaged_names_of_tables_are_told_in_one_line(empty: Store, tmp_path: Path) -> None:
     empty.close()
     data, told = (tmp_path / "a.wb").read_bytes(), 0
-    for at in (at for at in range(100, 4096) if chr(data[at]).isalpha()):
+    for at in (at for at in range(100, 4096, 3) if chr(data[at]).isalpha()):
         damaged = bytearray(data)
         damaged[at] ^= 0x99
         (tmp_path / "b.wb").write_bytes(damaged)
@@ -515,7 +515,7 @@ def test_damaged_names_of_tables_are_told_in_one_line(empty: Store, tmp_path: Pa
             Store.open(tmp_path / "b.wb").close()
         except StoreError as error:
             told += "\n" not in str(error)
-    assert told > 500
+    assert told > 160
 
 
 # -- formats

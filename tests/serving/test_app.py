@@ -38,6 +38,8 @@ def test_paths_and_methods_that_do_not_exist(client: httpx.Client) -> None:
     problem(client.get("/static/../server.py"), 404)
     problem(client.get("/static/%2e%2e/server.py"), 404)
     problem(client.get("/static/"), 404)
+    long = problem(client.get("/" + "x" * 9000), 404, "see /openapi.json")
+    assert len(long) <= 2000
 
 
 def test_a_bug_is_answered_with_a_problem(

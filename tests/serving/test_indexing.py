@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from tests.conftest import HUES, picture
 from tests.model.test_model import trained_model
 from tests.servers import problem, serving
+from tests.small_network import small_general
 from wingbar.errors import QueryError, WingbarError
 from wingbar.index import sync
 from wingbar.index.index import Index
+from wingbar.model import fitting
 from wingbar.serving import indexing
 from wingbar.serving.indexing import FolderIndexing
 from wingbar.serving.settings import Settings
@@ -145,6 +148,27 @@ def test_a_run_is_stopped_and_another_waits(
     assert ended(work) == "done"
     with Index.open(tmp_path / "own.wb") as index:
         assert len(index) == 8
+
+
+def test_a_stop_does_not_wait_for_the_codes_to_be_learned(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Index.create(tmp_path / "a.wb", small_general("small", 0)).close()
+    work = FolderIndexing(tmp_path / "a.wb", [machine / "allowed"])
+    gate, begun = threading.Event(), threading.Event()
+
+    def endless(*arguments: object, **options: object) -> None:
+        begun.set()
+        gate.wait(30)
+
+    monkeypatch.setattr(fitting, "fit", endless)
+    work.start(str(machine / "allowed"))
+    assert begun.wait(20)
+    work.stop()
+    assert work._thread is not None
+    work._thread.join(10)
+    gate.set()
+    assert work.run.state == "stopped"
 
 
 def test_a_folder_that_is_gone_is_a_message(tmp_path: Path) -> None:

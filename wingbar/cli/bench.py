@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from wingbar.cli.options import Group, Verb, code_length, positive_number, whole_number
+from wingbar.cli.options import (
+    Group,
+    Verb,
+    code_length,
+    positive_number,
+    refuse_flags,
+    whole_number,
+)
 from wingbar.cli.output import print_result, table_text, value_text
 
 # -- bench encode
@@ -135,6 +142,8 @@ def hamming(args: argparse.Namespace) -> int:
     """Print times of exact Hamming search."""
     from wingbar.bench import hamming
 
+    if not args.centres:
+        refuse_flags(args, ["--flip"], "is for clustered codes, with --centres")
     record = hamming.hamming(
         args.items,
         args.bits,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from wingbar.cli.options import CONTINUES, Verb, add_features_flag
-from wingbar.cli.output import print_result, progress_bars
+from wingbar.cli.options import NOTHING_YET, Verb, add_features_flag
+from wingbar.cli.output import continuing, print_result, progress_bars
 from wingbar.errors import counted
 
 # -- copy
@@ -43,7 +43,11 @@ def copy(args: argparse.Namespace) -> int:
     source, target = place_of(args.source), place_of(args.target)
     with progress_bars() as progress:
         report = copy(
-            source, target, features=args.features, encoder=args.encoder, progress=progress
+            source,
+            target,
+            features=args.features,
+            encoder=args.encoder,
+            progress=continuing(args, progress),
         )
     parts = [f"{report.copied:,} copied"]
     parts += [f"{report.present:,} there already"] if report.present else []
@@ -73,7 +77,7 @@ COPY = Verb(
     "wingbar copy postgresql://server/pictures/photos photos.wb",
     flags=copy_flags,
     run=copy,
-    stopped=CONTINUES,
+    stopped=NOTHING_YET,
 )
 
 

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from wingbar.cli.options import CONTINUES, Group, Verb
-from wingbar.cli.output import print_result, progress_bars
+from wingbar.cli.options import NOTHING_YET, Group, Verb
+from wingbar.cli.output import continuing, print_result, progress_bars, require_folder
 
 if TYPE_CHECKING:
     from wingbar.data.catalogue import FetchReport, KnownDataSet
@@ -84,8 +84,11 @@ def fetch_data_set(args: argparse.Namespace) -> int:
     """Fetch and unpack a data set, and print what is in it."""
     from wingbar.data import catalogue
 
+    require_folder(args.output or args.name)
     with progress_bars() as progress:
-        report = catalogue.fetch(args.name, args.output, url=args.url, progress=progress)
+        report = catalogue.fetch(
+            args.name, args.output, url=args.url, progress=continuing(args, progress)
+        )
     print_result(args, asdict(report), _report_text(report))
     return 0
 
@@ -96,7 +99,7 @@ FETCH = Verb(
     examples="wingbar data fetch cifar-10 -o data/cifar-10",
     flags=fetch_flags,
     run=fetch_data_set,
-    stopped=CONTINUES,
+    stopped=NOTHING_YET,
 )
 
 

@@ -15,6 +15,8 @@ from wingbar.cli.options import (
     add_multi_label_flag,
     add_protocol_flag,
     add_ranking_flags,
+    refuse_flags,
+    refuse_idle_shortlist,
     whole_number,
 )
 from wingbar.cli.output import (
@@ -36,6 +38,13 @@ if TYPE_CHECKING:
     from wingbar.evaluation.landmarks import Landmarks, Revisited
     from wingbar.index.index import Index
     from wingbar.parallel import Progress
+
+
+# flags that only one kind of evaluation has a use for
+_LABELLED = ("--report", "--gallery-codes", "--exhaustive", "--keep-constant-bits", "--all")
+_REVISITED = ("--whole-queries",)
+_PARTS = ("--split", "--protocol", "--multi-label")
+_RANKING = ("--fine", "--shortlist", "--expand", "--with")
 
 
 def evaluate_flags(parser: argparse.ArgumentParser) -> None:
@@ -110,14 +119,23 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
 def evaluate(args: argparse.Namespace) -> int:
     """Print the metrics of an index on labelled queries, or compare two evaluations."""
     if args.compare:
+        if args.index is not None:
+            raise WingbarError("--compare reads two results: leave INDEX and DATA out")
+        others = (*_RANKING, *_LABELLED, *_REVISITED, *_PARTS, "--solution", "--radius")
+        refuse_flags(args, others, "is of no use with --compare, which reads two results")
         return _compare(args)
     if args.index is None or args.data is None:
         raise WingbarError(
             "name an index and a data set, as in wingbar evaluate birds.wb birds/, or --compare "
             "A.json B.json"
         )
+    refuse_idle_shortlist(args)
+    if args.radius is not None:
+        refuse_flags(args, ["--shortlist"], "is of no use beside --radius, which takes its place")
     if args.solution:
         _refuse_radius(args)
+        flags = (*_LABELLED, *_REVISITED, *_PARTS, "--seed")
+        refuse_flags(args, flags, "is of no use with --solution")
         return _evaluate_landmarks(args)
     return _evaluate_dataset(args)
 
@@ -164,8 +182,10 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
             queries, protocol = data.query, data.protocol
             if data.truth:
                 _refuse_radius(args)
+                refuse_flags(args, _LABELLED, "is for data sets with labels, not for landmarks")
                 revisited = _evaluate_revisited(args, index, data, progress)
         if revisited is None:
+            refuse_flags(args, _REVISITED, "is for the revisited Oxford and Paris data sets")
             result = labelled.evaluate(
                 index,
                 queries,

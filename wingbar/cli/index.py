@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import (
     CONTINUES,
+    NOTHING_YET,
     Verb,
     add_all_flag,
     add_encoder_flag,
@@ -17,6 +18,7 @@ from wingbar.cli.options import (
     add_protocol_flag,
     code_length,
     positive_number,
+    refuse_flags,
     whole_number,
 )
 from wingbar.cli.output import (
@@ -42,6 +44,17 @@ if TYPE_CHECKING:
     from wingbar.index.sync import AddReport
 
 # -- index
+
+
+_OF_IMAGES = (  # flags that choose images, or say what becomes of them
+    "--split",
+    "--protocol",
+    "--exclude",
+    "--sync",
+    "--rehash",
+    "--restore",
+    "--unproven",
+)
 
 
 def index_flags(parser: argparse.ArgumentParser) -> None:
@@ -168,10 +181,10 @@ def index(args: argparse.Namespace) -> int:
         raise WingbarError("--refit learns from what is indexed already: run it without images")
     if args.refit:
         args.stopped = "nothing was changed"  # what is read is kept until all of it is there
-    if args.refit and args.ray:
-        raise WingbarError("--refit encodes on this machine: run it without --ray")
-    if args.refit and args.also:
-        raise WingbarError("--refit learns the codes of encoders that are there: leave --also out")
+    if args.refit:
+        refuse_flags(args, ["--ray"], "encodes images, and --refit learns from what is encoded")
+        refuse_flags(args, ["--also", "--model"], "is of no use with --refit, which keeps encoders")
+        refuse_flags(args, _OF_IMAGES, "is about images, and --refit takes those of the index")
     if args.encoder is not None and not args.refit:
         raise WingbarError("images are added for both encoders: --with goes with --refit")
     also = None if args.also is None else model_at(args.also)
@@ -238,7 +251,10 @@ def index(args: argparse.Namespace) -> int:
                     f"{encoded:,} of {counted(total, 'image')} are encoded, which is kept; the "
                     "same command continues from there and then learns the codes"
                 )
+            elif len(found):
+                args.stopped = CONTINUES
             raise
+        args.stopped = CONTINUES
         print_failures(report.failed)
         print_result(
             args,
@@ -266,7 +282,7 @@ INDEX = Verb(
     "wingbar index photos.wb photos/ --also models/dinov2-small",
     flags=index_flags,
     run=index,
-    stopped=CONTINUES,
+    stopped=NOTHING_YET,
 )
 
 
@@ -323,6 +339,11 @@ def info(args: argparse.Namespace) -> int:
     from wingbar.index.index import Index
     from wingbar.model.model import Model
 
+    if args.method is None:
+        flags = ("--backbone", "--bits", "--classes", "--size")
+        refuse_flags(args, flags, "is for the cost of a method's network, with --method")
+    if args.method is not None or args.system:
+        refuse_flags(args, ["--all"], "is about an index or a model")
     if args.system:
         return _system(args)
     if (args.path is None) == (args.method is None):
@@ -333,7 +354,7 @@ def info(args: argparse.Namespace) -> int:
     if args.method is not None:
         record = _cost(args)
         text = table_text(record)
-    elif args.path == "general" or Path(args.path).is_dir():
+    elif args.path == "general" or (Path(args.path) / "model.json").is_file():
         record = model_record(Model.load(args.path))
         text = _model_text(args.path, record)
     else:
@@ -391,6 +412,7 @@ def verify(args: argparse.Namespace) -> int:
     With --repair, make it whole."""
     from wingbar.index.checks import verify
     from wingbar.index.engine import Url, place_of
+    from wingbar.index.sqlite_file import repair_of
 
     place = place_of(args.index)  # which is shown without the password
     if args.repair:
@@ -407,11 +429,8 @@ def verify(args: argparse.Namespace) -> int:
         problems = [other]
         text = f"{place} is intact, but {other}"
     elif problems:
-        advice = "wingbar verify --repair keeps what can be read"
-        if isinstance(place, Url):
-            advice = "restore a copy of it"
         count = counted(len(problems), "problem")
-        text = "\n".join([*map(visible, problems), f"{place}: {count}; {advice}"])
+        text = "\n".join([*map(visible, problems), f"{place}: {count}; {repair_of(place)}"])
     else:
         text = f"{place} is intact"
     print_result(args, {"index": str(place), "problems": problems}, text)
@@ -439,7 +458,8 @@ def _repair(args: argparse.Namespace) -> int:
     else:
         lines = [f"{args.index} is whole again: {counted(done.items, 'image')} kept"]
         if done.made_again:
-            lines.append(f"{counted(done.made_again, 'image')} were encoded again.")
+            were = "image was" if done.made_again == 1 else "images were"
+            lines.append(f"{done.made_again:,} {were} encoded again.")
         if done.unchecked:
             lines.append(
                 f"{counted(done.unchecked, 'code')} could not be checked: a bit of one is wrong."
@@ -569,21 +589,28 @@ def _index_text(found: Index, info: IndexInfo) -> str:
     labels = f" with {counted(info.labels, 'label')}" if info.labels else ""
     as_int8 = " as int8" if info.features == "int8" else ""
     kept = f" in {found.engine}" if isinstance(found.path, Url) else ""
-    lines = [f"{found.path}: {counted(info.items, 'image')}{labels}, {size_text(info.bytes)}{kept}"]
+    noun = "image" if found.model.has_network else "item"
+    lines = [f"{found.path}: {counted(info.items, noun)}{labels}, {size_text(info.bytes)}{kept}"]
     if info.items:
         constant = _constant_bits(found)
         lines.append(
             f"Codes of {info.bits} bits: {info.unique_codes:,} of {info.items:,} are unique; "
             f"{constant_bits_text(constant)}."
         )
-        if info.items > 1 and (constant or 2 * info.unique_codes < info.items):
+        shared = 2 * info.unique_codes < info.items
+        if shared and found.model.averages and not constant:
+            lines.append(
+                "Images of one kind share codes, as they should in an index for classes; features "
+                "order them."
+            )
+        elif info.items > 1 and (constant or shared):
             lines.append(
                 "Warning: these codes tell the pictures badly apart; other codes or more bits may "
                 "do better: wingbar index --help shows --bits, --codes and --refit."
             )
     if how := _how(found.model.record.get("fitted", {})):
         sample = found.model.record["fitted"].get("sample", 0)
-        lines.append(f"Codes learned from {counted(sample, 'image')}{how}.")
+        lines.append(f"Codes learned from {counted(sample, noun)}{how}.")
     lines.append(
         f"Model: {found.model}, features of {info.dim:,} numbers{as_int8}; searches use "
         f"fine={info.fine}."

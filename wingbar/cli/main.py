@@ -28,7 +28,7 @@ from wingbar.cli import (
 )
 from wingbar.cli.options import Group, Verb
 from wingbar.cli.output import print_message, visible
-from wingbar.errors import MachineWarning, OutdatedWarning, WingbarError
+from wingbar.errors import MachineWarning, OutdatedWarning, WingbarError, shortened
 
 VERBS: tuple[Verb | Group, ...] = (
     index.INDEX,
@@ -53,6 +53,18 @@ VERBS: tuple[Verb | Group, ...] = (
 )
 
 
+EXTRAS = {  # what an optional package is installed with
+    "torch": "train",
+    "safetensors": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "scipy": "train",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "sklearn": "report",
+}
+
+
 GREETING = """Visual search for a folder of images, on an ordinary CPU. Start with one of these:
 
   wingbar demo                          search drawn birds, to see what it does
@@ -68,11 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: `verify` found a damaged index. 2: wrong usage or an error, told in one line on
     standard error. 130: stopped by Ctrl-C.
     """
-    arguments = _with_help_last(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(arguments)
+        return _run(_with_help_last(arguments))
     except KeyboardInterrupt:  # before the verb has begun
         return 130
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None or "--debug" in arguments:
+            raise
+        print_message(f"this needs {error.name}: run pip install 'wingbar[{extra}]'")
+        return 2
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -83,7 +101,7 @@ def _run(arguments: Sequence[str]) -> int:
     parser = parser_for(arguments)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parser.exit(2, f"wingbar: {_no_argument(args, unknown)}\n")
+        _refuse(_no_argument(args, unknown))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
@@ -104,6 +122,8 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _failed(args, f"{error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+            raise
         return _failed(
             args,
             f"a bug in wingbar ({type(error).__name__}: {error}): please report it with the "
@@ -132,18 +152,67 @@ def _messages_of_warnings() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and the next step."""
+    """A parser whose errors are one line and the next step. A verb's arguments may stand before,
+    between and after its flags.
+
+    has_verbs: whether a verb follows, which begins what another parser reads.
+    """
+
+    has_verbs = False
+    _looks_between = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as usual; where words are left over, look for arguments between the flags too."""
+        parsed, left = super().parse_known_args(args, namespace)
+        if not left or self.has_verbs or self._looks_between:
+            return parsed, left
+        self._looks_between = True  # parse_known_intermixed_args calls this method
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._looks_between = False
 
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong, and exit with 2."""
-        self.exit(2, f"{self.prog}: {visible(_in_words(message))}; see {self.prog} --help\n")
+        said = shortened(_in_words(message))
+        self.exit(2, f"{self.prog}: {visible(said)}; see {self.prog} --help\n")
 
 
 def _with_help_last(arguments: Sequence[str]) -> Sequence[str]:
-    """The same, but `wingbar help search` and `wingbar -h search` are `wingbar search --help`."""
-    if arguments and arguments[0] in ("help", "-h", "--help"):
-        return [*arguments[1:], "--help"]
-    return arguments
+    """The same, but `wingbar help search` and `wingbar -h search` are `wingbar search --help`.
+    What follows and would not be heeded is refused."""
+    first, rest = (arguments[0], list(arguments[1:])) if arguments else ("", [])
+    if first == "--version" and rest:
+        _refuse(f"wingbar --version takes nothing more: leave {_quoted(rest[0])} out")
+    if first not in ("help", "-h", "--help"):
+        return arguments
+    words = _words_of_verb(rest)
+    if len(words) < len(rest):
+        asked = " ".join(["wingbar help", *words])
+        _refuse(f"{asked} takes nothing more: leave {_quoted(rest[len(words)])} out")
+    return [*rest, "--help"]
+
+
+def _words_of_verb(arguments: Sequence[str]) -> Sequence[str]:
+    """Those of the first arguments that have a help: a verb, one of its verbs, a METHOD."""
+    if not arguments or arguments[0].startswith("-"):
+        return []
+    verb = next((verb for verb in VERBS if verb.name == arguments[0]), None)
+    if verb is None:
+        return arguments  # which says what verbs there are
+    has_more = isinstance(verb, Group) or verb.method_flags is not None
+    return arguments[: 2 if has_more else 1]
+
+
+def _refuse(said: str) -> NoReturn:
+    """Say in one line what is wrong with a command, and exit with 2."""
+    print_message(said)
+    raise SystemExit(2)
+
+
+def _quoted(word: str) -> str:
+    """A word that was typed, in quotes and on one line."""
+    return f"'{visible(shortened(word))}'"
 
 
 def _in_words(message: str) -> str:
@@ -175,7 +244,7 @@ def _in_words(message: str) -> str:
     return f"{flag}: {wrong}"
 
 
-def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def parser_for(arguments: Sequence[str]) -> _Parser:
     """A parser for these arguments: it knows all verbs, and the flags of the one that they name."""
     parser = _Parser(
         prog="wingbar",
@@ -185,20 +254,23 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"wingbar {__version__}")
+    _add_common_flags(parser)
     parser.set_defaults(json=False, debug=False)
     _add_verbs(parser, VERBS, arguments)
     return parser
 
 
-def _add_verbs(
-    parser: argparse.ArgumentParser, verbs: Sequence[Verb | Group], arguments: Sequence[str]
-) -> None:
+def _add_verbs(parser: _Parser, verbs: Sequence[Verb | Group], arguments: Sequence[str]) -> None:
     """Subcommands for `verbs`; the one that `arguments` name first gets its flags too."""
     words = list(dropwhile(lambda argument: argument.startswith("-"), arguments))  # as --json
     asked, rest = (words[0], words[1:]) if words else ("", [])
     names = [verb.name for verb in verbs]
     if asked and asked not in names:
-        parser.exit(2, f"wingbar: {_no_verb(parser.prog, asked, names)}\n")
+        _refuse(_no_verb(parser.prog, asked, names))
+    for word in [] if asked else arguments:
+        if not any(flag.startswith(word) for flag in _flags(parser)):
+            _refuse(_no_flag(parser, word))
+    parser.has_verbs = True
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
     for verb in verbs:
         added = subparsers.add_parser(
@@ -226,23 +298,35 @@ def _no_verb(command: str, asked: str, names: Sequence[str]) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(asked, names, n=1)
-    said = f"{command} has no verb {visible(asked)!r}: "
+    said = f"{command} has no verb {_quoted(asked)}: "
     return said + (f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}")
 
 
 def _no_argument(args: argparse.Namespace, unknown: Sequence[str]) -> str:
-    """What to say about arguments that the verb does not take: a flag that is spelled alike."""
-    import re
+    """What to say about arguments that the verb does not take."""
+    verb: argparse.ArgumentParser = args.verb
+    flag = next((word for word in unknown if word.startswith("-")), None)
+    if flag is not None:
+        return _no_flag(verb, flag)
+    return f"{verb.prog} does not take {_quoted(unknown[0])}: --help shows what it takes"
+
+
+def _no_flag(parser: argparse.ArgumentParser, word: str) -> str:
+    """What to say about a flag that a command does not have: one that is spelled alike."""
     from difflib import get_close_matches
 
-    verb: argparse.ArgumentParser = args.verb
-    flag = next((word.split("=")[0] for word in unknown if word.startswith("-")), "")
-    if not flag:
-        return f"{verb.prog} does not take {visible(unknown[0])!r}: --help shows what it takes"
-    flags = re.findall(r"--([a-z][a-z0-9-]*)", verb.format_help())
-    near = get_close_matches(flag.lstrip("-"), flags, n=1, cutoff=0.7)
-    said = f"{verb.prog} has no flag {visible(flag)}: "
-    return said + (f"did you mean --{near[0]}?" if near else "--help lists those it has")
+    flag = word.split("=")[0]
+    near = [known for known in _flags(parser) if known == flag[1:]]  # --k
+    near += get_close_matches(flag, _flags(parser), n=1, cutoff=0.7)
+    said = f"{parser.prog} has no flag {visible(shortened(flag))}: "
+    return said + (f"did you mean {near[0]}?" if near else "--help lists those it has")
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """The flags of a command, as they are typed."""
+    import re
+
+    return re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", parser.format_help())
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import Group, Verb, positive_number, whole_number
-from wingbar.cli.output import model_record, print_message, print_result, progress_bars
+from wingbar.cli.output import (
+    model_record,
+    print_message,
+    print_result,
+    progress_bars,
+    require_folder,
+)
 from wingbar.errors import ModelError, WingbarError
 
 if TYPE_CHECKING:
@@ -144,6 +150,7 @@ def import_model(args: argparse.Namespace) -> int:
         raise WingbarError(
             "name an encoder (wingbar model list) or a file, or a network by --torch"
         )
+    require_folder(args.output)
     if (output / "model.json").exists():
         raise WingbarError(f"{output} holds a model already: name another directory")
     if args.torch is not None:

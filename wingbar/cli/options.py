@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+
+from wingbar.errors import WingbarError
 
 # -- verbs
 
 
 CONTINUES = "what was stored is kept, and the same command continues from there"
+_DESTINATIONS = {"--for": "purpose", "--with": "encoder", "--from": "start"}
+NOTHING_YET = "nothing was stored yet; the same command begins again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +136,21 @@ def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
         help="average each query with its K nearest neighbours in the index, which finds more of "
         "its kind (default: 0, but 10 in an index for classes)",
     )
+
+
+def refuse_flags(args: argparse.Namespace, flags: Iterable[str], reason: str) -> None:
+    """Raise WingbarError where one of these flags of the verb, as "--html", was given: what would
+    not be heeded is refused. `reason` says after its name why it is of no use."""
+    for flag in flags:
+        name = _DESTINATIONS.get(flag, flag.lstrip("-").replace("-", "_"))
+        if getattr(args, name) != args.verb.get_default(name):
+            raise WingbarError(f"{flag} {reason}: leave it out")
+
+
+def refuse_idle_shortlist(args: argparse.Namespace) -> None:
+    """Raise WingbarError for a --shortlist that no second stage would order."""
+    if args.fine == "none":
+        refuse_flags(args, ["--shortlist"], "is for a second stage, and --fine none has none")
 
 
 def add_field_flags(

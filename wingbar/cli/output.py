@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.errors import counted
+from wingbar.cli.options import CONTINUES
+from wingbar.errors import counted, shortened
 from wingbar.errors import visible as visible
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from wingbar.model.model import Model
     from wingbar.parallel import Progress
 
+LINE = 2000  # letters of a message, at most
 LISTED = 20  # failed images named on the terminal; --json lists all
 _STARTED = "{desc} ..."  # a bar with nothing done yet, which has no speed
 
@@ -29,6 +31,13 @@ def require_page(file: str) -> None:
     require_own(Path(file), b"<!doctype html")
 
 
+def require_folder(folder: str) -> None:
+    """Raise WingbarError unless files can be written into `folder`, which need not be there."""
+    from wingbar import files
+
+    files.require_folder(Path(folder))
+
+
 def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:
     """Print a result on standard output: `record` with --json, else `text`, whose names of files
     and labels are `visible`: a line break in one of them would look like another line."""
@@ -36,8 +45,8 @@ def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str)
 
 
 def print_message(text: str) -> None:
-    """Print one line on standard error."""
-    print(f"wingbar: {visible(text)}", file=sys.stderr)
+    """Print one line on standard error; what it quotes may be long, and is shortened."""
+    print(f"wingbar: {shortened(visible(text), LINE)}", file=sys.stderr)
 
 
 def print_failures(failed: Sequence[Failure], listed_in: str = "--json") -> None:
@@ -88,6 +97,18 @@ def progress_bars() -> Iterator[Progress]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def continuing(args: argparse.Namespace, progress: Progress) -> Progress:
+    """The same progress, of a verb that continues where Ctrl-C ends it: which is said once
+    something is done."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if done:
+            args.stopped = CONTINUES
+        progress(stage, done, total)
+
+    return report
 
 
 # -- texts

@@ -9,8 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Verb, add_encoder_flag, add_ranking_flags, add_where_flag
-from wingbar.cli.output import json_text, print_message, print_result, require_page, visible
+from wingbar.cli.options import (
+    Verb,
+    add_encoder_flag,
+    add_ranking_flags,
+    add_where_flag,
+    refuse_flags,
+    refuse_idle_shortlist,
+)
+from wingbar.cli.output import (
+    json_text,
+    print_message,
+    print_result,
+    require_folder,
+    require_page,
+    visible,
+)
 from wingbar.cli.pictures import KINDS, strip_text
 from wingbar.cli.pictures import resolved as pictures_for
 from wingbar.errors import ImageError, WingbarError, counted, one_line
@@ -100,6 +114,9 @@ def search(args: argparse.Namespace) -> int:
 
     if not args.images and not args.text:
         raise WingbarError("name an image to search with, or a --text")
+    refuse_idle_shortlist(args)
+    if args.json:
+        refuse_flags(args, ["--pictures"], "shows pictures on a terminal, and --json text alone")
     on_terminal = sys.stdout.isatty()
     pictures = pictures_for(args.pictures, on_terminal and not args.json)
     as_page = args.open or args.html is not None
@@ -199,6 +216,9 @@ def explain(args: argparse.Namespace) -> int:
     from wingbar.index.index import Index
     from wingbar.index.ranking import SearchOptions
 
+    refuse_idle_shortlist(args)
+    if args.output:
+        require_folder(args.output)
     options = SearchOptions(k=args.k, fine=args.fine, shortlist=args.shortlist, expand=args.expand)
     source = args.image if args.box is None else Part(args.image, parse_box(args.box))
     with Index.open(args.index) as opened:

@@ -14,6 +14,7 @@ from wingbar.cli.options import (
     add_encoder_flag,
     add_where_flag,
     positive_number,
+    refuse_flags,
     whole_number,
 )
 from wingbar.cli.output import (
@@ -24,7 +25,8 @@ from wingbar.cli.output import (
     require_page,
     visible,
 )
-from wingbar.errors import WingbarError, counted, one_line
+from wingbar.errors import WingbarError, counted, one_line, shortened
+from wingbar.files import kind_of
 
 if TYPE_CHECKING:
     from wingbar.duplicates.find import Copy, Duplicates
@@ -60,7 +62,7 @@ def remove_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def remove(args: argparse.Namespace) -> int:
-    """Remove items from an index; exit code 2 when a name belongs to no item."""
+    """Remove items from an index; exit code 2 when a name belongs to no item, or none is chosen."""
     from wingbar.index.index import Index
 
     names = [*args.names, *([] if args.list is None else _listed_in(args.list))]
@@ -68,17 +70,25 @@ def remove(args: argparse.Namespace) -> int:
         raise WingbarError(f"{args.list} names no file: nothing was removed")
     with Index.open(args.index) as index:
         chosen = index.select(names, where=args.where)
-        for name in chosen.missing:
-            print_message(f"{args.index} holds nothing of the name {name}")
-        if not chosen.ids and args.where and (why := index.why_nothing_passes(args.where)):
-            print_message(why)
+        for name in chosen.missing[:LISTED]:
+            print_message(f"{args.index} holds nothing of the name {shortened(name)}")
+        if len(chosen.missing) > LISTED:
+            more = f"{len(chosen.missing) - LISTED:,} more names"
+            print_message(f"{args.index} holds nothing of {more}; --json lists them all")
+        if not chosen.ids and args.where:
+            why = index.why_nothing_passes(args.where)
+            if why is None and len(chosen.missing) < len(names):
+                why = "no item of these names passes the filter, though others do"
+            if why is not None:
+                print_message(why)
         if not args.dry_run:
             if not args.yes:
                 _ask_before_most(args.index, len(chosen), len(index))
             index.delete(chosen.ids)
         left = len(index)
+        noun = "image" if index.model.has_network else "item"
     head = "would remove" if args.dry_run else "removed"
-    text = f"{args.index}: {head} {counted(len(chosen), 'image')}"
+    text = f"{args.index}: {head} {counted(len(chosen), noun)}"
     text += f", {left - len(chosen) if args.dry_run else left:,} left"
     lines = [text, *(f"  {visible(path)}" for path in chosen.paths[:LISTED])]
     if len(chosen) > LISTED:
@@ -93,7 +103,7 @@ def remove(args: argparse.Namespace) -> int:
         "dry_run": args.dry_run,
     }
     print_result(args, record, "\n".join(lines))
-    return 2 if chosen.missing else 0
+    return 2 if chosen.missing or not chosen.ids else 0
 
 
 def _ask_before_most(name: str, chosen: int, items: int) -> None:
@@ -171,6 +181,11 @@ def duplicates(args: argparse.Namespace) -> int:
     from wingbar.files import require_own, write_whole
     from wingbar.index.index import Index
 
+    if args.exact:
+        flags = ("--radius", "--min-score", "--no-pixels", "--with")
+        refuse_flags(args, flags, "is of no use with --exact, which compares contents alone")
+    if args.drop_list == "-" and args.json:
+        raise WingbarError("--drop-list - and --json both write to standard output: name a file")
     if args.html is not None:
         check_pages()  # before the work, not after it
         require_page(args.html)
@@ -227,14 +242,16 @@ def _drop_lines(found: Duplicates) -> str:
 
 
 def _duplicates_text(args: argparse.Namespace, found: Duplicates) -> str:
-    from wingbar.duplicates.page import bytes_text, freed, intro
+    from wingbar.duplicates.page import bytes_text, freed, intro, undecided
 
+    noun = "image" if found.noun == "picture" else found.noun
+    space = f" ({bytes_text(freed(found))})" if freed(found) else ""
     if not found.groups:
-        return f"{args.index}: no copies among {counted(found.items, 'image')}.\n{intro(found)}"
+        return f"{args.index}: no copies among {counted(found.items, noun)}.\n{intro(found)}"
     groups = counted(len(found.groups), "group")
     lines = [
-        f"{args.index}: {groups} of copies among {counted(found.items, 'image')}; "
-        f"{len(found.to_drop):,} can go ({bytes_text(freed(found))})",
+        f"{args.index}: {groups} of copies among {counted(found.items, noun)}; "
+        f"{len(found.to_drop):,} can go{space}",
         intro(found),
     ]
     for group in found.groups[:GROUPS_LISTED]:
@@ -246,10 +263,7 @@ def _duplicates_text(args: argparse.Namespace, found: Duplicates) -> str:
         lines.append(
             f"and {len(found.groups) - GROUPS_LISTED:,} more groups; --json lists them all"
         )
-    if found.unread:
-        lines.append(
-            f"{counted(found.unread, 'picture')} could not be read; their features alone decided."
-        )
+    lines += undecided(found)
     for flag, what in (("html", "The page is"), ("drop_list", "The list is")):
         if getattr(args, flag) is not None:
             lines.append(f"{what} {getattr(args, flag)}")
@@ -261,13 +275,22 @@ def _copy_text(copy: Copy) -> str:
 
     size = f"  ({text})" if (text := size_text(copy)) else ""
     likeness = "" if copy.how in (None, "same file") else f", cosine {copy.score:.2f}"
-    return f"{(copy.how or 'keep') + likeness:28}  {visible(copy.path)}{size}"
+    return f"{(copy.relation or 'keep') + likeness:28}  {visible(copy.path)}{size}"
 
 
 def _listed_in(name: str) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file that are not empty. Raises WingbarError for one that holds no
+    paths."""
     try:
-        lines = Path(name).read_text("utf-8", "surrogateescape").split("\n")
+        with Path(name).open("rb") as file:
+            data = file.read(4096)
+            if b"\0" in data:  # as no path has
+                raise WingbarError(
+                    f"{name} is {kind_of(Path(name))}, not a text file with one path per line, as "
+                    "wingbar duplicates --drop-list writes it: nothing was removed"
+                )
+            data += file.read()
     except OSError as error:
         raise WingbarError(f"{name} cannot be read: {error.strerror or one_line(error)}") from None
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
     return [line.rstrip("\r") for line in lines if line.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wingbar.cli.options import (
@@ -11,9 +12,16 @@ from wingbar.cli.options import (
     add_multi_label_flag,
     add_protocol_flag,
     from_field_flags,
+    refuse_flags,
     whole_number,
 )
-from wingbar.cli.output import model_record, print_failures, print_result, progress_bars
+from wingbar.cli.output import (
+    model_record,
+    print_failures,
+    print_result,
+    progress_bars,
+    require_folder,
+)
 from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
@@ -116,12 +124,15 @@ def train(args: argparse.Namespace) -> int:
     from wingbar.data.readers import read_images
     from wingbar.training import loop, run
 
+    require_folder(args.output)
     if args.repeat:
         if args.method or args.data or args.resume:
             raise WingbarError(
                 "--repeat takes all settings from the recorded run: leave METHOD, DATA and "
                 "--resume out"
             )
+        flags = ("--split", "--protocol", "--multi-label", "--split-seed", "--from")
+        refuse_flags(args, flags, "is of no use with --repeat, which takes all settings")
         chosen = run.recorded(args.repeat)
     elif not args.method or not args.data:
         raise WingbarError(
@@ -216,13 +227,26 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Make a model of a checkpoint, or a variant of a model: open codes, other preprocessing, or
     int8."""
-    if args.open:
-        return _export_open(args)
-    if args.see:
-        return _export_preprocessing(args)
-    if args.int8:
-        return _export_int8(args)
-    return _export_checkpoint(args)
+    asked = [flag for flag in ("open", "see", "int8") if getattr(args, flag)]
+    if len(asked) > 1:
+        named = " and ".join(f"--{flag}" for flag in asked)
+        raise WingbarError(f"{named} make one model each: run them one after the other")
+    if args.calibrate and not args.int8:
+        raise WingbarError("--calibrate is for --int8: leave it out, or add --int8")
+    if not asked:
+        if args.output:
+            raise WingbarError(
+                "-o is for --open, --int8 and --see; a checkpoint is exported to its "
+                "own folder: leave -o out"
+            )
+        return _export_checkpoint(args)
+    if not args.output:
+        raise WingbarError(f"--{asked[0]} needs -o NEW, the model directory to create")
+    require_folder(args.output)
+    if (Path(args.output) / "model.json").exists():
+        raise WingbarError(f"{args.output} holds a model already: name another directory")
+    variants = {"open": _export_open, "see": _export_preprocessing, "int8": _export_int8}
+    return variants[asked[0]](args)
 
 
 EXPORT = Verb(
@@ -262,8 +286,6 @@ def _export_open(args: argparse.Namespace) -> int:
     from wingbar.model import proof
     from wingbar.model.model import Model
 
-    if not args.output:
-        raise WingbarError("--open needs -o NEW, the model directory to create")
     opened = proof.proven(Model.load(args.path).opened())
     opened.save(args.output)
     print_result(args, model_record(opened), f"{args.output}: {opened}")
@@ -274,8 +296,6 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
     from wingbar.model import proof
     from wingbar.model.model import Model
 
-    if not args.output:
-        raise WingbarError("--see needs -o NEW, the model directory to create")
     model = Model.load(args.path)
     seen = _parse_preprocessing(args.see, model.preprocessing)
     changed = proof.proven(model.with_preprocessing(seen))
@@ -313,11 +333,8 @@ def _export_int8(args: argparse.Namespace) -> int:
     from wingbar.model.model import Model
     from wingbar.training.export import int8_model
 
-    if not args.calibrate or not args.output:
-        raise WingbarError(
-            "--int8 needs --calibrate DIR, a folder of typical images, and -o NEW, the model "
-            "directory to create"
-        )
+    if not args.calibrate:
+        raise WingbarError("--int8 needs --calibrate DIR, a folder of typical images")
     model = Model.load(args.path)
     paths = images.find(args.calibrate).images
     drawn = np.random.default_rng(0).permutation(len(paths))[:CALIBRATION_IMAGES]

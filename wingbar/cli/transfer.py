@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from wingbar.cli.options import Verb, add_encoder_flag, add_features_flag, code_length, whole_number
+from wingbar.cli.options import (
+    Verb,
+    add_encoder_flag,
+    add_features_flag,
+    code_length,
+    refuse_flags,
+    whole_number,
+)
 from wingbar.cli.output import print_result, visible
 from wingbar.errors import counted
 
@@ -85,6 +92,11 @@ def import_file(args: argparse.Namespace) -> int:
     """Make an index of a file of embeddings."""
     from wingbar.index.transfer import import_file
 
+    if args.model is not None:
+        flags = ("--bits", "--seed")
+        refuse_flags(
+            args, flags, "is for codes that are learned anew, and --model keeps those of the file"
+        )
     done = import_file(
         args.file,
         args.output,

@@ -26,7 +26,7 @@ from wingbar.data.records import (
     joined_labels,
     labels_of,
 )
-from wingbar.errors import DataError, ImageError
+from wingbar.errors import DataError, ImageError, printable
 from wingbar.images import Failure
 
 # The names that people give to the parts of a data set, and what wingbar calls them.
@@ -268,7 +268,7 @@ def _read_csv(path: Path) -> Parts:
             where = f"{path}, line {rows.line_num}"
             values = columns.values(row, where)
             if reason := _no_path(values["path"]):
-                failed.append(Failure(images.printable(where), reason))
+                failed.append(Failure(printable(where), reason))
                 continue
             entry, part = _csv_entry(values, columns.own, path.parent, where)
             everything.append(entry)

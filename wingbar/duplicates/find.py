@@ -94,6 +94,11 @@ class Copy:
     score: float
     agreement: float | None
 
+    @property
+    def relation(self) -> str:
+        """`how`, as it is shown: what has no file is of the same content; "" for what is kept."""
+        return "same content" if self.how == "same file" and self.bytes < 0 else self.how or ""
+
 
 @dataclass(frozen=True)
 class Duplicates:
@@ -107,6 +112,7 @@ class Duplicates:
     unread: items whose pixels were wanted and could not be read; they are copies by feature alone.
     own_codes: whether codes were made of the features, because those of the index tell too little.
     seconds: time of each step.
+    without_file: items that have no file, as vectors and arrays; their features decide, too.
     """
 
     items: int
@@ -117,6 +123,12 @@ class Duplicates:
     unread: int
     own_codes: bool
     seconds: dict[str, float] = field(hash=False)
+    without_file: int = 0
+
+    @property
+    def noun(self) -> str:
+        """What is compared: "item" where none of them is a picture in a file."""
+        return "item" if self.without_file == self.items else "picture"
 
     @property
     def to_drop(self) -> list[Copy]:
@@ -218,6 +230,7 @@ class _Search:
             len(self.unread),
             self.own_codes,
             self.seconds,
+            sum(item.size == NO_FILE for item in self.items),
         )
 
     # -- candidates
@@ -309,7 +322,6 @@ class _Search:
     def _small(self, row: int) -> Small | None:
         item = self.items[row]
         if item.size == NO_FILE:
-            self.unread.add(row)
             return None
         try:
             return Small.of(item.path)

@@ -45,18 +45,18 @@ def duplicates_page(name: str, found: Duplicates) -> str:
     """The copies `found` in the index `name`, as HTML text. Its pictures are small JPEGs without
     EXIF; it loads nothing. Raises WingbarError without Jinja2."""
     check_pages()
-    shown = found.groups[:GROUPS_SHOWN]
+    shown, space = found.groups[:GROUPS_SHOWN], freed(found)
     values = {
         "title": f"Copies in {Path(name).name}",
         "kind": "wingbar duplicates",
         "intro": intro(found),
         "facts": [
             Fact("groups of copies", f"{len(found.groups):,}"),
-            Fact("pictures that can go", f"{len(found.to_drop):,}", _share(found)),
-            Fact("space in their files", bytes_text(freed(found))),
-            Fact("pictures compared", f"{found.items:,}"),
+            Fact(f"{found.noun}s that can go", f"{len(found.to_drop):,}", _share(found)),
+            *([Fact("space in their files", bytes_text(space))] if space else []),
+            Fact(f"{found.noun}s compared", f"{found.items:,}"),
         ],
-        "groups": [_group(group) for group in shown],
+        "groups": [_group(group, found.noun) for group in shown],
         "hidden": len(found.groups) - len(shown),
         "note": _note(found),
     }
@@ -65,11 +65,15 @@ def duplicates_page(name: str, found: Duplicates) -> str:
 
 def intro(found: Duplicates) -> str:
     """What counts as a copy here, in words."""
+    files = found.noun == "picture"
     if found.radius is None:
-        return "Pictures are copies when their files hold the same bytes."
+        if files:
+            return "Pictures are copies when their files hold the same bytes."
+        return "Items are copies when they hold the same numbers."
     codes = "codes made of the features" if found.own_codes else "codes"
     return (
-        f"Copies are pictures with the same bytes, and pictures whose {codes} differ in at most "
+        f"Copies are {found.noun}s with the same {'bytes' if files else 'numbers'}, and "
+        f"{found.noun}s whose {codes} differ in at most "
         f"{counted(found.radius, 'bit')}, whose features have a cosine of at least "
         f"{found.min_score:.2f}"
         + (" and whose pixels lie over each other." if found.compared else ".")
@@ -97,16 +101,29 @@ def size_text(copy: Copy) -> str:
     return ", ".join([*parts, *([bytes_text(copy.bytes)] if copy.bytes >= 0 else [])])
 
 
+def undecided(found: Duplicates) -> list[str]:
+    """Sentences on items whose pixels could not be compared."""
+    sentences = []
+    if found.unread:
+        sentences.append(
+            f"{counted(found.unread, 'picture')} could not be read; their features alone decided."
+        )
+    if 0 < found.without_file < found.items and found.radius is not None:
+        have = "1 item has" if found.without_file == 1 else f"{found.without_file:,} items have"
+        sentences.append(f"{have} no picture in a file; their features alone decided.")
+    return sentences
+
+
 def _share(found: Duplicates) -> str:
     return f"{len(found.to_drop) / max(found.items, 1):.1%} of all"
 
 
-def _group(group: Sequence[Copy]) -> _GroupView:
+def _group(group: Sequence[Copy], noun: str) -> _GroupView:
     labels = sorted({copy.label for copy in group if copy.label is not None})
     folders = {_folder(copy) for copy in group}
     shared = folders.pop() if len(folders) == 1 else ""
     return _GroupView(
-        f"{len(group):,} pictures, {len(group) - 1:,} can go",
+        f"{len(group):,} {noun}s, {len(group) - 1:,} can go",
         shared,
         f"labelled {' and '.join(labels)}" if len(labels) > 1 else "",
         [
@@ -130,10 +147,10 @@ def _copy(copy: Copy, folder: str, labels_differ: bool) -> _CopyView:
         if copy.agreement is not None and copy.how != "through another":
             likeness += f", pixels {copy.agreement:.2f}"
     return _CopyView(
-        picture(copy.path, name),
+        picture(copy.path, name) if copy.bytes >= 0 else Picture(copy.path, name, "", "no picture"),
         name,
         folder,
-        "" if copy.how is None else _HOW[copy.how],
+        _HOW.get(copy.relation, copy.relation),
         size_text(copy),
         likeness,
         (copy.label or "no label") if labels_differ else "",
@@ -145,8 +162,4 @@ def _note(found: Duplicates) -> str:
     note = f"Found in {seconds:,.0f} s."
     if found.compared:
         note += f" The pixels of {counted(found.compared, 'pair')} were compared."
-    if found.unread:
-        note += (
-            f" {counted(found.unread, 'picture')} could not be read; their features alone decided."
-        )
-    return note
+    return " ".join([note, *undecided(found)])

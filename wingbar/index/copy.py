@@ -24,6 +24,7 @@ import numpy as np
 
 from wingbar.errors import StoreError, WingbarError
 from wingbar.files import (
+    INDEX_MARK,
     partial_path,
     remove_leftovers,
     require_own,
@@ -33,7 +34,6 @@ from wingbar.files import (
 from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Row, Url, place_of
 from wingbar.index.kept import Kept, as_kept
-from wingbar.index.open_file import APPLICATION
 from wingbar.index.place import create_store, exists, open_store
 from wingbar.index.sqlite_file import explained, remove_index
 from wingbar.index.store import Store
@@ -166,7 +166,7 @@ def backup(
         raise StoreError(f"{path} is the index itself: name another file")
     try:
         require_own(path, b"SQLite format 3\0")
-        require_own(path, APPLICATION.to_bytes(4, "big"), at=68)  # no database of another program
+        require_own(path, INDEX_MARK, at=68)  # no database of another program
     except WingbarError as error:
         raise StoreError(str(error)) from None
     partial = partial_path(path)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbar.errors import QueryError
+from wingbar.errors import QueryError, shortened
 from wingbar.images import is_utf8
 
 Where = str | Sequence[str]
@@ -232,7 +232,11 @@ def _near(condition: Condition, values_of_field: Callable[[str], list[str]]) -> 
     folded = {value.casefold(): value for value in sorted(values)}
     near = get_close_matches(condition.value.casefold(), folded, n=3)
     listed = [folded[value] for value in near] or sorted(values)[:3]
-    return f": there is {', '.join(listed)}" if listed else ""
+    if not listed:
+        return ""
+    more = len(values) - len(listed)
+    rest = "" if not more else f", and {more:,} more" if len(values) < NEAR_AMONG else ", and more"
+    return f": there is {', '.join(map(shortened, listed))}{rest}"
 
 
 def _parse(text: str) -> Condition:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from wingbar.errors import StoreError
+from wingbar.files import INDEX_MARK
 from wingbar.index.sqlite_file import (
     BUSY_MS,
     State,
@@ -20,11 +21,12 @@ from wingbar.index.sqlite_file import (
     is_immutable,
     is_writable,
     log_size,
+    not_an_index,
     state_of,
 )
 from wingbar.index.tables import FORMAT, check_schema, step_up
 
-APPLICATION = 0x77626172  # "wbar", in SQLite's header
+APPLICATION = int.from_bytes(INDEX_MARK, "big")
 # A damaged name makes Python fail at the text of the error itself.
 _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _CHECK_STEPS = 1_000_000  # of SQLite's machine, between two looks at how many a statement took
@@ -259,7 +261,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         raise explained(error, path) from error
     if application != APPLICATION:
         connection.close()
-        raise StoreError(f"{path} is not a wingbar index")
+        raise not_an_index(path)
     if version > FORMAT:
         connection.close()
         raise StoreError(

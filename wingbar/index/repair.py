@@ -25,13 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import ImageError, ModelError, StoreError, WingbarError, counted
-from wingbar.files import sync_folder
+from wingbar.errors import ImageError, ModelError, StoreError, WingbarError, counted, printable
+from wingbar.files import DATABASE, INDEX, UNKNOWN, kind_of, sync_folder
 from wingbar.hamming.codes import words
-from wingbar.images import printable
 from wingbar.index.checks import verify
 from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
-from wingbar.index.sqlite_file import remove_index
+from wingbar.index.sqlite_file import BROKEN, model_rows, not_an_index, remove_index
 from wingbar.index.store import CHUNK, NO_FILE, Item, Removed, Store
 from wingbar.index.tables import (
     FIRST,
@@ -49,8 +48,6 @@ from wingbar.index.tables import (
 from wingbar.model import proof
 from wingbar.model.model import PROOF, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
-
-_BROKEN = (sqlite3.Error, UnicodeDecodeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -108,6 +105,8 @@ def repair(
     or its model is lost, and when the new file cannot be written; then nothing is changed.
     """
     place = Path(path)
+    if place.is_file() and kind_of(place) not in (INDEX, DATABASE, UNKNOWN):
+        raise not_an_index(place)
     if not verify(place):
         with closing(Store.open(place)) as store:
             return Repaired(str(place), None, store.count())
@@ -177,7 +176,7 @@ def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
     saved.second = _second_of(connection, saved)
     if saved.second is not None:
         _read_encoded(connection, SECOND, saved.second, saved, top)
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         for name, *rest, crc in connection.execute(
             "SELECT path, size, mtime, content, crc FROM removed"
         ):
@@ -194,10 +193,10 @@ def _second_of(connection: sqlite3.Connection, saved: _Saved) -> _Encoded | None
     lost."""
     files: dict[str, bytes] = {}
     is_there = False
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         query = "SELECT 1 FROM meta WHERE name = ?"
         is_there = connection.execute(query, (SECOND.fingerprint,)).fetchone() is not None
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         files = dict(connection.execute(f"SELECT name, data FROM {SECOND.model}"))
     if not is_there and not files:
         return None
@@ -224,7 +223,7 @@ def _read_encoded(
 
 def _listed_id(connection: sqlite3.Connection, path: str) -> int | None:
     """The id that SQLite's own list of paths has for a path; None where it cannot be read."""
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         row = connection.execute("SELECT id FROM items WHERE path = ?", (path,)).fetchone()
         return row and int(row[0])
     return None
@@ -232,13 +231,13 @@ def _listed_id(connection: sqlite3.Connection, path: str) -> int | None:
 
 def _kept(connection: sqlite3.Connection, dim: int) -> Kept:
     """How features are kept; where the row that says so is damaged, by the length of most."""
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         rows = connection.execute("SELECT value, crc FROM meta WHERE name = 'features'").fetchall()
         for kept in KEPT:
             if (kept, meta_crc("features", kept)) in rows:
                 return kept
     lengths: Counter[object] = Counter()
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         for (length,) in connection.execute("SELECT length(data) FROM features"):
             lengths[length] += 1
     return "int8" if lengths[width(dim, "int8")] > lengths[width(dim, "float16")] else "float16"
@@ -257,15 +256,7 @@ def _is_feature(data: object, crc: object, dim: int, kept: Kept) -> bool:
 def _model_of(connection: sqlite3.Connection, path: Path) -> Model:
     """The model of the index. A damaged file of it is taken from the built-in model if that has
     it."""
-    files: dict[str, bytes] = {}
-    names: list[str] = []
-    with suppress(*_BROKEN):
-        names = [name for (name,) in connection.execute("SELECT name FROM model")]
-        for name in names:
-            with suppress(*_BROKEN):
-                [files[name]] = connection.execute(
-                    "SELECT data FROM model WHERE name = ?", (name,)
-                ).fetchone()
+    names, files = model_rows(connection)
     try:
         return Model(files)
     except (WingbarError, TypeError):
@@ -277,8 +268,9 @@ def _model_of(connection: sqlite3.Connection, path: Path) -> Model:
             files[PROOF] = Model.load().files[PROOF]
         return Model(files)
     except (WingbarError, TypeError) as error:
+        reason = str(error).split(":")[0]  # without what to do about the folder of a model
         raise StoreError(
-            f"{path} cannot be repaired, since its model is lost ({error}): make a new index with "
+            f"{path} cannot be repaired, since its model is lost ({reason}): make a new index with "
             "wingbar index, or restore a backup"
         ) from None
 
@@ -292,7 +284,7 @@ def _top(connection: sqlite3.Connection) -> int:
         "SELECT max(id) FROM features",
         f"SELECT max(chunk) * {CHUNK} + {CHUNK - 1} FROM codes",
     ):
-        with suppress(*_BROKEN):
+        with suppress(*BROKEN):
             row = connection.execute(query).fetchone()
             if row and isinstance(row[0], int):
                 top = max(top, row[0])
@@ -311,14 +303,14 @@ def _rows(
     lost: list[int] = []
     try:
         found.extend(connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED"))
-    except _BROKEN:
+    except BROKEN:
         found = _rows_before_the_damage(connection, table, columns)
         last = max((row[0] for row in found), default=0)
         for id_ in range(last + 1, top + 1):
             try:
                 query = f"SELECT {columns} FROM {table} WHERE id = ?"
                 found += connection.execute(query, (id_,)).fetchall()[:1]
-            except _BROKEN:
+            except BROKEN:
                 lost.append(id_)
     kept = ascending([row[0] for row in found])
     for place in kept:
@@ -336,7 +328,7 @@ def _rows_before_the_damage(
     connection: sqlite3.Connection, table: str, columns: str
 ) -> list[tuple[Any, ...]]:
     found = []
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         for row in connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED"):
             found.append(row)
     return found
@@ -373,7 +365,7 @@ def _read_codes(
         row = connection.execute(
             f"SELECT data, alive, crc FROM {tables.codes} WHERE chunk = ?", (chunk,)
         ).fetchone()
-    except _BROKEN:
+    except BROKEN:
         return
     if row is None or not isinstance(row[0], bytes) or not isinstance(row[1], bytes):
         return

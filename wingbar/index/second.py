@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import ImageError, ModelError, StoreError
-from wingbar.images import Failure, printable
+from wingbar.errors import ImageError, ModelError, StoreError, printable
+from wingbar.images import Failure
 from wingbar.index.engine import NO_FILE, AnyStore, Item
 from wingbar.index.refit import sample_of
 from wingbar.index.sources import content_of

@@ -15,8 +15,8 @@ from PIL import Image
 from wingbar import images
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images, absolute
-from wingbar.errors import DataError
-from wingbar.images import Failure, printable
+from wingbar.errors import DataError, printable
+from wingbar.images import Failure
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,22 @@ removed."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
-from contextlib import suppress
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 from wingbar.errors import StoreError
+from wingbar.files import INDEX, kind_of
 from wingbar.index.engine import Url
 from wingbar.index.filters import as_number
+from wingbar.model.model import PROOF, Model
 
+BROKEN = (sqlite3.Error, UnicodeDecodeError, OverflowError)  # what a damaged file raises
+MODEL_SECONDS = 5  # for reading the model of a damaged file, which may send SQLite round and round
 BUSY_MS = 60_000  # how long a writer waits for another one's transaction
 
 
@@ -148,14 +155,70 @@ def explained(error: Exception, path: Path) -> StoreError:
     if "readonly" in text or "read-only" in text:
         return StoreError(f"{path} is read-only: copy it to a place where you may write")
     if "not a database" in text:
-        return StoreError(f"{path} is not a wingbar index")
+        return not_an_index(path)
     if "unable to open" in text:
         return StoreError(f"{path} cannot be opened: is its folder there, and may you write to it?")
     return StoreError(f"{path} is damaged ({text}): {repair_of(path)}")
+
+
+def not_an_index(path: Path) -> StoreError:
+    """The StoreError for a file that is something else."""
+    kind = kind_of(path)
+    what = "" if kind == INDEX else f", but {kind}"
+    return StoreError(
+        f"{path} is not a wingbar index{what}: name another file, or make one with wingbar index "
+        "NEW.wb IMAGES"
+    )
 
 
 def repair_of(place: Path | Url) -> str:
     """What to do about a damaged index."""
     if isinstance(place, Url):
         return "restore a copy of it"
+    if _has_lost_its_model(place):
+        return (
+            "its model is lost, so that it cannot be repaired: make a new index with wingbar "
+            "index, or restore a backup"
+        )
     return f"wingbar verify --repair {place} keeps what can be read; or restore a backup"
+
+
+def _has_lost_its_model(path: Path) -> bool:
+    """Whether a damaged file has no model that can be read; False where that cannot be told."""
+    end = time.monotonic() + MODEL_SECONDS
+    try:
+        with closing(connect(path, "ro")) as connection:
+            connection.execute("PRAGMA writable_schema = ON")  # or a file that was cut is refused
+            connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+            _, files = model_rows(connection)
+    except BROKEN as error:
+        return not isinstance(error, sqlite3.OperationalError)  # as when it is locked
+    if time.monotonic() > end:
+        return False
+    try:
+        wanted = json.loads(files["model.json"])["files"]
+        broken = {
+            name
+            for name, digest in wanted.items()
+            if hashlib.sha256(files.get(name, b"")).hexdigest() != digest
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return True
+    if broken and broken <= {"model.onnx", PROOF}:  # which the built-in model may have
+        built_in = Model.load().record["files"]
+        return any(built_in.get(name) != wanted[name] for name in broken)
+    return bool(broken)
+
+
+def model_rows(connection: sqlite3.Connection) -> tuple[list[str], dict[str, bytes]]:
+    """The names of the model's files in a damaged index, and the files that can be read."""
+    files: dict[str, bytes] = {}
+    names: list[str] = []
+    with suppress(*BROKEN):
+        names = [name for (name,) in connection.execute("SELECT name FROM model")]
+        for name in names:
+            with suppress(*BROKEN):
+                [files[name]] = connection.execute(
+                    "SELECT data FROM model WHERE name = ?", (name,)
+                ).fetchone()
+    return names, files

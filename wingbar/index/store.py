@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import StoreError
-from wingbar.files import partial_path, remove_leftovers, with_own_name
+from wingbar.files import partial_path, remove_leftovers, taken, with_own_name
 from wingbar.hamming.codes import Codes, Packed, words
 from wingbar.images import is_utf8
 from wingbar.index import filters
@@ -92,7 +92,7 @@ class Store:
         """A new file at `path` that holds the model, and will keep features as `kept`. Raises
         StoreError when something is there already."""
         if path.exists():
-            raise StoreError(f"{path} exists already: name another file, or delete it first")
+            raise StoreError(taken(path))
         partial = partial_path(path)
         remove_leftovers(path)
         try:
@@ -113,9 +113,7 @@ class Store:
             empty_stale_log(path)
             put_in_place(partial, path)
         except FileExistsError:
-            raise StoreError(
-                f"{path} exists already: name another file, or delete it first"
-            ) from None
+            raise StoreError(taken(path)) from None
         except (sqlite3.Error, OSError) as error:
             raise explained(error, path) from error
         except StoreError as error:
@@ -130,7 +128,7 @@ class Store:
         """The index at `path`, for reading and, where the file system allows it, writing. Raises
         StoreError."""
         if path.exists() and not path.is_file():
-            raise StoreError(f"{path} is no file, as an index is: name another place")
+            raise StoreError(_why_no_file(path))
         if not path.is_file():
             raise StoreError(f"no index at {path}: make one with wingbar index {path} IMAGES")
         return cls(OpenFile.open(path))
@@ -850,3 +848,15 @@ class Store:
 
     def _damaged(self, what: str) -> StoreError:
         return StoreError(f"{self.path} is damaged ({what}): {repair_of(self.path)}")
+
+
+def _why_no_file(path: Path) -> str:
+    """What to say about a place that is no file, where an index is to be."""
+    if (path / "model.json").is_file():
+        return f"{path} is a model, not an index: name the file of an index"
+    if path.is_dir():
+        return (
+            f"{path} is a folder, not an index: if it holds images, make an index of them with "
+            f"wingbar index {path.resolve().name or 'photos'}.wb {path}"
+        )
+    return f"{path} is no file, as an index is: name another place"

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import DataError, ImageError, ModelError, counted
-from wingbar.images import Failure, is_utf8, printable
+from wingbar.errors import DataError, ImageError, ModelError, counted, printable
+from wingbar.images import Failure, is_utf8
 from wingbar.index.averaging import average_new
 from wingbar.index.bulk import encode_on_ray
 from wingbar.index.encoded import Encoded, Made
@@ -584,7 +584,12 @@ class _Sync:
         self, model: Model, raw: NDArray[np.float32], labels: Sequence[str | None]
     ) -> Model:
         return model.fitted(
-            raw, BITS if self.bits is None else self.bits, self.seed, self.options, labels
+            raw,
+            BITS if self.bits is None else self.bits,
+            self.seed,
+            self.options,
+            labels,
+            look=lambda: self.progress("learning codes", 0, len(labels)),
         )
 
     def process(self, todo: Sequence[Wanted]) -> None:

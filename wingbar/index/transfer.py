@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import DataError, ModelError, StoreError, one_line
-from wingbar.files import partial_path, remove_leftovers, require_own
+from wingbar.files import partial_path, remove_leftovers, require_own, taken
 from wingbar.hamming.codes import Packed, pack, unpack
 from wingbar.index.index import Index, model_at
 from wingbar.index.kept import Kept
@@ -260,7 +260,7 @@ def import_file(
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     if target.exists():
-        raise StoreError(f"{target} exists already: name another file, or delete it first")
+        raise StoreError(taken(target))
     rows = _read_npz(path) if path.suffix.lower() == ".npz" else _read_parquet(path)
     _check(path, rows)
     try:

@@ -386,9 +386,11 @@ class Model:
         seed: int,
         options: fitting.FitOptions | None = None,
         labels: Sequence[str | None] = (),
+        look: Callable[[], None] | None = None,
     ) -> Model:
         """This label-free model with codes of `bits` bits, fitted to raw outputs [n, r] of a sample
-        of n images with these labels, if any.
+        of n images with these labels, if any. `look` is called now and then meanwhile; what it
+        raises ends the fit.
 
         Raises ModelError when the model has codes of its own or `bits` is out of range.
         """
@@ -408,7 +410,8 @@ class Model:
                     keep_features=not self.has_network,
                     labels=labels,
                     whole=self.has_text,
-                )
+                ),
+                look,
             )
         except ValueError as error:
             raise ModelError(str(error)) from None

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from wingbar.data.readers import read_images
 from wingbar.data.records import Images
-from wingbar.errors import QueryError, WingbarError
-from wingbar.images import Failure, printable
+from wingbar.errors import QueryError, WingbarError, printable
+from wingbar.images import Failure
 from wingbar.index.index import Index
 from wingbar.index.sync import AddReport
 

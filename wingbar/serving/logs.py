@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import traceback
 
+from wingbar.errors import printable
+
 
 def in_log(text: object) -> str:
     """A text on one line, with every character that cannot be shown as an escape such as \\x1b."""
     return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape", "backslashreplace").decode("ascii")
-        for character in str(text)
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in printable(text)
     )
 
 

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from wingbar.errors import QueryError
-from wingbar.images import printable
+from wingbar.errors import QueryError, printable
 from wingbar.index.ranking import SearchOptions
 from wingbar.index.text_search import Text
 from wingbar.serving.middleware import JSON, content_type

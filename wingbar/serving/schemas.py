@@ -10,7 +10,7 @@ from fastapi import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from wingbar import images
-from wingbar.errors import QueryError
+from wingbar.errors import QueryError, shortened
 from wingbar.index.filters import parse_where
 from wingbar.index.ranking import CUT, LONGEST_EXPAND, SHORTLIST, Fine, SearchOptions
 from wingbar.model.text import LONGEST_TEXT
@@ -27,6 +27,7 @@ MOST_FILTERS = 32
 LONGEST_FILTER = 1000  # characters
 # Wildcards in a filter on a path: each further one makes a hostile pattern 100 times slower.
 MOST_WILDCARDS = 3
+DETAIL = 2000  # characters of what is said about an error
 LONGEST_LABEL = 1000  # characters
 MOST_JSON = 256 * 2**10  # bytes of a JSON body; 64 ids and 32 filters take a fifth of it
 LARGEST_ID = 2**63 - 1
@@ -499,12 +500,13 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 
 
 def problem_record(status: int, detail: str) -> dict[str, Any]:
-    """An error as a record like ProblemOut."""
+    """An error as a record like ProblemOut; what its detail quotes may be long, and is
+    shortened."""
     return {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        "detail": shortened(detail, DETAIL),
     }
 
 

@@ -96,6 +96,11 @@ class Settings:
                 "--read-token and --token are the same, so readers could also write: give two "
                 "different tokens"
             )
+        if self.public and self.read_token is not None:
+            raise WingbarError(
+                "--public lets anybody search, and --read-token only those who have it: leave one "
+                "of them out"
+            )
         for origin in self.cors:
             parts = urlsplit(origin)
             is_web = parts.scheme in ("http", "https")
