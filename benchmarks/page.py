@@ -11,7 +11,8 @@ Headless Chromium draws with the CPU, which the server and this script share, so
 (those two, `frames_per_second`, `dropped_frames` and `long_tasks`, which take over 50 ms) mean
 something on a quiet machine only. What is called work is processor time of the page's main thread,
 whatever else runs: scripts, styles, layout, and `all` with painting; of 16.7 ms that a frame has at
-60 a second. Drawing comes on top, in other threads, or on a graphics card.
+60 a second. Drawing comes on top, in other threads, or on a graphics card; `browser_ms` is the
+processor time of all processes of the browser, with drawing.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ if TYPE_CHECKING:
     from playwright.sync_api import CDPSession, Page
 
 FRAMES = 300
-PATIENCE = 20  # seconds after which no more results are expected
+PATIENCE = 20  # seconds after which nothing more is expected of the page
 
 # Resolves to the times between the end of the answer to a search and two frames.
-SEARCH = """async (place) => {
+SEARCH = """async ([place, patience]) => {
   performance.clearResourceTimings();
   const grid = document.getElementById("grid");
-  const frame = () => new Promise(requestAnimationFrame);
+  const end = performance.now() + 1000 * patience;
+  const frame = () => new Promise((resolve, reject) => {
+    if (performance.now() < end) requestAnimationFrame(resolve);
+    else reject(new Error(`the page did not show the first row within ${patience} s`));
+  });
   const before = location.href;
   document.querySelectorAll(".card")[place].querySelector(".hit").click();
   while (location.href === before) await frame();
@@ -51,7 +56,8 @@ SEARCH = """async (place) => {
   const top = Math.min(...[...grid.children].map((card) => card.offsetTop));
   const row = () => [...grid.querySelectorAll(".card")].filter((card) => card.offsetTop === top);
   const isLoaded = (img) => img.complete && img.naturalWidth > 0;
-  while (!row().every((card) => isLoaded(card.querySelector("img")))) await frame();
+  const isDone = (card) => card.matches(".missing") || isLoaded(card.querySelector("img"));
+  while (!row().every(isDone)) await frame();
   await frame();
   return [shown, performance.now() - answer().responseEnd];
 }"""
@@ -70,26 +76,32 @@ SCROLL = """async (frames) => {
 }"""
 
 
-def searches(page: Page, session: CDPSession, url: str, count: int) -> dict[str, Any]:
+def searches(
+    page: Page, session: CDPSession, whole: CDPSession, url: str, count: int
+) -> dict[str, Any]:
     """Milliseconds of `count` searches, each from the start page."""
-    shown, rows, work = [], [], []
+    shown, rows, work, browser = [], [], [], []
     for place in range(count):
         page.goto(url)
         page.wait_for_selector(".card")
         page.wait_for_timeout(500)  # thumbnails of the start page
-        before = _cost(session)
-        first, row = page.evaluate(SEARCH, place % 20)
+        before, browser_before = _cost(session), _browser_ms(whole)
+        first, row = page.evaluate(SEARCH, [place % 20, PATIENCE])
         work.append(_cost(session).minus(before).all)
+        browser.append(_browser_ms(whole) - browser_before)
         shown.append(first)
         rows.append(row)
     return {
         "first_results_ms": _summary(shown),
         "first_row_ms": _summary(rows),
         "work_ms_per_search": _summary(work),
+        "browser_ms_per_search": _summary(browser),
     }
 
 
-def scrolling(page: Page, session: CDPSession, url: str, results: int) -> dict[str, Any]:
+def scrolling(
+    page: Page, session: CDPSession, whole: CDPSession, url: str, results: int
+) -> dict[str, Any]:
     """Frames while many results are scrolled, and what the page does in each."""
     page.goto(f"{url}/?id=1")
     page.wait_for_selector(".card")
@@ -104,14 +116,15 @@ def scrolling(page: Page, session: CDPSession, url: str, results: int) -> dict[s
     loading = _cost(session).minus(before)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(1000)
-    before = _cost(session)
+    before, browser_before = _cost(session), _browser_ms(whole)
     times, long_tasks = page.evaluate(SCROLL, FRAMES)
-    cost = _cost(session).minus(before)
+    cost, browser = _cost(session).minus(before), _browser_ms(whole) - browser_before
     return {
         "results": loaded,
         "cards_in_page": page.locator(".card").count(),
         "work_ms_to_load_them": loading.rounded(1),
         "work_ms_per_frame": cost.rounded(FRAMES),
+        "browser_ms_per_frame": round(browser / FRAMES, 1),
         "long_tasks": long_tasks,
         "dropped_frames": sum(ms > 1.5 * 1000 / 60 for ms in times),
         "frames": FRAMES,
@@ -137,6 +150,12 @@ class Cost(NamedTuple):
 
     def rounded(self, parts: int) -> dict[str, float]:
         return {name: round(ms / parts, 2) for name, ms in self._asdict().items()}
+
+
+def _browser_ms(browser: CDPSession) -> float:
+    """The processor time of all processes of the browser so far, in milliseconds."""
+    processes = browser.send("SystemInfo.getProcessInfo")["processInfo"]
+    return 1000 * float(sum(process["cpuTime"] for process in processes))
 
 
 def _loaded(page: Page) -> int:
@@ -180,8 +199,9 @@ def main() -> None:
         context = browser.new_context(viewport={"width": 1280, "height": 800}, bypass_csp=True)
         page = context.new_page()
         session = context.new_cdp_session(page)
-        found = searches(page, session, url, args.searches)
-        found |= scrolling(page, session, url, args.results)
+        whole = browser.new_browser_cdp_session()
+        found = searches(page, session, whole, url, args.searches)
+        found |= scrolling(page, session, whole, url, args.results)
         browser.close()
     if args.json:
         print(json.dumps(found))

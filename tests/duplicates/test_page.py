@@ -18,7 +18,7 @@ def test_what_the_page_says() -> None:
         "Copies in photos.wb",
         "differ in at most 9 bits",
         "cosine of at least 0.60",
-        "&lt;b&gt;a.jpg",
+        '&lt;b&gt;a<wbr><span class="ending">.jpg</span>',
         "2 pictures, 1 can go",
         '<p class="quiet">/p</p>',
         "labelled green and red &amp; blue",

@@ -44,6 +44,9 @@ def test_right_and_wrong_are_marked_and_lost_files_explained(shared_photos: Path
     assert "9 bits<br>cosine 0.25" in page
     assert "5 bits<" in page
     assert "<footer>note</footer>" in page
+    unlabelled = [report.RankedQuery(Entry(Path("a<b_4444.jpg")), [])]
+    named = report.neighbours_page("t", "i", [], unlabelled, "", kind="k", marked=False)
+    assert 'a&lt;b_4444<wbr><span class="ending">.jpg</span></figcaption>' in named
     unmarked = report.neighbours_page("t", "i", [], ranked, "", kind="k", marked=False)
     assert "✓" not in unmarked
     assert "✓</span>&nbsp;" in page  # a mark does not stand alone on a line

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import picture
-from tests.servers import jpeg, models_of, problem, service_of, serving, small_index
+from tests.servers import jpeg, models_of, problem, serving, small_index
+from wingbar.serving.encoder import Encoder
 from wingbar.serving.pictures import Picture, ThumbnailCache
 from wingbar.serving.settings import Settings
 
@@ -115,7 +116,7 @@ def test_where_a_model_looked_is_drawn(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attention = np.linspace(0, 1, 49, dtype=np.float32).reshape(7, 7)
-    monkeypatch.setattr(service_of(client).pictures, "explains", True)
+    monkeypatch.setattr(Encoder, "explains", True)
     monkeypatch.setattr(
         models_of(client).all_cores,
         "auxiliary_outputs",
@@ -146,7 +147,7 @@ def test_regions_are_suggested(client: httpx.Client, monkeypatch: pytest.MonkeyP
         assert client.post("/api/regions", json={"id": 1}).json()["regions"]
     attention = np.zeros((6, 8), np.float32)
     attention[1:3, 1:4] = 1
-    monkeypatch.setattr(service_of(client).pictures, "explains", True)
+    monkeypatch.setattr(Encoder, "explains", True)
     monkeypatch.setattr(
         models_of(client).all_cores,
         "auxiliary_outputs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from PIL import Image
 from tests.conftest import picture
 from tests.servers import problem, serving
 from tests.small_network import small_general
+from wingbar import images
 from wingbar.index.index import Index, store_of
+from wingbar.model import saliency
 from wingbar.serving.settings import Settings
 
 
@@ -69,8 +72,34 @@ def test_a_search_names_its_encoder(client: httpx.Client, path: Path) -> None:
 def test_what_is_refused(client: httpx.Client) -> None:
     wrong = client.post("/api/search", json={"id": 7, "encoder": "three"})
     assert "there is no encoder 'three' here: name one or two" in problem(wrong, 422)
-    shown = client.post("/api/explain", json={"id": 7, "encoder": "two"})
-    assert "leave encoder out" in problem(shown, 422)
+    for route in ("explain", "match?item=3", "regions"):
+        unknown = client.post(f"/api/{route}", json={"id": 7, "encoder": "three"})
+        assert "there is no encoder 'three' here" in problem(unknown, 422)
+    nothing = client.post("/api/explain", json={"id": 7, "encoder": "two"})
+    assert "no attention to show" in problem(nothing, 404)
+
+
+def test_what_each_of_them_sees(client: httpx.Client, path: Path) -> None:
+    facts = client.get("/api/info").json()["by_encoder"]
+    each = {"bits": 16, "fine": "pool", "explains": False, "knows_texts": False}
+    assert facts == {"one": each, "two": each}
+    data = jpeg(picture(5, (160, 120), (30, 60, 200)))
+    jpeg_type = {"Content-Type": "image/jpeg"}
+    seen = {}
+    for name in ("one", "two"):
+        with Index.open(path) as index:
+            expected = saliency.standing_out(index.encoder(name).model, data)
+        params = {"encoder": name}
+        answer = client.post("/api/regions", params=params, content=data, headers=jpeg_type)
+        assert answer.json()["regions"] == [[round(one) for one in box] for box in expected]
+        params |= {"item": "3"}
+        sent = client.post("/api/match", params=params, content=data, headers=jpeg_type)
+        by_id = client.post("/api/match?item=3&on=query", json={"id": 7, "encoder": name})
+        seen[name] = sent.content, by_id.content
+        assert all(one.startswith(b"\x89PNG") for one in seen[name])
+    assert all(one != two for one, two in zip(*seen.values(), strict=True))
+    first = client.post("/api/match?item=3&on=query", json={"id": 7})
+    assert first.content == seen["one"][1]
 
 
 def test_uploads_reach_both_and_deletions_too(client: httpx.Client, path: Path) -> None:
@@ -88,18 +117,48 @@ def test_uploads_reach_both_and_deletions_too(client: httpx.Client, path: Path) 
         assert index.verify() == []
 
 
-def test_an_encoder_that_came_after_the_start_waits_for_uploads(
-    shared_index_path: Path, tmp_path: Path
-) -> None:
+def test_an_encoder_that_comes_after_the_start(shared_index_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.wb"
     path.write_bytes(shared_index_path.read_bytes())
     with serving(Settings(index=path)) as client, Index.open(path) as index:
+
+        def waiting_after(upload: int) -> int:
+            form = [("image", ("new.jpg", jpeg(picture(upload)), "image/jpeg"))]
+            assert client.post("/api/items", files=form).status_code == 201
+            also = store_of(index).also
+            assert also is not None
+            return len(also.waiting())
+
         index.add_encoder(small_general("two", 2))
-        form = [("image", ("new.jpg", jpeg(picture(98)), "image/jpeg"))]
-        assert client.post("/api/items", files=form).status_code in (200, 201)
-        also = store_of(index).also
-        assert also is not None
-        assert len(also.waiting()) == len(index) == 61
-        assert "no encoder 'two' here" in problem(
-            client.post("/api/search", json={"id": 7, "encoder": "two"}), 422
-        )
+        assert waiting_after(98) == len(index) == 61  # it has no codes yet
+        assert client.get("/api/info").json()["by_encoder"]["two"]["bits"] is None
+        index.add([])
+        assert waiting_after(97) == 0
+        found = client.post("/api/search", json={"id": 7, "k": 1, "encoder": "two"}).json()
+        assert found["hits"][0]["id"] == 7
+        assert index.verify() == []
+
+
+def test_an_upload_is_decoded_once(
+    client: httpx.Client, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bytes] = []
+
+    def decode(data: bytes, side: int | None) -> Image.Image:
+        opened.append(data)
+        return really(data, side)
+
+    really = images._decode
+    monkeypatch.setattr(images, "_decode", decode)
+    pictures = [jpeg(picture(seed)) for seed in (95, 96)]
+    form = [("image", ("new.jpg", data, "image/jpeg")) for data in (*pictures, b"no picture")]
+    answer = client.post("/api/items", files=form).json()
+    assert sorted(filter(pictures.__contains__, opened)) == sorted(pictures)
+    assert [one["name"] for one in answer["failed"]] == ["new.jpg"]
+    monkeypatch.undo()
+    ids = [one["id"] for one in answer["items"]]
+    with Index.open(path) as index:
+        for name, (id_, data) in itertools.product(("one", "two"), zip(ids, pictures, strict=True)):
+            hit = index.search(data, 1, encoder=name)[0]
+            assert (hit.id, hit.distance) == (id_, 0)
+    client.delete("/api/items", params={"id": ids})

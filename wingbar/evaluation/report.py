@@ -7,11 +7,12 @@ nothing: styles, charts and pictures are inside.
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from wingbar.evaluation.labelled import Evaluation, QueryResult
 from wingbar.evaluation.verdict import Verdict, verdict
 from wingbar.index.index import Index
 from wingbar.index.ranking import Fine, Hit, SearchOptions
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 LOOK = Path(__file__).parents[1] / "look"
@@ -160,7 +164,20 @@ def rendered(template: str, values: Mapping[str, Any], folders: Sequence[Path] =
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["breaking"] = _breaking
     return environment.get_template(template).render(values)
+
+
+def _breaking(name: str) -> Markup:
+    """The name of a picture, which may break into lines before the ending of a file, never inside
+    of it."""
+    from markupsafe import Markup, escape
+
+    found = re.search(r"\.\w{1,5}$", name)
+    if found is None:
+        return escape(name)
+    stem, ending = name[: found.start()], name[found.start() :]
+    return Markup('{}<wbr><span class="ending">{}</span>').format(stem, ending)
 
 
 # -- parts of an evaluation

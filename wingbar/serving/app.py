@@ -278,7 +278,8 @@ def _add_searches(
     ) -> Response:
         """Show where the model looked in a picture."""
         asked = await read_query(request, service, parameters)
-        overlay = await service.pictures.explain(picture_of(asked), asked.options.box)
+        options = asked.options
+        overlay = await service.pictures.explain(picture_of(asked), options.box, options.encoder)
         return Response(overlay, media_type="image/png")
 
     @app.post(
@@ -293,8 +294,9 @@ def _add_searches(
     async def match(request: Request, parameters: Annotated[MatchParameters, Query()]) -> Response:
         """Show which parts of a picture make it alike to an item, or the item to it."""
         asked = await read_query(request, service, parameters.search())
+        options = asked.options
         overlay = await service.pictures.match(
-            picture_of(asked), asked.options.box, parameters.item, parameters.on
+            picture_of(asked), options.box, parameters.item, parameters.on, options.encoder
         )
         return Response(overlay, media_type="image/png")
 
@@ -310,7 +312,8 @@ def _add_searches(
     ) -> Response:
         """Suggest parts of a picture to search for."""
         asked = await read_query(request, service, parameters)
-        return json_response({"regions": await service.pictures.regions(picture_of(asked))})
+        regions = await service.pictures.regions(picture_of(asked), asked.options.encoder)
+        return json_response({"regions": regions})
 
 
 def _add_items(app: FastAPI, service: Service, access: Access, settings: Settings) -> None:
@@ -429,6 +432,7 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
     async def add(request: Request) -> Response:
         """Store pictures beside the index and index them; answered once they are on disk."""
         uploads = await read_uploads(request)
+        await service.notice_encoders()  # so that all take part
         stored, failed = await service.uploads.add(uploads)
         if not stored:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed[:3])
@@ -512,9 +516,10 @@ def _add_items(app: FastAPI, service: Service, access: Access, settings: Setting
         }
         facts = {
             **await service.facts(),
-            "explains": service.pictures.explains,
+            "explains": service.encoder().explains,
             "knows_texts": service.knows_texts,
             "encoders": list(service.encoders),
+            "by_encoder": await service.encoder_facts(),
             "writable": service.writable and settings.writing_allowed,
             "reveals": settings.shows_paths and service.writable and reveal.can_reveal(),
         }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -97,6 +98,27 @@ class SingleCoreModel(Model):
         return runtime.open_session(self.files["model.onnx"], 1, self.name)
 
 
+class SharedPicture:
+    """A picture `data` that several encoders encode, and that is decoded once for all of them. Any
+    thread may use it."""
+
+    def __init__(self, data: bytes, encoders: Sequence[Encoder]) -> None:
+        self._data = data
+        self._preprocessings = [one.model.preprocessing for one in encoders]
+        self._lock = Lock()
+        self._decoded: tuple[Header, list[images.Pixels]] | None = None
+
+    def decoded(self, preprocessing: images.Preprocessing, limits: Limits) -> _Decoded:
+        """What one of the encoders sees; the first call decodes it for all. Raises ImageError and
+        TooLargeError."""
+        with self._lock:
+            if self._decoded is None:
+                header = read_header(self._data, limits)
+                self._decoded = header, images.load_each(self._data, self._preprocessings)
+        header, pixels = self._decoded
+        return _Decoded(pixels[self._preprocessings.index(preprocessing)], header)
+
+
 class Models(NamedTuple):
     """The model of an index in the forms that a server runs, ready to run.
 
@@ -108,6 +130,9 @@ class Models(NamedTuple):
     all_cores: Model
     single_core: SingleCoreModel
     explains: bool
+
+
+_Given = bytes | images.Part | SharedPicture  # a picture to encode
 
 
 class Encoder:
@@ -144,6 +169,16 @@ class Encoder:
         return len(self._batcher)
 
     @property
+    def model(self) -> Model:
+        """The model that it runs, on all cores; its codes are those of the index at the start."""
+        return self._models.all_cores
+
+    @property
+    def explains(self) -> bool:
+        """Whether the model has attention or regions to show."""
+        return self._models.explains
+
+    @property
     def fine(self) -> str:
         """The model's own fine mode."""
         return self._models.all_cores.fine
@@ -158,7 +193,7 @@ class Encoder:
         if pictures and self.waiting + pictures > self._limits.waiting:
             raise BusyError(f"{self.waiting} pictures are waiting already: try again in a moment")
 
-    def encode(self, picture: bytes | images.Part) -> asyncio.Future[Answered[Encoded]]:
+    def encode(self, picture: _Given) -> asyncio.Future[Answered[Encoded]]:
         """Queue the bytes of a picture, or a part of one, to be encoded. Raises BusyError; awaiting
         the result raises ImageError and TooLargeError."""
         return asyncio.wrap_future(self._batcher.submit(picture))
@@ -186,12 +221,15 @@ class Encoder:
         """Stop accepting pictures, encode those in the queue, join the threads."""
         self._batcher.close()
 
-    def _decode(self, picture: bytes | images.Part) -> _Decoded:
+    def _decode(self, picture: _Given) -> _Decoded:
         """In a decoder's thread: pixels for the network."""
+        preprocessing = self._models.all_cores.preprocessing
+        if isinstance(picture, SharedPicture):
+            return picture.decoded(preprocessing, self._limits)
         data = picture.of if isinstance(picture, images.Part) else picture
         assert isinstance(data, bytes)
         header = read_header(data, self._limits)
-        return _Decoded(images.load(picture, self._models.all_cores.preprocessing), header)
+        return _Decoded(images.load(picture, preprocessing), header)
 
     def _run(self, batch: list[_Decoded]) -> list[Encoded]:
         """In one of the encoder's threads: the network, then code and feature."""

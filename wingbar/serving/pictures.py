@@ -22,7 +22,7 @@ from wingbar.index.store import NO_FILE, Item
 from wingbar.model import saliency
 from wingbar.model.model import Model
 from wingbar.serving.connections import AnyReader, NotFoundError, ReaderThread
-from wingbar.serving.encoder import Models, TooLargeError, read_header
+from wingbar.serving.encoder import Encoder, TooLargeError, read_header
 from wingbar.serving.metadata import without_metadata
 from wingbar.serving.settings import Limits
 
@@ -51,10 +51,13 @@ class Pictures:
     is what was indexed."""
 
     def __init__(
-        self, models: Models, limits: Limits, lookups: ReaderThread[AnyReader], pool: Executor
+        self,
+        encoder_of: Callable[[str | None], Encoder],
+        limits: Limits,
+        lookups: ReaderThread[AnyReader],
+        pool: Executor,
     ) -> None:
-        self.explains = models.explains
-        self._model, self._limits = models.all_cores, limits
+        self._encoder_of, self._limits = encoder_of, limits
         self._lookups, self._pool = lookups, pool
         self._thumbnails = ThumbnailCache(limits.cache_bytes)
 
@@ -80,29 +83,42 @@ class Pictures:
         item = await self._item(id_)
         return await self._read(lambda: _read_indexed(item))
 
-    async def explain(self, query: bytes | int, box: images.Box | None) -> bytes:
-        """A PNG of where the model looked in a picture, an item's picture, or a part of either.
+    async def explain(
+        self, query: bytes | int, box: images.Box | None, encoder: str | None = None
+    ) -> bytes:
+        """A PNG of where the model of an encoder, the first by default, looked in a picture, an
+        item's picture, or a part of either.
 
-        Raises NotFoundError when there is no item or the model has nothing to show, ImageError,
-        TooLargeError.
+        Raises NotFoundError when there is no item or the model has nothing to show, QueryError for
+        an unknown encoder, ImageError, TooLargeError.
         """
-        if not self.explains:
+        asked = self._encoder_of(encoder)
+        if not asked.explains:
             raise NotFoundError(
                 "this model has no attention to show: DOLG models have attention maps, CMBH models "
                 "regions"
             )
         data = await self.file(query) if isinstance(query, int) else query
-        return await self._in_pool(lambda: self._make_overlay(data, box))
+        return await self._in_pool(lambda: self._make_overlay(asked.model, data, box))
 
-    async def match(self, query: bytes | int, box: images.Box | None, item: int, on: Side) -> bytes:
-        """A PNG of which parts make a picture and an item alike: parts of the query (a picture, an
-        item's picture, or a part of either) or of the item. Raises NotFoundError, ImageError,
-        TooLargeError."""
+    async def match(
+        self,
+        query: bytes | int,
+        box: images.Box | None,
+        item: int,
+        on: Side,
+        encoder: str | None = None,
+    ) -> bytes:
+        """A PNG of which parts make a picture and an item alike for an encoder, the first by
+        default: parts of the query (a picture, an item's picture, or a part of either) or of the
+        item. Raises NotFoundError, QueryError, ImageError, TooLargeError."""
+        network = self._encoder_of(encoder).model
         data = await self.file(query) if isinstance(query, int) else query
         shown = await self.file(item) if on == "item" else data
         by_id = query if on == "item" else item
 
         def read(reader: AnyReader) -> tuple[Model, NDArray[np.floating] | None]:
+            reader = reader.by(encoder)
             known = isinstance(by_id, int) and (on == "query" or box is None)
             feature = reader.embedding(int(by_id)).features[0] if known else None
             return reader.model, feature
@@ -113,8 +129,9 @@ class Pictures:
                 read_header(data, self._limits)
                 part = images.Part(data, box) if box else data
                 pixels = images.load(part, model.preprocessing)
-                other = model.embed(self._model.run([pixels])).features[0]
-            return self._make_match(shown, box if on == "query" else None, model, other)
+                other = model.embed(network.run([pixels])).features[0]
+            part_of = box if on == "query" else None
+            return self._make_match(shown, part_of, model, network, other)
 
         model, feature = await self._lookups.run(read)
         if not model.has_network:
@@ -124,17 +141,18 @@ class Pictures:
             )
         return await self._in_pool(draw)
 
-    async def regions(self, query: bytes | int) -> list[list[int]]:
-        """Parts of a picture, or of an item's picture, that the model finds strong: x, y, width,
-        height of each in pixels. None where nothing stands out, or for a network that has no map of
-        where it answers.
+    async def regions(self, query: bytes | int, encoder: str | None = None) -> list[list[int]]:
+        """Parts of a picture, or of an item's picture, that the model of an encoder, the first by
+        default, finds strong: x, y, width, height of each in pixels. None where nothing stands out,
+        or for a network that has no map of where it answers.
 
-        Raises NotFoundError, ImageError, TooLargeError.
+        Raises NotFoundError, QueryError, ImageError, TooLargeError.
         """
-        if not self._model.has_network:
+        asked = self._encoder_of(encoder)
+        if not asked.model.has_network:
             return []
         data = await self.file(query) if isinstance(query, int) else query
-        return await self._in_pool(lambda: self._find_regions(data))
+        return await self._in_pool(lambda: self._find_regions(asked, data))
 
     async def _item(self, id_: int) -> Item:
         return await self._lookups.run(lambda reader: reader.item(id_))
@@ -150,21 +168,26 @@ class Pictures:
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _find_regions(self, data: bytes) -> list[list[int]]:
+    def _find_regions(self, asked: Encoder, data: bytes) -> list[list[int]]:
         read_header(data, self._limits)
-        if self.explains:
-            boxes = saliency.suggested_regions(saliency.look(self._model, data))
+        if asked.explains:
+            boxes = saliency.suggested_regions(saliency.look(asked.model, data))
         else:
-            boxes = saliency.standing_out(self._model, data)
+            boxes = saliency.standing_out(asked.model, data)
         return [[round(value) for value in box] for box in boxes]
 
     def _make_match(
-        self, data: bytes, box: images.Box | None, model: Model, other: NDArray[np.floating]
+        self,
+        data: bytes,
+        box: images.Box | None,
+        model: Model,
+        network: Model,
+        other: NDArray[np.floating],
     ) -> bytes:
         read_header(data, self._limits)
         picture = images.upright(data)
         part = images.Part(picture, box) if box else picture
-        found = saliency.match(model, self._model, part, other)
+        found = saliency.match(model, network, part, other)
         left, top = (max(0.0, value) for value in box[:2]) if box else (0.0, 0.0)
         x, y, width, height = found.area
         scale = min(1.0, LONGEST_OVERLAY / max(picture.size))
@@ -185,11 +208,11 @@ class Pictures:
             return Picture(bare.data, bare.media_type, f"{_tag(item)}-bare")
         return Picture(_as_jpeg(data), "image/jpeg", f"{_tag(item)}-jpeg")
 
-    def _make_overlay(self, data: bytes, box: images.Box | None) -> bytes:
+    def _make_overlay(self, model: Model, data: bytes, box: images.Box | None) -> bytes:
         read_header(data, self._limits)
         picture = images.upright(images.Part(data, box) if box else data)
         picture.thumbnail((LONGEST_OVERLAY, LONGEST_OVERLAY))
-        look = saliency.look(self._model, picture)
+        look = saliency.look(model, picture)
         return _bare(images.overlay(picture, look.heat, look.area, look.regions))
 
 

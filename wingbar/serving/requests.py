@@ -115,10 +115,7 @@ async def read_query(request: Request, service: Service, parameters: SearchParam
 
 
 def picture_of(asked: Asked) -> bytes | int:
-    """The picture or the id that a request is about. Raises QueryError for a text, and for an
-    encoder: only the first one's view of pictures is shown."""
-    if asked.options.encoder is not None:
-        raise QueryError("what the first encoder sees is shown, and no other's: leave encoder out")
+    """The picture or the id that a request is about. Raises QueryError for a text."""
     if isinstance(asked.query, Text):
         raise QueryError("a text has no parts to look at: give a picture or an id")
     return asked.query

@@ -434,6 +434,15 @@ class ShardOut(BaseModel):
     failed: str | None = Field(description="why it does not answer, if so")
 
 
+class EncoderOut(BaseModel):
+    """One of the encoders of an index."""
+
+    bits: int | None = Field(description="length of its codes; null while it has none")
+    fine: str = Field(description="its own second stage")
+    explains: bool = Field(description="whether /api/explain has something to show of it")
+    knows_texts: bool = Field(description="whether it answers texts")
+
+
 class InfoOut(BaseModel):
     """The index being served."""
 
@@ -447,6 +456,7 @@ class InfoOut(BaseModel):
     encoders: list[str] = Field(
         description="names of the encoders that can answer a search, the first of them by default"
     )
+    by_encoder: dict[str, EncoderOut] = Field(description="facts of each of them, by its name")
     method: str = Field(description="method of the model")
     fine: str = Field(description="the model's own second stage")
     fingerprint: str = Field(description="sha256 that identifies the model")

@@ -7,6 +7,7 @@ connection of its own: searches, slow searches and lists, lookups of single item
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import warnings
@@ -22,7 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.errors import ImageError, MachineWarning, QueryError, StoreError, WingbarError
+from wingbar.errors import (
+    ImageError,
+    MachineWarning,
+    ModelError,
+    QueryError,
+    StoreError,
+    WingbarError,
+)
 from wingbar.hamming import codes
 from wingbar.index.engine import Place
 from wingbar.index.feedback import moved
@@ -45,7 +53,7 @@ from wingbar.serving.connections import (
     is_available,
     spread_out,
 )
-from wingbar.serving.encoder import Encoded, Encoder, TooLargeError, warm_up
+from wingbar.serving.encoder import Encoded, Encoder, Models, TooLargeError, warm_up
 from wingbar.serving.facts import PhotoFacts, Sizes, photo_facts
 from wingbar.serving.indexing import FolderIndexing
 from wingbar.serving.overview import (
@@ -62,6 +70,8 @@ from wingbar.serving.pictures import Pictures
 from wingbar.serving.settings import Limits
 from wingbar.serving.shards import ShardsReader
 from wingbar.serving.uploads import Uploads
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Sort = Literal["spread", "novelty", ItemSort]
@@ -123,8 +133,7 @@ class Service:
         one, or one on a server.
     count: number of items when the index was last read.
     on_batch: is called with the number of pictures of every encoded batch; set it before `start`.
-    encoders: encode the pictures of queries and uploads, by name; of the index as it was at the
-        start.
+    encoders: encode the pictures of queries and uploads, by name.
     pictures: reads thumbnails, pictures and overlays.
     uploads: adds and deletes items; there are none where nothing is writable.
     indexing: indexes folders of this machine; None where none may be.
@@ -174,6 +183,8 @@ class Service:
         self._sizes = Sizes()
         self._overview: tuple[tuple[int, ...], Overview] | None = None
         self._overview_lock = asyncio.Lock()
+        self._noticing = asyncio.Lock()
+        self._unusable: set[str] = set()  # encoders that came after the start and cannot run
         self._orders: dict[str, tuple[tuple[int, ...], NDArray[np.int64]]] = {}
         self._facts: tuple[AnyReader, tuple[int, ...], dict[str, Any]] | None = None
         self._started = False
@@ -203,8 +214,7 @@ class Service:
             name: Encoder(self.path, one, self.limits, self._decoders, self.on_batch)
             for name, one in models.items()
         }
-        first = next(iter(models.values()))
-        self.pictures = Pictures(first, self.limits, self._lookups, self._senders)
+        self.pictures = Pictures(self.encoder, self.limits, self._lookups, self._senders)
         if self._writes is not None:
             self.uploads = Uploads(
                 self._uploads_folder,
@@ -212,8 +222,8 @@ class Service:
                 list(self.encoders.values()),
                 self._writes,
                 self._decoders,
-                problem and f"nothing can be added here: {problem}",
             )
+            self.uploads.refusal = _refusal(problem)
         self.clear_partial()
         self._started = True
 
@@ -281,6 +291,33 @@ class Service:
         """Apply what other processes changed, so that no search has to."""
         self.count = await self._searches.run(lambda reader: reader.refresh())
         await self._slow.run(lambda reader: reader.refresh())
+        await self.notice_encoders()
+
+    async def notice_encoders(self) -> None:
+        """Let a second encoder take part that was added to the index after the start. One that
+        cannot run is named in the log, once."""
+        async with self._noticing:
+            names = await self._lookups.run(lambda reader: reader.encoders)
+            new = [name for name in names if name not in self.encoders]
+            if not new or new[0] == names[0] or new[0] in self._unusable:
+                return
+            [name] = new
+
+            def load(reader: AnyReader) -> tuple[Models, str | None]:
+                models = warm_up(reader.by(name))
+                return models, proof.problem(models.all_cores)
+
+            try:
+                models, problem = await self._slow.run(load)
+            except ModelError as error:
+                self._unusable.add(name)
+                log.warning("the encoder %s of %s takes no part: %s", name, self.name, error)
+                return
+            encoder = Encoder(self.path, models, self.limits, self._decoders, self.on_batch)
+            self.encoders = {**self.encoders, name: encoder}
+            if self._writes is not None:
+                self.uploads.encoders = list(self.encoders.values())
+                self.uploads.refusal = self.uploads.refusal or _refusal(problem)
 
     async def check(self) -> None:
         """Raises StoreError when the index, or one of several, cannot be read or is gone."""
@@ -436,7 +473,7 @@ class Service:
         return Found(hits, hit_codes, one.codes, model.bits, fine, name, available)
 
     def _seen_by(self, reader: AnyReader, name: str | None) -> AnyReader:
-        """The reader by one of the encoders that were there at the start."""
+        """The reader by one of the encoders that take part."""
         return reader if name in (None, next(iter(self.encoders))) else reader.by(name)
 
     # -- items
@@ -592,6 +629,29 @@ class Service:
         """Numbers about the index, its labels and columns; counted again after a change."""
         return await self._slow.run(self._count)
 
+    async def encoder_facts(self) -> dict[str, dict[str, Any]]:
+        """What differs from one encoder to the other, by its name."""
+        known = self.encoders
+
+        def read(reader: AnyReader) -> dict[str, dict[str, Any]]:
+            with reader.snapshot():
+                models = {
+                    name: self._seen_by(reader, name).model
+                    for name in known
+                    if name in reader.encoders
+                }
+            return {
+                name: {
+                    "bits": model.bits if model.gives_codes else None,
+                    "fine": model.fine,
+                    "explains": known[name].explains,
+                    "knows_texts": known[name].knows_texts and not self.is_sharded,
+                }
+                for name, model in models.items()
+            }
+
+        return await self._slow.run(read)
+
     def _count(self, reader: AnyReader) -> dict[str, Any]:
         version = reader.version()
         if self._facts is None or self._facts[:2] != (reader, version):
@@ -653,6 +713,11 @@ def _timed(found: Found, encoded: Answered[Encoded] | int, total_ms: float) -> A
         size = encoded.answer.header.size
     queue_ms = max(0.0, total_ms - sum(stages.values()))
     return Answer(found, {"queue": queue_ms, **stages, "total": total_ms}, size)
+
+
+def _refusal(problem: str | None) -> str | None:
+    """Why nothing can be added, if the proof of a model has a problem."""
+    return problem and f"nothing can be added here: {problem}"
 
 
 def _answer_or_its_error(answer: Answer | BaseException) -> Answer | WingbarError:

@@ -26,7 +26,7 @@ from wingbar.model.model import NOT_FINITE
 from wingbar.parallel import batched
 from wingbar.serving.batching import Batcher
 from wingbar.serving.connections import FILE_COLUMN, Reader, ReaderThread
-from wingbar.serving.encoder import SUFFIXES, Encoded, Encoder, TooLargeError
+from wingbar.serving.encoder import SUFFIXES, Encoded, Encoder, SharedPicture, TooLargeError
 from wingbar.serving.settings import Limits
 
 TRANSACTION = 64  # uploads that are stored together at most
@@ -59,8 +59,11 @@ class Added(NamedTuple):
 
 
 class Uploads:
-    """Adds uploaded pictures to an index, labels and deletes items; the files go to `folder`. With
-    `refusal`, nothing is added, and it says why."""
+    """Adds uploaded pictures to an index, labels and deletes items; the files go to `folder`.
+
+    encoders: encode what is uploaded; a second one may join them, and none leaves.
+    refusal: if not None, nothing is added, and it says why.
+    """
 
     def __init__(
         self,
@@ -69,10 +72,10 @@ class Uploads:
         encoders: Sequence[Encoder],
         writes: ReaderThread[Reader],
         hashers: Executor,
-        refusal: str | None = None,
     ) -> None:
-        self._refusal = refusal
-        self._folder, self._encoders, self._writes = folder, encoders, writes
+        self.encoders = encoders
+        self.refusal: str | None = None
+        self._folder, self._writes = folder, writes
         self._batcher = Batcher(
             "wingbar-store",
             _hash,
@@ -89,15 +92,19 @@ class Uploads:
         Raises BusyError when too many pictures are waiting, StoreError when the index or its folder
         cannot be written, or this machine encodes otherwise than the one that made the index.
         """
-        if self._refusal is not None:
-            raise StoreError(self._refusal)
-        for encoder in self._encoders:
+        if self.refusal is not None:
+            raise StoreError(self.refusal)
+        encoders = self.encoders
+        for encoder in encoders:
             encoder.admit(len(uploads))
-        queued = [encoder.encode(upload.data) for upload in uploads for encoder in self._encoders]
+        pictures = [SharedPicture(upload.data, encoders) for upload in uploads]
+        # all of them by one encoder after the other, so that no thread waits for another's decoding
+        queued = [encoder.encode(one) for encoder in encoders for one in pictures]
         results = await asyncio.gather(*queued, return_exceptions=True)
+        by_encoder = batched(results, len(uploads))
         encoded: list[tuple[Upload, Sequence[Encoded]]] = []
         failed: list[tuple[str, str]] = []
-        for upload, several in zip(uploads, batched(results, len(self._encoders)), strict=True):
+        for upload, *several in zip(uploads, *by_encoder, strict=True):
             answers: list[Encoded] = []
             for result in several:
                 if isinstance(result, (ImageError, TooLargeError)):
@@ -219,7 +226,7 @@ class Uploads:
         store = reader.store
         with store.writing(), reader.index.snapshot():
             model = reader.index.model
-            self._encoders[0].check(model)
+            self.encoders[0].check(model)
             self._restore(by_path, new)
             known = store.ids_of_paths(map(str, by_path))
             updates: dict[int, Item] = {}
@@ -243,18 +250,19 @@ class Uploads:
     def _insert_by_second(
         self, reader: Reader, items: Sequence[Item], uploads: Sequence[_Hashed]
     ) -> None:
-        """What the second encoder has made of new items. Where the index has another one than at
-        the start of the server, or one without codes, they wait for it."""
-        if len(self._encoders) < 2 or len(names := reader.index.encoders) < 2:
+        """What the second encoder has made of new items. Where it has no codes yet, where it came
+        while they were being encoded, or is another one than the server runs, they wait for it."""
+        rows = [row for row, one in enumerate(uploads) if len(one.encoded) > 1]
+        if not rows or len(names := reader.index.encoders) < 2:
             return
         view = reader.by(names[1])
         try:
-            self._encoders[1].check(view.model)
+            self.encoders[1].check(view.model)
         except StoreError:
             return
         if view.model.gives_codes:
-            made = view.model.embed(np.stack([one.encoded[1].raw for one in uploads]))
-            add_by_second(reader.store, items, made)
+            made = view.model.embed(np.stack([uploads[row].encoded[1].raw for row in rows]))
+            add_by_second(reader.store, [items[row] for row in rows], made)
             average_new(view.store, view.model)
 
     def _restore(self, by_path: Mapping[Path, _Hashed], new: list[Path]) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Callable
@@ -73,8 +74,11 @@ class Tab:
         return self.page.locator(".card .name").all_text_contents()
 
     def names(self) -> list[str]:
-        """File names of the cards, in their order."""
-        return self.page.locator(".card .file").all_text_contents()
+        """File names of the cards, in their order, as they are spoken."""
+        spoken = self.page.locator(".card .hit").evaluate_all(
+            "(all) => all.map((e) => e.ariaLabel)"
+        )
+        return [name for text in spoken for name in re.findall(r"[^ ,]+\.(?:png|jpg)", text)[:1]]
 
     def focused(self) -> str:
         """Id or classes of the element that has the focus."""

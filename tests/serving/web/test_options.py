@@ -75,7 +75,7 @@ def test_the_collection_is_sorted_and_stacked(tab: Open) -> None:
     page = one.open()
     page.select_option("#sort", "name")
     page.wait_for_url("**sort=name")
-    one.until("document.querySelector('.card .file')?.textContent === 'blue_00.png'")
+    one.until("document.querySelector('.hit')?.ariaLabel.includes('blue_00.png')")
     assert one.names()[:5] == [f"blue_{i:02}.png" for i in range(5)]
     page.reload()
     page.wait_for_selector(".card")

@@ -69,9 +69,13 @@ def test_what_the_model_saw(tab: Open) -> None:
         asked.append(request.post_data_json)
         route.fulfill(content_type="image/png", body=picture_bytes(3, HUES["blue"], "PNG"))
 
-    one.page.route(
-        "**/api/info", lambda route: route.fulfill(json=route.fetch().json() | {"explains": True})
-    )
+    def explaining(route: Route) -> None:
+        record = route.fetch().json()
+        for encoder in record["by_encoder"].values():
+            encoder["explains"] = True
+        route.fulfill(json=record | {"explains": True})
+
+    one.page.route("**/api/info", explaining)
     regions = {"regions": [[5, 5, 40, 40], [50, 20, 40, 40]]}
     one.page.route("**/api/regions**", lambda route: route.fulfill(json=regions))
     one.page.route("**/api/explain**", overlay)
@@ -366,3 +370,31 @@ def test_a_folder_is_added(tab: Open, tmp_path: Path) -> None:
     assert sent == [16, 4]
     page.click("#adding-stop")
     assert page.is_hidden("#adding")
+
+
+@pytest.mark.slow
+def test_a_long_name_is_cut_off_before_its_ending(tab: Open) -> None:
+    one = tab(width=390)
+    page = one.page
+    place = {"name": "a_long_name_of_a_picture_that_was_once_taken_by_a_camera_4444.jpg"}
+    page.route("**/api/search", lambda route: _with_items(route, {"label": None, **place}))
+    page.route("**/api/items/*", lambda route: _with_items(route, {"label": None, **place}))
+    one.open("/?id=7")
+    name = page.locator(".card .name").first
+    assert name.text_content() == place["name"]
+    assert name.locator(".stem").evaluate("(e) => e.scrollWidth > e.clientWidth")
+    ends = "(e) => [e.getBoundingClientRect().right, e.parentElement.getBoundingClientRect().right]"
+    right, edge = name.locator(".ending").evaluate(ends)
+    assert right <= edge + 0.5
+    ending = page.locator("#title .ending")
+    ending.wait_for()
+    assert ending.evaluate("(e) => e.getClientRects().length") == 1  # in one line
+
+
+def _with_items(route: Route, changes: dict[str, Any]) -> None:
+    """Answer as the server does, with other items."""
+    answer = route.fetch()
+    record = answer.json()
+    for item in record.get("hits", [record]):
+        item.update(changes)
+    route.fulfill(response=answer, json=record)

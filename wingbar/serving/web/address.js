@@ -33,6 +33,7 @@ export function fromAddress(query) {
     shortlist: integer(params.get("shortlist"), 1) ?? DEFAULTS.shortlist,
     distinct: params.get("distinct") === "true",
     where: params.getAll("where").filter(Boolean),
+    encoder: params.get("encoder") || null,
     sort: SORTS.includes(params.get("sort"))
       ? /** @type {import("./state.js").Sort} */ (params.get("sort"))
       : NOTHING.sort,
@@ -68,7 +69,8 @@ export const linkTo = (entry) => toAddress(likePicture(entry.id));
  * @param {Search} search
  * @returns {[string, string][]}
  */
-export function toParameters({ like, unlike, radius, fine, shortlist, distinct, where, box }) {
+export function toParameters(search) {
+  const { like, unlike, radius, fine, shortlist, distinct, where, box, encoder } = search;
   /** @type {[string, string][]} */
   const pairs = [];
   for (const id of like) if (typeof id === "number") pairs.push(["like", String(id)]);
@@ -79,11 +81,17 @@ export function toParameters({ like, unlike, radius, fine, shortlist, distinct, 
   if (distinct) pairs.push(["distinct", "true"]);
   for (const condition of where) pairs.push(["where", condition]);
   if (box) pairs.push(["box", box.join(",")]);
+  if (encoder) pairs.push(["encoder", encoder]);
   return pairs;
 }
 
-/** The same as the API's JSON, for indexed pictures and for texts. @param {Search} search */
-export function toRecord({ query, like, unlike, radius, fine, shortlist, distinct, where, box }) {
+/**
+ * The same as the API's JSON, for indexed pictures and for texts, which go to the encoder that
+ * knows them.
+ * @param {Search} search
+ */
+export function toRecord(search) {
+  const { query, like, unlike, radius, fine, shortlist, distinct, where, box, encoder } = search;
   if (isText(query)) return { text: textOf(query), ...(where.length && { where }) };
   /** @type {Record<string, unknown>} */
   const record = { id: query };
@@ -95,6 +103,7 @@ export function toRecord({ query, like, unlike, radius, fine, shortlist, distinc
   if (distinct) record.distinct = true;
   if (where.length) record.where = where;
   if (box) record.box = box;
+  if (encoder) record.encoder = encoder;
   return record;
 }
 

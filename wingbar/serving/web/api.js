@@ -8,6 +8,14 @@
  */
 
 /**
+ * One of the encoders of an index.
+ * @typedef {object} Encoder
+ * @property {number | null} bits  length of its codes; null while it has none
+ * @property {import("./state.js").Fine} fine  its own fine stage
+ * @property {boolean} explains    whether it can show what the model saw
+ */
+
+/**
  * What is served: GET /api/info.
  * @typedef {object} Info
  * @property {string} name
@@ -18,6 +26,8 @@
  * @property {Record<string, number>} label_counts
  * @property {Record<string, string[]>} columns  values by column
  * @property {string} model
+ * @property {string[]} encoders  names of the encoders that can answer, the first by default
+ * @property {Record<string, Encoder>} by_encoder
  * @property {string} fingerprint  of the model
  * @property {boolean} explains  whether it can show what the model saw
  * @property {boolean} knows_texts  whether a text can be searched for

@@ -2,7 +2,7 @@
 // and move.
 
 import { bitPaths } from "./bits.js";
-import { $, setName } from "./elements.js";
+import { $, make } from "./elements.js";
 import { showPicture } from "./pictures.js";
 import { plural, shownName, withSpaces } from "./words.js";
 
@@ -31,17 +31,21 @@ export function makeCard(entry) {
   const item = /** @type {HTMLElement} */ (first.cloneNode(true));
   item.dataset.id = String(entry.id);
   const img = item.querySelector("img");
+  const gap = make("span", { className: "gone" });
   const showGap = (/** @type {string} */ text) => {
     item.classList.add("missing");
-    item.querySelector(".gone").textContent = text;
+    gap.textContent = text;
+    img.after(gap);
   };
   img.addEventListener("load", () => item.classList.remove("missing"));
   img.addEventListener("missing", () => showGap("This picture cannot be shown"));
   img.addEventListener("delayed", () => showGap("The server does not respond"));
-  item.classList.toggle("missing", entry.available === false);
-  setName(item.querySelector(".name"), shownName(entry));
-  const hasOtherName = entry.label !== null && entry.label !== entry.name;
-  item.querySelector(".file").textContent = hasOtherName ? entry.name : "";
+  if (entry.available === false) showGap("The file is no longer there");
+  const name = /** @type {HTMLElement} */ (item.querySelector(".name"));
+  // where it is too long, it is cut off before the ending of a file
+  const [, stem, ending] = /^(.*?)(\.\w{1,5})?$/s.exec(shownName(entry));
+  name.append(make("span", { className: "stem" }, stem));
+  if (ending) name.append(make("span", { className: "ending" }, ending));
   return item;
 }
 
@@ -65,8 +69,9 @@ export function loadCard(item, entry, longer) {
  * @param {string} href
  * @param {Ranking | null} ranking
  * @param {boolean} selected
+ * @param {boolean} inspecting  whether to show what was measured
  */
-export function fillCard(item, entry, href, ranking, selected) {
+export function fillCard(item, entry, href, ranking, selected, inspecting) {
   const link = hitOf(item);
   link.href = href;
   link.setAttribute("aria-label", spokenText(entry, ranking));
@@ -85,6 +90,13 @@ export function fillCard(item, entry, href, ranking, selected) {
   const copies = entry.copies?.length ?? 0;
   put(item, ".copies", copies ? `+${copies}` : "");
   item.classList.toggle("stack", copies > 0);
+  const bar = /** @type {HTMLElement} */ (item.querySelector(".close"));
+  bar.hidden = !ranking;
+  bar.style.setProperty("--share", ranking ? String(closeness(entry, ranking)) : "0");
+  put(item, ".rank", ranking ? String(entry.rank) : "");
+  for (const part of item.querySelectorAll(".measures, .strip")) part.remove();
+  if (!inspecting || !ranking) return;
+  bar.after($("measures").content.cloneNode(true));
   fillMeasures(item, entry, ranking);
   fillStrip(item.querySelector(".strip"), entry, ranking);
 }
@@ -110,34 +122,30 @@ export function closeness({ score, distance }, { bits }) {
 }
 
 /**
- * Closeness, rank, distance, score, tie and move.
+ * Distance, score, tie, move, and the file's name where the card has another one.
  * @param {HTMLElement} item
  * @param {Entry} entry
- * @param {Ranking | null} ranking
+ * @param {Ranking} ranking
  */
 function fillMeasures(item, entry, ranking) {
-  const { rank, distance, score, ties } = entry;
-  const bar = /** @type {HTMLElement} */ (item.querySelector(".close"));
-  bar.hidden = !ranking;
-  bar.style.setProperty("--share", ranking ? String(closeness(entry, ranking)) : "0");
-  put(item, ".rank", ranking ? String(rank) : "");
-  put(item, ".bits", ranking ? `${distance}/${ranking.bits} bits` : "");
-  put(item, ".score", ranking && score !== null ? `${ranking.score} ${score.toFixed(2)}` : "");
-  const isTied = ranking?.tiesCount && ties > 1;
+  const { distance, score, ties, label, name } = entry;
+  put(item, ".bits", `${distance}/${ranking.bits} bits`);
+  put(item, ".score", score !== null ? `${ranking.score} ${score.toFixed(2)}` : "");
+  const isTied = ranking.tiesCount && ties > 1;
   put(item, ".tie", isTied ? `tie ×${ties}${entry.tiesGoOn ? "+" : ""}` : "");
   const move = put(item, ".move", moveText(entry.move));
   move.dataset.way = entry.move === "new" || Number(entry.move) > 0 ? "up" : "down";
+  put(item, ".file", label !== null && label !== name ? name : "");
 }
 
 /**
  * The bits of both codes.
  * @param {SVGElement} strip
  * @param {Entry} entry
- * @param {Ranking | null} ranking
+ * @param {Ranking} ranking
  */
 function fillStrip(strip, entry, ranking) {
-  strip.toggleAttribute("hidden", !ranking);
-  if (!ranking?.code) return;
+  if (!ranking.code) return;
   const { width, agree, differ } = bitPaths(ranking.code, entry.code);
   strip.setAttribute("viewBox", `0 0 ${width} 8`);
   strip.style.maxWidth = `${8 * width}px`; // short codes need no broad marks

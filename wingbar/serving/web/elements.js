@@ -40,11 +40,19 @@ export function makeButton(text, action, properties = {}) {
 }
 
 /**
- * Fill `element` with a name that may break into lines after underscores, dashes, slashes and dots.
+ * Fill `element` with a name that may break into lines after underscores, dashes and slashes, and
+ * before the endings of files, never inside of those.
  * @param {Element} element
  * @param {string} name
  */
 export function setName(element, name) {
-  const parts = name.split(/(?<=[_\-./])/);
-  element.replaceChildren(...parts.flatMap((part, i) => (i ? [make("wbr"), part] : [part])));
+  const parts = name.split(/(\.\w{1,5}\b|[_\-/])/).flatMap((part, i) => {
+    if (i % 2 === 0) return [part];
+    if (part.length === 1) return [part, make("wbr")];
+    return [make("wbr"), make("span", { className: "ending" }, part)];
+  });
+  element.replaceChildren(...parts.filter((part) => part !== ""));
 }
+
+/** Do something once the next frame is on the screen. @param {() => void} work */
+export const afterFrame = (work) => requestAnimationFrame(() => setTimeout(work));

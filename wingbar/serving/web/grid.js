@@ -2,7 +2,7 @@
 // one tab stop with arrow keys, and cards that travel when the order changes.
 
 import { fillCard, hitOf, loadCard, makeCard, setSelected } from "./card.js";
-import { $, make } from "./elements.js";
+import { $, afterFrame, make } from "./elements.js";
 import { justify, rowAt } from "./layout.js";
 
 /** @typedef {import("./card.js").Entry} Entry */
@@ -73,10 +73,11 @@ export class Grid {
       if (element.matches(".hit")) this.#select(this.#entry(element).id);
     });
     addEventListener("scroll", () => this.#drawSoon(), { passive: true });
-    let width = 0;
+    /** Width of the list in pixels. To ask for it after a change would cost a layout. */
+    this.width = list.clientWidth;
     new ResizeObserver(() => {
-      if (list.clientWidth === width) return;
-      width = list.clientWidth;
+      if (list.clientWidth === this.width) return;
+      this.width = list.clientWidth;
       this.relayout();
     }).observe(list);
   }
@@ -89,11 +90,13 @@ export class Grid {
    */
   show(entries, { ranking = null, travel = false, lineAt = null } = {}) {
     const from = travel && !calm.matches ? this.#places() : null;
+    const offset = this.#offset();
     this.#take(entries);
     this.ranking = ranking;
     this.lineAt = lineAt;
     for (const [id, item] of this.cards) this.#fill(id, item);
-    this.#arrange();
+    this.#arrange(from ? AHEAD : 0, offset);
+    if (!from) afterFrame(() => this.#draw());
     if (!this.at.has(this.currentId)) this.#select(entries[0]?.id ?? null);
     if (from) this.#travel(from);
   }
@@ -216,8 +219,17 @@ export class Grid {
     return this.list.contains(document.activeElement);
   }
 
-  /** Compute where everything stands, and draw it. */
-  #arrange() {
+  /** Where the list begins on the screen. To ask for it after a change costs a layout. */
+  #offset() {
+    return this.list.getBoundingClientRect().top;
+  }
+
+  /**
+   * Compute where everything stands, and draw it.
+   * @param {number} [ahead]
+   * @param {number} [offset]
+   */
+  #arrange(ahead = AHEAD, offset = this.#offset()) {
     const { list, inspecting, ranking } = this;
     const gap = narrow.matches ? 4 : 8;
     const own = narrow.matches ? 132 : Math.min(260, Math.max(180, innerHeight / 4));
@@ -226,7 +238,7 @@ export class Grid {
     this.layout = justify(
       this.entries.map(ratioOf),
       {
-        width: list.clientWidth || 1,
+        width: this.width || 1,
         target: this.size ?? own,
         gap,
         caption: CAPTION + closeness + measures,
@@ -240,7 +252,7 @@ export class Grid {
     this.line.hidden = line === null;
     if (line !== null) this.line.style.top = `${line}px`;
     if (!this.line.isConnected) list.append(this.line);
-    this.#draw(true);
+    this.#draw(true, ahead, offset);
   }
 
   #drawSoon() {
@@ -254,10 +266,11 @@ export class Grid {
    * Put the cards near the screen into the page, and take the others out. Cards that are there
    * already stay as they are, unless all have new places: scrolling has little time for each frame.
    * @param {boolean} [moved]
+   * @param {number} [ahead]  screens above and below the screen; with 0, the others come later
+   * @param {number} [offset]
    */
-  #draw(moved = false) {
-    const offset = this.list.getBoundingClientRect().top;
-    const [above, below] = [-offset - AHEAD * innerHeight, -offset + (1 + AHEAD) * innerHeight];
+  #draw(moved = false, ahead = AHEAD, offset = this.#offset()) {
+    const [above, below] = [-offset - ahead * innerHeight, -offset + (1 + ahead) * innerHeight];
     const { rows } = this.layout;
     const wanted = new Set([this.currentId]);
     for (let r = rowAt(rows, above); r < rows.length && rows[r].top < below; r++)
@@ -269,7 +282,7 @@ export class Grid {
     }
     for (const id of wanted) if (this.at.has(id) && (moved || !this.cards.has(id))) this.#put(id);
     const left = this.layout.height + offset - innerHeight;
-    if (left < MORE_AT * innerHeight && this.entries.length) this.on.end();
+    if (ahead && left < MORE_AT * innerHeight && this.entries.length) this.on.end();
   }
 
   /** Put the card of an entry where it belongs. @param {number} id */
@@ -327,12 +340,14 @@ export class Grid {
   #fill(id, item) {
     const entry = this.entries[this.at.get(id)];
     if (!entry) return;
-    fillCard(item, entry, this.on.href(entry), this.ranking, this.on.isSelected(id));
+    const { ranking, inspecting } = this;
+    fillCard(item, entry, this.on.href(entry), ranking, this.on.isSelected(id), inspecting);
     hitOf(item).tabIndex = id === this.currentId ? 0 : -1;
   }
 
   /** Move the tab stop. @param {number | null} id */
   #select(id) {
+    if (id === this.currentId && this.cards.has(id)) return;
     const before = this.cards.get(this.currentId);
     if (before) hitOf(before).tabIndex = -1;
     this.currentId = id;

@@ -2,7 +2,7 @@
 
 import { json } from "./api.js";
 import { $ } from "./elements.js";
-import { offerFilters } from "./panel.js";
+import { offerEncoders, offerFilters } from "./panel.js";
 import { state } from "./state.js";
 import { count, plural } from "./words.js";
 
@@ -11,6 +11,7 @@ export async function refreshInfo() {
   const before = labelsAndSize();
   state.info = await json("/api/info");
   if (labelsAndSize() !== before) offerFilters();
+  offerEncoders();
   const { name, items, labels, bits, model } = state.info;
   const parts = [name, plural(items, "picture")];
   if (labels) parts.push(plural(labels, "label"));

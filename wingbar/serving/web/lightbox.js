@@ -11,7 +11,7 @@ import { showPicture } from "./pictures.js";
 import { requestOf } from "./query.js";
 import { removeSoon } from "./removal.js";
 import { copiesOf } from "./search.js";
-import { hasQuery, isText, state } from "./state.js";
+import { encoderOf, encoderPart, hasQuery, isText, state } from "./state.js";
 import { makeThumb } from "./thumbs.js";
 import { bytes, count, plural, shownName, withSpaces } from "./words.js";
 import { Zoom } from "./zoom.js";
@@ -94,8 +94,8 @@ export class Lightbox {
     );
     $("copies-field").hidden = true;
     this.#draw(entry, ranking);
-    this.look.offer(state.info.explains && entry.available, () => [
-      ["/api/explain", jsonBody({ id: entry.id })],
+    this.look.offer(encoderOf().explains && entry.available, () => [
+      ["/api/explain", jsonBody({ id: entry.id, ...encoderPart() })],
     ]);
     const on = (/** @type {"item" | "query"} */ side) =>
       requestOf(`/api/match?item=${entry.id}&on=${side}`, state.search.box);
@@ -151,7 +151,8 @@ export class Lightbox {
   async #loadFacts(entry) {
     const item = await itemOf(entry.id);
     if (!item || this.entry !== entry) return;
-    state.known.set(entry.id, { ...state.known.get(entry.id), ...item });
+    const { code, ...others } = item; // the first encoder's code
+    state.known.set(entry.id, { ...state.known.get(entry.id), ...others });
     const facts = [];
     if (item.width) facts.push(["Size", `${count(item.width)} × ${count(item.height)}`]);
     if (item.size > 0) facts.push(["File", bytes(item.size)]);

@@ -118,11 +118,12 @@ function drawSoon() {
 
 /**
  * From the map to the screen: the map's corner, and its width and height at this zoom, in pixels.
+ * There is a margin around it, so that the thumbnails at its edges are whole.
  * @returns {{ left: number, top: number, across: number, down: number }}
  */
 function view() {
   const { clientWidth: width, clientHeight: height } = $("map");
-  const [across, down] = [map.zoom * (width - CELL), map.zoom * (height - CELL)];
+  const [across, down] = [map.zoom * (width - 2 * CELL), map.zoom * (height - 2 * CELL)];
   return { left: width / 2 - map.x * across, top: height / 2 - map.y * down, across, down };
 }
 
@@ -159,14 +160,14 @@ function drawPictures(context, width, height, colour) {
   for (const [i, id] of ids.entries()) {
     const [px, py] = [left + x[i] * across, top + y[i] * down];
     if (px < -CELL || py < -CELL || px > width + CELL || py > height + CELL) continue;
-    const [column, row] = [Math.floor((px - left) / CELL), Math.floor((py - top) / CELL)];
+    const [column, row] = [Math.round((px - left) / CELL), Math.round((py - top) / CELL)];
     const cell = `${column} ${row}`;
     if (taken.has(cell)) {
       context.globalAlpha = hits && !hits.has(id) ? 0.25 : 0.8;
       context.fillRect(px - 1.5, py - 1.5, 3, 3);
     } else {
       taken.add(cell);
-      thumbs.push([id, left + column * CELL, top + row * CELL]);
+      thumbs.push([id, left + (column - 0.5) * CELL, top + (row - 0.5) * CELL]);
     }
   }
   for (const [id, px, py] of thumbs) {

@@ -47,7 +47,7 @@ export function go(next, { push = true, ...how } = {}) {
 export const goLike = (entry) => go(likePicture(entry.id), { focus: true });
 
 /** Go to the start page without filters. */
-export const goHome = () => go({ ...NOTHING });
+export const goHome = () => go({ ...NOTHING, encoder: state.search.encoder });
 
 /** Go to the present search without its filters. */
 export const removeFilters = () => go({ ...state.search, where: [] }, { push: false });

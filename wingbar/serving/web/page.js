@@ -1,6 +1,6 @@
 // The page for one search: the query, the panel, and its results or the start page.
 
-import { $ } from "./elements.js";
+import { $, afterFrame } from "./elements.js";
 import { grid } from "./grid.js";
 import { goHome } from "./navigation.js";
 import { stopWaiting } from "./outage.js";
@@ -8,7 +8,7 @@ import { drawPanel } from "./panel.js";
 import { report } from "./problems.js";
 import { drawQuery, suggestRegions } from "./query.js";
 import { showResults } from "./results.js";
-import { rememberSearch } from "./searches.js";
+import { markSearch, rememberSearch } from "./searches.js";
 import { showStart } from "./start.js";
 import { fineOf, hasQuery, state } from "./state.js";
 import { setBusy } from "./status.js";
@@ -38,15 +38,14 @@ export async function show(next, how) {
   stopWaiting("view");
   state.running = new AbortController();
   const { signal } = state.running;
-  drawFrame(next);
+  const isThere = next.encoder === null || next.encoder in state.info.by_encoder;
+  drawFrame(isThere ? next : { ...next, encoder: null });
   try {
-    if (hasQuery()) await showResults(next, signal, how);
+    if (hasQuery()) await showResults(state.search, signal, how);
     else await showStart(signal, how.least, how.travel);
-    if (hasQuery() && !signal.aborted) {
-      rememberSearch();
-      suggestRegions();
-    }
-    if (how.focus && !signal.aborted) focusFirst();
+    if (signal.aborted) return;
+    if (how.focus) grid.focus();
+    if (hasQuery()) afterFrame(() => signal.aborted || afterResults());
   } catch (error) {
     if (!signal.aborted) report(error, () => show(next, { ...how, back: false }));
   } finally {
@@ -54,21 +53,24 @@ export async function show(next, how) {
   }
 }
 
+/** What can wait until the results are on the screen. */
+function afterResults() {
+  rememberSearch();
+  suggestRegions();
+}
+
 /** Show all that needs no answer of the server. @param {import("./state.js").Search} next */
 function drawFrame(next) {
   const before = state.search;
   const sameQuery = next.query === before.query && document.body.dataset.view === "results";
   const sameBox = sameQuery && String(next.box) === String(before.box);
+  const sameSight = sameBox && next.encoder === before.encoder;
   state.search = next;
   const fine = fineOf();
   if (fine !== "none") state.stage = fine;
   document.body.dataset.view = hasQuery() ? "results" : "start";
-  drawQuery(sameQuery, sameBox);
+  drawQuery(sameQuery, sameSight);
   drawPanel();
+  markSearch();
 }
 
-/** Put the focus on the first result. */
-function focusFirst() {
-  scrollTo(0, 0);
-  grid.focus();
-}

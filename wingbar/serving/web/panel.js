@@ -1,9 +1,9 @@
 // The panel of filters and search settings, and the switch between coarse and fine order.
 
-import { $ } from "./elements.js";
+import { $, make } from "./elements.js";
 import { Filters, removableChip } from "./filters.js";
 import { go } from "./navigation.js";
-import { fineOf, hasQuery, state, withFine } from "./state.js";
+import { encoderOf, fineOf, hasQuery, isText, state, withFine } from "./state.js";
 import { nameOf } from "./thumbs.js";
 import { count, plural } from "./words.js";
 
@@ -44,6 +44,12 @@ export function listenToPanel() {
   $("distinct").addEventListener("change", () =>
     go({ ...state.search, distinct: $("distinct").checked }, { push: false, travel: true }),
   );
+  $("encoder").addEventListener("change", () => {
+    const [first] = state.info.encoders;
+    const encoder = $("encoder").value === first ? null : $("encoder").value;
+    // radius and fine stage are of the other's codes
+    go({ ...state.search, encoder, radius: null, fine: null }, { travel: true });
+  });
   for (const input of orderInputs()) input.addEventListener("change", toggleOrder);
   $("panel-button").addEventListener("click", () => openPanel($("panel").hidden));
   $("panel-close").addEventListener("click", () => openPanel(false));
@@ -61,12 +67,27 @@ export function openPanel(open) {
 /** Offer the filters of the index. */
 export const offerFilters = () => filters.offer(state.info);
 
+/** Offer the encoders of the index, where there are several. */
+export function offerEncoders() {
+  const names = state.info.encoders;
+  $("encoder").replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+  drawEncoder();
+}
+
+/** Show which encoder answers; a text goes to the one that knows texts. */
+function drawEncoder() {
+  const { encoders } = state.info;
+  $("encoder-field").hidden = encoders.length < 2 || isText(state.search.query);
+  $("encoder").value = state.search.encoder ?? encoders[0];
+}
+
 /** Show the filters in use behind other chips. @param {HTMLElement[]} others */
 export const drawChips = (others) => filters.show(state.search.where, others);
 
 /** Show the filters and settings of the present search. */
 export function drawPanel() {
   const { where, distinct, shortlist, radius } = state.search;
+  drawEncoder();
   $("settings").hidden = !hasQuery();
   $("distinct").closest("label").hidden = !hasQuery() && Boolean(state.info.shards);
   $("distinct").checked = distinct;
@@ -116,8 +137,8 @@ const orderInputs = () =>
   /** @type {NodeListOf<HTMLInputElement>} */ (document.getElementsByName("order"));
 
 function drawSliders() {
-  const { search, info } = state;
-  $("radius").max = info.bits ?? MOST_BITS;
+  const { search } = state;
+  $("radius").max = encoderOf().bits ?? MOST_BITS;
   $("radius").value = search.radius ?? $("radius").max;
   $("shortlist").max = SHORTLIST_STOPS.length - 1;
   $("shortlist").value = nearestStop(SHORTLIST_STOPS, search.shortlist);

@@ -9,8 +9,8 @@ import { stopWaiting, whenBack } from "./outage.js";
 import { LOOK_LEGEND, Overlay } from "./overlay.js";
 import { drawPanel } from "./panel.js";
 import { showPicture } from "./pictures.js";
-import { hasQuery, isText, isUpload, queryFile, queryOfText } from "./state.js";
-import { likePicture, state, textOf, withoutPicture } from "./state.js";
+import { encoderOf, encoderPart, hasQuery, isText, isUpload, likePicture } from "./state.js";
+import { queryFile, queryOfText, state, textOf, withoutPicture } from "./state.js";
 import { makeThumb, nameOf } from "./thumbs.js";
 import { bytes, count } from "./words.js";
 
@@ -19,7 +19,7 @@ import { bytes, count } from "./words.js";
 const MOST_TERMS = 6; // pictures in the bar; further ones are a number
 
 const overlay = new Overlay($("look-button"), [$("query-look")], $("look-note"), LOOK_LEGEND);
-/** The picture whose regions were asked for. @type {Picture | null} */
+/** The picture whose regions were asked for, and the encoder. @type {[Picture, string] | null} */
 let suggestedFor = null;
 
 const crop = new Crop({
@@ -58,9 +58,9 @@ export function listenToQuery() {
 /**
  * Show the query of the present search.
  * @param {boolean} sameQuery  whether its picture is on the page already
- * @param {boolean} sameBox    and the same part of it
+ * @param {boolean} sameSight  and the same part of it, by the same encoder
  */
-export function drawQuery(sameQuery, sameBox) {
+export function drawQuery(sameQuery, sameSight) {
   const { query } = state.search;
   $("text-query").hidden = !state.info.knows_texts;
   $("text-input").value = isText(query) ? textOf(query) : "";
@@ -68,7 +68,10 @@ export function drawQuery(sameQuery, sameBox) {
   if (hasQuery() && !sameQuery) drawNewQuery();
   else if (hasQuery()) {
     crop.set(crop.size, state.search.box);
-    if (!sameBox) offerOverlay();
+    if (!sameSight) {
+      offerOverlay();
+      drawUse();
+    }
   }
   drawTerms();
   drawTitle();
@@ -120,18 +123,20 @@ export function abandonCrop() {
 
 /** Suggest parts of a new query to search for: once it was just given, or the crop view is open. */
 export async function suggestRegions() {
-  const { query } = state.search;
-  if (query === suggestedFor) return;
+  const { query, encoder } = state.search;
+  const isNew = query !== suggestedFor?.[0];
+  if (!isNew && encoder === suggestedFor[1]) return;
   $("suggested").hidden = true;
   if (isText(query) || !(isUpload() || crop.active)) return;
-  suggestedFor = query;
+  suggestedFor = [query, encoder];
   const [path, options] = requestOf("/api/regions", null);
   /** @type {number[][]} */
   const regions = await json(path, options).then(
     (answer) => answer.regions,
     () => /** @type {number[][]} */ ([]), // the search says what is wrong
   );
-  if (state.search.query !== query || !crop.size || !regions.length) return;
+  const isWanted = state.search.query === query && state.search.encoder === encoder;
+  if (!isWanted || !crop.size || !regions.length) return;
   const items = regions.map((region, i) => {
     const button = makeButton("", () => searchPart(region), {
       className: "region",
@@ -143,7 +148,7 @@ export async function suggestRegions() {
   $("regions").replaceChildren(...items);
   $("suggested").hidden = false;
   // a photo that was just given: its parts are the next question
-  if (isUpload() && !state.search.box && regions.length > 1) showCropping(true);
+  if (isNew && isUpload() && !state.search.box && regions.length > 1) showCropping(true);
 }
 
 /** @param {number[]} box */
@@ -315,7 +320,7 @@ function drawUse() {
   $("no-preview").hidden = gap === null;
   $("no-preview").textContent = gapText();
   $("terms").classList.toggle("unusable", !usable || (gap !== null && !crop.size));
-  $("look-button").hidden = !usable || !state.info.explains || gap === "text";
+  $("look-button").hidden = !usable || !encoderOf().explains || gap === "text";
   $("keep").hidden = !usable || !isUpload() || !state.info.writable;
 }
 
@@ -344,7 +349,7 @@ function gapText() {
 /** Offer what the model saw in the query, or in the box of it. */
 function offerOverlay() {
   overlay.offer(
-    state.info.explains,
+    encoderOf().explains,
     () => [requestOf("/api/explain", state.search.box)],
     () => {
       const { box } = state.search;
@@ -361,9 +366,12 @@ function offerOverlay() {
  */
 export function requestOf(path, box) {
   const { query } = state.search;
-  if (!isUpload()) return [path, jsonBody({ id: query, ...(box && { box }) })];
-  const separator = path.includes("?") ? "&" : "?";
-  return [`${path}${box ? `${separator}box=${box}` : ""}`, fileBody(queryFile())];
+  const about = { ...(box && { box }), ...encoderPart() };
+  if (!isUpload()) return [path, jsonBody({ id: query, ...about })];
+  const [place, given] = path.split("?");
+  const params = new URLSearchParams(given);
+  for (const [name, value] of Object.entries(about)) params.set(name, String(value));
+  return [`${place}?${params}`, fileBody(queryFile())];
 }
 
 function enterCrop() {

@@ -24,9 +24,10 @@ const FEWEST = 500; // pictures of a collection that show what is alike by chanc
  * @param {AbortSignal} signal
  * @param {import("./navigation.js").How} how
  */
-export async function showResults(search, signal, { travel, deep, back }) {
+export async function showResults(search, signal, { travel, deep, back, focus }) {
   const answer = await answerTo(search, signal, { deep, back });
   if (signal.aborted) return;
+  if (focus) scrollTo(0, 0); // before anything changes, so that it costs no layout
   dismissNotice();
   const { response } = answer;
   if (response.failed?.length) showNotice(failedText(response.failed));

@@ -50,12 +50,21 @@ export function drawSearches() {
     const button = makeButton("", () => open(address), {
       className: "earlier",
       "aria-label": `Search again: like ${name}`,
-      "aria-current": String(query === state.search.query),
     });
+    button.dataset.query = String(query);
     button.append(isText(query) ? make("span", { className: "said" }, name) : makeThumb(query));
     return make("li", {}, button);
   });
   $("searches").replaceChildren(...items);
+  markSearch();
+}
+
+/** Mark which of them is the present search. */
+export function markSearch() {
+  for (const button of /** @type {NodeListOf<HTMLElement>} */ (
+    $("searches").querySelectorAll("button")
+  ))
+    button.ariaCurrent = String(button.dataset.query === String(state.search.query));
 }
 
 /** @param {string} address */

@@ -30,6 +30,7 @@ import { Uploads } from "./uploads.js";
  * @property {number} shortlist      number of items that the fine stage orders, 1 or more
  * @property {boolean} distinct      whether copies are stacked
  * @property {string[]} where        filters, such as "label=monarch"
+ * @property {string | null} encoder  which encoder of the index answers; null: the first
  * @property {Sort} sort             the order of the start page
  */
 
@@ -97,6 +98,7 @@ export const NOTHING = {
   shortlist: DEFAULTS.shortlist,
   distinct: false,
   where: [],
+  encoder: null,
   sort: "spread",
 };
 
@@ -174,8 +176,15 @@ export const isText = (query) => typeof query === "string" && query.startsWith(T
 /** What a query says that is a text. @param {Picture | null} query */
 export const textOf = (query) => String(query).slice(TEXT.length);
 
+/** What the encoder of a search is. @param {Search} [search] @returns {import("./api.js").Encoder} */
+export const encoderOf = (search = state.search) =>
+  state.info.by_encoder[search.encoder ?? state.info.encoders[0]] ?? state.info;
+
+/** What names the encoder of the present search in a request; nothing, if it is the first. */
+export const encoderPart = () => state.search.encoder !== null && { encoder: state.search.encoder };
+
 /** The fine stage of a search, or "none". @param {Search} [search] @returns {Fine} */
-export const fineOf = (search = state.search) => search.fine ?? state.info.fine;
+export const fineOf = (search = state.search) => search.fine ?? encoderOf(search).fine;
 
 /**
  * The present search by another fine stage.
@@ -185,7 +194,7 @@ export const fineOf = (search = state.search) => search.fine ?? state.info.fine;
  */
 export const withFine = (fine, search = state.search) => ({
   ...search,
-  fine: fine === state.info.fine ? null : fine,
+  fine: fine === encoderOf(search).fine ? null : fine,
 });
 
 /** The present search for pictures similar to one. @param {Picture} query @returns {Search} */
