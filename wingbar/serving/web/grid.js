@@ -156,6 +156,18 @@ export class Grid {
   }
 
   /**
+   * Put the focus on the first card. Where the page is at its top that costs the one layout which
+   * the next frame needs anyway.
+   */
+  focusFirst() {
+    const [entry] = this.entries;
+    if (!entry) return;
+    this.#select(entry.id);
+    hitOf(this.cards.get(entry.id)).focus({ preventScroll: true });
+    if (scrollY > 0) this.#reveal(entry.id);
+  }
+
+  /**
    * The entry before (-1) or after (1) that of `id`, or null.
    * @param {number} step
    * @param {number} id

@@ -44,7 +44,7 @@ export async function show(next, how) {
     if (hasQuery()) await showResults(state.search, signal, how);
     else await showStart(signal, how.least, how.travel);
     if (signal.aborted) return;
-    if (how.focus) grid.focus();
+    if (how.focus) grid.focusFirst();
     if (hasQuery()) afterFrame(() => signal.aborted || afterResults());
   } catch (error) {
     if (!signal.aborted) report(error, () => show(next, { ...how, back: false }));
