@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from tests.small_network import DIM, SIZE
 from wingbar.errors import ImageError, ModelError, QueryError
 from wingbar.hamming import codes
 from wingbar.images import Preprocessing, at_scales, load
+from wingbar.model import fitting, runtime
 from wingbar.model import model as model_module
-from wingbar.model import runtime
 from wingbar.model.fitting import FitOptions
 from wingbar.model.model import (
     GENERAL,
@@ -380,6 +381,23 @@ CHOSEN: dict[str, Any] = {
     "score": 0.5,
     "error": 0.1,
 }
+
+
+@pytest.mark.parametrize("purpose", ["classes", "copies"])
+def test_a_fit_can_be_ended_for_the_purpose_of_a_choice_and_for_others(
+    purpose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = Event()
+    monkeypatch.setattr(fitting, "fit", lambda *_, **__: ended.wait(30))
+
+    def look() -> None:
+        raise InterruptedError
+
+    chosen = Model.load().as_chosen(CHOSEN)
+    raw = np.eye(24, chosen.dim, dtype=np.float32)
+    with pytest.raises(InterruptedError):
+        chosen.fitted(raw, 8, 0, FitOptions(purpose=purpose), look=look)
+    ended.set()
 
 
 def test_a_model_that_was_chosen_knows_for_what() -> None:

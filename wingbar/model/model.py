@@ -412,7 +412,7 @@ class Model:
             )
         options = (options or fitting.FitOptions()).or_chosen(self.chosen)
         if self.chosen and options.purpose != self.chosen["for"]:
-            return self.as_before_choice().fitted(raw, bits, seed, options, labels)
+            return self.as_before_choice().fitted(raw, bits, seed, options, labels, look)
         try:
             # vectors are kept as they are
             fit = interruptible(
