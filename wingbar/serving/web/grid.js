@@ -156,15 +156,17 @@ export class Grid {
   }
 
   /**
-   * Put the focus on the first card. Where the page is at its top that costs the one layout which
-   * the next frame needs anyway.
+   * Put the focus on the first card, which costs the one layout that the next frame needs anyway.
+   * Where it stands is looked at once that frame is on the screen.
    */
   focusFirst() {
     const [entry] = this.entries;
     if (!entry) return;
     this.#select(entry.id);
     hitOf(this.cards.get(entry.id)).focus({ preventScroll: true });
-    if (scrollY > 0) this.#reveal(entry.id);
+    afterFrame(() => {
+      if (this.currentId === entry.id && this.at.has(entry.id)) this.#reveal(entry.id);
+    });
   }
 
   /**

@@ -73,4 +73,3 @@ function drawFrame(next) {
   drawPanel();
   markSearch();
 }
-
