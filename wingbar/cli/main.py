@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before the verb has begun
         return 130
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").split(".")[0])
+        extra = _extra_of(error)
         if extra is None or "--debug" in arguments:
             raise
         print_message(f"this needs {error.name}: run pip install 'wingbar[{extra}]'")
@@ -122,13 +122,20 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _failed(args, f"{error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+        if _extra_of(error) is not None:
             raise
         return _failed(
             args,
             f"a bug in wingbar ({type(error).__name__}: {error}): please report it with the "
             "traceback that --debug prints",
         )
+
+
+def _extra_of(error: Exception) -> str | None:
+    """The extra of EXTRAS that brings what could not be imported; None for other errors."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    return EXTRAS.get((error.name or "").split(".")[0])
 
 
 @contextmanager

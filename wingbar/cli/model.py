@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.options import Group, Verb, positive_number, whole_number
+from wingbar.cli.options import Group, Verb, positive_number, refuse_flags, whole_number
 from wingbar.cli.output import (
     model_record,
     print_message,
     print_result,
     progress_bars,
-    require_folder,
+    require_new_model,
 )
 from wingbar.errors import ModelError, WingbarError
 
@@ -25,25 +24,25 @@ if TYPE_CHECKING:
     from wingbar.model.model import Model
 
 # flags that only one kind of source has a use for
-_OF_NAMES = ("accept_licence", "hub", "revision", "sha256", "no_text")
+_OF_NAMES = ("--accept-licence", "--hub", "--revision", "--sha256", "--no-text")
 _OF_FILES = (
-    "preprocessor",
-    "size",
-    "edge",
-    "squash",
-    "bicubic",
-    "mean",
-    "std",
-    "to_255",
-    "layout",
-    "take",
-    "pool",
-    "text",
-    "tokenizer",
-    "tokens",
-    "pad_token",
-    "lower",
-    "take_text",
+    "--preprocessor",
+    "--size",
+    "--edge",
+    "--squash",
+    "--bicubic",
+    "--mean",
+    "--std",
+    "--to-255",
+    "--layout",
+    "--take",
+    "--pool",
+    "--text",
+    "--tokenizer",
+    "--tokens",
+    "--pad-token",
+    "--lower",
+    "--take-text",
 )
 
 # -- model import
@@ -154,21 +153,19 @@ def import_model(args: argparse.Namespace) -> int:
             "name an encoder (wingbar model list) or a file, or a network by --torch"
         )
     output = _default_output(args) if args.output is None else Path(args.output)
-    require_folder(str(output))
-    if (output / "model.json").exists():
-        raise WingbarError(f"{output} holds a model already: name another directory")
+    require_new_model(output)
     if args.torch is not None:
-        _refuse(args, (*_OF_NAMES, *_OF_FILES), "is of no use with --torch")
+        refuse_flags(args, (*_OF_NAMES, *_OF_FILES), "is of no use with --torch")
         model = _foreign().from_library(args.torch, args.name or "")
     elif Path(args.source).suffix in (".onnx", ".pt"):
-        _refuse(args, _OF_NAMES, "is for encoders by name")
+        refuse_flags(args, _OF_NAMES, "is for encoders by name")
         path = Path(args.source)
         if not path.is_file():
             raise WingbarError(f"there is no file {path}")
         form, texts = _form_from_flags(args, path), _texts_from_flags(args)
         model = _imported(path, form, args.name or path.stem, {}, texts)
     else:
-        _refuse(args, _OF_FILES, "is for files")
+        refuse_flags(args, _OF_FILES, "is for files")
         model = _fetched(args, output)
     model.save(output)
     record = {**model_record(model), "directory": str(output)}
@@ -240,13 +237,6 @@ def _default_output(args: argparse.Namespace) -> Path:
     if Path(name).name != name or name in ("general", ".."):
         raise WingbarError(f"{name!r} cannot be the name of a directory: name one by -o")
     return folder() / name
-
-
-def _refuse(args: argparse.Namespace, flags: Sequence[str], reason: str) -> None:
-    """Raise WingbarError when one of these flags was given."""
-    for flag in flags:
-        if getattr(args, flag):
-            raise WingbarError(f"--{flag.replace('_', '-')} {reason}: leave it out")
 
 
 def _line(encoder: KnownEncoder) -> str:
@@ -355,9 +345,8 @@ def _texts_from_flags(args: argparse.Namespace) -> Texts | None:
     from wingbar.model.text import TOKENIZER, TextForm, default_pad
 
     if args.text is None:
-        _refuse(
-            args, ("tokenizer", "tokens", "pad_token", "lower", "take_text"), "goes with --text"
-        )
+        flags = ("--tokenizer", "--tokens", "--pad-token", "--lower", "--take-text")
+        refuse_flags(args, flags, "goes with --text")
         return None
     network = Path(args.text)
     beside = [folder / TOKENIZER for folder in (network.parent, network.parent.parent)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import CONTINUES
-from wingbar.errors import counted, shortened
+from wingbar.errors import WingbarError, counted, shortened
 from wingbar.errors import visible as visible
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ def require_folder(folder: str) -> None:
     from wingbar import files
 
     files.require_folder(Path(folder))
+
+
+def require_new_model(folder: Path) -> None:
+    """Raise WingbarError unless a model can be written into `folder`, where there is none yet."""
+    require_folder(str(folder))
+    if (folder / "model.json").exists():
+        raise WingbarError(f"{folder} holds a model already: name another directory")
 
 
 def print_result(args: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:

@@ -21,6 +21,7 @@ from wingbar.cli.output import (
     print_result,
     progress_bars,
     require_folder,
+    require_new_model,
 )
 from wingbar.errors import WingbarError, counted
 
@@ -242,9 +243,7 @@ def export(args: argparse.Namespace) -> int:
         return _export_checkpoint(args)
     if not args.output:
         raise WingbarError(f"--{asked[0]} needs -o NEW, the model directory to create")
-    require_folder(args.output)
-    if (Path(args.output) / "model.json").exists():
-        raise WingbarError(f"{args.output} holds a model already: name another directory")
+    require_new_model(Path(args.output))
     variants = {"open": _export_open, "see": _export_preprocessing, "int8": _export_int8}
     return variants[asked[0]](args)
 
