@@ -53,14 +53,7 @@ def perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def covered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A quarter of the area covered by a rectangle of one colour."""
-    out = image.copy()
-    width, height = image.width // 2, image.height // 2
-    left, top = (
-        int(rng.integers(0, image.width - width + 1)),
-        int(rng.integers(0, image.height - height + 1)),
-    )
-    out.paste(tuple(rng.integers(0, 256, 3).tolist()), (left, top, left + width, top + height))
-    return out
+    return cover(image, image.width // 2, image.height // 2, rng)
 
 
 def blurred(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -76,19 +69,14 @@ def tinted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def compressed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """JPEG of quality 20."""
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=20)
-    return Image.open(io.BytesIO(out.getvalue())).convert("RGB")
+    return as_jpeg(image, 20)
 
 
 def passed_on(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """0.4 to 0.8 of each side, as a JPEG of quality 30 to 70."""
     share = rng.uniform(0.4, 0.8)
     size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
-    out = io.BytesIO()
-    small = image.resize(size, Image.Resampling.BICUBIC)
-    small.save(out, "JPEG", quality=int(rng.integers(30, 71)))
-    return Image.open(io.BytesIO(out.getvalue())).convert("RGB")
+    return as_jpeg(image.resize(size, Image.Resampling.BICUBIC), int(rng.integers(30, 71)))
 
 
 COPYING: tuple[Change, ...] = (trimmed, tinted, passed_on)
@@ -108,6 +96,24 @@ def copy_of(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def view_of(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Another look at the same thing: one of VIEWING, drawn."""
     return VIEWING[int(rng.integers(len(VIEWING)))](image, rng)
+
+
+def cover(image: Image.Image, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """A rectangle of one colour, of `width` x `height` pixels, at a random place."""
+    out = image.copy()
+    left, top = (
+        int(rng.integers(0, image.width - width + 1)),
+        int(rng.integers(0, image.height - height + 1)),
+    )
+    out.paste(tuple(rng.integers(0, 256, 3).tolist()), (left, top, left + width, top + height))
+    return out
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """What is left of an image after a JPEG of this quality."""
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(out.getvalue())).convert("RGB")
 
 
 def _part(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:

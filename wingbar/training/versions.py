@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-
 import numpy as np
 from PIL import Image, ImageFilter
 
-Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+from wingbar.data.alterations import Change, as_jpeg, cover
 
 _SHARE = 0.4  # of the versions that each change takes part in
 _GREY = (128, 128, 128)
@@ -39,14 +36,8 @@ def distorted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def covered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A rectangle of one colour, each of its sides 0.2 to 0.6 of the image's."""
-    out = image.copy()
     width, height = (max(1, int(side * rng.uniform(0.2, 0.6))) for side in image.size)
-    left, top = (
-        int(rng.integers(0, image.width - width + 1)),
-        int(rng.integers(0, image.height - height + 1)),
-    )
-    out.paste(tuple(rng.integers(0, 256, 3).tolist()), (left, top, left + width, top + height))
-    return out
+    return cover(image, width, height, rng)
 
 
 def blurred(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -63,9 +54,7 @@ def shrunk(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def compressed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """JPEG of quality 10 to 70."""
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=int(rng.integers(10, 71)))
-    return Image.open(io.BytesIO(out.getvalue())).convert("RGB")
+    return as_jpeg(image, int(rng.integers(10, 71)))
 
 
 CHANGES: tuple[Change, ...] = (turned, distorted, covered, blurred, shrunk, compressed)
