@@ -30,7 +30,7 @@ from wingbar.files import DATABASE, INDEX, UNKNOWN, kind_of, sync_folder
 from wingbar.hamming.codes import words
 from wingbar.index.checks import verify
 from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
-from wingbar.index.sqlite_file import BROKEN, model_rows, not_an_index, remove_index
+from wingbar.index.sqlite_file import BROKEN, model_rows, not_an_index, remove_index, whole_model
 from wingbar.index.store import CHUNK, NO_FILE, Item, Removed, Store
 from wingbar.index.tables import (
     FIRST,
@@ -46,7 +46,7 @@ from wingbar.index.tables import (
     removed_crc,
 )
 from wingbar.model import proof
-from wingbar.model.model import PROOF, Model
+from wingbar.model.model import Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
 
@@ -254,19 +254,9 @@ def _is_feature(data: object, crc: object, dim: int, kept: Kept) -> bool:
 
 
 def _model_of(connection: sqlite3.Connection, path: Path) -> Model:
-    """The model of the index. A damaged file of it is taken from the built-in model if that has
-    it."""
-    names, files = model_rows(connection)
+    """The model of the index (`whole_model`). Raises StoreError where it is lost."""
     try:
-        return Model(files)
-    except (WingbarError, TypeError):
-        files["model.onnx"] = Model.load().files["model.onnx"]
-    try:
-        with suppress(WingbarError, TypeError):
-            return Model(files)
-        if PROOF in names:
-            files[PROOF] = Model.load().files[PROOF]
-        return Model(files)
+        return whole_model(*model_rows(connection))
     except (WingbarError, TypeError) as error:
         reason = str(error).split(":")[0]  # without what to do about the folder of a model
         raise StoreError(

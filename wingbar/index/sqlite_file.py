@@ -3,15 +3,14 @@ removed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sqlite3
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from wingbar.errors import StoreError
+from wingbar.errors import StoreError, WingbarError
 from wingbar.files import INDEX, kind_of
 from wingbar.index.engine import Url
 from wingbar.index.filters import as_number
@@ -190,24 +189,31 @@ def _has_lost_its_model(path: Path) -> bool:
         with closing(connect(path, "ro")) as connection:
             connection.execute("PRAGMA writable_schema = ON")  # or a file that was cut is refused
             connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
-            _, files = model_rows(connection)
+            names, files = model_rows(connection)
     except BROKEN as error:
         return not isinstance(error, sqlite3.OperationalError)  # as when it is locked
     if time.monotonic() > end:
         return False
     try:
-        wanted = json.loads(files["model.json"])["files"]
-        broken = {
-            name
-            for name, digest in wanted.items()
-            if hashlib.sha256(files.get(name, b"")).hexdigest() != digest
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
+        whole_model(names, files)
+    except (WingbarError, TypeError):
         return True
-    if broken and broken <= {"model.onnx", PROOF}:  # which the built-in model may have
-        built_in = Model.load().record["files"]
-        return any(built_in.get(name) != wanted[name] for name in broken)
-    return bool(broken)
+    return False
+
+
+def whole_model(names: Sequence[str], files: Mapping[str, bytes]) -> Model:
+    """The model of what `model_rows` read; a damaged file of it is taken from the built-in model if
+    that has it. Raises WingbarError or TypeError where it is lost."""
+    there = dict(files)
+    with suppress(WingbarError, TypeError):
+        return Model(there)
+    built_in = Model.load().files
+    there["model.onnx"] = built_in["model.onnx"]
+    with suppress(WingbarError, TypeError):
+        return Model(there)
+    if PROOF in names:
+        there[PROOF] = built_in[PROOF]
+    return Model(there)
 
 
 def model_rows(connection: sqlite3.Connection) -> tuple[list[str], dict[str, bytes]]:
