@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wingbar.data.alterations import Change
 from wingbar.training import versions
 
 
@@ -13,7 +14,7 @@ def noise(width: int = 60, height: int = 40) -> Image.Image:
 
 
 @pytest.mark.parametrize("change", versions.CHANGES)
-def test_each_change_alters_a_copy_and_leaves_the_image(change: versions.Change) -> None:
+def test_each_change_alters_a_copy_and_leaves_the_image(change: Change) -> None:
     image = noise()
     before = image.tobytes()
     altered = change(image, np.random.default_rng(3))
@@ -57,7 +58,7 @@ def test_four_tenths_of_the_versions_take_part_in_a_change(
 ) -> None:
     taken = [0, 0]
 
-    def counted(which: int) -> versions.Change:
+    def counted(which: int) -> Change:
         def change(image: Image.Image, rng: np.random.Generator) -> Image.Image:
             taken[which] += 1
             return image
