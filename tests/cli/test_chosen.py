@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import run
+from tests.commands import interrupted, run
 from tests.small_network import small_general
 from wingbar.cli.chosen import chosen_sentence, chosen_table
 from wingbar.evaluation import choosing
@@ -183,9 +183,6 @@ def test_ctrl_c_while_measuring_leaves_nothing_and_later_all_that_is_encoded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
     path = tmp_path / "a.wb"
     command = ["index", path, photos, "--for", "copies", "--bits", 8]
     with monkeypatch.context() as patch:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands import run
+from tests.commands import interrupted, run
 from tests.conftest import picture
 from tests.model.test_model import trained_model
 from tests.small_network import small_general
@@ -326,9 +326,6 @@ def test_what_an_interrupted_first_run_has_encoded_is_told(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
     path = tmp_path / "a.wb"
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "fit", interrupted)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run
+from tests.commands import interrupted, run
 from tests.model.test_model import trained_model
 from wingbar.cli import main, options
 from wingbar.index import transfer
@@ -214,9 +214,6 @@ def test_ctrl_c(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(Index, "add", interrupted)
     monkeypatch.setattr(Index, "refit", interrupted)
     monkeypatch.setattr(Index, "info", interrupted)
