@@ -84,11 +84,10 @@ def measure(size: int) -> Costs:
     part = Part.build(drawn, bits, np.arange(_CODES), True, pay())
     table, there = part.table, part.in_memory
     queries = rng.integers(0, 2 ** min(bits, 64), (_QUERIES, drawn.shape[1]), np.uint64)
-    comparable = queries.astype(table.unique.dtype)
     scan = Asked.of(Request(10, 10, bits, SCAN))
     listed = np.sort(rng.choice(_CODES, _CODES // 16, replace=False)).astype(np.int64)
     scanned = _ns(lambda: part.searched(queries[0], scan, ALL_ROWS, 0, part.size))
-    shared = _ns(lambda: kernels.nearest_many(*there, comparable, scan.numbers, ALL_ROWS, 1 << 16))
+    shared = _ns(lambda: kernels.nearest_many(*there, queries, scan.numbers, ALL_ROWS, 1 << 16))
     by_row = _ns(lambda: kernels.nearest_listed(*there, queries[0], scan.numbers, listed))
     probe = Asked.of(Request(_UNLIMITED, _UNLIMITED, _RADIUS[size], PROBE))
     probed = _ns(

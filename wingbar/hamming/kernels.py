@@ -209,15 +209,6 @@ def _request_of(numbers):
     return Request(k, limit, radius, path, costs)
 
 
-@inlined
-def _comparable(table, query):
-    """A query [w] uint64 in the type of the codes."""
-    own = np.empty(query.size, table.unique.dtype)
-    for i in range(query.size):
-        own[i] = query[i]
-    return own
-
-
 @compiled
 def nearest(unique, addresses, query, numbers, allowed, low, high, rows, distances):
     """The items nearest to one query [w] uint64, as a Request asks; scans only the codes
@@ -228,7 +219,7 @@ def nearest(unique, addresses, query, numbers, allowed, low, high, rows, distanc
     ordered by (distance, row).
     """
     table, request = _table_at(unique, addresses), _request_of(numbers)
-    query = _comparable(table, query)
+    query = query.astype(table.unique.dtype)
     room = FIRST_ROOM + 4 * min(request.k, 2048)
     found = Found(
         request.k,
@@ -266,13 +257,14 @@ def nearest(unique, addresses, query, numbers, allowed, low, high, rows, distanc
 
 @compiled
 def nearest_many(unique, addresses, queries, numbers, allowed, room):
-    """`nearest` for queries [Q, w], which share every tile of codes while it is in the cache.
+    """`nearest` for queries [Q, w] uint64, which share every tile of codes while the cache has it.
 
     Returns the rows [n] and distances [n] of all results, one query after the other; where those
     of each query begin [Q + 1]; and their numbers without `limit` [Q], or -1 for a query with more
     than `room` candidates, which has to be searched for alone.
     """
     table, request = _table_at(unique, addresses), _request_of(numbers)
+    queries = queries.astype(table.unique.dtype)
     count, size = len(queries), table.starts.size - 1
     found = Found(
         request.k,
@@ -353,7 +345,7 @@ def _is_sampled(table, allowed, request, size):
 def nearest_listed(unique, addresses, query, numbers, listed):
     """`nearest` among few rows, `listed` [A] int64 ascending, each of them compared by itself."""
     table, request = _table_at(unique, addresses), _request_of(numbers)
-    query = _comparable(table, query)
+    query = query.astype(table.unique.dtype)
     distances = np.empty(listed.size, np.uint16)
     histogram = np.zeros(table.bits + 2, np.int64)
     for i in range(listed.size):

@@ -239,7 +239,7 @@ class Part:
         return names
 
     def _comparable(self, queries: Packed) -> NDArray[Any]:
-        """Queries in the type and layout that the loops over a batch are compiled for."""
+        """Queries in the type and layout that the loops over all distances are compiled for."""
         dtype = self.table.unique.dtype
         if queries.dtype == dtype and queries.flags.carray:
             return queries
@@ -302,7 +302,7 @@ class Part:
             count = max(count, min(threads, len(queries)))
         shares = _map(
             lambda share: kernels.nearest_many(*self.in_memory, share, asked.numbers, bitmap, room),
-            np.array_split(self._comparable(queries), count),
+            np.array_split(_plain(queries), count),
             threads,
         )
         results: list[Nearest] = []
@@ -393,7 +393,7 @@ def _kernels() -> ModuleType:
 
 
 def _plain(queries: Packed) -> Packed:
-    """Queries in the type and layout that the loops for a single query are compiled for."""
+    """Queries in the type and layout that the loops of a search are compiled for."""
     if queries.dtype == UINT64 and queries.flags.carray:
         return queries
     return np.array(queries, UINT64, order="C")
