@@ -40,7 +40,7 @@ from wingbar.index.averaging import average_new
 from wingbar.index.engine import NO_FILE, Item
 from wingbar.index.index import Index, model_at, store_of
 from wingbar.index.ranking import FINE, SHORTLIST, Fine, SearchOptions
-from wingbar.index.sources import Wanted, batch_of
+from wingbar.index.sources import Addable, Wanted, batch_of
 from wingbar.index.sync import BITS
 from wingbar.model.fitting import COMPARED, DEFAULT_PURPOSE, FitOptions
 from wingbar.model.installed import installed
@@ -97,13 +97,7 @@ class Choice:
 
 
 def choose_model(
-    source: str
-    | os.PathLike[str]
-    | Images
-    | NDArray[np.uint8]
-    | Sequence[images.Source]
-    | Sequence[Entry]
-    | Sequence[Images],
+    source: Addable,
     models: Sequence[Candidate] | None = None,
     *,
     purpose: str = DEFAULT_PURPOSE,

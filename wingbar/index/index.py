@@ -58,10 +58,10 @@ from wingbar.model.random_pairs import RandomPairs, sample_of
 from wingbar.model.random_pairs import measure as measure_pairs
 
 if TYPE_CHECKING:
-    from wingbar.data.records import Entry, Images
     from wingbar.index.chance import Chance
     from wingbar.index.refit import RefitReport
     from wingbar.index.selection import Selection
+    from wingbar.index.sources import Addable
     from wingbar.index.sync import AddReport
     from wingbar.parallel import Progress
 
@@ -292,14 +292,7 @@ class Index:
 
     def add(
         self,
-        source: str
-        | os.PathLike[str]
-        | Images
-        | NDArray[np.uint8]
-        | Sequence[images.Source]
-        | Sequence[Entry]
-        | Sequence[Images]
-        | None = None,
+        source: Addable | None = None,
         *,
         vectors: NDArray[np.floating] | None = None,
         keys: Sequence[str] | None = None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from wingbar import images
@@ -17,6 +18,18 @@ from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images, absolute
 from wingbar.errors import DataError, printable
 from wingbar.images import Failure
+
+Addable = (
+    str
+    | os.PathLike[str]
+    | Images
+    | NDArray[np.uint8]
+    | Sequence[images.Source]
+    | Sequence[Entry]
+    | Sequence[Images]
+)
+"""What `Index.add` takes: a folder or a list file, images, paths or entries, several collections,
+or pictures as arrays."""
 
 
 @dataclass(frozen=True)
