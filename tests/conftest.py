@@ -58,6 +58,7 @@ def small_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = write_small_general(tmp_path_factory.mktemp("models") / "general")
         patch.setattr(model, "GENERAL", folder)
         # no models but those of the tests
+        (folder.parent / "installed").mkdir(exist_ok=True)
         patch.setenv("WINGBAR_MODELS", str(folder.parent / "installed"))
         yield folder
 

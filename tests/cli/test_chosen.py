@@ -88,7 +88,7 @@ def test_a_purpose_picks_the_model_and_says_so(
     assert lines[3].startswith("Chosen for copies: general, itq codes, fine=")
     assert lines[4].startswith(f"{path}: 24 images (24 added)")
     assert err.startswith("wingbar: in ")
-    assert err.endswith(f" s: {lines[3]}\n")
+    assert err.endswith(f" s chose {lines[3][19:].split(';')[0]}, for copies\n")
     code, out, _ = run(capsys, "info", path)
     assert lines[3] in out.splitlines()
     code, out, _ = run(capsys, "info", path, "--all")
@@ -100,7 +100,7 @@ def test_a_purpose_picks_the_model_and_says_so(
     assert (code, err, "24 unchanged" in out) == (0, "", True)
     code, out, err = run(capsys, *command[:-1], "classes", *both)
     assert (code, out) == (2, "")
-    assert err.startswith(f"wingbar: {path} was made with general (itq, 8 bits, ")
+    assert err.startswith(f"wingbar: {path} was made with general (label-free, 8 bits, ")
     assert err.endswith(
         ") and keeps it: leave --model out, or name a new index to have candidates tried\n"
     )
@@ -108,6 +108,14 @@ def test_a_purpose_picks_the_model_and_says_so(
     assert (code, "has for=copies, not instances: leave --for out" in err) == (2, True)
     code, _, err = run(capsys, *command, "--model", colour)
     assert (code, "was made with general" in err) == (2, True)
+
+    assert "was chosen" not in run(capsys, "index", path, "--refit")[1]
+    code, out, _ = run(capsys, "index", path, "--refit", "--for", "instances")
+    assert code == 0
+    assert out.splitlines()[-1].startswith(
+        "general was chosen for copies, and nothing was measured"
+    )
+    assert "was chosen" not in run(capsys, "index", path, "--refit", "--for", "copies")[1]
 
 
 def test_installed_models_are_tried(
@@ -127,7 +135,7 @@ def test_installed_models_are_tried(
     assert code == 0
     assert [one["name"] for one in chosen["candidates"]] == ["general", "other"]
     assert set(chosen["images_per_second"]) == {"general", "other"}
-    assert f"wingbar: {tmp_path / 'models' / 'broken'}: " in err
+    assert f"wingbar: {tmp_path / 'models' / 'broken'} was left out: " in err
     with Index.open(tmp_path / "a.wb") as index:
         assert index.model.averages
         assert index.info().fine == chosen["fine"]
@@ -169,8 +177,8 @@ def test_few_pictures_and_a_model_that_cannot_be_read(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"no model in {tmp_path / 'none'}" in err
     assert not path.exists()
-    code, out, _ = run(capsys, *command)
-    assert code == 0
+    code, out, err = run(capsys, *command)
+    assert (code, err) == (0, "")  # the reason is told once
     assert out.startswith(
         "Taken for copies without measuring: general, since there are fewer than 50 pictures to "
         f"measure with.\n{path}: 24 images"

@@ -160,7 +160,7 @@ def test_info_of_an_index_says_how_good_its_codes_are(
     assert first.endswith("B")
     assert codes == f"Codes of 24 bits: {unique} of 60 are unique; no bit is constant."
     assert fitted == "Codes learned from 60 images: ITQ."
-    assert model.startswith("Model: general (itq, 24 bits, ")
+    assert model.startswith("Model: general (label-free, 24 bits, ")
     assert "search_bytes" in run(capsys, "info", shared_index_path, "--all")[1]
     monkeypatch.setattr(Index, "codes", lambda self: np.array([[0b101], [0b001]], np.uint64))
     with Index.open(shared_index_path) as index:
@@ -244,7 +244,7 @@ def test_a_second_model_beside_the_first(
     assert (code, err) == (0, "")
     assert "Codes of two learned from 24 images: ITQ.\ntwo encoded 24 images of before." in out
     code, out, _ = run(capsys, "info", path)
-    assert "Second encoder: two (itq, 12 bits, " in out
+    assert "Second encoder: two (label-free, 12 bits, " in out
     assert "search --with two asks it" in out
     assert json.loads(run(capsys, "info", path, "--json")[1])["also"]["items"] == 24
     for name, bits in (("one", 8), ("two", 12)):

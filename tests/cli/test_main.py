@@ -148,7 +148,7 @@ def test_json_may_stand_before_or_after_the_verb_of_a_group(
         (["index", "photos.wb", "photos", "--bits", "48"], "has codes of 24 bits, not 48"),
         (
             ["index", "photos.wb", "photos", "--model", "tiny"],
-            r"was made with general \(itq, 24 bits, .*\), not with tiny \(dlbhc",
+            r"was made with general \(label-free, 24 bits, .*\), not with tiny \(dlbhc",
         ),
     ],
 )

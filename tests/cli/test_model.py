@@ -51,7 +51,7 @@ def test_by_name(capsys: Capture, hub: Shelf, tmp_path: Path) -> None:
     made = tmp_path / "m"
     code, out, err = run(capsys, "model", "import", "siglip2-base", "--hub", hub.url, "-o", made)
     assert code == 0
-    assert f"{made}: siglip2-base (itq, not fitted yet, " in out
+    assert f"{made}: siglip2-base (label-free, not fitted yet, " in out
     assert f"Next: wingbar index photos.wb photos/ --model {made}" in out
     first, second = err.strip().splitlines()
     assert "under Apache-2.0; fetching 94.6 MB from http://127.0.0.1" in first
@@ -230,7 +230,7 @@ def test_a_model_is_installed_under_its_name(
     command = ["model", "import", path, "--size", 32]
     code, out, _ = run(capsys, *command)
     assert code == 0
-    assert out.startswith(f"{tmp_path / 'models' / 'net'}: net (itq, not fitted yet, ")
+    assert out.startswith(f"{tmp_path / 'models' / 'net'}: net (label-free, not fitted yet, ")
     assert out.endswith("\nNext: wingbar index photos.wb photos/ --model net\n")
     code, _, err = run(capsys, *command)
     assert (code, f"{tmp_path / 'models' / 'net'} holds a model already" in err) == (2, True)
@@ -240,7 +240,12 @@ def test_a_model_is_installed_under_its_name(
         assert (code, f"{name!r} cannot be the name of a directory" in err) == (2, True)
     record = json.loads(run(capsys, "model", "list", "--json")[1])
     assert (record["folder"], record["installed"]) == (str(tmp_path / "models"), ["net", "other"])
-    assert run(capsys, "info", "net")[1].startswith("net: net (itq, ")
+    assert run(capsys, "info", "net")[1].startswith("net: net (label-free, ")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("WINGBAR_MODELS", str(tmp_path / "file"))
+    code, _, err = run(capsys, *command)
+    assert (code, "not a folder: name a folder by -o, or a folder for" in err) == (2, True)
+    assert "WINGBAR_MODELS names " in run(capsys, "model", "list")[1]
 
 
 # -- this machine

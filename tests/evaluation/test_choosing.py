@@ -119,7 +119,8 @@ def test_the_noise_decides_for_the_first() -> None:
     assert best_of([base, base + noise + 1.9 * error]) == 0
     assert best_of([base, base + noise + 2.1 * error]) == 1
     assert best_of([base - 0.5, base, base + noise + 1.9 * error]) == 1
-    assert best_of([base, base + 1e-9]) == 1  # always, and so no noise
+    assert best_of([base, base + 1e-6]) == 1  # always, and so no noise
+    assert best_of([np.full(9, 1 - 2e-16), np.ones(9)]) == 0  # the same, summed up otherwise
     assert best_of([np.array([0.4]), np.array([0.5])]) == 1
 
 
@@ -206,6 +207,8 @@ def test_without_labels_the_first_stays(patterns: Path, shape: Model, colour: Mo
     assert (choice.model.fine, choice.model.chosen["for"]) == ("pool", "classes")
     alone = [str(i) for i in range(len(paths))]
     assert "reason" in choose_model(paths, [shape], purpose="classes", labels=alone).chosen
+    same = choose_model(paths, [shape], purpose="classes", labels=["a"] * len(paths)).chosen
+    assert same["reason"] == "all pictures with a label have the same one, a"
     found = choose_model(paths, [shape], purpose="classes", labels=[*"abcd"] * 6, codes="itq")
     assert found.chosen["measure"] == "average precision by labels"
 
@@ -283,8 +286,14 @@ def test_a_model_that_cannot_be_used(
     found = choose_model(patterns, purpose="copies", bits=8, codes="itq")
     assert [one["name"] for one in found.chosen["candidates"]] == ["general", "good"]
     [note] = found.notes
-    assert note.startswith(f"{tmp_path / 'bad'}: ")
-    assert "model.onnx is not the file that model.json describes" in note
+    assert note.startswith(f"{tmp_path / 'bad'} was left out: model.onnx is not the file that ")
+    assert note.count(str(tmp_path / "bad")) == 1
+
+    monkeypatch.setenv("WINGBAR_MODELS", str(tmp_path / "none"))
+    found = choose_model(patterns, purpose="copies", bits=8, codes="itq")
+    [note] = found.notes
+    assert note.startswith(f"WINGBAR_MODELS names {tmp_path / 'none'}, which cannot be read (")
+    assert note.endswith("): no installed model was tried")
 
 
 def test_a_sample_of_many_labels_leaves_each_some_partners(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_arguments_that_cannot_be_meant(index: Index, shared_photos: Path) -> No
 
 def test_a_query_of_another_model_is_refused_with_both_names(index: Index) -> None:
     stranger = trained_model().encode([picture(1)])
-    with pytest.raises(QueryError, match=r"tiny .*general \(itq, 24 bits"):
+    with pytest.raises(QueryError, match=r"tiny .*general \(label-free, 24 bits"):
         index.search(stranger)
 
 

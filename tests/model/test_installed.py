@@ -40,3 +40,23 @@ def test_what_is_installed_is_found_by_name(
     small_general("here").save(tmp_path / "a")
     assert Model.load("a").name == "here"  # what is here comes first
     assert Model.load("general").name == "general"
+
+
+def test_why_the_folder_cannot_be_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WINGBAR_MODELS")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert installed.problem_with_folder() is None  # nothing was ever installed
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wingbar").write_text("in the way")
+    assert installed.problem_with_folder() == (
+        f"the models in {installed.folder()} cannot be read (Not a directory)"
+    )
+    monkeypatch.setenv("WINGBAR_MODELS", str(tmp_path / "models"))
+    assert installed.problem_with_folder() == (
+        f"WINGBAR_MODELS names {tmp_path / 'models'}, which cannot be read "
+        "(No such file or directory)"
+    )
+    (tmp_path / "models").mkdir()
+    assert installed.problem_with_folder() is None

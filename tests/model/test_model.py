@@ -226,7 +226,7 @@ def test_another_models_embedding_is_refused_with_both_names(fitted: Model) -> N
         "other",
         "ab" * 32,
     )
-    with pytest.raises(QueryError, match=r"other \(abababababab\).*general \(itq, 32 bits"):
+    with pytest.raises(QueryError, match=r"other \(abababababab\).*general \(label-free, 32 bits"):
         check_same(stranger, fitted, "photos.wb")
 
 

@@ -12,13 +12,20 @@ def chosen_sentence(chosen: Mapping[str, Any]) -> str:
     if "score" not in chosen:
         return f"Taken for {purpose} without measuring: {name}, since {chosen['reason']}."
     text = (
-        f"Chosen for {purpose}: {name}, {_codes(chosen['codes'])}, fine={chosen['fine']}; "
+        f"Chosen for {purpose}: {taken_text(chosen)}; "
         f"{chosen['measure']} {chosen['score']:.3f} ± {chosen['error']:.3f} "
         f"({chosen['queries']:,} queries, {chosen['gallery']:,} pictures)"
     )
     if any(score > chosen["score"] for *_, score in _scores(chosen)):
         text += "; what measured higher is within the noise"
     return f"{text}."
+
+
+def taken_text(chosen: Mapping[str, Any]) -> str:
+    """The way to search that was measured to be best; empty where nothing was measured."""
+    if "score" not in chosen:
+        return ""
+    return f"{chosen['name']}, {_codes(chosen['codes'])}, fine={chosen['fine']}"
 
 
 def chosen_table(chosen: Mapping[str, Any], speeds: Mapping[str, float] | None = None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wingbar.cli.chosen import chosen_sentence, chosen_table
+from wingbar.cli.chosen import chosen_sentence, chosen_table, taken_text
 from wingbar.cli.options import (
     CONTINUES,
     NOTHING_YET,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from wingbar.index.refit import RefitReport
     from wingbar.index.second import AlsoReport
     from wingbar.index.sync import AddReport
+    from wingbar.model.model import Model
 
 # -- index
 
@@ -224,6 +225,7 @@ def index(args: argparse.Namespace) -> int:
         if also is not None:
             found.add_encoder(also)
         if args.refit:
+            chosen = found.encoder(args.encoder).model
             with progress_bars() as progress:
                 refitted = found.encoder(args.encoder).refit(
                     bits=args.bits,
@@ -234,7 +236,8 @@ def index(args: argparse.Namespace) -> int:
                     threads=args.threads,
                     progress=progress,
                 )
-            print_result(args, asdict(refitted), _refit_text(path, refitted))
+            lost = _lost_choice(chosen, found.encoder(args.encoder).model)
+            print_result(args, asdict(refitted), "\n".join([_refit_text(path, refitted), *lost]))
             return 0
         total = sum(map(len, sources))
         if before := min(found.encoded_before(), total):
@@ -560,7 +563,8 @@ def _chosen(args: argparse.Namespace, sources: Sequence[Images]) -> Choice:
         )
     for note in choice.notes:
         print_message(note)
-    print_message(f"in {choice.seconds:.1f} s: {chosen_sentence(choice.chosen)}")
+    if found := taken_text(choice.chosen):
+        print_message(f"in {choice.seconds:.1f} s chose {found}, for {args.purpose}")
     return choice
 
 
@@ -715,13 +719,16 @@ def _constant_bits(found: Index) -> list[int]:
 
 def _model_text(path: str, record: Mapping[str, Any]) -> str:
     """What a model is, what it costs, and how good it was on what it was not trained with."""
+    from wingbar.model.model import method_text
+
     code = "codes learned from the images of each index"
     if record["bits"] is not None:
         code = f"codes of {counted(record['bits'], 'bit')}"
     classes = record["classes"]
     trained = f", trained on {counted(classes, 'class', 'classes')}" if classes else ""
+    made = f"{method_text(record['method'])}, {record['fingerprint'][:12]}"
     lines = [
-        f"{path}: {record['name']} ({record['method']}, {record['fingerprint'][:12]}){trained}",
+        f"{path}: {record['name']} ({made}){trained}",
         f"Gives {code} and features of {record['dim']:,} numbers.",
     ]
     if "parameters" in record:
@@ -748,6 +755,16 @@ def _refit_text(path: Place, report: RefitReport) -> str:
         f"The model is now {report.fingerprint[:12]} (before: {report.fingerprint_before[:12]}); "
         "embeddings made before no longer match it."
     )
+
+
+def _lost_choice(before: Model, after: Model) -> list[str]:
+    """What a refit for another purpose than a model was chosen for has undone."""
+    if not before.chosen or after.chosen:
+        return []
+    return [
+        f"{before.name} was chosen for {before.chosen['for']}, and nothing was measured for "
+        f"another purpose: searches use its own fine={after.fine} (before: {before.fine})."
+    ]
 
 
 # -- the costs that `info` shows

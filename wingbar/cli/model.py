@@ -153,7 +153,14 @@ def import_model(args: argparse.Namespace) -> int:
             "name an encoder (wingbar model list) or a file, or a network by --torch"
         )
     output = _default_output(args) if args.output is None else Path(args.output)
-    require_new_model(output)
+    try:
+        require_new_model(output)
+    except WingbarError as error:
+        if args.output is not None:
+            raise
+        raise WingbarError(
+            f"{error} by -o, or a folder for installed models by WINGBAR_MODELS"
+        ) from None
     if args.torch is not None:
         refuse_flags(args, (*_OF_NAMES, *_OF_FILES), "is of no use with --torch")
         model = _foreign().from_library(args.torch, args.name or "")
@@ -203,7 +210,10 @@ def list_encoders(args: argparse.Namespace) -> int:
         "folder": str(installed.folder()),
         "installed": there,
     }
-    lines = [*map(_line, known), f"In {installed.folder()}: {', '.join(there) or 'no models'}"]
+    found = installed.problem_with_folder() or (
+        f"In {installed.folder()}: {', '.join(there) or 'no models'}"
+    )
+    lines = [*map(_line, known), found]
     print_result(args, record, "\n".join(lines))
     return 0
 

@@ -43,7 +43,7 @@ from wingbar.index.ranking import FINE, SHORTLIST, Fine, SearchOptions
 from wingbar.index.sources import Addable, Wanted, batch_of
 from wingbar.index.sync import BITS
 from wingbar.model.fitting import COMPARED, DEFAULT_PURPOSE, FitOptions
-from wingbar.model.installed import installed
+from wingbar.model.installed import installed, problem_with_folder
 from wingbar.model.model import VECTORS, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
@@ -53,6 +53,7 @@ LABELLED = 600  # of which half are searched for in the other half, at most
 PARTNERS = 4  # labelled pictures of each label, at least, if there are so many labels
 SECONDS = 60.0  # for which each model encodes, at most
 NOISE = 2.0  # standard errors of a mean difference, within which two are taken for equal
+ROUNDING = 1e-9  # of a mean: two that find the same may sum it up in another order
 LONGEST_SIDE = 1024  # to which pictures are scaled before they are altered, in pixels
 
 OWN = "own"  # the kind of codes that a model brings
@@ -171,7 +172,7 @@ def best_of(tried: Sequence[Float64]) -> int:
     highest = max(tried, key=lambda values: float(values.mean()))
     for place, values in enumerate(tried):
         difference = highest - values
-        if difference.mean() <= NOISE * _standard_error(difference):
+        if difference.mean() <= NOISE * _standard_error(difference) + ROUNDING:
             return place
     raise AssertionError("the highest does not differ from itself")
 
@@ -230,6 +231,8 @@ def _candidates(
     named: Sequence[Candidate] = ["general", *installed()] if models is None else models
     found: list[Model] = []
     notes: list[str] = []
+    if models is None and (problem := problem_with_folder()):
+        notes.append(f"{problem}: no installed model was tried")
     for one in named:
         try:
             model = one if isinstance(one, Model) else model_at(one)
@@ -237,7 +240,8 @@ def _candidates(
         except (ModelError, StoreError) as error:
             if models is not None:
                 raise
-            notes.append(f"{os.fspath(one) if not isinstance(one, Model) else one.name}: {error}")
+            name = one.name if isinstance(one, Model) else os.fspath(one)
+            notes.append(f"{name} was left out: {str(error).removeprefix(f'{name}: ')}")
             continue
         if model.fingerprint in {other.fingerprint for other in found}:
             notes.append(f"{model.name} ({model.fingerprint[:12]}) was named twice, and tried once")
@@ -326,6 +330,8 @@ def _sample(
             f"fewer than {FEWEST} pictures have a label that others have too, and nothing else "
             "says what is of one kind"
         )
+    if len({one.label for one in shown}) == 1:
+        return f"all pictures with a label have the same one, {shown[0].label}"
     parts = source if isinstance(source, (list, tuple)) else [source]
     return _Sample(shown, any(isinstance(part, Images) and part.multi_label for part in parts))
 

@@ -25,6 +25,19 @@ def installed() -> list[Path]:
     return sorted(one for one in inside if (one / "model.json").is_file())
 
 
+def problem_with_folder() -> str | None:
+    """Why the folder cannot be looked through, in words; None where it can, and where it is not
+    there and $WINGBAR_MODELS does not say that it should be."""
+    try:
+        next(folder().iterdir(), None)
+    except OSError as error:
+        if "WINGBAR_MODELS" in os.environ:
+            return f"WINGBAR_MODELS names {folder()}, which cannot be read ({error.strerror})"
+        if not isinstance(error, FileNotFoundError):
+            return f"the models in {folder()} cannot be read ({error.strerror})"
+    return None
+
+
 def directory_of(name: str | os.PathLike[str]) -> Path:
     """The directory that `name` means: itself, or where there is none and it is a plain name, that
     of the model of this name in the folder."""

@@ -185,7 +185,7 @@ class Model:
 
     def __str__(self) -> str:
         bits = f"{self.bits} bits" if self.gives_codes else "not fitted yet"
-        return f"{self.name} ({self.method}, {bits}, {self.fingerprint[:12]})"
+        return f"{self.name} ({method_text(self.method)}, {bits}, {self.fingerprint[:12]})"
 
     @property
     def gives_codes(self) -> bool:
@@ -616,6 +616,12 @@ def over_scales(
     )
     means[:, :dim] = itq.unit(means[:, :dim])
     return means.astype(np.float32)
+
+
+def method_text(method: str) -> str:
+    """A method of model.json as people read it: codes of "itq" may be whitened or others as well,
+    and those of each index are its own."""
+    return "label-free" if method == "itq" else method
 
 
 def with_record(files: Mapping[str, bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
