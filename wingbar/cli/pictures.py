@@ -6,6 +6,8 @@ import base64
 import io
 import os
 import shutil
+import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 KINDS = ("auto", "never", "kitty", "iterm", "sixel")
 HEIGHT = 120  # pixels of a picture
 GAP = 6
-LETTER_WIDTH = 9  # pixels of a column of the terminal, about
-SIXEL_COLOURS = 128
+LETTER_WIDTH = 9  # pixels of a column of a terminal that does not say how wide it is
+SIXEL_COLOURS = 256
 
 
 def protocol_of(environment: Mapping[str, str]) -> str:
@@ -35,21 +37,35 @@ def protocol_of(environment: Mapping[str, str]) -> str:
         return "kitty"
     if program in ("iTerm.app", "WezTerm") or environment.get("LC_TERMINAL") == "iTerm2":
         return "iterm"
+    if environment.get("KONSOLE_VERSION", "").rjust(6, "0") >= "220400":
+        return "iterm"
     if program == "mintty" or term.split("-")[0] in ("foot", "mlterm", "contour"):
         return "sixel"
     return "never"
 
 
-def strip_text(sources: Sequence[Source], kind: str, columns: int = 0) -> str:
+def strip_text(sources: Sequence[Source], kind: str, width: int = 0) -> str:
     """Pictures side by side, the first one apart as the query, as text for a terminal; one of KINDS
     but "auto". Empty for "never"; a picture that cannot be read is a grey square.
 
-    columns: width of the terminal in letters; 0 asks it.
+    width: of the terminal in pixels; 0 asks it.
     """
     if kind == "never":
         return ""
-    width = (columns or shutil.get_terminal_size().columns) * LETTER_WIDTH
-    return _ENCODERS[kind](strip(sources, width)) + "\n"
+    return _ENCODERS[kind](strip(sources, width or _terminal_width())) + "\n"
+
+
+def _terminal_width() -> int:
+    """In pixels, as the terminal says, or else by its columns."""
+    by_columns = shutil.get_terminal_size().columns * LETTER_WIDTH
+    try:
+        import fcntl
+        import termios
+
+        size = fcntl.ioctl(sys.stdout, termios.TIOCGWINSZ, bytes(8))
+    except (ImportError, OSError, ValueError):  # Windows; no terminal
+        return by_columns
+    return struct.unpack("4H", size)[2] or by_columns
 
 
 def resolved(kind: str, is_terminal: bool) -> str:
@@ -60,8 +76,8 @@ def resolved(kind: str, is_terminal: bool) -> str:
 
 
 def strip(sources: Sequence[Source], width: int) -> Image.Image:
-    """One picture [h, at most `width`, 3] of small whole pictures side by side, of HEIGHT pixels
-    each, in as many rows as they need."""
+    """One picture [h, at most `width`, 4] of small whole pictures side by side, of HEIGHT pixels
+    each, in as many rows as they need; nothing between them, so that the terminal shows there."""
     from PIL import Image
 
     small = [_small(source) for source in sources]
@@ -72,7 +88,7 @@ def strip(sources: Sequence[Source], width: int) -> Image.Image:
         places.append((x, y))
         widest = max(widest, min(width, x + picture.width))
         x += picture.width + (4 * GAP if i == 0 else GAP)
-    sheet = Image.new("RGB", (widest, y + HEIGHT), "black")
+    sheet = Image.new("RGBA", (widest, y + HEIGHT))
     for picture, place in zip(small, places, strict=True):
         sheet.paste(picture, place)
     return sheet
@@ -113,24 +129,30 @@ def _iterm(picture: Image.Image) -> str:
 
 def _sixel(picture: Image.Image) -> str:
     """https://vt100.net/docs/vt3xx-gp/chapter14.html: bands of six rows, each drawn once for every
-    colour in it; repeated letters as !COUNT LETTER."""
+    colour in it; repeated letters as !COUNT LETTER. What is not drawn stays as it is."""
     import numpy as np
+    from PIL import Image
 
-    drawn = picture.quantize(SIXEL_COLOURS)
+    shown = picture.convert("RGB")
+    colours = shown.quantize(
+        SIXEL_COLOURS, method=Image.Quantize.MAXCOVERAGE
+    )  # keeps colours of few pixels, too
+    drawn = shown.quantize(palette=colours)  # mixes them, dot by dot
     palette = np.asarray(drawn.getpalette()).reshape(-1, 3)
-    pixels = np.asarray(drawn)
+    pixels = np.where(np.asarray(picture.getchannel("A")), np.asarray(drawn, np.int64), -1)
     height, width = pixels.shape
-    parts = [f'\x1bPq"1;1;{width};{height}']
-    for i in np.unique(pixels).tolist():
+    used = [i for i in np.unique(pixels).tolist() if i >= 0]
+    parts = [f'\x1bP0;1q"1;1;{width};{height}']
+    for i in used:
         red, green, blue = (round(value / 2.55) for value in palette[i].tolist())
         parts.append(f"#{i};2;{red};{green};{blue}")
+    bands = []
     for top in range(0, height, 6):
         band = pixels[top : top + 6]
         bits = 1 << np.arange(len(band))[:, None]
-        for i in np.unique(band).tolist():
-            parts.append(f"#{i}{_runs(((band == i) * bits).sum(0) + 63)}$")
-        parts.append("-")
-    return "".join([*parts, "\x1b\\"])
+        there = [i for i in np.unique(band).tolist() if i >= 0]
+        bands.append("$".join(f"#{i}{_runs(((band == i) * bits).sum(0) + 63)}" for i in there))
+    return "".join([*parts, "-".join(bands), "\x1b\\"])
 
 
 def _runs(letters: NDArray[np.int64]) -> str:
