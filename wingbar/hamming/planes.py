@@ -13,6 +13,7 @@ The vectors are LLVM's, of 256 bits, which it splits into those of the CPU.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ LEVELS = 7, 11  # binary digits of the sums, for codes of one word and of severa
 MOST_BITS = 1024  # of a code; the sums of longer ones have more digits
 
 
+@functools.cache
 def pay() -> bool:
     """Whether a scan of planes is faster than one of words on this CPU, as measured on those with
     AVX2 and those with AVX-512 VPOPCNTDQ."""
