@@ -231,6 +231,35 @@ def test_pictures_that_cannot_be_read_take_no_part(
     assert (choice.chosen["queries"], choice.chosen["gallery"]) == (24, 24)
 
 
+@pytest.mark.parametrize("purpose", ["copies", "classes"])
+def test_where_few_pictures_can_be_read_no_model_is_blamed(
+    purpose: str, patterns: Path, shape: Model, tmp_path: Path
+) -> None:
+    for i in range(60):
+        (tmp_path / f"{i}.png").write_text("no")
+    bad, good = sorted(tmp_path.iterdir()), sorted(patterns.rglob("*.png"))[:9]
+    labels = ["a", "b"] * 30
+    none = choose_model(bad, [shape], purpose=purpose, labels=labels)
+    assert none.chosen["reason"] == "none of the 60 pictures that were tried could be read"
+    few = choose_model([*bad[9:], *good], [shape], purpose=purpose, labels=labels)
+    assert few.chosen["reason"] == (
+        "only 9 of the 60 pictures that were tried could be read, too few to measure with"
+    )
+    assert none.notes == few.notes == ()
+
+
+def test_where_all_that_is_searched_for_is_damaged_nothing_is_measured(
+    patterns: Path, shape: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.png").write_text("no")
+    good = sorted(patterns.rglob("*.png"))
+    shown = [choosing._Shown(str(path), "a", "a", is_query=False) for path in good]
+    shown.append(choosing._Shown(str(tmp_path / "bad.png"), "a", "a", is_query=True))
+    monkeypatch.setattr(choosing, "_labelled", lambda order: shown)
+    choice = choose_model(patterns, [shape], purpose="classes")
+    assert choice.chosen["reason"] == "no label is left in both halves"
+
+
 def test_a_slow_model_is_left_out_and_a_slower_one_makes_the_sample_smaller(
     patterns: Path, shape: Model, colour: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +267,7 @@ def test_a_slow_model_is_left_out_and_a_slower_one_makes_the_sample_smaller(
     choice = choose_model(patterns, [shape, colour], purpose="copies")
     assert choice.chosen["reason"] == "no model encoded enough pictures"
     assert choice.notes[0].startswith("shape was left out: it encoded 16 pictures in ")
+    assert [one["name"] for one in choice.chosen["candidates"]] == ["shape", "colour"]
     monkeypatch.setattr(choosing, "FEWEST", 16)
     encoded, given = choosing._encoded, []
 

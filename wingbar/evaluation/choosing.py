@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from wingbar import images
 from wingbar.data.alterations import Change, copy_of, view_of
 from wingbar.data.records import Entry, Images
-from wingbar.errors import ImageError, ModelError, StoreError
+from wingbar.errors import ImageError, ModelError, StoreError, counted
 from wingbar.evaluation.scoring import (
     Block,
     LabelledQuery,
@@ -81,7 +81,7 @@ class Choice:
         measure: what was measured, one of MEASURES; each value in [0, 1];
         queries, gallery: number of pictures that were searched for, and among how many;
         candidates: for each its name, fingerprint and `scores`, the means by kind of codes and by
-            fine mode;
+            fine mode, of which one that was left out has none;
         name, codes, fine, score: what was taken of them, and its mean;
         error: standard error of that mean.
         Where nothing could be measured there is a `reason` in place of the figures.
@@ -131,6 +131,10 @@ def choose_model(
     if isinstance(sample, str):
         return _unmeasured(candidates, purpose, sample, notes, start)
     outputs = _outputs(candidates, sample.shown, threads or cores(), report)
+    read = max(one.read for one in outputs.values())
+    if read < FEWEST and all(one.tried == len(sample.shown) for one in outputs.values()):
+        few = _few_could_be_read(read, len(sample.shown))
+        return _unmeasured(candidates, purpose, few, notes, start)
     left = {name: model for name, model in candidates.items() if len(outputs[name].raw) >= FEWEST}
     notes += [
         f"{name} was left out: it encoded {len(one.raw)} pictures in {one.seconds:.0f} s"
@@ -141,6 +145,8 @@ def choose_model(
         return _unmeasured(candidates, purpose, "no model encoded enough pictures", notes, start)
     rows = sorted(set.intersection(*(set(outputs[name].raw) for name in left)))
     trial = _Trial(sample, rows, options, BITS if bits is None else bits, seed)
+    if not trial.gallery or not trial.queries:
+        return _unmeasured(candidates, purpose, "no label is left in both halves", notes, start)
     ways = [(name, kind) for name in left for kind in _kinds(left[name], options)]
     tried: list[_Tried] = []
     for done, (name, kind) in enumerate(ways):
@@ -154,7 +160,7 @@ def choose_model(
         "measure": MEASURES[purpose],
         "queries": len(taken.precisions),
         "gallery": len(trial.gallery),
-        "candidates": _described(left, tried),
+        "candidates": _described(candidates, tried),
         "name": taken.name,
         "codes": taken.codes,
         "fine": taken.fine,
@@ -323,7 +329,10 @@ def _sample(
         return f"there are fewer than {FEWEST} pictures to measure with"
     if purpose != "classes":
         drawn = order[:PICTURES]
-        return _Sample(list(_with_altered(drawn, _ALTERING[purpose], seed, threads, report)), False)
+        altered = list(_with_altered(drawn, _ALTERING[purpose], seed, threads, report))
+        if len(altered) < FEWEST:
+            return _few_could_be_read(len(altered) // 2, len(drawn))
+        return _Sample(altered, False)
     shown = list(_labelled(order))
     if len(shown) < FEWEST:
         return (
@@ -334,6 +343,16 @@ def _sample(
         return f"all pictures with a label have the same one, {shown[0].label}"
     parts = source if isinstance(source, (list, tuple)) else [source]
     return _Sample(shown, any(isinstance(part, Images) and part.multi_label for part in parts))
+
+
+def _few_could_be_read(read: int, tried: int) -> str:
+    """Why nothing was measured where too few pictures of the sample are left."""
+    if not read:
+        return f"none of the {counted(tried, 'picture')} that were tried could be read"
+    return (
+        f"only {read:,} of the {counted(tried, 'picture')} that were tried could be read, too few "
+        "to measure with"
+    )
 
 
 def _with_altered(
@@ -378,11 +397,12 @@ def _labelled(order: Sequence[Wanted]) -> Iterator[_Shown]:
 
 class _Outputs(NamedTuple):
     """What a network gave: its raw outputs [r] by row of the sample, without the rows that could
-    not be read and those for which there was no time; how many it was given, and the seconds that
-    took, decoding included."""
+    not be read and those for which there was no time; how many rows were tried, and how many of
+    them could be read; and the seconds that took, decoding included."""
 
     raw: dict[int, Float32]
     tried: int
+    read: int
     seconds: float
 
 
@@ -414,18 +434,18 @@ def _encoded(
 
     raw: dict[int, Float32] = {}
     start = time.monotonic()
-    done = 0
+    done = read = 0
     for batch in batched(enumerate(in_order(range(len(shown)), load, threads)), BATCH):
         there = [(row, pixels) for row, pixels in batch if pixels is not None]
         if there:
             made = network.run([pixels for _, pixels in there])
             finite = np.flatnonzero(np.isfinite(made).all(1)).tolist()
             raw |= {there[i][0]: made[i] for i in finite}
-        done += len(batch)
+        done, read = done + len(batch), read + len(there)
         report(f"trying {name}", done, len(shown))
         if time.monotonic() - start > SECONDS:
             break
-    return _Outputs(raw, done, max(time.monotonic() - start, 1e-9))
+    return _Outputs(raw, done, read, max(time.monotonic() - start, 1e-9))
 
 
 class _Trial(NamedTuple):
