@@ -17,14 +17,15 @@ DIM = 160
 
 
 def small_general(
-    name: str = "general", seed: int = 64, edge: int = 0, cells: int = CELLS
+    name: str = "general", seed: int = 64, edge: int = 0, cells: int = CELLS, dim: int = DIM
 ) -> Model:
     """A label-free model that is called general: mean colours of 64 cells, and a random layer with
     a ReLU. It tells colours and shapes apart, in a thousandth of the time. Others have another
-    `name`, layer and preprocessing; one of a single one of `cells` a side sees no shapes."""
+    `name`, layer, preprocessing and length; one of a single one of `cells` a side sees no
+    shapes."""
     rng = np.random.default_rng(seed)
     inputs = 3 * cells**2
-    weights = (rng.standard_normal((inputs, DIM)) / np.sqrt(inputs)).astype(np.float32)
+    weights = (rng.standard_normal((inputs, dim)) / np.sqrt(inputs)).astype(np.float32)
     side = SIZE // cells
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
@@ -42,7 +43,7 @@ def small_general(
         nodes,
         "small",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["B", SIZE, SIZE, 3])],
-        [helper.make_tensor_value_info("feature", TensorProto.FLOAT, ["B", DIM])],
+        [helper.make_tensor_value_info("feature", TensorProto.FLOAT, ["B", dim])],
         [
             helper.make_tensor("grey", TensorProto.FLOAT, [1], [128.0]),
             helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel()),
@@ -53,7 +54,7 @@ def small_general(
         "name": name,
         "method": "itq",
         "fine": "pool",
-        "dim": DIM,
+        "dim": dim,
         "classes": [],
         "preparation": preprocessing_record(images.Preprocessing(size=SIZE, edge=edge)),
     }

@@ -180,7 +180,7 @@ def test_a_trained_model_can_be_chosen(patterns: Path, shape: Model, tmp_path: P
         index.add(patterns, purpose="instances")
         assert index.add(patterns, purpose="instances").unchanged == 24
         assert index.model.bits == 20
-        with pytest.raises(ModelError, match="which was trained: leave --codes and --for out"):
+        with pytest.raises(ModelError, match="trained and chosen for instances: leave --for out"):
             index.add(patterns, purpose="copies")
     for asked in ({"bits": 12}, {"codes": "itq"}, {"adapt": "labels"}):
         with pytest.raises(
@@ -260,6 +260,17 @@ def test_where_all_that_is_searched_for_is_damaged_nothing_is_measured(
     assert choice.chosen["reason"] == "no label is left in both halves"
 
 
+def test_an_installed_model_too_short_for_the_codes_is_left_out_and_said(
+    patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINGBAR_MODELS", str(tmp_path))
+    small_general("short", seed=1, dim=48).save(tmp_path / "short")
+    choice = choose_model(patterns, purpose="copies", codes="itq")
+    assert [one["name"] for one in choice.chosen["candidates"]] == ["general"]
+    [note] = choice.notes
+    assert "bits must be from 1 to 48 for short, which gives features of 48 numbers" in note
+
+
 def test_a_slow_model_is_left_out_and_a_slower_one_makes_the_sample_smaller(
     patterns: Path, shape: Model, colour: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +310,7 @@ def test_a_model_that_cannot_be_used(
     for bad, why in (
         (tmp_path, "no model in"),
         (Model.of_vectors(4), "has no network"),
-        (shape, "bits must be from 1 to 160 for shape, not 300"),
+        (shape, "bits must be from 1 to 160 for shape, .* not 300"),
     ):
         bits = 300 if bad is shape else None
         with pytest.raises(ModelError, match=why):

@@ -12,11 +12,11 @@ from PIL import Image
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
-from tests.small_network import DIM
+from tests.small_network import DIM, small_general
 from wingbar.errors import DataError, ImageError, ModelError, QueryError, StoreError
 from wingbar.hamming import codes
 from wingbar.index.filters import Condition, parse_where
-from wingbar.index.index import Index
+from wingbar.index.index import Index, is_same_model
 from wingbar.index.ranking import TIE_CAP, Hits
 from wingbar.index.store import Store
 from wingbar.model.model import Model
@@ -206,6 +206,25 @@ def test_a_trained_model_needs_no_fitting(tmp_path: Path) -> None:
             index.refit()
         with pytest.raises(ModelError, match="codes of 20 bits, not 12"):
             index.add([picture(9)], bits=12)
+
+
+def test_a_refit_to_codes_that_are_too_long_reads_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.create(tmp_path / "a.wb", small_general("short", dim=48)) as index:
+        index.add(photos, bits=8)
+        monkeypatch.setattr("wingbar.images.read", None)
+        with pytest.raises(ModelError, match="from 1 to 48 for short, not 64: give --bits N"):
+            index.refit(bits=64)
+
+
+def test_one_network_used_in_two_ways_is_two_models() -> None:
+    one, cut, trained = small_general(), small_general(edge=40), trained_model()
+    fitted = one.fitted(np.eye(24, DIM, dtype=np.float32), 8, 0)
+    assert is_same_model(one, fitted)
+    assert not is_same_model(fitted, one)
+    assert not is_same_model(cut, fitted)
+    assert not is_same_model(trained, trained.opened())
 
 
 def test_delete_by_id_and_path(

@@ -16,7 +16,7 @@ from tests.conftest import picture, write_classes
 from tests.model.test_model import trained_model
 from tests.small_network import small_general
 from wingbar import images
-from wingbar.errors import ModelError, QueryError, StoreError
+from wingbar.errors import ModelError, QueryError, StoreError, WingbarError
 from wingbar.images import Preprocessing
 from wingbar.index import second
 from wingbar.index.checks import verify
@@ -355,8 +355,58 @@ def test_a_third_encoder_is_refused_and_the_same_again_is_nothing(index: Index) 
         index.encoder("two").add([picture(1)])
     with pytest.raises(StoreError, match="a Ray cluster encodes for one"):
         index.add([picture(1)], ray="local")
-    with pytest.raises(ModelError, match="has codes of 16 bits, not 8"):
+    with pytest.raises(ModelError, match="one with codes of 16 bits and two with codes of 16 bit"):
         index.add([picture(1)], bits=8)
+
+
+def test_an_encoder_that_comes_with_images_is_there_only_if_nothing_is_refused(
+    separate: tuple[Path, Path],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = Path(shutil.copy(separate[0], tmp_path / "a.wb"))
+    short = small_general("short", 3, dim=48)
+    (tmp_path / "empty").mkdir()
+    before = path.read_bytes()
+    refused: list[tuple[Any, Model, dict[str, Any], str]] = [
+        (photos, short, {}, "from 1 to 48 for short, .* not 64, the default: give --bits N, or"),
+        (photos, short, {"bits": 49}, "not 49: give --bits N, or leave short out"),
+        (photos, SECOND, {"codes": "lsh", "purpose": "classes"}, "leave --codes or --for"),
+        (photos, SECOND, {"ray": "local"}, "a Ray cluster encodes for one: leave --ray out"),
+        (photos, Model.of_vectors(4), {}, "made elsewhere"),
+        (tmp_path / "empty", SECOND, {}, "has no images"),
+        ([], SECOND, {"is_whole": True}, "names no images"),
+    ]
+    with Index.open(path) as index:
+        for source, also, options, why in refused:
+            with pytest.raises(WingbarError, match=why):
+                index.add(source, also=also, **options)
+        picture(7).save(tmp_path / "new.png")
+        with monkeypatch.context() as patch:
+            patch.setattr("wingbar.model.proof.problem", lambda model: "it computes otherwise")
+            with pytest.raises(ModelError, match="was not changed: it computes otherwise"):
+                index.add([tmp_path / "new.png"], also=SECOND)
+        assert index.encoders == ("one",)
+    assert path.read_bytes() == before
+    with Index.open(path) as index:
+        report = index.add(photos, also=SECOND, bits=BITS)
+        assert report.also is not None
+        assert (report.also.encoded, report.also.waiting) == (24, 0)
+        require_same(index, separate)
+        assert index.add(photos, also=SECOND, bits=BITS).unchanged == 24
+
+
+def test_a_second_that_is_trained_encodes_what_is_new_at_once(
+    separate: tuple[Path, Path], photos: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(separate[0], tmp_path / "a.wb"))
+    picture(7).save(tmp_path / "new.png")
+    with Index.open(path) as index:
+        report = index.add([tmp_path / "new.png"], also=trained_model(), bits=BITS)
+        assert report.also is not None
+        assert (report.added, report.also.encoded) == (1, 24)
+        require_in_step(index)
 
 
 def test_where_no_second_can_be(tmp_path: Path) -> None:

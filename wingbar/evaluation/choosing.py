@@ -40,9 +40,9 @@ from wingbar.index.averaging import average_new
 from wingbar.index.engine import NO_FILE, Item
 from wingbar.index.index import Index, model_at, store_of
 from wingbar.index.ranking import FINE, SHORTLIST, Fine, SearchOptions
+from wingbar.index.settings import require_length
 from wingbar.index.sources import Addable, Wanted, batch_of
-from wingbar.index.sync import BITS
-from wingbar.model.fitting import COMPARED, DEFAULT_PURPOSE, FitOptions
+from wingbar.model.fitting import BITS, COMPARED, DEFAULT_PURPOSE, FitOptions
 from wingbar.model.installed import installed, problem_with_folder
 from wingbar.model.model import VECTORS, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
@@ -266,10 +266,7 @@ def _require_usable(model: Model, options: FitOptions, bits: int | None) -> None
     """Raise ModelError for a model that cannot be one for these codes."""
     model.require_network()
     if not model.gives_codes:
-        if bits is not None and not 1 <= bits <= model.longest_code:
-            raise ModelError(
-                f"bits must be from 1 to {model.longest_code} for {model.name}, not {bits}"
-            )
+        require_length(model, bits)
         return
     if bits not in (None, model.bits) or options.codes or options.adapt == "labels":
         raise ModelError(

@@ -50,9 +50,10 @@ from wingbar.index.ranking import (
     stage_scores,
     with_chances,
 )
+from wingbar.index.settings import encoder_names, require_possible
 from wingbar.index.sqlite_file import repair_of
 from wingbar.index.text_search import Text, check_options, ranked_by_text
-from wingbar.model.fitting import DEFAULT_PURPOSE, FitOptions
+from wingbar.model.fitting import FitOptions
 from wingbar.model.model import Embeddings, Model, check_same
 from wingbar.model.random_pairs import RandomPairs, sample_of
 from wingbar.model.random_pairs import measure as measure_pairs
@@ -167,7 +168,7 @@ class Index:
         loaded = model if isinstance(model, Model) else Model.load(model)
         other = also if also is None or isinstance(also, Model) else Model.load(also)
         if other is not None:
-            _require_two(place_of(path), loaded, other)
+            require_two(place_of(path), loaded, other)
         index = cls(create_store(path, loaded.files, features))
         try:
             if other is not None:
@@ -259,23 +260,25 @@ class Index:
         vectors that were made elsewhere.
         """
         loaded = model if isinstance(model, Model) else Model.load(model)
-        _require_two(self.path, self.model, loaded)
-        second = self._second()
-        if second is None:
+        if self._is_new_beside(loaded):
             with self._store.writing():
                 self._store.set_also(loaded.files)
-        elif not is_same_model(loaded, second.model):
+
+    def _is_new_beside(self, model: Model) -> bool:
+        """Whether a model can become the second encoder; False if it is. Raises StoreError where it
+        cannot, as `add_encoder` says."""
+        require_two(self.path, self.model, model)
+        second = self._second()
+        if second is not None and not is_same_model(model, second.model):
             first, other = self.encoders
             raise StoreError(
                 f"{self.path} has two encoders, {first} and {other}, and a file holds no more: to "
                 f"give one up, make a copy with wingbar copy {self.path} NEW.wb --with {first}"
             )
+        return second is None
 
     def _names(self, second: Index | None) -> tuple[str, ...]:
-        if second is None:
-            return (self.model.name,)
-        name = second.model.name
-        return self.model.name, f"{name}-2" if name == self.model.name else name
+        return encoder_names([self.model] if second is None else [self.model, second.model])
 
     def _second(self) -> Index | None:
         """The view of the second encoder, with its model of now; None where there is none."""
@@ -309,6 +312,7 @@ class Index:
         is_whole: bool = False,
         unproven: bool = False,
         ray: str | None = None,
+        also: Model | str | os.PathLike[str] | None = None,
     ) -> AddReport:
         """Add images, or bring the index up to date with them.
 
@@ -342,14 +346,16 @@ class Index:
         the index becomes the same.
 
         Where there are two encoders, both encode what is new, and each picture is read once.
-        `bits`, `codes`, `purpose` and `adapt` are for those that have no codes yet.
+        `bits`, `codes`, `purpose` and `adapt` are for those that have no codes yet; where all have
+        codes, one of them has to have what is asked for. `also` is a second one that takes part
+        from now on, as `add_encoder` takes it, if nothing of all this is refused.
 
         A machine whose features are not those of the index's proof (model/proof.py) adds nothing to
         items of another machine, unless `unproven` allows it; a new index goes by what the machine
         computes, and a note says so.
-        Raises DataError for a source that holds nothing to read, ModelError when `bits` is not what
-        the index has or the proof is not passed, StoreError when the file cannot be written; what
-        was stored before stays.
+        Raises DataError for a source that holds nothing to read, ModelError when the codes are not
+        what is asked for or cannot be, or the proof is not passed, StoreError when the file cannot
+        be written; what was stored before stays.
         """
         if (source is None) == (vectors is None):
             raise DataError("add takes images, or vectors=, and one of them at a time")
@@ -357,31 +363,24 @@ class Index:
             raise DataError("vectors are encoded already: leave ray= out")
         _require_images(source)
         self._refresh_model()
-        second = self._second()
-        unfitted = [] if second is None or second.model.gives_codes else [second.model]
         if self._store.is_second:
             raise StoreError(f"{self.path} takes images for both of its encoders at once: use add")
-        if second is not None and ray is not None:
+        joining = also if also is None or isinstance(also, Model) else Model.load(also)
+        if joining is not None and not self._is_new_beside(joining):
+            joining = None
+        second = self._second()
+        beside = second.model if second is not None else joining
+        if beside is not None and ray is not None:
             raise StoreError(
-                f"{self.path} has two encoders, and a Ray cluster encodes for one: leave ray out"
-            )
-        if not unfitted and self.model.gives_codes and bits not in (None, self.model.bits):
-            raise ModelError(
-                f"{self.path} has codes of {self.model.bits} bits, not {bits}: leave --bits out, "
-                "or use --refit to change it"
+                f"{self.path} has two encoders, and a Ray cluster encodes for one: leave --ray out"
             )
         from wingbar.index.sources import batch_of
         from wingbar.index.sync import add
         from wingbar.index.vectors import add_vectors
 
         options = FitOptions(codes=codes, purpose=purpose, adapt=adapt)
-        if not unfitted:
-            _require_as_fitted(self.path, self.model, options)
-        if not self.model.gives_codes or not unfitted:
-            unfitted.append(self.model)
-        longest = min(model.longest_code for model in unfitted)
-        if bits is not None and not 1 <= bits <= longest:
-            raise ModelError(f"bits must be from 1 to {longest}, not {bits}")
+        models = [self.model] if beside is None else [self.model, beside]
+        require_possible(models, bits, options, self.path)
         if vectors is not None:
             with self._store.held():
                 report, model = add_vectors(
@@ -418,6 +417,7 @@ class Index:
                 unproven=unproven,
                 ray=ray,
                 also=None if second is None else second.model,
+                joining=joining,
             )
         with self._store.reading():
             self._take(model)
@@ -1112,12 +1112,15 @@ def is_same_model(wanted: Model, own: Model) -> bool:
     """Whether an index of the model `own` was made with `wanted`, whose codes may have been fitted
     since."""
     fitted = wanted.files.get("rotation.npz")  # a model without one has its codes fitted later
-    return wanted.files.get("model.onnx") == own.files.get("model.onnx") and (
-        fitted is None or fitted == own.files.get("rotation.npz")
+    return (
+        wanted.files.get("model.onnx") == own.files.get("model.onnx")
+        and wanted.preprocessing == own.preprocessing
+        and wanted.is_label_free == own.is_label_free
+        and (fitted is None or fitted == own.files.get("rotation.npz"))
     )
 
 
-def _require_two(path: Place, first: Model, second: Model) -> None:
+def require_two(path: Place, first: Model, second: Model) -> None:
     """Raise StoreError where two encoders cannot stand side by side."""
     if isinstance(path, Url):
         raise StoreError(
@@ -1129,28 +1132,6 @@ def _require_two(path: Place, first: Model, second: Model) -> None:
             raise StoreError(
                 f"{model.name} holds vectors that were made elsewhere, and only encoders of images "
                 "stand side by side: leave --also out"
-            )
-
-
-def _require_as_fitted(path: Place, model: Model, options: FitOptions) -> None:
-    """Raise ModelError where codes are known and were fitted with or for something else."""
-    if not model.gives_codes or options == FitOptions():
-        return
-    if not model.is_label_free:
-        if options == FitOptions(purpose=model.chosen.get("for")):
-            return  # the purpose that it was chosen for
-        raise ModelError(
-            f"{path} has codes of {model}, which was trained: leave --codes and --for out"
-        )
-    fitted = model.record.get("fitted", {})
-    have = {"codes": fitted.get("codes", "itq"), "for": fitted.get("for", DEFAULT_PURPOSE)}
-    have["adapt"] = fitted.get("adapt") or "none"
-    wants = (("codes", options.codes), ("for", options.purpose), ("adapt", options.adapt))
-    for name, wanted in wants:
-        if wanted not in (None, have[name]):
-            raise ModelError(
-                f"{path} has {name}={have[name]}, not {wanted}: leave --{name} out, or use "
-                "--refit to change it"
             )
 
 

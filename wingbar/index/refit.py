@@ -68,6 +68,11 @@ def refit(
         raise ModelError(
             f"{model.name} was trained with {model.method}: its codes are not fitted to an index"
         )
+    if not 1 <= bits <= model.longest_code:
+        raise ModelError(
+            f"bits must be from 1 to {model.longest_code} for {model.name}, not {bits}: give "
+            "--bits N"
+        )
     items = dict(store.all_items())
     if not items:
         raise StoreError(f"{store.path} holds no images: there is nothing to fit on")

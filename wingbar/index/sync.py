@@ -40,11 +40,9 @@ from wingbar.index.second import (
 from wingbar.index.sources import Batch, Wanted, content_of, time_of
 from wingbar.index.unfinished import Outputs, network_of
 from wingbar.model import proof
-from wingbar.model.fitting import FitOptions
+from wingbar.model.fitting import BITS, FitOptions
 from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
-
-BITS = 64  # length of label-free codes by default
 
 # Where systems make the folder of a disk when it is plugged in, and remove it afterwards.
 _MOUNT_POINT = re.compile(r"/(media|mnt|Volumes|media/[^/]+|run/media/[^/]+)/[^/]+")
@@ -153,6 +151,7 @@ def add(
     unproven: bool = False,
     ray: str | None = None,
     also: Model | None = None,
+    joining: Model | None = None,
 ) -> tuple[AddReport, Model, Model | None]:
     """Make the index hold what `batch` wants, and nothing below its roots whose file is gone.
     Returns the report and the models, which have codes now.
@@ -166,6 +165,8 @@ def add(
         its workers, 1 by default.
     also: the model of the second encoder, where the store has one. New images are encoded by both;
         those that were there before it follow at the end.
+    joining: the model of a second encoder that the store takes in once nothing speaks against the
+        batch.
 
     Raises StoreError when the index cannot be written (what was stored stays), DataError when there
     is nothing to add. A KeyboardInterrupt is raised again once what is encoded is stored, with the
@@ -190,6 +191,8 @@ def add(
         gone |= job.not_named_in(batch)
     if todo:
         job.prove(unproven)
+    if joining is not None:
+        job.join(joining)
     if ray is not None and todo:
         job.encode_on_ray(ray, todo, threads or 1)
     try:
@@ -235,15 +238,10 @@ class _Sync:
     ) -> None:
         self.store, self.bits = store, bits
         self.first = _Encoder(store, model, _outputs(store.scratch, model))
+        self.encoders = [self.first]  # those that encode new images
         self.second: _Encoder | None = None
-        if also is not None and store.also is not None:
-            beside = store.scratch.with_name(f"{store.scratch.name}-also")
-            self.second = _Encoder(store.also, also, _outputs(beside, also))
-        # those that encode new images: not a second one that still has to learn its codes from all
-        # images that were there before it
-        self.encoders = [self.first]
-        if self.second is not None and (self.second.model.gives_codes or store.is_empty()):
-            self.encoders.append(self.second)
+        if also is not None:
+            self._take_second(also)
         self.options = options
         self.seed, self.threads, self.progress = seed, threads, progress
         self.rehash = rehash
@@ -485,6 +483,24 @@ class _Sync:
             self._changes[id_] = replace(item, label=w.label, columns=w.columns)
             self.tally.updated += 1
         return True
+
+    def _take_second(self, model: Model) -> None:
+        """Have the second encoder of the store take part. One that still has to learn its codes
+        from all images that were there before it encodes no new ones."""
+        if self.store.also is None:
+            return
+        beside = self.store.scratch.with_name(f"{self.store.scratch.name}-also")
+        self.second = _Encoder(self.store.also, model, _outputs(beside, model))
+        if model.gives_codes or self.store.is_empty():
+            self.encoders.append(self.second)
+
+    def join(self, model: Model) -> None:
+        """Take a second encoder into the store."""
+        with self.store.writing():
+            self.store.set_also(model.files)
+        self._take_second(model)
+        if self.second in self.encoders:  # it has no items yet, and goes by what is computed here
+            self._prove(self.second, unproven=False)
 
     def prove(self, unproven: bool) -> None:
         """Make sure that what this machine computes can stand beside the items that are there.

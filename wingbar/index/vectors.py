@@ -20,8 +20,8 @@ from wingbar.index.engine import NO_FILE, AnyStore, Item
 from wingbar.index.kept import as_kept
 from wingbar.index.refit import advice, sample_of
 from wingbar.index.second import COMMIT_IMAGES
-from wingbar.index.sync import BITS, AddReport
-from wingbar.model.fitting import FitOptions
+from wingbar.index.sync import AddReport
+from wingbar.model.fitting import BITS, FitOptions
 from wingbar.model.itq import unit
 from wingbar.model.model import Model
 

@@ -25,6 +25,7 @@ from wingbar.model import averaging, itq, rotations
 from wingbar.model.itq import Float32, Float64, Rotation
 from wingbar.model.whitening import adapted, confusion, mutual_neighbours, whitening
 
+BITS = 64  # length of label-free codes by default
 CODES = ("whitened", "itq", "pca", "lsh")
 ADAPT = ("labels", "none")
 PURPOSES = ("copies", "instances", "classes")
@@ -63,7 +64,9 @@ class FitOptions:
             if value is not None and value not in known:
                 raise ModelError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         if self.adapt == "labels" and self.codes not in (None, "whitened"):
-            raise ModelError(f"whitened codes learn from labels, not {self.codes}: leave one out")
+            raise ModelError(
+                f"whitened codes learn from labels, not {self.codes}: leave --codes or --adapt out"
+            )
         if self.purpose == "classes" and self.codes in _PLAIN:
             raise ModelError(
                 f"codes of averages are whitened or itq, not {self.codes}: leave --codes or "
