@@ -108,6 +108,13 @@ def test_a_purpose_picks_the_model_and_says_so(
     assert (code, "has for=copies, not instances: leave --for out" in err) == (2, True)
     code, _, err = run(capsys, *command, "--model", colour)
     assert (code, "was made with general" in err) == (2, True)
+    code, out, _ = run(capsys, *command, *both[2:], *both[:2])  # in another order
+    assert (code, "24 unchanged" in out) == (0, True)
+    small_general("other", seed=1).save(tmp_path / "other")
+    code, _, err = run(capsys, *command, *both, "--model", tmp_path / "other")
+    assert (code, err.count("\n")) == (2, 1)
+    assert ", and other (itq, not fitted yet, " in err
+    assert "was not among what was tried then: leave --model out, or name a new index" in err
 
     assert "was chosen" not in run(capsys, "index", path, "--refit")[1]
     code, out, _ = run(capsys, "index", path, "--refit", "--for", "instances")
@@ -212,6 +219,8 @@ def test_ctrl_c_while_measuring_leaves_nothing_and_later_all_that_is_encoded(
         patch.setattr(fitting, "fit", interrupted_later)
         code, _, err = run(capsys, *command)
         assert (code, "24 of 24 images are encoded, which is kept" in err) == (130, True)
+    code, _, err = run(capsys, "index", path, photos, "--for", "classes")
+    assert (code, f"{path} was begun for copies, which general was chosen for" in err) == (2, True)
     code, out, _ = run(capsys, *command)
     assert (code, "Continued with 24 images of an interrupted run." in out) == (0, True)
     with Index.open(path) as index:

@@ -78,9 +78,33 @@ def test_bad_images_are_named_on_stderr(
 def test_nothing_but_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.jpg").write_text("no")
-    code, _, err = run(capsys, "index", tmp_path / "a.wb", tmp_path / "p")
-    assert code == 2
-    assert "none of the images could be used" in err
+    path, command = tmp_path / "a.wb", ["index", tmp_path / "a.wb", tmp_path / "p"]
+    for flags in ([], ["--for", "classes"], ["--for", "copies", "--model", "general"]):
+        code, out, err = run(capsys, *command, *flags)
+        assert (code, out, err.count("\n")) == (2, "", 2)
+        assert err.startswith(f"wingbar: skipped {tmp_path / 'p' / 'a.jpg'}: not an image in")
+        assert f"none of the images could be read, and {path} was not made: the reasons" in err
+    code, out, _ = run(capsys, *command, "--json")
+    record = json.loads(out)
+    assert (code, record["items"], len(record["failed"]), record["chosen"]) == (2, 0, 1, None)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "p"]
+    with Index.create(path, small_general("own", 1)):  # one that was there stays
+        pass
+    before = path.read_bytes()
+    code, _, err = run(capsys, *command, "--for", "classes")
+    assert (code, "none of the images could be used" in err) == (2, True)
+    assert path.read_bytes() == before
+
+
+def test_one_image_that_can_be_read_is_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p").mkdir()
+    for i in range(30):
+        (tmp_path / "p" / f"{i:02}.jpg").write_text("no")
+    picture(1).save(tmp_path / "p" / "29.jpg")
+    code, out, _ = run(capsys, "index", tmp_path / "a.wb", tmp_path / "p", "--bits", 8)
+    assert (code, "1 added, 29 failed" in out) == (0, True)
 
 
 def test_one_file_can_be_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,6 +299,121 @@ def test_a_second_model_beside_the_first(
         code, _, err = run(capsys, "index", *arguments)
         assert (code, err.count("\n")) == (2, 1)
         assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ("--also SHORT", "from 1 to 48 for short, which gives features of 48 numbers, not 64, the"),
+        ("--also SHORT --bits 49", "not 49: give --bits N, or leave short out"),
+        ("--model SHORT", "not 64, the default: give --bits N, or leave short out"),
+        ("--model SHORT --model general --for copies", "give --bits N, or leave short out"),
+        ("--for copies --also SHORT", "give --bits N, or leave short out"),
+        ("--model general --for copies --also VECTORS", "leave --also out"),
+        ("--model VECTORS", "has no network"),
+        (
+            "--model TRAINED --bits 8",
+            "would have codes of 20 bits, not 8: leave --bits out, or take",
+        ),
+        ("--model TRAINED --codes itq", "which was trained: leave --codes out, or take another"),
+        ("--model TRAINED --also TRAINED --bits 8", "leave --bits out, or take another model"),
+    ],
+)
+def test_what_no_model_can_have_is_refused_before_anything_is_made(
+    flags: str, why: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_general("short", 1, dim=48).save(tmp_path / "SHORT")
+    trained_model().save(tmp_path / "TRAINED")
+    Model.of_vectors(4).save(tmp_path / "VECTORS")
+    given = [tmp_path / word if word.isupper() else word for word in flags.split()]
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run(capsys, "index", tmp_path / "a.wb", photos, *given)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert why in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_refused_second_model_is_not_in_the_index(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.wb"
+    small_general("short", 1, dim=48).save(tmp_path / "short")
+    run(capsys, "index", path, photos, "--bits", 8)
+    before = path.read_bytes()
+    code, _, err = run(capsys, "index", path, photos, "--also", tmp_path / "short")
+    assert (code, err.count("\n"), "leave short out" in err) == (2, 1, True)
+    (tmp_path / "none").mkdir()
+    code, _, err = run(
+        capsys, "index", path, tmp_path / "none", "--also", tmp_path / "short", "--bits", 8
+    )
+    assert (code, "has no images" in err) == (2, True)
+    assert path.read_bytes() == before
+
+
+def test_a_run_again_is_as_the_index_is(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, one, two = tmp_path / "a.wb", tmp_path / "one", tmp_path / "two"
+    small_general("one", 1).save(one)
+    small_general("two", 2).save(two)
+    small_general("one", 1, edge=40).save(tmp_path / "cut")  # the same network sees other pixels
+    run(capsys, "index", path, photos, "--model", one, "--bits", 8, "--codes", "itq")
+
+    def accepted(*flags: object) -> None:
+        code, out, err = run(capsys, "index", path, photos, *flags)
+        assert (code, err, "24 unchanged" in out) == (0, "", True)
+
+    def refused(why: str, *flags: object) -> None:
+        before = path.read_bytes()
+        code, out, err = run(capsys, "index", path, photos, *flags)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert why in err
+        assert path.read_bytes() == before
+
+    accepted()
+    for flags in (["--model", one], ["--bits", 8], ["--codes", "itq"], ["--for", "instances"],
+                  ["--adapt", "none"], ["--features", "float16"]):  # fmt: skip
+        accepted(*flags)
+    for flag, value, has in [
+        ("--bits", 64, "codes of 8 bits, not 64"),
+        ("--codes", "pca", "codes=itq, not pca"),
+        ("--for", "classes", "for=instances, not classes"),
+        ("--adapt", "labels", "adapt=none, not labels"),
+    ]:
+        refused(f"has {has}: leave {flag} out, or use --refit to change it", flag, value)
+    refused("has bits=8, for=instances, not bits=9, for=copies", "--bits", 9, "--for", "copies")
+    refused("keeps features as float16: leave --features out", "--features", "int8")
+    for other in (two, tmp_path / "cut"):
+        refused("was made with one (itq, 8 bits, ", "--model", other)
+    refused("and keeps it: leave", "--model", two, "--model", one, "--for", "instances")
+
+    also = ["--also", two, "--bits", 12, "--for", "classes"]
+    accepted(*also)
+    accepted(*also)  # again, and nothing happens
+    accepted("--bits", 8, "--for", "instances")
+    refused(
+        "has one with codes of 8 bits and two with codes of 12 bits, not 64: leave --bits out, or "
+        "use --refit --with NAME to change one",
+        "--bits",
+        64,
+    )
+    refused("one with for=instances and two with codes of 12", "--bits", 8, "--for", "classes")
+    refused("two encoders, one and two", "--also", "general")
+    refused("not with two (itq, not fitted yet", "--model", two, "--also", one)
+    refused("has two encoders, and a Ray cluster encodes for one: leave --ray", "--ray", "local")
+
+
+def test_a_trained_first_model_beside_a_label_free_one_can_be_run_again(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_model().save(tmp_path / "trained")
+    command = ["index", tmp_path / "a.wb", photos, "--model", tmp_path / "trained"]
+    both = [*command, "--also", "general", "--bits", 12]
+    assert run(capsys, *both)[0] == 0
+    assert "24 unchanged" in run(capsys, *both)[1]
+    run(capsys, "index", tmp_path / "b.wb", *command[2:])
+    code, _, err = run(capsys, "index", tmp_path / "b.wb", photos, "--bits", 12)
+    assert (code, "20 bits, not 12: leave --bits out, or name a new index" in err) == (2, True)
 
 
 def test_what_waits_for_a_second_model_is_counted(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.commands import run
+from tests.conftest import picture
 from tests.index.test_vectors import keys, vectors
 from wingbar.errors import StoreError
 from wingbar.index import kept
@@ -164,8 +165,8 @@ def test_a_server_keeps_float16(path: Path) -> None:
 
 
 def test_the_commands(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made, image = tmp_path / "new.wb", tmp_path / "broken.jpg"
-    image.write_bytes(b"no picture")
+    made, image = tmp_path / "new.wb", tmp_path / "one.png"
+    picture(1).save(image)
     run(capsys, "index", made, image, "--features", "int8")
     _, out, _ = run(capsys, "info", made, "--json")
     assert json.loads(out)["features"] == "int8"

@@ -177,122 +177,138 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
 
 def index(args: argparse.Namespace) -> int:
     """Create an index from images, update it with them, or with --refit learn its codes again."""
-    from wingbar.hamming import codes
-    from wingbar.index.engine import Url, place_of
+    from wingbar.index.engine import place_of
     from wingbar.index.index import Index, model_at
     from wingbar.index.place import exists
 
     path = place_of(args.index)
+    _refuse_pairs(args)
+    if args.refit:
+        return _refit(args, path)
+    models = [model_at(name) for name in args.model]
+    also = None if args.also is None else model_at(args.also)
+    if exists(path):
+        with Index.open(path) as found:
+            _check_features(args, found)
+            if models:
+                _check_models(args, found, models)
+            return _add(args, found, [_images(args, name) for name in args.images], also)
+    first = None if args.purpose is not None else models[0] if models else model_at("general")
+    _check_new(args, path, first, models, also)
+    sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
+    _require_readable(args, path, sources)
+    choice = None
+    if first is None:
+        choice = _chosen(args, sources, models)
+        first = choice.model
+    with Index.create(path, first, features=args.features or "float16", also=also) as found:
+        return _add(args, found, sources, also, choice)
+
+
+def _refuse_pairs(args: argparse.Namespace) -> None:
+    """Raise WingbarError for flags of which one leaves no use for another."""
+    from wingbar.model.fitting import FitOptions
+
     if not args.images and not args.refit:
         raise WingbarError("name the images to index: a folder, a CSV file or image files")
     if args.refit and args.images:
         raise WingbarError("--refit learns from what is indexed already: run it without images")
-    if args.refit:
-        args.stopped = "nothing was changed"  # what is read is kept until all of it is there
     if args.refit:
         refuse_flags(args, ["--ray"], "encodes images, and --refit learns from what is encoded")
         refuse_flags(args, ["--also", "--model"], "is of no use with --refit, which keeps encoders")
         refuse_flags(args, _OF_IMAGES, "is about images, and --refit takes those of the index")
     if args.encoder is not None and not args.refit:
         raise WingbarError("images are added for both encoders: --with goes with --refit")
+    if args.also is not None:
+        refuse_flags(args, ["--ray"], "encodes for one encoder, and --also names a second one")
     if len(args.model) > 1 and args.purpose is None:
         raise WingbarError(
             "several models are candidates for a purpose: add --for copies, instances or classes, "
             "or name one model"
         )
-    also = None if args.also is None else model_at(args.also)
-    sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
-    choice = None
-    if args.refit or exists(path):
-        opened = Index.open(path)
-    else:
-        if args.purpose is not None:
-            choice = _chosen(args, sources)
-        opened = Index.create(
-            path,
-            model_at((args.model or ["general"])[0]) if choice is None else choice.model,
-            features=args.features or "float16",
-            also=also,
+    FitOptions(codes=args.codes, purpose=args.purpose, adapt=args.adapt)  # which checks itself
+
+
+def _refit(args: argparse.Namespace, path: Place) -> int:
+    from wingbar.index.index import Index
+
+    args.stopped = "nothing was changed"  # what is read is kept until all of it is there
+    with Index.open(path) as found:
+        _check_features(args, found)
+        before = found.encoder(args.encoder).model
+        with progress_bars() as progress:
+            refitted = found.encoder(args.encoder).refit(
+                bits=args.bits,
+                codes=args.codes,
+                purpose=args.purpose,
+                adapt=args.adapt,
+                seed=args.seed,
+                threads=args.threads,
+                progress=progress,
+            )
+        lost = _lost_choice(before, found.encoder(args.encoder).model)
+    print_result(args, asdict(refitted), "\n".join([_refit_text(path, refitted), *lost]))
+    return 0
+
+
+def _add(
+    args: argparse.Namespace,
+    found: Index,
+    sources: Sequence[Images],
+    also: Model | None,
+    choice: Choice | None = None,
+) -> int:
+    """Bring an index up to date with images, and print what was done."""
+    from wingbar.hamming import codes
+    from wingbar.index.engine import Url
+
+    path, total = found.path, sum(map(len, sources))
+    if before := min(found.encoded_before(), total):
+        print_message(
+            f"continuing an interrupted run: {before:,} of {counted(total, 'image')} are encoded "
+            "already"
         )
-    with opened as found:
-        if args.features not in (None, found.kept):
-            raise WingbarError(
-                f"{path} keeps features as {found.kept}: leave --features out, or make a copy with "
-                f"wingbar copy {path} NEW.wb --features {args.features}"
+    try:
+        with progress_bars() as progress:
+            report = found.add(
+                sources,
+                bits=args.bits,
+                codes=args.codes,
+                purpose=args.purpose,
+                adapt=args.adapt,
+                seed=args.seed,
+                threads=args.threads,
+                progress=progress,
+                rehash=args.rehash,
+                restore=args.restore,
+                is_whole=args.sync,
+                unproven=args.unproven,
+                ray=args.ray,
+                also=also,
             )
-        if args.model and choice is None:
-            _check_models(args, found)
-        if also is not None:
-            found.add_encoder(also)
-        if args.refit:
-            chosen = found.encoder(args.encoder).model
-            with progress_bars() as progress:
-                refitted = found.encoder(args.encoder).refit(
-                    bits=args.bits,
-                    codes=args.codes,
-                    purpose=args.purpose,
-                    adapt=args.adapt,
-                    seed=args.seed,
-                    threads=args.threads,
-                    progress=progress,
-                )
-            lost = _lost_choice(chosen, found.encoder(args.encoder).model)
-            print_result(args, asdict(refitted), "\n".join([_refit_text(path, refitted), *lost]))
-            return 0
-        total = sum(map(len, sources))
-        if before := min(found.encoded_before(), total):
-            print_message(
-                f"continuing an interrupted run: {before:,} of {counted(total, 'image')} are "
-                "encoded already"
+    except KeyboardInterrupt:
+        if encoded := min(found.encoded_before(), total):
+            args.stopped = (
+                f"{encoded:,} of {counted(total, 'image')} are encoded, which is kept; the same "
+                "command continues from there and then learns the codes"
             )
-        try:
-            with progress_bars() as progress:
-                report = found.add(
-                    sources,
-                    bits=args.bits,
-                    codes=args.codes,
-                    purpose=args.purpose,
-                    adapt=args.adapt,
-                    seed=args.seed,
-                    threads=args.threads,
-                    progress=progress,
-                    rehash=args.rehash,
-                    restore=args.restore,
-                    is_whole=args.sync,
-                    unproven=args.unproven,
-                    ray=args.ray,
-                )
-        except KeyboardInterrupt:
-            if encoded := min(found.encoded_before(), total):
-                args.stopped = (
-                    f"{encoded:,} of {counted(total, 'image')} are encoded, which is kept; the "
-                    "same command continues from there and then learns the codes"
-                )
-            elif len(found):
-                args.stopped = CONTINUES
-            raise
-        args.stopped = CONTINUES
-        print_failures(report.failed)
-        print_result(
-            args,
-            {
-                "index": str(path),
-                "items": len(found),
-                **asdict(report),
-                "chosen": None if choice is None else _choice_record(choice),
-            },
-            "\n".join([*_choice_lines(choice), _add_text(path, len(found), report)]),
+        elif len(found):
+            args.stopped = CONTINUES
+        raise
+    args.stopped = CONTINUES
+    print_failures(report.failed)
+    text = "\n".join([*_choice_lines(choice), _add_text(path, len(found), report)])
+    print_result(args, _add_record(path, len(found), report, choice), text)
+    if len(found) >= codes.COMPILED_FROM and not isinstance(path, Url):
+        for name in found.encoders:
+            model = found.encoder(name).model
+            if model.gives_codes:
+                _warm_up(model.bits)
+    if not len(found):
+        raise WingbarError(
+            f"none of the images could be used, {path} is empty: the reasons are above"
         )
-        if len(found) >= codes.COMPILED_FROM and not isinstance(path, Url):
-            for name in found.encoders:
-                model = found.encoder(name).model
-                if model.gives_codes:
-                    _warm_up(model.bits)
-        if not len(found):
-            raise WingbarError(
-                f"none of the images could be used, {path} is empty: the reasons are above"
-            )
-        return 0
+    return 0
 
 
 INDEX = Verb(
@@ -526,33 +542,95 @@ def _images(args: argparse.Namespace, name: str) -> Images:
     return chosen
 
 
-def _check_models(args: argparse.Namespace, found: Index) -> None:
+def _check_new(
+    args: argparse.Namespace,
+    path: Place,
+    first: Model | None,
+    models: Sequence[Model],
+    also: Model | None,
+) -> None:
+    """Raise WingbarError where an index cannot be made as it is asked for, before any image is
+    read. Its `first` model is None where it will be chosen, which checks the candidates."""
+    from wingbar.index.index import require_two
+    from wingbar.index.place import require_kept
+    from wingbar.index.settings import require_possible
+    from wingbar.model.fitting import FitOptions
+
+    require_kept(path, args.features or "float16")
+    if first is not None:
+        first.require_network()
+    if also is not None:
+        for model in models or [also]:
+            require_two(path, model, also)
+    known = [model for model in (first, also) if model is not None]
+    if first is None:
+        known = [model for model in known if not model.gives_codes]
+    if known:
+        options = FitOptions(codes=args.codes, purpose=args.purpose, adapt=args.adapt)
+        require_possible(known, args.bits, options)
+
+
+def _require_readable(args: argparse.Namespace, path: Place, sources: Sequence[Images]) -> None:
+    """Raise WingbarError, and say why for each image, where a new index would stay empty since none
+    can be read: it would keep a model that nothing was in favour of."""
+    from wingbar.index.sources import files, why_none
+    from wingbar.index.sync import AddReport
+    from wingbar.parallel import cores
+
+    with progress_bars() as progress:
+        failed = why_none(sources, cores(), progress)
+    if failed:
+        print_failures(failed)
+        if args.json:
+            report = AddReport(failed=tuple(failed), ignored=tuple(files(sources).ignored))
+            print_result(args, _add_record(path, 0, report, None), "")
+        raise WingbarError(
+            f"none of the images could be read, and {path} was not made: the reasons are above"
+        )
+
+
+def _check_features(args: argparse.Namespace, found: Index) -> None:
+    """Raise WingbarError where --features is not how an index that was there keeps them."""
+    if args.features not in (None, found.kept):
+        raise WingbarError(
+            f"{found.path} keeps features as {found.kept}: leave --features out, or make a copy "
+            f"with wingbar copy {found.path} NEW.wb --features {args.features}"
+        )
+
+
+def _check_models(args: argparse.Namespace, found: Index, models: Sequence[Model]) -> None:
     """Raise WingbarError where --model is not the model of an index that was there. Several are
     candidates, and were tried when it was made: by the same command, which goes on with it."""
-    from wingbar.index.index import is_same_model, model_at
+    from wingbar.index.index import is_same_model
 
-    wanted, own = [model_at(name) for name in args.model], found.model
-    is_own = any(is_same_model(model, own) for model in wanted)
-    if len(wanted) > 1 and not (is_own and own.chosen.get("for") == args.purpose):
+    own = found.model
+    others = [model for model in models if not is_same_model(model, own)]
+    if len(models) > 1 and (others == models or own.chosen.get("for") != args.purpose):
         raise WingbarError(
             f"{found.path} was made with {own} and keeps it: leave --model out, or name a new "
             "index to have candidates tried"
         )
-    if not is_own:
+    if others == models:
         raise WingbarError(
-            f"{found.path} was made with {own}, not with {wanted[0]}: leave --model out, or name a "
+            f"{found.path} was made with {own}, not with {models[0]}: leave --model out, or name a "
             "new index"
+        )
+    tried = {candidate["fingerprint"] for candidate in own.chosen.get("candidates", ())}
+    if untried := [model for model in others if model.fingerprint not in tried]:
+        raise WingbarError(
+            f"{found.path} was made with {own}, and {untried[0]} was not among what was tried "
+            "then: leave --model out, or name a new index to have candidates tried"
         )
 
 
-def _chosen(args: argparse.Namespace, sources: Sequence[Images]) -> Choice:
+def _chosen(args: argparse.Namespace, sources: Sequence[Images], models: Sequence[Model]) -> Choice:
     """What suits the images of a new index; said at once, as they may take long to index."""
     from wingbar.evaluation.choosing import choose_model
 
     with progress_bars() as progress:
         choice = choose_model(
             sources,
-            args.model or None,
+            models or None,
             purpose=args.purpose,
             bits=args.bits,
             codes=args.codes,
@@ -566,6 +644,17 @@ def _chosen(args: argparse.Namespace, sources: Sequence[Images]) -> Choice:
     if found := taken_text(choice.chosen):
         print_message(f"in {choice.seconds:.1f} s chose {found}, for {args.purpose}")
     return choice
+
+
+def _add_record(
+    path: Place, items: int, report: AddReport, choice: Choice | None
+) -> dict[str, Any]:
+    return {
+        "index": str(path),
+        "items": items,
+        **asdict(report),
+        "chosen": None if choice is None else _choice_record(choice),
+    }
 
 
 def _choice_record(choice: Choice) -> dict[str, Any]:

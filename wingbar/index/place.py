@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from wingbar.errors import StoreError
-from wingbar.index.engine import AnyStore, Url, place_of
+from wingbar.index.engine import AnyStore, Place, Url, place_of
 from wingbar.index.kept import Kept
 from wingbar.index.remote import RemoteStore
 from wingbar.index.store import Store
@@ -24,14 +24,19 @@ def create_store(
     """A new store that holds the model and keeps features as `kept`. Raises StoreError when
     something is there already, and for a server, which keeps them as float16 only."""
     found = place_of(place)
+    require_kept(found, kept)
     if not isinstance(found, Url):
         return Store.create(found, model_files, kept)
-    if kept != "float16":
+    return _kind(found).create(found, model_files)
+
+
+def require_kept(place: Place, kept: Kept) -> None:
+    """Raise StoreError where a new store cannot keep features as `kept`."""
+    if isinstance(place, Url) and kept != "float16":
         raise StoreError(
-            f"{found} can keep features as float16 only: leave --features {kept} out, or name a "
+            f"{place} can keep features as float16 only: leave --features {kept} out, or name a "
             "file"
         )
-    return _kind(found).create(found, model_files)
 
 
 def open_remote(url: Url) -> RemoteStore:

@@ -16,8 +16,9 @@ from PIL import Image
 from wingbar import images
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images, absolute
-from wingbar.errors import DataError, printable
-from wingbar.images import Failure
+from wingbar.errors import DataError, ImageError, printable
+from wingbar.images import Failure, Preprocessing
+from wingbar.parallel import Progress, in_order
 
 Addable = (
     str
@@ -165,6 +166,26 @@ def arrays(
             for name, entry, picture in zip(names, entries, pictures, strict=True)
         ]
     )
+
+
+def why_none(parts: Sequence[Images], threads: int, progress: Progress) -> list[Failure]:
+    """Why no image of data sets can be read, one reason each; empty as soon as one is read."""
+    paths = [str(entry.path) for part in parts for entry in part]
+    failed = [failure for part in parts for failure in part.failed]
+
+    def reason(path: str) -> str | None:
+        try:
+            images.load(path, Preprocessing())
+        except ImageError as error:
+            return str(error)
+        return None
+
+    for i, (path, why) in enumerate(zip(paths, in_order(paths, reason, threads), strict=True)):
+        if why is None:
+            return []
+        failed.append(Failure(printable(path), why))
+        progress("reading", i + 1, len(paths))
+    return failed
 
 
 def content_of(picture: images.Whole) -> bytes:
