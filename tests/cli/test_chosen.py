@@ -113,7 +113,7 @@ def test_a_purpose_picks_the_model_and_says_so(
     small_general("other", seed=1).save(tmp_path / "other")
     code, _, err = run(capsys, *command, *both, "--model", tmp_path / "other")
     assert (code, err.count("\n")) == (2, 1)
-    assert ", and other (itq, not fitted yet, " in err
+    assert ", and other (label-free, not fitted yet, " in err
     assert "was not among what was tried then: leave --model out, or name a new index" in err
 
     assert "was chosen" not in run(capsys, "index", path, "--refit")[1]

@@ -384,7 +384,7 @@ def test_a_run_again_is_as_the_index_is(
     refused("has bits=8, for=instances, not bits=9, for=copies", "--bits", 9, "--for", "copies")
     refused("keeps features as float16: leave --features out", "--features", "int8")
     for other in (two, tmp_path / "cut"):
-        refused("was made with one (itq, 8 bits, ", "--model", other)
+        refused("was made with one (label-free, 8 bits, ", "--model", other)
     refused("and keeps it: leave", "--model", two, "--model", one, "--for", "instances")
 
     also = ["--also", two, "--bits", 12, "--for", "classes"]
@@ -399,7 +399,7 @@ def test_a_run_again_is_as_the_index_is(
     )
     refused("one with for=instances and two with codes of 12", "--bits", 8, "--for", "classes")
     refused("two encoders, one and two", "--also", "general")
-    refused("not with two (itq, not fitted yet", "--model", two, "--also", one)
+    refused("not with two (label-free, not fitted yet", "--model", two, "--also", one)
     refused("has two encoders, and a Ray cluster encodes for one: leave --ray", "--ray", "local")
 
 

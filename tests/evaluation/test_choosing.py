@@ -254,7 +254,7 @@ def test_where_all_that_is_searched_for_is_damaged_nothing_is_measured(
     (tmp_path / "bad.png").write_text("no")
     good = sorted(patterns.rglob("*.png"))
     shown = [choosing._Shown(str(path), "a", "a", is_query=False) for path in good]
-    shown.append(choosing._Shown(str(tmp_path / "bad.png"), "a", "a", is_query=True))
+    shown.append(choosing._Shown(str(tmp_path / "bad.png"), "b", "b", is_query=True))
     monkeypatch.setattr(choosing, "_labelled", lambda order: shown)
     choice = choose_model(patterns, [shape], purpose="classes")
     assert choice.chosen["reason"] == "no label is left in both halves"
