@@ -71,6 +71,20 @@ def test_other_random_items_find_the_expected_shares(pairs: RandomPairs) -> None
         assert share / 3 < (by_agreement <= share).mean() < share * 3
 
 
+@pytest.mark.parametrize("count", [FEWEST, 60, 300])
+def test_a_few_items_promise_no_more_than_their_pairs_can_say(count: int) -> None:
+    _, packed, features = items(count, seed=3)
+    found = measure(packed, features, BITS)
+    assert found is not None
+    assert found.cosines == tuple(sorted(found.cosines))
+    _, cosines = all_pairs()
+    rarest = np.sort(cosines)[-20:]  # of 79,800 pairs
+    shares = np.arange(20, 0, -1) / len(cosines)
+    promised = found.of_cosines(rarest)
+    assert (promised > shares / 5).all()
+    assert promised[0] < 0.02
+
+
 def test_equal_logits_agree_as_bits_do(pairs: RandomPairs) -> None:
     distances = np.arange(BITS + 1)
     np.testing.assert_allclose(

@@ -25,7 +25,8 @@ Float64 = NDArray[np.float64]
 SAMPLE = 1000  # items whose pairs are looked at
 FEWEST = 20  # items from which there is anything to say
 # Shares of the pairs whose least cosine is kept. The last one is that of 50 of a full sample's
-# pairs; what is beyond is on a straight line of log(share) through the last two.
+# pairs; what is beyond is on a straight line of log(share) through the last two, and so are those
+# that are fewer than _FEW pairs of a smaller sample.
 SHARES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)
 _FEW = 20  # pairs from which a share is counted and not taken from such a line
 _LEAST = 1e-12
@@ -114,11 +115,19 @@ def measure(packed: Packed, features: NDArray[np.floating], bits: int) -> Random
     distances = (bits - (signs @ signs.T)[pairs].astype(np.int64)) // 2
     counts = np.bincount(distances, minlength=bits + 1)
     cosines = np.sort((own @ own.T)[pairs]).astype(np.float64)
-    places = (1 - np.array(SHARES)) * (len(cosines) - 1)
-    reached = np.interp(places, np.arange(len(cosines)), cosines)
-    return RandomPairs(
-        tuple(_rounded(_extended(counts))), tuple(_rounded(np.maximum.accumulate(reached)))
-    )
+    return RandomPairs(tuple(_rounded(_extended(counts))), tuple(_rounded(_least_cosines(cosines))))
+
+
+def _least_cosines(cosines: Float64) -> Float64:
+    """The least cosine of each of SHARES of the pairs with rising `cosines` [P]."""
+    shares = np.array(SHARES)
+    places = (1 - shares) * (len(cosines) - 1)
+    reached = np.maximum.accumulate(np.interp(places, np.arange(len(cosines)), cosines))
+    last = int(np.flatnonzero(shares * len(cosines) >= _FEW)[-1])
+    log = np.log(shares)
+    slope = (reached[last] - reached[last - 1]) / (log[last] - log[last - 1])
+    reached[last + 1 :] = reached[last] + slope * (log[last + 1 :] - log[last])
+    return reached
 
 
 def _extended(counts: NDArray[np.int64]) -> Float64:
