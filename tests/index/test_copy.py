@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +23,7 @@ from wingbar.index.copy import backup, copy
 from wingbar.index.engine import AnyStore, Row
 from wingbar.index.index import Index
 from wingbar.index.place import create_store, open_store
+from wingbar.index.sqlite_file import log_size
 from wingbar.index.store import Store
 
 
@@ -279,6 +282,41 @@ def test_a_backup_replaces_nothing_but_an_index(source: Path, tmp_path: Path) ->
             copy(source, place)
     (tmp_path / "old.wb").write_bytes(source.read_bytes()[:5000])  # of an index, cut off
     assert backup(source, tmp_path / "old.wb", replace=True).items == 297
+
+
+READ_AND_WRITE = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from wingbar.index.sqlite_file import connect
+with closing(connect(Path(sys.argv[1]), "ro")) as reader:
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM items").fetchone()  # which keeps the log
+    with closing(connect(Path(sys.argv[1]), "rw")) as writer:
+        writer.execute("DELETE FROM items WHERE id < 200")
+        print(flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_no_log_of_a_replaced_index_gets_into_the_backup(source: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.wb"
+    for gone in (False, True):
+        backup(source, old, replace=True)
+        command = [sys.executable, "-c", READ_AND_WRITE, str(old)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            if gone:
+                old.unlink()
+            with pytest.raises(StoreError, match=r"old\.wb-wal holds what a process that has this"):
+                backup(source, old, replace=True)
+            process.kill()
+            process.wait()
+        assert log_size(old)
+        assert backup(source, old, replace=True).items == 297
+        assert log_size(old) == 0
+        assert contents(old) == contents(source)
 
 
 def test_a_copy_that_was_killed_before_it_left_its_mark(source: Path, tmp_path: Path) -> None:

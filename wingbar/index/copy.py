@@ -35,7 +35,7 @@ from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Row, Url, place_of
 from wingbar.index.kept import Kept, as_kept
 from wingbar.index.place import create_store, exists, open_store
-from wingbar.index.sqlite_file import explained, remove_index
+from wingbar.index.sqlite_file import explained, put_over, remove_index
 from wingbar.index.store import Store
 from wingbar.model.model import Model
 from wingbar.parallel import Progress, no_progress
@@ -188,7 +188,7 @@ def backup(
             os.fsync(handle)
         finally:
             os.close(handle)
-        partial.replace(path)
+        put_over(partial, path)
         sync_folder(path.parent)
     except OSError as error:
         raise StoreError(

@@ -109,7 +109,23 @@ def identity_of(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 def empty_stale_log(path: Path) -> None:
     """Empty the log of an index that was deleted, which must not be replayed into a new one. Raises
     StoreError when a process still has that index open: then its log is all that it has."""
-    if not log_size(path) or path.exists():
+    if not path.exists():
+        _empty_unused_log(path)
+
+
+def put_over(partial: Path, path: Path) -> None:
+    """Give the finished file the name of an index that is or was there, whose log must not be
+    replayed into it. Raises OSError, and StoreError while a process needs what that log holds."""
+    if log_size(path):
+        with suppress(sqlite3.Error), closing(connect(path, "rw")) as old:  # unless it is damaged
+            old.execute("PRAGMA busy_timeout = 0")
+            old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    _empty_unused_log(path)
+    partial.replace(path)
+
+
+def _empty_unused_log(path: Path) -> None:
+    if not log_size(path):
         return
     if os.name == "posix":
         import fcntl  # only there on POSIX
@@ -119,8 +135,8 @@ def empty_stale_log(path: Path) -> None:
                 fcntl.lockf(shared, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)
             except OSError:
                 raise StoreError(
-                    f"{path}-wal belongs to an index that was moved away while a process has it "
-                    "open: end that process, or name another file"
+                    f"{path}-wal holds what a process that has this index open still needs: end "
+                    "that process, or name another file"
                 ) from None
             os.truncate(f"{path}-wal", 0)
             return
