@@ -445,6 +445,19 @@ def test_verify_of_a_file_that_was_cut_off_names_the_real_next_step(
     assert (code, "its model is lost" in err) == (2, True)
 
 
+def test_verify_of_a_file_that_lost_its_end_says_what_repair_does(
+    shared_index_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "short.wb"
+    short.write_bytes(shared_index_path.read_bytes()[:-11_680])
+    for verb in ("verify", "info"):
+        code, out, err = run(capsys, verb, short)
+        assert code
+        assert f"wingbar verify --repair {short} keeps what can be read" in out + err
+    code, out, _ = run(capsys, "verify", short, "--repair")
+    assert (code, f"{short} is whole again: " in out) == (0, True)
+
+
 @pytest.mark.parametrize("verb", ["info", "verify", "search"])
 def test_a_folder_is_told_from_an_index(
     verb: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

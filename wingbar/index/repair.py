@@ -308,7 +308,9 @@ def _rows(
         yield id_, row
     if len(kept) < len(found):
         dropped.append(f"{table}: {counted(len(found) - len(kept), 'row')} whose number is damaged")
-    if lost:
+    if lost and len(lost) == top + 1 - lost[0]:  # up to what may be far beyond the last item
+        dropped.append(f"{table}: nothing from number {lost[0]} on can be read")
+    elif lost:
         dropped.append(
             f"{table}: {counted(len(lost), 'place')} from {lost[0]} to {lost[-1]} cannot be read"
         )

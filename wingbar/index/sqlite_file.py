@@ -202,7 +202,8 @@ def _has_lost_its_model(path: Path) -> bool:
     """Whether a damaged file has no model that can be read; False where that cannot be told."""
     end = time.monotonic() + MODEL_SECONDS
     try:
-        with closing(connect(path, "ro")) as connection:
+        # one that only reads would look at a file that was cut before it is let
+        with closing(connect(path, "rw" if is_writable(path) else "ro")) as connection:
             connection.execute("PRAGMA writable_schema = ON")  # or a file that was cut is refused
             connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
             names, files = model_rows(connection)
