@@ -156,6 +156,23 @@ def test_rights(postgres_server: Server, url: Url, store: object, made: Gallery)
         Index.create(url_of(postgres_server, "another", user="reader"), made.model)
 
 
+def test_a_schema_of_another_program_is_left_alone(postgres_server: Server) -> None:
+    with pytest.raises(StoreError, match="a schema of that name holds something else; name the"):
+        Index.create(postgres_server.url("public"), model_of(BITS))
+
+
+def test_a_server_that_starts_needs_a_moment(store: object) -> None:
+    import psycopg
+
+    from wingbar.index.postgres import PostgresStore
+
+    assert isinstance(store, PostgresStore)
+    error = psycopg.OperationalError("FATAL:  the database system is starting up")
+    assert str(store._unreachable(error)).endswith(
+        " cannot be reached yet (FATAL: the database system is starting up): try again soon"
+    )
+
+
 def test_writers_take_turns_and_readers_see_whole_changes(
     store: object, url: Url, made: Gallery
 ) -> None:

@@ -292,7 +292,7 @@ def _add(
                 f"{encoded:,} of {counted(total, 'image')} are encoded, which is kept; the same "
                 "command continues from there and then learns the codes"
             )
-        elif len(found):
+        elif len(found) or args.ray:
             args.stopped = CONTINUES
         raise
     args.stopped = CONTINUES

@@ -393,6 +393,11 @@ class PostgresStore(RemoteStore):
             return StoreError(
                 f"{self.path}: PostgreSQL cannot store a text with a NUL character ({text})"
             )
+        if isinstance(error, errors.DuplicateSchema):
+            return StoreError(
+                f"{self.path} cannot be made: a schema of that name holds something else; name the "
+                "index otherwise"
+            )
         return StoreError(f"{self.path}: PostgreSQL refused ({text})")
 
     def _unreachable(self, error: psycopg.Error) -> StoreError:
@@ -408,6 +413,8 @@ class PostgresStore(RemoteStore):
             return StoreError(f"{self.path}: no rights ({text}): ask the server's administrator")
         if "invalid" in text and ("dsn" in text or "URI" in text or "option" in text):
             return StoreError(f"{self.path}: the URL cannot be read ({text})")
+        if "starting up" in text or "recovery" in text or "shutting down" in text:
+            return UnreachableError(f"{self.path} cannot be reached yet ({text}): try again soon")
         return UnreachableError(
             f"{self.path} cannot be reached ({text}): is the server running, and the address right?"
         )
