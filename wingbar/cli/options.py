@@ -62,8 +62,8 @@ def add_features_flag(parser: argparse.ArgumentParser, default: str | None) -> N
         "--features",
         choices=KEPT,
         default=default,
-        help="how a new index keeps features: as float16 (the default), or as int8 in half the "
-        "room, at a small cost of the ranking by features",
+        help="how a new index keeps features: as float16 (the default; a copy, as its source "
+        "does), or as int8 in half the room, at a small cost of the ranking by features",
     )
 
 

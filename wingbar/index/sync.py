@@ -324,7 +324,8 @@ class _Sync:
                 if below:
                     raise DataError(
                         f"{root} has no images now, but {len(below):,} of them are indexed: is a "
-                        "disk not mounted? Nothing was removed; to give them up, delete the index"
+                        "disk not mounted? Nothing was removed; to give them up, run wingbar "
+                        f"remove {self.store.path} {root}"
                     )
                 others = (
                     f", only {counted(len(batch.ignored), 'other file')}" if batch.ignored else ""
