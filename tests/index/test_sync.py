@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -875,6 +875,135 @@ def test_a_removed_file_that_moves_stays_out(few: Path, tmp_path: Path) -> None:
         shutil.copy(few / "0.jpg", few / "another.jpg")  # the removed one is still there
         assert index.add(few).added == 1
         assert names(index) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "another.jpg"]
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    """A folder with one picture in `dress` and in `hat`, and others beside it."""
+    folder = tmp_path / "f"
+    for i, path in enumerate(("dress/X.jpg", "dress/other.jpg", "hat/a.jpg")):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(folder / path)
+    shutil.copy(folder / "dress" / "X.jpg", folder / "hat" / "copy.jpg")
+    return folder
+
+
+def rename_folders(folder: Path) -> Path:
+    (folder / "dress").rename(folder / "gowns")
+    (folder / "hat").rename(folder / "hats")
+    return folder
+
+
+def rename_all(folder: Path) -> Path:
+    return folder.rename(folder.with_name("g"))
+
+
+def below(index: Index, folder: Path) -> list[str]:
+    return sorted(Path(path).relative_to(folder).as_posix() for path in index.paths())
+
+
+@pytest.mark.parametrize("rename", [rename_folders, rename_all])
+@pytest.mark.parametrize("rehash", [False, True])
+def test_what_was_kept_of_two_copies_moves_and_the_other_stays_out(
+    copies: Path, tmp_path: Path, rename: Callable[[Path], Path], rehash: bool
+) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(copies, bits=8)
+        index.delete(copies / "hat" / "copy.jpg")
+        ids = index.ids().tolist()
+        folder = rename(copies)
+        report = index.add(folder, rehash=rehash)
+        assert (counts(report), report.left_out) == ((0, 0, 0, 3, 0, 0), 1)
+        dress, hat = ("gowns", "hats") if rename is rename_folders else ("dress", "hat")
+        kept = [f"{dress}/X.jpg", f"{dress}/other.jpg", f"{hat}/a.jpg"]
+        assert (below(index, folder), index.ids().tolist()) == (kept, ids)
+        for again in (False, True):  # both are known by their new paths
+            report = index.add(folder, rehash=again, is_whole=True)
+            assert (counts(report), report.left_out) == ((0, 0, 3, 0, 0, 0), 1)
+        assert (below(index, folder), index.verify()) == (kept, [])
+
+
+def test_copies_that_move_are_told_apart_by_name(copies: Path, tmp_path: Path) -> None:
+    """Though the order of their paths says otherwise, and one has a new name."""
+    for new in ("copy.jpg", "a_new_name.jpg"):
+        shutil.copytree(copies, tmp_path / new / "f")
+        folder = tmp_path / new / "f"
+        with Index.create(tmp_path / new / "a.wb") as index:
+            index.add(folder, bits=8)
+            index.delete(folder / "dress" / "X.jpg")
+            (folder / "dress" / "X.jpg").rename(folder / "hat" / "X.jpg")
+            (folder / "hat" / "copy.jpg").rename(folder / "dress" / new)
+            report = index.add(folder)
+            assert (counts(report), report.left_out) == ((0, 0, 2, 1, 0, 0), 1)
+            assert below(index, folder) == sorted([f"dress/{new}", "dress/other.jpg", "hat/a.jpg"])
+
+
+def test_copies_that_move_and_change_names_keep_their_order(copies: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(copies, bits=8)
+        index.delete(copies / "dress" / "X.jpg")
+        (copies / "dress" / "X.jpg").rename(copies / "dress" / "y.jpg")
+        (copies / "hat" / "copy.jpg").rename(copies / "hat" / "z.jpg")
+        report = index.add(copies)
+        assert (counts(report), report.left_out) == ((0, 0, 2, 1, 0, 0), 1)
+        assert below(index, copies) == ["dress/other.jpg", "hat/a.jpg", "hat/z.jpg"]
+
+
+@pytest.mark.parametrize("rename", [rename_folders, rename_all])
+def test_two_of_three_copies_are_kept(
+    copies: Path, tmp_path: Path, rename: Callable[[Path], Path]
+) -> None:
+    """And no more files stay out than were removed: a fourth is new."""
+    shutil.copy(copies / "dress" / "X.jpg", copies / "hat" / "X.jpg")
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(copies, bits=8)
+        index.delete(copies / "hat" / "X.jpg")
+        folder = rename(copies)
+        dress, hat = ("gowns", "hats") if rename is rename_folders else ("dress", "hat")
+        shutil.copy(folder / dress / "X.jpg", folder / hat / "new.jpg")
+        report = index.add(folder)
+        assert (counts(report), report.left_out) == ((1, 0, 0, 4, 0, 0), 1)
+        here = [f"{dress}/X.jpg", f"{dress}/other.jpg", *(f"{hat}/{n}.jpg" for n in ("a", "copy"))]
+        assert below(index, folder) == [*here, f"{hat}/new.jpg"]
+        assert index.verify() == []
+        assert index.add(folder).left_out == 1
+
+
+def test_what_is_left_of_copies_that_are_gone_is_the_item(copies: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(copies, bits=8)
+        index.delete(copies / "hat" / "copy.jpg")
+        (copies / "hat" / "copy.jpg").unlink()
+        (copies / "dress" / "X.jpg").rename(copies / "hat" / "Y.jpg")
+        report = index.add(copies)
+        assert (counts(report), report.left_out) == ((0, 0, 2, 1, 0, 0), 0)
+        assert below(index, copies) == ["dress/other.jpg", "hat/Y.jpg", "hat/a.jpg"]
+
+
+def test_only_the_removed_copy_moves(copies: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(copies, bits=8)
+        index.delete(copies / "hat" / "copy.jpg")
+        (copies / "hat").rename(copies / "hats")
+        report = index.add(copies)
+        assert (counts(report), report.left_out) == ((0, 0, 2, 1, 0, 0), 1)
+        assert below(index, copies) == ["dress/X.jpg", "dress/other.jpg", "hats/a.jpg"]
+
+
+@pytest.mark.parametrize("rename", [rename_folders, rename_all])
+def test_a_removed_copy_that_moved_can_be_restored(
+    copies: Path, tmp_path: Path, rename: Callable[[Path], Path]
+) -> None:
+    with Index.create(tmp_path / "a.wb") as index:
+        index.add(copies, bits=8)
+        index.delete(copies / "hat" / "copy.jpg")
+        folder = rename(copies)
+        report = index.add(folder, restore=True)
+        assert (counts(report), report.left_out) == ((1, 0, 0, 3, 0, 0), 0)
+        index.delete(next(path for path in index.paths() if path.endswith("copy.jpg")))
+        assert index.add(folder).left_out == 1
+        assert index.add(folder, restore=True).added == 1
+        assert counts(index.add(folder)) == (0, 0, 4, 0, 0, 0)
 
 
 def test_what_brings_a_removed_item_back(few: Path, tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ class _Read:
     encoder, or in their place what it gave in an interrupted run; or the reason why it cannot be
     used. `moved_from` are items of the same content whose file is gone, `same_as` the item whose
     file this is by another name, `left_out` the path of the item of this content that was removed
-    by hand."""
+    by hand; `contested` says that removed items of this content have no file, so that it has to be
+    decided which new file was theirs."""
 
     wanted: Wanted
     item: Item | None = None
@@ -111,6 +112,7 @@ class _Read:
     moved_from: Sequence[int] = ()
     same_as: int | None = None
     left_out: str | None = None
+    contested: bool = False
 
 
 @dataclass
@@ -263,6 +265,7 @@ class _Sync:
         self._changes: dict[int, Item] = {}
         self._still_removed: dict[str, Removed] = {}  # whose file was touched or moved
         self._no_longer: list[str] = []  # from where it was moved
+        self._contested: dict[bytes, list[_Read]] = {}  # by content, until all files are read
         self._named: set[str] = set()  # paths of items that the batch names
         self._by_real: dict[str, str] | None = None  # where links lead -> the path of its item
         # encoded batches that are not stored yet
@@ -665,8 +668,7 @@ class _Sync:
     def _take(self, todo: Iterable[Wanted]) -> Iterator[None]:
         """Read images in threads, run the network in batches and queue the results for storing;
         yields after each batch."""
-        reads = map(self._settled, in_order(todo, self._read, self.threads))
-        for batch in batched((read for read in reads if read is not None), BATCH):
+        for batch in batched(self._to_encode(todo), BATCH):
             raws = self._raws_of(batch)
             finite = np.stack([np.isfinite(raw).all(1) for raw in raws]).all(0)
             rows = np.flatnonzero(finite).tolist()
@@ -683,6 +685,39 @@ class _Sync:
             self.tally.updated += known
             self.tally.added += len(kept) - known
             yield
+
+    def _to_encode(self, todo: Iterable[Wanted]) -> Iterator[_Read]:
+        """Read images in threads, settle what needs no network, and yield the others."""
+        for read in in_order(todo, self._read, self.threads):
+            self._done += 1
+            self.progress("indexing", self._done, self._total)
+            if read.contested and read.item is not None:
+                self._contested.setdefault(read.item.content, []).append(read)
+            elif (left := self._settled(read)) is not None:
+                yield left
+        contested, self._contested = self._contested, {}
+        for content, reads in contested.items():
+            for read in self._decided(content, reads):
+                if (left := self._settled(read)) is not None:
+                    yield left
+
+    def _decided(self, content: bytes, reads: Sequence[_Read]) -> Iterator[_Read]:
+        """What became of the files of one content: each is the file of one item at most, be it in
+        the index or removed by hand."""
+        by_path = {read.wanted.path: read for read in reads}
+        ids = [i for i in self._ids_without_file(content) if i not in self._claimed]
+        kept = {self.path_of[i]: i for i in ids}
+        removed = self._removals_without_file(content)
+        olds = _pairs(by_path, kept, removed)
+        for path, read in sorted(by_path.items()):
+            old = olds.get(path)
+            if old is None:
+                yield replace(read, same_as=self._id_of_same_file(content, path))
+            elif old in kept:
+                yield replace(read, moved_from=[kept[old]])
+            else:
+                self.removed_by_content[content].remove(old)
+                yield replace(read, left_out=old)
 
     def _raws_of(self, batch: Sequence[_Read]) -> list[NDArray[np.float32]]:
         """The outputs [B, r] of each encoder's network for a batch; new ones are kept while there
@@ -729,11 +764,13 @@ class _Sync:
                 if self.known[w.path][1].content == item.content:
                     return _Read(w, item)
             elif isinstance(w.source, str):
-                if not w.named and (left_out := self._removal_of(item)) is not None:
-                    return _Read(w, item, left_out=left_out)
+                if not w.named and w.path in self.removed_by_content.get(item.content, []):
+                    return _Read(w, item, left_out=w.path)
+                if not w.named and self._removals_without_file(item.content):
+                    return _Read(w, item, contested=True)
                 if old := self._ids_without_file(item.content):
                     return _Read(w, item, moved_from=old)
-                same = self._id_of_same_file(item)
+                same = self._id_of_same_file(item.content, w.path)
                 if same is not None:
                     return _Read(w, item, same_as=same)
             return self._made(w, item, data)
@@ -759,13 +796,10 @@ class _Sync:
             raw = self._elsewhere.raw(content)
         return raw
 
-    def _removal_of(self, item: Item) -> str | None:
-        """The path of the removed item that a file belongs to: its own, or one of the same content
-        whose file no longer exists."""
-        paths = self.removed_by_content.get(item.content, [])
-        if item.path in paths:
-            return item.path
-        return next((path for path in paths if not os.path.exists(path)), None)
+    def _removals_without_file(self, content: bytes) -> list[str]:
+        """Paths of the removed items of this content whose file no longer exists."""
+        paths = self.removed_by_content.get(content, [])
+        return [path for path in paths if not os.path.exists(path)]
 
     def _ids_without_file(self, content: bytes) -> list[int]:
         """Items of this content whose file no longer exists."""
@@ -777,19 +811,16 @@ class _Sync:
             and not os.path.exists(self.path_of[i])
         ]
 
-    def _id_of_same_file(self, item: Item) -> int | None:
+    def _id_of_same_file(self, content: bytes, path: str) -> int | None:
         """The item of this content whose path is a link to the same file."""
-        for id_ in self.by_content.get(item.content, []):
-            path = self.path_of[id_]
-            if os.path.realpath(path) == os.path.realpath(item.path):
+        for id_ in self.by_content.get(content, []):
+            if os.path.realpath(self.path_of[id_]) == os.path.realpath(path):
                 return id_
         return None
 
     def _settled(self, read: _Read) -> _Read | None:
         """Settle what needs no network: failures, unchanged content, moved files. Returns what is
         left to encode."""
-        self._done += 1
-        self.progress("indexing", self._done, self._total)
         if read.left_out is not None and read.item is not None:
             self.tally.left_out += 1
             if read.left_out != read.item.path:
@@ -889,6 +920,33 @@ class _Sync:
 
 def _outputs(beside: Path, model: Model) -> Outputs | None:
     return None if model.gives_codes else Outputs(beside, model)
+
+
+def _pairs(new: Iterable[str], kept: Iterable[str], removed: Iterable[str]) -> dict[str, str]:
+    """The path that each new file had before, out of paths of the same content that are gone: first
+    by the same file name, then by order of path. New files without one are not in it."""
+    groups = [_by_name(paths) for paths in (new, kept, removed)]
+    pairs: dict[str, str] = {}
+    for name in groups[0]:
+        pairs |= _pairs_in_order(*(group.get(name, []) for group in groups))
+    paired = {*pairs, *pairs.values()}
+    rest = [[p for paths in group.values() for p in paths if p not in paired] for group in groups]
+    return pairs | _pairs_in_order(*rest)
+
+
+def _pairs_in_order(
+    new: Sequence[str], kept: Sequence[str], removed: Sequence[str]
+) -> dict[str, str]:
+    """Paths in order; where new files are too few for all, those of the index come first."""
+    olds = [*sorted(kept), *sorted(removed)][: len(new)]
+    return dict(zip(sorted(new), sorted(olds), strict=False))
+
+
+def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
+    named: dict[str, list[str]] = {}
+    for path in paths:
+        named.setdefault(os.path.basename(path), []).append(path)
+    return named
 
 
 class _RealPaths:
