@@ -288,6 +288,9 @@ def test_a_second_model_beside_the_first(
     assert (code, err) == (2, f"wingbar: {path} has no encoder 'three': it has one and two\n")
     code, out, _ = run(capsys, "index", path, "--refit", "--with", "two", "--bits", 16)
     assert "16-bit codes (before: 12) learned again" in out
+    assert "embeddings made before no longer match it." in out
+    code, out, _ = run(capsys, "index", path, "--refit", "--with", "two")
+    assert out.splitlines()[-1].startswith("The model is the same as before, ")
     assert run(capsys, "verify", path)[:2] == (0, f"{path} is intact\n")
     assert run(capsys, "copy", path, tmp_path / "two.wb", "--with", "two")[0] == 0
     assert "Second encoder" not in run(capsys, "info", tmp_path / "two.wb")[1]
@@ -295,6 +298,7 @@ def test_a_second_model_beside_the_first(
         ([path, "--refit", "--also", models[1]], "--also is of no use with --refit"),
         ([path, photos, "--with", "two"], "--with goes with --refit"),
         ([path, photos, "--also", "general"], "two encoders, one and two"),
+        ([path, photos, "--also", models[1], "--also", "general"], "two encoders at most"),
     ]:
         code, _, err = run(capsys, "index", *arguments)
         assert (code, err.count("\n")) == (2, 1)

@@ -231,7 +231,7 @@ def test_a_model_is_installed_under_its_name(
     code, out, _ = run(capsys, *command)
     assert code == 0
     assert out.startswith(f"{tmp_path / 'models' / 'net'}: net (label-free, not fitted yet, ")
-    assert out.endswith("\nNext: wingbar index photos.wb photos/ --model net\n")
+    assert out.endswith("\nNext: wingbar index photos.wb photos/ --model net --bits 3\n")
     code, _, err = run(capsys, *command)
     assert (code, f"{tmp_path / 'models' / 'net'} holds a model already" in err) == (2, True)
     assert run(capsys, *command, "--name", "other")[0] == 0

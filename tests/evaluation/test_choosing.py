@@ -102,6 +102,37 @@ def test_the_same_sample_gives_the_same_model(
     assert again.model.fingerprint == for_copies.model.fingerprint
 
 
+def test_an_index_learns_codes_of_the_length_that_was_measured(
+    patterns: Path, for_copies: Choice, tmp_path: Path
+) -> None:
+    with Index.create(tmp_path / "a.wb", for_copies.model) as index:
+        index.add(patterns)
+        assert (index.model.bits, for_copies.chosen["bits"]) == (BITS, BITS)
+        index.refit()
+        assert index.model.bits == BITS
+    with Index.create(tmp_path / "b.wb", for_copies.model) as index:
+        index.add(patterns, bits=8)
+        assert index.model.bits == 8
+
+
+def test_one_model_by_itself_is_one_candidate(patterns: Path, shape: Model) -> None:
+    found = choose_model(patterns, shape, purpose="copies", bits=8, codes="itq")
+    assert [one["name"] for one in found.chosen["candidates"]] == ["shape"]
+    assert choose_model(patterns, "general", purpose="classes").chosen["name"] == "general"
+
+
+def test_codes_for_instances_can_be_chosen_for_copies(
+    patterns: Path, shape: Model, tmp_path: Path
+) -> None:
+    with Index.create(tmp_path / "a.wb", shape) as index:
+        index.add(patterns, bits=8)
+        fitted = index.model
+    choice = choose_model(patterns, [fitted], purpose="copies")
+    with Index.create(tmp_path / "b.wb", choice.model) as index:
+        assert index.add(patterns, purpose="copies").added == 24
+        assert index.model.chosen["for"] == "copies"
+
+
 def test_equal_models_tie_and_the_first_is_taken(patterns: Path, shape: Model) -> None:
     same = shape.altered({}, {"name": "same"})
     choice = choose_model(patterns, [same, shape], purpose="copies", bits=BITS, codes="itq")

@@ -53,6 +53,14 @@ def test_queries_are_cut_to_their_boxes(index: Index, queries: Images, tmp_path:
     assert [q.map for q in in_box.per_query] != [q.map for q in whole.per_query]
 
 
+def test_it_is_printed_in_one_line(index: Index, queries: Images) -> None:
+    found = evaluate(index, queries)
+    text = str(found)
+    assert text.startswith(f"MAP {found.map:.3f} ({found.map_low:.3f} to {found.map_high:.3f} by ")
+    assert text.endswith(found.protocol)
+    assert len(text.split(found.protocol)[0]) < 200
+
+
 def test_every_number_by_brute_force(index: Index, queries: Images) -> None:
     result = evaluate(index, queries, shortlist=20)
     labels = np.array(index.labels())

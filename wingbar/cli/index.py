@@ -86,6 +86,8 @@ def index_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--also",
+        action="append",
+        default=[],
         metavar="MODEL",
         help="a second model in the same file: every image is read once and encoded by both, and "
         "search --with NAME asks the second; in an index with images, it encodes those too",
@@ -186,7 +188,7 @@ def index(args: argparse.Namespace) -> int:
     if args.refit:
         return _refit(args, path)
     models = [model_at(name) for name in args.model]
-    also = None if args.also is None else model_at(args.also)
+    also = model_at(args.also[0]) if args.also else None
     if exists(path):
         with Index.open(path) as found:
             _check_features(args, found)
@@ -219,7 +221,9 @@ def _refuse_pairs(args: argparse.Namespace) -> None:
         refuse_flags(args, _OF_IMAGES, "is about images, and --refit takes those of the index")
     if args.encoder is not None and not args.refit:
         raise WingbarError("images are added for both encoders: --with goes with --refit")
-    if args.also is not None:
+    if len(args.also) > 1:
+        raise WingbarError("an index holds two encoders at most: name one model with --also")
+    if args.also:
         refuse_flags(args, ["--ray"], "encodes for one encoder, and --also names a second one")
     if len(args.model) > 1 and args.purpose is None:
         raise WingbarError(
@@ -841,6 +845,14 @@ def _refit_text(path: Place, report: RefitReport) -> str:
         f"{counted(report.sample, 'image')}; {report.codes_changed:,} of "
         f"{counted(report.items, 'code')} changed.\n"
         f"Codes{_how(report.fitted)}.\n"
+        f"{_refit_consequence(report)}"
+    )
+
+
+def _refit_consequence(report: RefitReport) -> str:
+    if report.fingerprint == report.fingerprint_before:
+        return f"The model is the same as before, {report.fingerprint[:12]}."
+    return (
         f"The model is now {report.fingerprint[:12]} (before: {report.fingerprint_before[:12]}); "
         "embeddings made before no longer match it."
     )

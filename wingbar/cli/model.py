@@ -421,6 +421,8 @@ def _three(text: str | None, flag: str) -> tuple[float, float, float] | None:
 
 
 def _imported_text(model: Model, path: Path, is_installed: bool) -> str:
+    from wingbar.model.fitting import BITS
+
     name = path.name if is_installed else path
     lines = [f"{path}: {model}, features of {model.dim:,} numbers"]
     if model.batch == 1:
@@ -430,5 +432,6 @@ def _imported_text(model: Model, path: Path, is_installed: bool) -> str:
         )
     if model.has_text:
         lines.append('It knows texts: wingbar search photos.wb --text "red dress"')
-    lines.append(f"Next: wingbar index photos.wb photos/ --model {name}")
+    few = f" --bits {model.longest_code}" if model.longest_code < BITS else ""
+    lines.append(f"Next: wingbar index photos.wb photos/ --model {name}{few}")
     return "\n".join(lines)

@@ -80,6 +80,7 @@ class Choice:
         for: the purpose;
         measure: what was measured, one of MEASURES; each value in [0, 1];
         queries, gallery: number of pictures that were searched for, and among how many;
+        bits: length of the codes that were learned for that, and that an index then learns;
         candidates: for each its name, fingerprint and `scores`, the means by kind of codes and by
             fine mode, of which one that was left out has none;
         name, codes, fine, score: what was taken of them, and its mean;
@@ -99,7 +100,7 @@ class Choice:
 
 def choose_model(
     source: Addable,
-    models: Sequence[Candidate] | None = None,
+    models: Candidate | Sequence[Candidate] | None = None,
     *,
     purpose: str = DEFAULT_PURPOSE,
     labels: Sequence[str | None] | None = None,
@@ -113,12 +114,12 @@ def choose_model(
     """The best of `models` for searching the pictures of `source` for a `purpose`, "copies",
     "instances" or "classes": make an index with its `model`, and add the pictures.
 
-    `models` are each a Model, a model directory, the name of an installed one, another index or
-    "general"; None for all that is installed, "general" first. `source`, `labels`, `bits`, `codes`
-    and `adapt` are as for `Index.add`. A sample drawn with `seed` is measured: at most PICTURES and
-    as many altered ones, for classes LABELLED ones, encoded by each model for SECONDS at most. With
-    fewer than FEWEST pictures, or for classes without labels, nothing is measured, and the first
-    is taken.
+    `models` are one or several, each a Model, a model directory, the name of an installed one,
+    another index or "general"; None for all that is installed, "general" first. `source`, `labels`,
+    `bits`, `codes` and `adapt` are as for `Index.add`. A sample drawn with `seed` is measured: at
+    most PICTURES and as many altered ones, for classes LABELLED ones, encoded by each model for
+    SECONDS at most. With fewer than FEWEST pictures, or for classes without labels, nothing is
+    measured, and the first is taken.
 
     Raises ModelError or StoreError for a named model that cannot be read or cannot be used,
     DataError for a source that holds nothing to read.
@@ -160,6 +161,7 @@ def choose_model(
         "measure": MEASURES[purpose],
         "queries": len(taken.precisions),
         "gallery": len(trial.gallery),
+        **({} if taken.codes == OWN else {"bits": trial.bits}),
         "candidates": _described(candidates, tried),
         "name": taken.name,
         "codes": taken.codes,
@@ -228,10 +230,12 @@ class _Tried(NamedTuple):
 
 
 def _candidates(
-    models: Sequence[Candidate] | None, options: FitOptions, bits: int | None
+    models: Candidate | Sequence[Candidate] | None, options: FitOptions, bits: int | None
 ) -> tuple[dict[str, Model], list[str]]:
     """The models to try by a name of their own, in order; and why others are not. Raises for a
     named one that cannot be used."""
+    if isinstance(models, (str, os.PathLike, Model)):
+        models = [models]
     if models is not None and not len(models):
         raise ModelError("there is no model to choose: name one, or leave models out")
     named: Sequence[Candidate] = ["general", *installed()] if models is None else models

@@ -184,6 +184,14 @@ class Evaluation:
     curves: Curves
     per_query: tuple[QueryResult, ...]
 
+    def __str__(self) -> str:
+        """MAP with its bounds, and how it was measured; all figures are fields."""
+        return (
+            f"MAP {self.map:.3f} ({self.map_low:.3f} to {self.map_high:.3f} by order of ties) by "
+            f"codes of {self.bits} bits, {self.rerank_map:.3f} with fine={self.fine}; "
+            f"{self.queries:,} queries, {self.gallery:,} items; {self.protocol}"
+        )
+
 
 def evaluate(
     index: Index,

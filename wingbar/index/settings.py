@@ -48,12 +48,18 @@ def require_possible(
         raise ModelError(_refusal(models, asked, differing, index))
 
 
+def default_bits(model: Model) -> int:
+    """Length of the codes that a model learns where none is asked for: that with which it was
+    chosen, or BITS."""
+    return int(model.chosen.get("bits", BITS))
+
+
 def require_length(model: Model, bits: int | None) -> None:
     """Raise ModelError where codes of `bits` bits, None for as many as there are by default, cannot
     be learned from the features of a model."""
     if bits is None and not model.has_network:
         return  # vectors have no more bits than numbers by default
-    length, longest = BITS if bits is None else bits, model.longest_code
+    length, longest = default_bits(model) if bits is None else bits, model.longest_code
     if not 1 <= length <= longest:
         default = ", the default" if bits is None else ""
         raise ModelError(
@@ -75,7 +81,8 @@ def _differing(model: Model, asked: Settings) -> Settings:
     """What a model with codes has where it is something else than what is asked for."""
     fitted = model.record.get("fitted", {})
     if model.is_label_free:
-        kind, purpose = fitted.get("codes", "itq"), fitted.get("for", DEFAULT_PURPOSE)
+        kind = fitted.get("codes", "itq")
+        purpose = model.chosen.get("for", fitted.get("for", DEFAULT_PURPOSE))
     else:
         kind, purpose = "trained", model.chosen.get("for")
     own: Settings = {

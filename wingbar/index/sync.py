@@ -37,10 +37,11 @@ from wingbar.index.second import (
     adopted,
     encode_waiting,
 )
+from wingbar.index.settings import default_bits
 from wingbar.index.sources import Batch, Wanted, content_of, time_of
 from wingbar.index.unfinished import Outputs, network_of
 from wingbar.model import proof
-from wingbar.model.fitting import BITS, FitOptions
+from wingbar.model.fitting import FitOptions
 from wingbar.model.model import NOT_FINITE, Model
 from wingbar.parallel import BATCH, Progress, batched, cores, in_order, no_progress
 
@@ -605,7 +606,7 @@ class _Sync:
     ) -> Model:
         return model.fitted(
             raw,
-            BITS if self.bits is None else self.bits,
+            default_bits(model) if self.bits is None else self.bits,
             self.seed,
             self.options,
             labels,

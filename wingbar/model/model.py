@@ -780,6 +780,7 @@ def _is_choice(value: Any) -> bool:
         and _are_scores({key: value.get(key) for key in figures})
         and isinstance(value.get("candidates"), list)
         and all(map(_is_candidate, value["candidates"]))
+        and ("bits" not in value or _is_count(value["bits"]))
     )
 
 
