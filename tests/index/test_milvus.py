@@ -18,7 +18,7 @@ from wingbar.errors import StoreError
 from wingbar.index.copy import copy
 from wingbar.index.engine import Url, place_of
 from wingbar.index.index import Index
-from wingbar.index.place import create_store, open_store
+from wingbar.index.place import create_store, exists, open_store
 from wingbar.index.ranking import SearchOptions
 from wingbar.index.shards import Shards
 
@@ -51,6 +51,16 @@ def test_a_version_without_binary_vectors_is_refused(
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.2.2")
     with pytest.raises(StoreError, match=r"milvus-lite 3\.2\.2 has no binary vectors: install"):
         Index.open(url)
+
+
+def test_a_file_that_is_not_there_is_not_made_by_reading(url: Url, tmp_path: Path) -> None:
+    none = Url(
+        "milvus", str(tmp_path / "nix.db"), url.name, f"milvus:{tmp_path}/nix.db", {"lite": "yes"}
+    )
+    with pytest.raises(StoreError, match=r"no index at milvus:.*nix\.db: make one with wingbar"):
+        Index.open(none)
+    assert not exists(none)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_and_back_and_a_folder(url: Url, tmp_path: Path) -> None:

@@ -76,10 +76,14 @@ _RECORD = ("id", "record")
 class MilvusStore(RemoteStore):
     """An index in Milvus. Every error leaves as a StoreError with the next step."""
 
-    def __init__(self, url: Url) -> None:
+    def __init__(self, url: Url, make_file: bool = False) -> None:
+        """Connect. A file of Milvus Lite that is not there is made only with `make_file`; without,
+        StoreError is raised."""
         super().__init__(url)
         self._meta_name, self._name = f"{url.name}_meta", url.name
         self._require_binary_vectors()
+        if not make_file and _lacks_file(url):
+            raise StoreError(_no_index(url))
         self._client = self._connect()
         self._made: bool | None = None  # whether the collection of items is there
 
@@ -88,7 +92,7 @@ class MilvusStore(RemoteStore):
     @classmethod
     def create(cls, url: Url, model_files: Mapping[str, bytes]) -> Self:
         """A new index that holds the model. Raises StoreError when there is one of that name."""
-        store = cls(url)
+        store = cls(url, make_file=True)
         try:
             if store._is_there():
                 raise StoreError(f"{url} exists already: name another index, or drop it first")
@@ -109,7 +113,7 @@ class MilvusStore(RemoteStore):
         store = cls(url)
         try:
             if not store._is_there():
-                raise StoreError(f"no index at {url}: make one with wingbar index {url} IMAGES")
+                raise StoreError(_no_index(url))
             store._run(lambda client: client.load_collection(store._meta_name))
             if store._has_items():
                 store._run(lambda client: client.load_collection(store._name))
@@ -126,6 +130,8 @@ class MilvusStore(RemoteStore):
     @classmethod
     def exists(cls, url: Url) -> bool:
         """Whether there is an index at `url`."""
+        if _lacks_file(url):
+            return False
         store = cls(url)
         try:
             return store._is_there()
@@ -824,6 +830,16 @@ class MilvusStore(RemoteStore):
                 yield f"feature of item {row['id']}: not {model.dim} finite numbers"
         if count != self.count():
             yield f"{abs(count - self.count())} items cannot be listed"
+
+
+def _lacks_file(url: Url) -> bool:
+    """Whether this is Milvus Lite without its file, which connecting would make."""
+    return "lite" in url.settings and not os.path.exists(url.server)
+
+
+def _no_index(url: Url) -> str:
+    """What to say where there is none."""
+    return f"no index at {url}: make one with wingbar index {url} IMAGES"
 
 
 def _is_lost(error: Exception) -> bool:
