@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from wingbar import files
 from wingbar.errors import WingbarError
 from wingbar.files import (
     LEFTOVER_SECONDS,
+    SILENT_SECONDS,
     partial_path,
     remove_leftovers,
     require_folder,
@@ -48,6 +50,51 @@ def test_a_young_file_is_left_alone(tmp_path: Path, gone: int) -> None:
     left.write_bytes(b"half")
     remove_leftovers(tmp_path / "a")
     assert left.exists()
+
+
+def test_the_logs_of_an_index_that_a_killed_process_made_are_removed_too(
+    tmp_path: Path, gone: int
+) -> None:
+    """Also where their file is gone already; while one of them is young, all are left."""
+    now = time.time()
+    for name, age in (("a", 60), ("b", 0)):
+        for log in ("-wal", "-shm", "-journal"):
+            left = tmp_path / f".{name}.wb.{gone}.partial{log}"
+            left.touch()
+            os.utime(left, (now - 60, now - 60) if log != "-wal" else (now - age, now - age))
+        remove_leftovers(tmp_path / f"{name}.wb")
+        assert len(list(tmp_path.iterdir())) == (0 if name == "a" else 3)
+    other = tmp_path / f".b.wb.{gone}.partial.txt"
+    other.touch()
+    remove_leftovers(tmp_path / "b.wb")
+    assert other.exists()
+
+
+def test_what_a_process_left_that_was_killed_on_this_machine_is_removed_at_once(
+    tmp_path: Path, gone: int
+) -> None:
+    mine = partial_path(tmp_path / "a")
+    left = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{gone}."))
+    for one in (mine, left):
+        one.touch()
+    remove_leftovers(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == [mine]
+    assert partial_path(mine) == mine
+
+
+def test_a_process_of_another_container_is_gone_when_it_was_silent_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is often that of a process here: in a container both are 1."""
+    left = partial_path(tmp_path / "a")
+    monkeypatch.setattr(files, "_process_space", lambda: "another")
+    for age, stays in ((SILENT_SECONDS - 60, True), (SILENT_SECONDS + 60, False)):
+        left.touch()
+        os.utime(left, (time.time() - age,) * 2)
+        remove_leftovers(tmp_path / "a")
+        assert left.exists() == stays
+    monkeypatch.setattr(files, "_process_space", lambda: "")  # nothing tells where it ran
+    assert partial_path(tmp_path / "a").name == f".a.{os.getpid()}.partial"
 
 
 def test_a_file_is_written_whole_or_not_at_all(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import hashlib
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,14 +27,16 @@ _KINDS = {
     b"\xff\xd8\xff": "a picture",
     b"\x89PNG": "a picture",
 }
+LOGS = ("-wal", "-shm", "-journal")  # what SQLite writes beside a file, after its name
 LEFTOVER_SECONDS = 10  # age from which a partial file is one, if its process is gone here
+SILENT_SECONDS = 600  # and if its number is that of a process here, but it is from elsewhere
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
     """Replace the file at `path` by `data` (text as UTF-8, with escapes for
     what a file name of other bytes has brought into it), or leave the old one whole.
 
-    The data goes to `.NAME.PID.partial` beside it first and reaches the disk before the file gets
+    The data goes to `partial_path(path)` beside it first and reaches the disk before the file gets
     its name. Raises OSError and removes the partial file when that fails.
     """
     partial = partial_path(path)
@@ -115,8 +120,23 @@ def _kind(head: bytes) -> str:
 
 
 def partial_path(path: Path) -> Path:
-    """Where this process writes a file before it gets its name."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Where this process writes a file before it gets its name: `.NAME.SPACE.PID.partial` beside
+    it, or without SPACE where that cannot be told. Such a place itself stays as it is."""
+    space = _process_space()
+    ending = f".{space}.{os.getpid()}.partial" if space else f".{os.getpid()}.partial"
+    return path if path.name.endswith(ending) else path.with_name(f".{path.name}{ending}")
+
+
+@functools.cache
+def _process_space() -> str:
+    """Six digits that tell where the numbers of processes are those of this one: on this machine,
+    since it started, in this container. Empty where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    return hashlib.sha256(f"{boot}{space}".encode()).hexdigest()[:6]
 
 
 def with_own_name(text: str, path: Path) -> str:
@@ -125,13 +145,37 @@ def with_own_name(text: str, path: Path) -> str:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the partial files of `path` that processes which were killed have left behind."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    """Remove the partial files of `path`, with SQLite's logs beside them, that processes which were
+    killed have left behind."""
+    by_partial: dict[Path, list[Path]] = {}
+    for one in path.parent.glob(f".{glob.escape(path.name)}.*.partial*"):
+        partial = _without_log(one)
+        if partial.name.endswith(".partial"):
+            by_partial.setdefault(partial, []).append(one)
+    for partial, files in by_partial.items():
         with suppress(OSError):
-            # one from the future is old too: the clock was set back
-            old = abs(time.time() - left.stat().st_mtime) > LEFTOVER_SECONDS
-            if old and not writer_runs(left):
-                left.unlink()
+            if _is_leftover(partial, files):
+                for one in files:
+                    one.unlink(missing_ok=True)
+
+
+def _without_log(path: Path) -> Path:
+    """The file that a log belongs to; any other file itself."""
+    ending = next((one for one in LOGS if path.name.endswith(one)), "")
+    return path.with_name(path.name.removesuffix(ending))
+
+
+def _is_leftover(partial: Path, files: Sequence[Path]) -> bool:
+    """Whether the process is gone that wrote a partial file, of which `files` are there. Of a
+    process that may be of another machine or container, only its silence tells. Raises OSError."""
+    space, runs = _process_space(), writer_runs(partial)
+    if space and partial.name.split(".")[-3] == space:
+        return not runs
+    # one from the future is old too: the clock was set back
+    silence = min(abs(time.time() - one.stat().st_mtime) for one in files)
+    if runs:  # its number does, which may be that of another process here
+        return bool(space) and silence > SILENT_SECONDS
+    return silence > LEFTOVER_SECONDS
 
 
 def writer_runs(partial: Path) -> bool:

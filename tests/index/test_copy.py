@@ -214,6 +214,22 @@ def test_a_backup_while_another_process_writes(source: Path, made: Gallery, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.wb", "1.wb", "2.wb", "a.wb"]
 
 
+def test_what_a_killed_backup_left_is_removed_by_the_next(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    code = (
+        "import os, sys; from wingbar.index import copy; copy.PAGES = 8; "
+        "copy.backup(*sys.argv[1:], progress=lambda *_: os.kill(os.getpid(), 9))"
+    )
+    command = [sys.executable, "-c", code, str(source), str(folder / "b.wb")]
+    for _ in range(2):
+        assert subprocess.run(command, timeout=60, check=False).returncode == -9
+        endings = sorted(path.name.rpartition(".")[2] for path in folder.iterdir())
+        assert endings == ["partial", "partial-journal"]  # of this one, none of the one before
+    backup(source, folder / "b.wb")
+    assert [path.name for path in folder.iterdir()] == ["b.wb"]
+
+
 def test_a_backup_of_a_damaged_index_is_refused(source: Path, tmp_path: Path) -> None:
     connection = sqlite3.connect(source)
     with connection:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 from tests.index.test_vectors import DIM, keys, vectors
 from wingbar.errors import DataError, ModelError, StoreError, WingbarError
+from wingbar.index import sqlite_file, transfer
 from wingbar.index.index import Index
 from wingbar.index.transfer import export, import_file
 from wingbar.model.model import Model
@@ -253,3 +257,117 @@ def test_the_note_says_whose_codes_they_are(index: Index, tmp_path: Path) -> Non
         "method": "vectors",
         "fingerprint": index.model.fingerprint,
     }
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from wingbar.index import index, store, transfer
+
+call, how, *arguments = sys.argv[1:]
+owner, name = {"add": (store.Store, "add"), "savez": (transfer.np, "savez")}[call]
+work = getattr(owner, name)
+
+def killed(*given, **more):
+    work(*given, **more)
+    os.kill(os.getpid(), getattr(signal, how))
+
+setattr(owner, name, killed)
+if call == "savez":
+    transfer.export(index.Index.open(arguments[0]), arguments[1])
+else:
+    transfer.import_file(arguments[0], arguments[1], model=(arguments[2:] or [None])[0])
+"""
+
+
+def kill_in(call: str, how: str, *arguments: object) -> None:
+    """Run an import or an export in a process that ends itself by the signal `how` in the middle:
+    once `call` is done."""
+    command = [sys.executable, "-c", KILLED, call, how, *map(str, arguments)]
+    code = subprocess.run(command, timeout=60, check=False).returncode
+    assert code == -signal.Signals[how]
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_killed_import_leaves_no_half_index(
+    index: Index, tmp_path: Path, how: str, whole: bool
+) -> None:
+    file, folder = tmp_path / "out.npz", tmp_path / "made"
+    folder.mkdir()
+    export(index, file)
+    model = [tmp_path / "a.wb"] if whole else []
+    for _ in range(2):
+        kill_in("add", how, file, folder / "b.wb", *model)
+        names = [path.name for path in folder.iterdir()]
+        assert "b.wb" not in names
+        assert sum(name.endswith(".partial") for name in names) == 1  # not the one before
+    import_file(file, folder / "b.wb", model=tmp_path / "a.wb")
+    assert [path.name for path in folder.iterdir()] == ["b.wb"]
+    assert everything(folder / "b.wb") == everything(tmp_path / "a.wb")
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(index: Index, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    kill_in("savez", "SIGKILL", tmp_path / "a.wb", folder / "b.npz")
+    [left] = folder.iterdir()
+    assert left.name.endswith(".partial")
+    export(index, folder / "b.npz")
+    assert [path.name for path in folder.iterdir()] == ["b.npz"]
+
+
+@pytest.mark.parametrize("limit", [1_000, 1_000_000])
+def test_a_full_disk_leaves_nothing_of_an_import(tmp_path: Path, limit: int) -> None:
+    """Neither the new file nor its logs, which SQLite would replay into another one of that name.
+    Not even the empty index fits, or its first items do and the log of later ones is not merged."""
+    file, folder = tmp_path / "x.npz", tmp_path / "made"
+    folder.mkdir()
+    np.savez(file, feature=np.random.default_rng(0).standard_normal((4000, 256), np.float32))
+    code = (
+        "import resource; from wingbar.cli import main; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        f"raise SystemExit(main.main(['import', {str(file)!r}, '-o', {str(folder / 'b.wb')!r}]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 2
+    assert f"{folder / 'b.wb'} cannot be written" in ended.stderr
+    assert "free some space" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_an_import_replaces_nothing_that_came_meanwhile(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, target, put = tmp_path / "out.npz", tmp_path / "b.wb", sqlite_file.put_in_place
+    export(index, file)
+
+    def late(partial: Path, path: Path) -> None:
+        path.write_text("mine")
+        put(partial, path)
+
+    monkeypatch.setattr(transfer, "put_in_place", late)
+    with pytest.raises(StoreError, match=r"b\.wb exists already"):
+        import_file(file, target)
+    assert target.read_text() == "mine"
+    assert not list(tmp_path.glob(".b.wb*"))
+
+
+def test_an_index_whose_log_could_not_be_merged_is_not_put_in_place(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "out.npz"
+    export(index, file)
+    fill = transfer._fill
+
+    def unmerged(target: Path, *given: Any) -> None:
+        fill(target, *given)
+        Path(f"{target}-wal").write_bytes(b"more")
+
+    monkeypatch.setattr(transfer, "_fill", unmerged)
+    with pytest.raises(StoreError, match=r"b\.wb cannot be written \(its log could not be merged"):
+        import_file(file, tmp_path / "b.wb", model=tmp_path / "a.wb")
+    assert not list(tmp_path.glob("*b.wb*"))

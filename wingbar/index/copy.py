@@ -35,7 +35,7 @@ from wingbar.index.checks import verify
 from wingbar.index.engine import AnyStore, Row, Url, place_of
 from wingbar.index.kept import Kept, as_kept
 from wingbar.index.place import create_store, exists, open_store
-from wingbar.index.sqlite_file import explained, put_over, remove_index
+from wingbar.index.sqlite_file import explained, put_over, remove_index, to_disk
 from wingbar.index.store import Store
 from wingbar.model.model import Model
 from wingbar.parallel import Progress, no_progress
@@ -157,6 +157,7 @@ def backup(
     """
     start = time.monotonic()
     path = Path(target)
+    remove_leftovers(path)
     if path.exists() and not replace:
         raise StoreError(f"{path} exists already: name another file, or add --replace")
     place = place_of(source)
@@ -170,8 +171,8 @@ def backup(
     except WingbarError as error:
         raise StoreError(str(error)) from None
     partial = partial_path(path)
-    remove_leftovers(path)
     try:
+        remove_index(partial)  # of a killed process that had the same number
         if isinstance(place, Url):
             copy(place, partial, progress=progress)
         else:
@@ -183,11 +184,7 @@ def backup(
             )
         with closing(Store.open(partial)) as written:
             items = written.count()
-        handle = os.open(partial, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        to_disk(partial)
         put_over(partial, path)
         sync_folder(path.parent)
     except OSError as error:

@@ -3,6 +3,7 @@ removed."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -11,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from wingbar.errors import StoreError, WingbarError
-from wingbar.files import INDEX, kind_of
+from wingbar.files import INDEX, LOGS, kind_of
 from wingbar.index.engine import Url
 from wingbar.index.filters import as_number
 from wingbar.model.model import PROOF, Model
@@ -57,6 +58,18 @@ class _Immutable(sqlite3.Connection):
 def is_immutable(connection: sqlite3.Connection) -> bool:
     """Whether a connection takes no locks."""
     return isinstance(connection, _Immutable)
+
+
+def to_disk(path: Path) -> None:
+    """Make the file of an index that was closed survive a power cut. Raises OSError, also where
+    SQLite could not merge the log into it, so that the file alone is not the index."""
+    if log_size(path):
+        raise OSError(errno.EIO, "its log could not be merged into it")
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -150,7 +163,7 @@ def remove_index(path: Path) -> None:
 
 
 def _remove_logs(path: Path) -> None:
-    for suffix in ("-wal", "-shm", "-journal"):
+    for suffix in LOGS:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 

@@ -89,8 +89,9 @@ class Store:
 
     @classmethod
     def create(cls, path: Path, model_files: Mapping[str, bytes], kept: Kept = "float16") -> Self:
-        """A new file at `path` that holds the model, and will keep features as `kept`. Raises
-        StoreError when something is there already."""
+        """A new file at `path` that holds the model, and will keep features as `kept`; a path of
+        `partial_path` is left to its caller when that fails. Raises StoreError when something is
+        there already."""
         if path.exists():
             raise StoreError(taken(path))
         partial = partial_path(path)
@@ -110,8 +111,9 @@ class Store:
                 file.db.execute(f"PRAGMA user_version = {FORMAT}")
             finally:
                 file.db.close()
-            empty_stale_log(path)
-            put_in_place(partial, path)
+            if partial != path:
+                empty_stale_log(path)
+                put_in_place(partial, path)
         except FileExistsError:
             raise StoreError(taken(path)) from None
         except (sqlite3.Error, OSError) as error:
@@ -119,8 +121,9 @@ class Store:
         except StoreError as error:
             raise StoreError(with_own_name(str(error), path)) from error
         finally:
-            with suppress(OSError):
-                partial.unlink()
+            if partial != path:
+                with suppress(OSError):
+                    partial.unlink()
         return cls.open(path)
 
     @classmethod

@@ -26,7 +26,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +34,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar.errors import DataError, ModelError, StoreError, one_line
-from wingbar.files import partial_path, remove_leftovers, require_own, taken
+from wingbar.files import (
+    partial_path,
+    remove_leftovers,
+    require_own,
+    sync_folder,
+    taken,
+    with_own_name,
+)
 from wingbar.hamming.codes import Packed, pack, unpack
 from wingbar.index.index import Index, model_at
 from wingbar.index.kept import Kept
+from wingbar.index.sqlite_file import empty_stale_log, put_in_place, remove_index, to_disk
 from wingbar.index.store import CHUNK, NO_FILE, Item, Store
 from wingbar.index.vectors import as_float32, checked_vectors
 from wingbar.model.model import Model
@@ -259,22 +267,37 @@ def import_file(
     _require_kind(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}")
+    remove_leftovers(target)
     if target.exists():
         raise StoreError(taken(target))
     rows = _read_npz(path) if path.suffix.lower() == ".npz" else _read_parquet(path)
     _check(path, rows)
+    if model is not None and bits is not None:
+        raise DataError("--bits is for codes that are learned anew: leave out --model or --bits")
+    partial = partial_path(target)
     try:
+        remove_index(partial)  # of a killed process that had the same number
         if model is None:
-            return _import_vectors(path, target, rows, bits, seed, features)
-        if bits is not None:
-            raise DataError(
-                "--bits is for codes that are learned anew: leave out --model or --bits"
-            )
-        return _import_whole(path, target, rows, model_at(model), features)
-    except BaseException:
-        with suppress(OSError):  # no half-made index is left behind
-            target.unlink(missing_ok=True)
-        raise
+            done = _import_vectors(path, partial, rows, bits, seed, features)
+        else:
+            done = _import_whole(path, partial, rows, model_at(model), features)
+        to_disk(partial)
+        empty_stale_log(target)
+        put_in_place(partial, target)
+        sync_folder(target.parent)
+    except FileExistsError:
+        raise StoreError(taken(target)) from None
+    except OSError as error:
+        raise StoreError(
+            f"{target} cannot be written ({error.strerror or one_line(error)}): free some space or "
+            "name another place"
+        ) from error
+    except StoreError as error:
+        raise StoreError(with_own_name(str(error), target)) from error
+    finally:  # no half-made index is left behind
+        with suppress(OSError):
+            remove_index(partial)
+    return replace(done, index=str(target))
 
 
 def _import_vectors(
