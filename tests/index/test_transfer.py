@@ -317,17 +317,18 @@ def test_what_a_killed_export_left_is_removed_by_the_next(index: Index, tmp_path
     assert [path.name for path in folder.iterdir()] == ["b.npz"]
 
 
-@pytest.mark.parametrize("limit", [1_000, 1_000_000])
+@pytest.mark.parametrize("limit", [1_000, 500_000, 800_000])
 def test_a_full_disk_leaves_nothing_of_an_import(tmp_path: Path, limit: int) -> None:
     """Neither the new file nor its logs, which SQLite would replay into another one of that name.
-    Not even the empty index fits, or its first items do and the log of later ones is not merged."""
+    Not even the empty index fits, the log of later items does not, or it cannot be merged."""
     file, folder = tmp_path / "x.npz", tmp_path / "made"
     folder.mkdir()
-    np.savez(file, feature=np.random.default_rng(0).standard_normal((4000, 256), np.float32))
+    np.savez(file, feature=np.random.default_rng(0).standard_normal((3000, 64), np.float32))
     code = (
         "import resource; from wingbar.cli import main; "
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
-        f"raise SystemExit(main.main(['import', {str(file)!r}, '-o', {str(folder / 'b.wb')!r}]))"
+        f"files = [{str(file)!r}, '-o', {str(folder / 'b.wb')!r}]; "
+        "raise SystemExit(main.main(['import', *files, '--bits', '8']))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
