@@ -583,6 +583,21 @@ def test_an_error_of_the_disk_is_no_proof_that_a_file_is_gone(
         assert len(index) == 24
 
 
+def test_outputs_that_a_kill_left_after_the_codes_were_stored_are_removed(
+    photos: Path, tmp_path: Path
+) -> None:
+    left = [tmp_path / "a.wb-sample", tmp_path / "a.wb-also-sample"]
+    with Index.create(tmp_path / "a.wb", also=Model.load("general")) as index:
+        index.add(photos, bits=8)
+        for path in left:
+            path.write_bytes(b"wbraw001 and more")
+        index.add(photos)
+        assert not any(path.exists() for path in left)
+        left[0].write_bytes(b"of somebody else")
+        index.add(photos)
+        assert left[0].exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_first_run_is_continued(

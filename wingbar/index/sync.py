@@ -39,7 +39,7 @@ from wingbar.index.second import (
 )
 from wingbar.index.settings import default_bits
 from wingbar.index.sources import Batch, Wanted, content_of, time_of
-from wingbar.index.unfinished import Outputs, network_of
+from wingbar.index.unfinished import Outputs, network_of, remove_outputs
 from wingbar.model import proof
 from wingbar.model.fitting import FitOptions
 from wingbar.model.model import NOT_FINITE, Model
@@ -920,7 +920,12 @@ class _Sync:
 
 
 def _outputs(beside: Path, model: Model) -> Outputs | None:
-    return None if model.gives_codes else Outputs(beside, model)
+    """What an encoder without codes has given so far; of one with codes, what a run has left that
+    was killed as soon as they were stored is removed."""
+    if model.gives_codes:
+        remove_outputs(beside)
+        return None
+    return Outputs(beside, model)
 
 
 def _pairs(new: Iterable[str], kept: Iterable[str], removed: Iterable[str]) -> dict[str, str]:

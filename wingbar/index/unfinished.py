@@ -39,13 +39,27 @@ def network_of(model: Model) -> bytes:
     return hashlib.sha256(model.files["model.onnx"] + prepared + proof).digest()
 
 
+def remove_outputs(index: Path) -> None:
+    """Remove what is kept for the index at `index`, if anything is."""
+    path = _path_of(index)
+    with suppress(OSError):
+        with path.open("rb") as file:
+            is_ours = file.read(len(_MAGIC)) == _MAGIC
+        if is_ours:
+            path.unlink()
+
+
+def _path_of(index: Path) -> Path:
+    return Path(f"{index}-sample")
+
+
 class Outputs:
     """The outputs of one network that were kept for the index at `index`, by sha256 of the
     picture."""
 
     def __init__(self, index: Path, model: Model) -> None:
         self.index = index
-        self.path = Path(f"{index}-sample")
+        self.path = _path_of(index)
         self._network = network_of(model)
         self._kept, whole = self._read()
         self._whole: int | None = whole  # bytes of whole records, until the first append
