@@ -534,10 +534,6 @@ def table(args: argparse.Namespace) -> None:
 
 
 def _head(records: Sequence[Mapping[str, Any]]) -> str:
-    def once(name: str) -> str:
-        return ", ".join(dict.fromkeys(str(record[name]) for record in records))
-
-    machine = ", ".join(dict.fromkeys(r["machine"]["gpu"] or r["machine"]["cpu"] for r in records))
     trained = [record["run"] for record in records if "run" in record]
     budget = ", ".join(
         dict.fromkeys(
@@ -546,12 +542,32 @@ def _head(records: Sequence[Mapping[str, Any]]) -> str:
             for r in trained
         )
     )
-    circumstances = (
-        f"Machine: {machine}. Date: {once('date')}. Commit: {once('commit')}. Budget: {budget}."
+    machines: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        machine = record["machine"]["gpu"] or record["machine"]["cpu"]
+        machines.setdefault(machine, []).append(record)
+    circumstances = "\n".join(
+        [*map(_machine_line, machines, machines.values()), "", f"Budget: {budget}."]
     )
     command = "\n".join(dict.fromkeys(record["command"] for record in records))
-    return PAGE.read_text().format(
-        command=command, circumstances=circumstances, jobs=once("jobs_at_once")
+    return PAGE.read_text().format(command=command, circumstances=circumstances)
+
+
+def _machine_line(machine: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """What ran on a machine, when and how."""
+
+    def once(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(record[name]) for record in records))
+
+    classes = {"all": "all classes", "seen": "classes never seen"}
+    kinds = ", ".join(
+        f"{text} ({', '.join(dict.fromkeys(r['method'] for r in records if r['classes'] == kind))})"
+        for kind, text in classes.items()
+        if any(record["classes"] == kind for record in records)
+    )
+    return (
+        f"- {machine}, {once('jobs_at_once')} at once, {once('date')}, commit {once('commit')}: "
+        f"{kinds}."
     )
 
 

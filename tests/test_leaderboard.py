@@ -138,7 +138,11 @@ def test_the_page_ranks_what_was_measured(
     with pytest.raises(SystemExit, match="has no cells"):
         board.table(argparse.Namespace(out=tmp_path))
     for i, cell in enumerate(
-        [record("csq", "all", 0.5), record("crh", "all", 0.75), record("crh", "seen", 0.25)]
+        [
+            record("csq", "all", 0.5),
+            record("crh", "all", 0.75),
+            {**record("crh", "seen", 0.25), "machine": {"gpu": "a GPU", "cpu": "x"}},
+        ]
     ):
         (tmp_path / f"{i}.json").write_text(json.dumps(cell))
     (tmp_path / "3.json").write_text(json.dumps({"data": "birds", "reason": "too many bits"}))
@@ -148,7 +152,8 @@ def test_the_page_ranks_what_was_measured(
         "| csq | **0.500** (0.500, 0.500) | <sub>0.500</sub>"
     )
     assert "| crh | 0.250 | **0.250** (0.250, 0.250) | 0.250 | 0.250 |" in page
-    assert "Machine: some CPU. Date: 2026-11-26. Commit: abc." in page
+    assert "- some CPU, 2 at once, 2026-11-26, commit abc: all classes (csq, crh).\n" in page
+    assert "- a GPU, 2 at once, 2026-11-26, commit abc: classes never seen (crh).\n" in page
 
 
 @pytest.mark.slow
