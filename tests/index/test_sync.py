@@ -583,6 +583,17 @@ def test_an_error_of_the_disk_is_no_proof_that_a_file_is_gone(
         assert len(index) == 24
 
 
+def test_outputs_go_on_where_another_run_has_removed_the_file(tmp_path: Path) -> None:
+    model, raw = Model.load("general"), np.ones((1, 3), np.float32)
+    unfinished.Outputs(tmp_path / "a.wb", model).append([b"a" * 32], raw)
+    second = unfinished.Outputs(tmp_path / "a.wb", model)
+    unfinished.remove_outputs(tmp_path / "a.wb")
+    second.append([b"b" * 32], 2 * raw)
+    assert second.of(b"a" * 32) is not None
+    again = unfinished.Outputs(tmp_path / "a.wb", model)
+    assert (len(again), again.of(b"b" * 32) is not None) == (1, True)
+
+
 def test_outputs_that_a_kill_left_after_the_codes_were_stored_are_removed(
     photos: Path, tmp_path: Path
 ) -> None:

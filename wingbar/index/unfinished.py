@@ -81,10 +81,7 @@ class Outputs:
         ]
         try:
             if self._whole is not None:  # once: drop a record that a killed run has cut off
-                if self._whole == 0:
-                    self.path.write_bytes(_HEADER.pack(_MAGIC, self._network, raw.shape[1]))
-                else:
-                    os.truncate(self.path, self._whole)
+                self._begin(raw.shape[1])
                 self._whole = None
             with self.path.open("ab") as file:
                 file.write(b"".join(records))
@@ -93,6 +90,15 @@ class Outputs:
                 f"{self.path} cannot be written ({error.strerror}): free some space and run the "
                 "same command again"
             ) from error
+
+    def _begin(self, numbers: int) -> None:
+        """Make the file end with a whole record, or begin one where there is none, as when another
+        run has stored its codes meanwhile. Raises OSError."""
+        if self._whole:
+            with suppress(FileNotFoundError):
+                os.truncate(self.path, self._whole)
+                return
+        self.path.write_bytes(_HEADER.pack(_MAGIC, self._network, numbers))
 
     def discard(self) -> None:
         """Remove the file; what was read from it stays in memory."""
