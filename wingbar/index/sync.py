@@ -266,7 +266,6 @@ class _Sync:
         self._changes: dict[int, Item] = {}
         self._still_removed: dict[str, Removed] = {}  # whose file was touched or moved
         self._no_longer: list[str] = []  # from where it was moved
-        self._contested: dict[bytes, list[_Read]] = {}  # by content, until all files are read
         self._named: set[str] = set()  # paths of items that the batch names
         self._by_real: dict[str, str] | None = None  # where links lead -> the path of its item
         # encoded batches that are not stored yet
@@ -689,14 +688,14 @@ class _Sync:
 
     def _to_encode(self, todo: Iterable[Wanted]) -> Iterator[_Read]:
         """Read images in threads, settle what needs no network, and yield the others."""
+        contested: dict[bytes, list[_Read]] = {}  # by content, until all files are read
         for read in in_order(todo, self._read, self.threads):
             self._done += 1
             self.progress("indexing", self._done, self._total)
             if read.contested and read.item is not None:
-                self._contested.setdefault(read.item.content, []).append(read)
+                contested.setdefault(read.item.content, []).append(read)
             elif (left := self._settled(read)) is not None:
                 yield left
-        contested, self._contested = self._contested, {}
         for content, reads in contested.items():
             for read in self._decided(content, reads):
                 if (left := self._settled(read)) is not None:
