@@ -48,12 +48,15 @@ from PIL import Image
 from wingbar import images, methods
 from wingbar.data.readers import read_dataset, read_parts
 from wingbar.data.records import Dataset, Entry, Images
+from wingbar.evaluation.labelled import evaluate
 from wingbar.evaluation.metrics import Buckets, health, to_buckets
 from wingbar.files import write_whole
 from wingbar.hamming import codes
 from wingbar.images import Preprocessing
+from wingbar.index.index import Index
 from wingbar.model import itq, rotations
 from wingbar.model.itq import Rotation, unit
+from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import batched, cores, in_order, no_progress
 from wingbar.training.export import cost
@@ -205,6 +208,9 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
         scores["seen"] = scored(query.only(known[0]), gallery.only(known[1]))
         scores["unseen"] = scored(query.only(~known[0]), gallery.only(~known[1]))
         scores["unseen_among_all"] = scored(query.only(~known[0]), gallery)
+        if cell.method in TRAINED:
+            work = _work(cell, args)
+            scores |= open_scores(Model.load(work), own, frozenset(seen), cell.bits, work)
     protocol = (
         own.protocol if cell.classes == "all" else f"{own.protocol}; trained: {train.protocol}"
     )
@@ -216,6 +222,39 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
         **made,
         "scores": scores,
     }
+
+
+def open_scores(
+    model: Model, own: Dataset, seen: frozenset[str], bits: int, work: Path
+) -> dict[str, dict[str, float]]:
+    """The same three figures with codes that the index learns, without labels, from the features
+    of the same network, for classes; through indexes in `work`. By names that begin with open."""
+    found = {}
+    for name, (of_query, of_gallery) in {
+        "open_seen": (True, True),
+        "open_unseen": (False, False),
+        "open_unseen_among_all": (False, None),
+    }.items():
+        gallery = _of_classes(own.gallery, seen, of_gallery)
+        with Index.create(work / f"{name}.wb", model.opened()) as index:
+            index.add(gallery, bits=bits, purpose="classes")
+            evaluated = evaluate(
+                index, _of_classes(own.query, seen, of_query), keep_constant_bits=True
+            )
+        bounds = {"map_low": evaluated.map_low, "map_high": evaluated.map_high}
+        found[name] = {"map": evaluated.map, **bounds}
+    return found
+
+
+def _of_classes(images: Images, seen: frozenset[str], which: bool | None) -> Images:
+    """The images of the seen classes, of the unseen ones (False), or all of them (None)."""
+    kept = [e for e in images if which is None or (str(e.label) in seen) == which]
+    return Images(kept, images.protocol)
+
+
+def _work(cell: Cell, args: argparse.Namespace) -> Path:
+    """Where a cell is trained; removed when it is measured."""
+    return Path(args.out / "work" / cell.name)
 
 
 def _described(cell: Cell) -> dict[str, Any]:
@@ -306,7 +345,7 @@ def _trained(
         protocol=train.protocol,
         failed=[],
     )
-    work = args.out / "work" / cell.name
+    work = _work(cell, args)
     (work / "train").mkdir(parents=True, exist_ok=True)
     training = Training(
         Recorded(method, config, run, train, None),
@@ -316,10 +355,12 @@ def _trained(
     )
     started = time.perf_counter()
     training.train()
-    if hasattr(training.loss, "end_training"):
-        training.loss.end_training(training.net)
     seconds = time.perf_counter() - started
-    net = training.net.eval()
+    if cell.classes == "seen":  # whose model is indexed
+        training.finish()
+    elif hasattr(training.loss, "end_training"):
+        training.loss.end_training(training.net)
+    net = training.net.to(training.device).eval()
     made = {
         "config": asdict(config),
         "run": asdict(run),
@@ -393,13 +434,14 @@ def _last_losses(work: Path) -> dict[str, float]:
 
 def write_cell(cell: Cell, args: argparse.Namespace) -> None:
     """Measure a cell and write its file."""
+    shutil.rmtree(_work(cell, args), ignore_errors=True)  # of a run that was stopped
     started = time.perf_counter()
     try:
         record = measure(cell, args)
     except ValueError as error:  # a fitted method that cannot have this many bits
         print(f"{cell.name}: {error}")
         record = {**_described(cell), "reason": str(error)}
-    shutil.rmtree(args.out / "work" / cell.name, ignore_errors=True)
+    shutil.rmtree(_work(cell, args), ignore_errors=True)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     record |= {
         "command": args.command_line,
