@@ -569,30 +569,31 @@ def table(args: argparse.Namespace) -> None:
     lines = [_head(records)]
     for data in dict.fromkeys(record["data"] for record in records):
         of_data = [record for record in records if record["data"] == data]
-        lines += [f"## {data}", ""]
+        lines += [f"## {data}", "", f"Budget: {_budget(of_data)}.", ""]
         lines += _all_classes([r for r in of_data if r["classes"] == "all"])
         lines += _unseen_classes([r for r in of_data if r["classes"] == "seen"])
     print("\n".join(lines))
 
 
 def _head(records: Sequence[Mapping[str, Any]]) -> str:
-    trained = [record["run"] for record in records if "run" in record]
-    budget = ", ".join(
-        dict.fromkeys(
-            f"{r['backbone']}, {r['epochs']} epochs of batch {r['batch']} at {r['size']} pixels, "
-            f"measured at {r['test_size']}"
-            for r in trained
-        )
-    )
     machines: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         machine = record["machine"]["gpu"] or record["machine"]["cpu"]
         machines.setdefault(machine, []).append(record)
-    circumstances = "\n".join(
-        [*map(_machine_line, machines, machines.values()), "", f"Budget: {budget}."]
-    )
+    circumstances = "\n".join(map(_machine_line, machines, machines.values()))
     command = "\n".join(dict.fromkeys(record["command"] for record in records))
     return PAGE.read_text().format(command=command, circumstances=circumstances)
+
+
+def _budget(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the networks were trained with."""
+    return ", ".join(
+        dict.fromkeys(
+            f"{r['backbone']}, {r['epochs']} epochs of batch {r['batch']} at {r['size']} pixels, "
+            f"measured at {r['test_size']}"
+            for r in (record["run"] for record in records if "run" in record)
+        )
+    )
 
 
 def _machine_line(machine: str, records: Sequence[Mapping[str, Any]]) -> str:
@@ -657,15 +658,20 @@ def _unseen_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
             f"Trained on {seen} classes; {unseen} held out (protocol `unseen`, seed 0).",
             "",
             "| method | seen among seen | unseen among unseen | unseen among all | features, unseen"
-            " among unseen |",
-            "|---|---|---|---|---|",
+            " among unseen | open code: seen among seen | unseen among unseen | unseen among all |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for record in sorted(of_bits, key=lambda r: -r["scores"]["unseen"]["map"]):
             s = record["scores"]
+            opened = " | ".join(
+                f"{s[name]['map']:.3f}" if name in s else "-"
+                for name in ("open_seen", "open_unseen", "open_unseen_among_all")
+            )
             lines.append(
                 f"| {_named(record)} | {s['seen']['map']:.3f} | **{s['unseen']['map']:.3f}** "
                 f"({s['unseen']['map_low']:.3f}, {s['unseen']['map_high']:.3f}) | "
-                f"{s['unseen_among_all']['map']:.3f} | {s['unseen']['feature_map']:.3f} |"
+                f"{s['unseen_among_all']['map']:.3f} | {s['unseen']['feature_map']:.3f} | "
+                f"{opened} |"
             )
         lines.append("")
     return lines

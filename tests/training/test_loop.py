@@ -229,6 +229,26 @@ def test_the_norm_of_the_gradient_is_that_before_clipping(data: Path, tmp_path: 
     assert norms[0] > 0.01
 
 
+def test_depthwise_convolutions_are_float32_in_spite_of_autocast(
+    data: Path, tmp_path: Path
+) -> None:
+    images = read_images(data)
+    settings = Recorded(dlbhc, CONFIG, replace(SMALL, precision="bfloat16"), images, None)
+    training = loop.Training(settings, split(images, SMALL, no_progress), tmp_path)
+    depthwise, whole = torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 8, 3)
+    training.joint = torch.nn.ModuleList([depthwise, whole])  # type: ignore[assignment]
+    x = torch.randn(2, 8, 6, 6).bfloat16()
+    plain = depthwise(x.float()).bfloat16()
+    with training._autocast():
+        rounded = depthwise(x)
+        with training._depthwise_in_float32():
+            assert depthwise(x).dtype == whole(x).dtype == torch.bfloat16
+            assert torch.equal(depthwise(x), plain)
+        assert torch.equal(depthwise(x), rounded)
+    assert not torch.equal(rounded, plain)
+    assert "forward" not in vars(depthwise)
+
+
 def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -> None:
     found = read_images(data)
     with pytest.raises(DataError, match="at least two classes, these have 0"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -240,7 +240,7 @@ class Training:
         rate = learning_rate(self.run, start + 1 / self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        with self._autocast():
+        with self._autocast(), self._depthwise_in_float32():
             terms = self.replica(
                 pixels.to(self.device), labels.to(self.device), rows.to(self.device)
             )
@@ -259,6 +259,19 @@ class Training:
         fast = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         wanted = self.run.precision == "bfloat16" or (self.run.precision == "auto" and fast)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    @contextmanager
+    def _depthwise_in_float32(self) -> Iterator[None]:
+        """Let depthwise convolutions compute in float32 in spite of autocast on a CPU, where oneDNN
+        takes several times as long for their gradients in bfloat16."""
+        slow = [] if self.device.type != "cpu" else [*filter(_is_depthwise, self.joint.modules())]
+        for convolution in slow:
+            convolution.forward = _InFloat32(convolution.forward)
+        try:
+            yield
+        finally:
+            for convolution in slow:
+                del convolution.forward
 
     def _mean_over_processes(self, losses: dict[str, float]) -> dict[str, float]:
         """Each term's mean over the processes, whose shares of a batch are equal; all processes get
@@ -368,6 +381,21 @@ class _NetAndLoss(nn.Module):
     def forward(self, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.loss(self.net, pixels, labels, rows)
         return terms
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+
+
+class _InFloat32:
+    """A module's forward, computed in float32 and returned as what it is given."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        self.forward = forward
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.forward(x.float()).to(x.dtype)
 
 
 def _device(rank: int) -> torch.device:
