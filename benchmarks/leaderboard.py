@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import json
 import os
 import platform
@@ -169,26 +170,15 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     train = own.train
     if cell.classes == "seen":
         train = read_dataset(cell.data, protocol="unseen").train
-    pixels = _decoded(own, train)
-    preparation = Preprocessing(size=args.test_size)
     started = time.perf_counter()
     if cell.method in TRAINED:
+        pixels = _decoded(own, train)
         network, made = _trained(cell, args, train, pixels)
+        made["training_seconds"] = round(time.perf_counter() - started, 1)
+        outputs = _encoded(network, pixels, args, made)
     else:
-        network, made = _frozen(args)
-    made["training_seconds"] = round(time.perf_counter() - started, 1)
-
-    def outputs(part: Images) -> tuple[Float32, Float32 | None]:
-        views = (images.load(pixels[path], preparation) for path in part.paths)
-        found = [network(np.stack(batch)) for batch in batched(views, BATCH)]
-        feature = unit(np.concatenate([feature for feature, _ in found]))
-        logits = [code for _, code in found if code is not None]
-        return feature, np.concatenate(logits) if logits else None
-
-    started = time.perf_counter()
+        outputs, made = _frozen(cell, args, own)
     raw = {"gallery": outputs(own.gallery), "query": outputs(own.query)}
-    seconds = time.perf_counter() - started
-    made["encoded_images_per_second"] = round((len(own.gallery) + len(own.query)) / seconds, 1)
     rotation = None
     if raw["gallery"][1] is None:
         numbers = {label: i for i, label in enumerate(sorted({str(x) for x in train.labels}))}
@@ -324,6 +314,10 @@ def _side(
 
 
 Network = Callable[[images.Pixels], tuple[Float32, Float32 | None]]
+"""Features [B, d] and code logits [B, b], if any, of pixels [B, H, W, 3]."""
+
+Outputs = Callable[[Images], tuple[Float32, Float32 | None]]
+"""Unit features [n, d] and code logits [n, b], if any, of the n images of a part."""
 
 
 def _trained(
@@ -390,17 +384,67 @@ def _cost(net: torch.nn.Module, run: Run) -> dict[str, int]:
     return found
 
 
-def _frozen(args: argparse.Namespace) -> tuple[Network, dict[str, Any]]:
-    """The backbone as it comes, as a function of pixels [B, H, W, 3]."""
+def _encoded(
+    network: Network,
+    pixels: Mapping[Path, images.Pixels],
+    args: argparse.Namespace,
+    made: dict[str, Any],
+) -> Outputs:
+    """The outputs of a network for decoded pictures. Notes in `made` how fast that was."""
+    preparation = Preprocessing(size=args.test_size)
+    started = time.perf_counter()
+    views = (images.load(picture, preparation) for picture in pixels.values())
+    found = [network(np.stack(batch)) for batch in batched(views, BATCH)]
+    seconds = time.perf_counter() - started
+    made["encoded_images_per_second"] = round(len(pixels) / seconds, 1)
+    feature = unit(np.concatenate([feature for feature, _ in found]))
+    logits = [code for _, code in found if code is not None]
+    return _by_path(list(pixels), feature, np.concatenate(logits) if logits else None)
+
+
+def _by_path(paths: Sequence[Path], feature: Float32, code: Float32 | None) -> Outputs:
+    """A function that gives the rows of the images of a part."""
+    numbers = {path: i for i, path in enumerate(paths)}
+
+    def outputs(part: Images) -> tuple[Float32, Float32 | None]:
+        rows = [numbers[path] for path in part.paths]
+        return feature[rows], None if code is None else code[rows]
+
+    return outputs
+
+
+def _frozen(cell: Cell, args: argparse.Namespace, own: Dataset) -> tuple[Outputs, dict[str, Any]]:
+    """The features of the backbone as it comes, computed once for all cells of a data set."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    made: dict[str, Any] = {"backbone": args.backbone, "epochs": 0, "device": str(device)}
+    wanted = f"{Path(cell.data).name} {args.backbone} {args.weights} {args.test_size}"
+    kept = args.out / "work" / f"{Path(cell.data).name}-frozen.npz"
+    paths = [*own.gallery.paths, *own.query.paths, *own.train.paths]
+    if kept.exists():
+        with np.load(kept) as file:
+            if file["of"] == wanted and set(file["paths"]) == {str(path) for path in paths}:
+                made["encoded_images_per_second"] = float(file["speed"])
+                return _by_path([Path(path) for path in file["paths"]], file["feature"], None), made
+    pixels = _decoded(own, own.train)
     net = backbones.create(args.backbone, args.weights).eval().to(device)
 
     def network(batch: images.Pixels) -> tuple[Float32, Float32 | None]:
         with torch.no_grad():
             return net(torch.from_numpy(batch).to(device)).float().cpu().numpy(), None
 
-    made = {"backbone": args.backbone, "epochs": 0, "device": str(device)}
-    return network, made
+    outputs = _encoded(network, pixels, args, made)
+    every = Images([*own.gallery, *own.query, *own.train], "")
+    held = io.BytesIO()
+    np.savez(
+        held,
+        of=wanted,
+        speed=made["encoded_images_per_second"],
+        paths=np.array([str(path) for path in every.paths]),
+        feature=outputs(every)[0],
+    )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, held.getvalue())
+    return outputs, made
 
 
 def _run_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -569,7 +613,9 @@ def table(args: argparse.Namespace) -> None:
     lines = [_head(records)]
     for data in dict.fromkeys(record["data"] for record in records):
         of_data = [record for record in records if record["data"] == data]
-        lines += [f"## {data}", "", f"Budget: {_budget(of_data)}.", ""]
+        lines += [f"## {data}", ""]
+        if any("run" in record for record in of_data):
+            lines += [f"Budget: {_budget(of_data)}.", ""]
         lines += _all_classes([r for r in of_data if r["classes"] == "all"])
         lines += _unseen_classes([r for r in of_data if r["classes"] == "seen"])
     print("\n".join(lines))

@@ -171,15 +171,26 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     small = str(tmp_path / "small")
     assert "24 pictures" in call("pack", str(tmp_path / "data"), small, "--side", "40")
     flags = "--backbone resnet8 --weights none --size 32 --test-size 40 --epochs 1 --batch 8"
-    methods = "--methods orthohash itq_cca --bits 8 --workers 0 --jobs 2 --device cpu"
+    methods = "--methods orthohash itq_cca lsh --bits 8 --workers 0 --jobs 2 --device cpu"
     out = tmp_path / "out"
     said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
-    assert "4 cells done, 0 failed, 0 not done" in said
+    assert "6 cells done, 0 failed, 0 not done" in said
     trained = json.loads((out / "small-all-8-orthohash-0.json").read_text())
     assert trained["epochs"] == 1
     assert 0 < trained["scores"]["all"]["map"] <= 1
-    unseen = json.loads((out / "small-seen-8-orthohash-0.json").read_text())
-    assert set(unseen["scores"]) == {"seen", "unseen", "unseen_among_all"}
+    unseen = json.loads((out / "small-seen-8-orthohash-0.json").read_text())["scores"]
+    three = {"seen", "unseen", "unseen_among_all"}
+    assert set(unseen) == three | {f"open_{name}" for name in three}
+    assert 0 < unseen["open_unseen"]["map_low"] <= unseen["open_unseen"]["map"] <= 1
+    assert [path.name for path in (out / "work").iterdir()] == ["small-frozen.npz"]
     refused = json.loads((out / "small-all-8-itq_cca-0.json").read_text())
     assert refused["reason"] == "bits must be from 1 to 2, not 8"
     assert "| orthohash |" in call("table", str(out))
+    again = out / "small-all-8-lsh-0.json"
+    first = json.loads(again.read_text())["scores"]
+    again.unlink()
+    for picture in Path(small).rglob("*.webp"):
+        picture.write_bytes(b"")  # the kept features are enough
+    said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
+    assert "1 cells done, 0 failed" in said
+    assert json.loads(again.read_text())["scores"] == first
