@@ -170,9 +170,9 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     train = own.train
     if cell.classes == "seen":
         train = read_dataset(cell.data, protocol="unseen").train
-    started = time.perf_counter()
     if cell.method in TRAINED:
         pixels = _decoded(own, train)
+        started = time.perf_counter()
         network, made = _trained(cell, args, train, pixels)
         made["training_seconds"] = round(time.perf_counter() - started, 1)
         outputs = _encoded(network, pixels, args, made)
@@ -231,8 +231,7 @@ def open_scores(
             evaluated = evaluate(
                 index, _of_classes(own.query, seen, of_query), keep_constant_bits=True
             )
-        bounds = {"map_low": evaluated.map_low, "map_high": evaluated.map_high}
-        found[name] = {"map": evaluated.map, **bounds}
+        found[name] = {m: getattr(evaluated, m) for m in ("map", "map_low", "map_high")}
     return found
 
 
@@ -419,10 +418,10 @@ def _frozen(cell: Cell, args: argparse.Namespace, own: Dataset) -> tuple[Outputs
     made: dict[str, Any] = {"backbone": args.backbone, "epochs": 0, "device": str(device)}
     wanted = f"{Path(cell.data).name} {args.backbone} {args.weights} {args.test_size}"
     kept = args.out / "work" / f"{Path(cell.data).name}-frozen.npz"
-    paths = [*own.gallery.paths, *own.query.paths, *own.train.paths]
+    every = Images([*own.gallery, *own.query, *own.train], "")
     if kept.exists():
         with np.load(kept) as file:
-            if file["of"] == wanted and set(file["paths"]) == {str(path) for path in paths}:
+            if file["of"] == wanted and set(file["paths"]) == {str(path) for path in every.paths}:
                 made["encoded_images_per_second"] = float(file["speed"])
                 return _by_path([Path(path) for path in file["paths"]], file["feature"], None), made
     pixels = _decoded(own, own.train)
@@ -433,7 +432,6 @@ def _frozen(cell: Cell, args: argparse.Namespace, own: Dataset) -> tuple[Outputs
             return net(torch.from_numpy(batch).to(device)).float().cpu().numpy(), None
 
     outputs = _encoded(network, pixels, args, made)
-    every = Images([*own.gallery, *own.query, *own.train], "")
     held = io.BytesIO()
     np.savez(
         held,

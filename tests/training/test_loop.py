@@ -236,7 +236,7 @@ def test_depthwise_convolutions_are_float32_in_spite_of_autocast(
     settings = Recorded(dlbhc, CONFIG, replace(SMALL, precision="bfloat16"), images, None)
     training = loop.Training(settings, split(images, SMALL, no_progress), tmp_path)
     depthwise, whole = torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 8, 3)
-    training.joint = torch.nn.ModuleList([depthwise, whole])  # type: ignore[assignment]
+    training.joint = loop._NetAndLoss(depthwise, whole)
     x = torch.randn(2, 8, 6, 6).bfloat16()
     plain = depthwise(x.float()).bfloat16()
     with training._autocast():
