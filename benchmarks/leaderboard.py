@@ -45,6 +45,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from unseen import sides  # type: ignore[import-not-found,unused-ignore]  # beside this file
 
 from wingbar import images, methods
 from wingbar.data.readers import read_dataset, read_parts
@@ -219,26 +220,18 @@ def open_scores(
 ) -> dict[str, dict[str, float]]:
     """The same three figures with codes that the index learns, without labels, from the features
     of the same network, for classes; through indexes in `work`. By names that begin with open."""
+    galleries, queries = sides(own.gallery, seen), sides(own.query, seen)
     found = {}
-    for name, (of_query, of_gallery) in {
-        "open_seen": (True, True),
-        "open_unseen": (False, False),
-        "open_unseen_among_all": (False, None),
-    }.items():
-        gallery = _of_classes(own.gallery, seen, of_gallery)
+    for name, query, gallery in (
+        ("open_seen", "seen", "seen"),
+        ("open_unseen", "unseen", "unseen"),
+        ("open_unseen_among_all", "unseen", "all"),
+    ):
         with Index.create(work / f"{name}.wb", model.opened()) as index:
-            index.add(gallery, bits=bits, purpose="classes")
-            evaluated = evaluate(
-                index, _of_classes(own.query, seen, of_query), keep_constant_bits=True
-            )
+            index.add(galleries[gallery], bits=bits, purpose="classes")
+            evaluated = evaluate(index, queries[query], keep_constant_bits=True)
         found[name] = {m: getattr(evaluated, m) for m in ("map", "map_low", "map_high")}
     return found
-
-
-def _of_classes(images: Images, seen: frozenset[str], which: bool | None) -> Images:
-    """The images of the seen classes, of the unseen ones (False), or all of them (None)."""
-    kept = [e for e in images if which is None or (str(e.label) in seen) == which]
-    return Images(kept, images.protocol)
 
 
 def _work(cell: Cell, args: argparse.Namespace) -> Path:

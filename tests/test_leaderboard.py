@@ -23,6 +23,7 @@ FILE = Path(__file__).parent.parent / "benchmarks" / "leaderboard.py"
 
 @pytest.fixture(scope="module")
 def board() -> Any:
+    sys.path.append(str(FILE.parent))  # for the scripts that it imports
     spec = importlib.util.spec_from_file_location("leaderboard", FILE)
     assert spec is not None
     assert spec.loader is not None
