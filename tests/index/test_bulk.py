@@ -299,13 +299,16 @@ def test_a_worker_that_is_killed(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_an_index_for_classes_on_two_nodes(
-    cluster: str, folder: Path, for_classes: object, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.wb"
-    command = ["index", path, folder, "--bits", BITS, "--for", "classes", "--ray", cluster]
-    assert main.main(list(map(str, command))) == 0
-    assert everything(path) == for_classes
+def test_an_index_for_classes_on_two_nodes(cluster: str, folder: Path, tmp_path: Path) -> None:
+    """The command line, which chooses codes by the labels first."""
+    one, two = tmp_path / "one.wb", tmp_path / "two.wb"
+    options = [folder, "--bits", BITS, "--for", "classes"]
+    assert main.main(list(map(str, ["index", one, *options]))) == 0
+    assert main.main(list(map(str, ["index", two, *options, "--ray", cluster]))) == 0
+    with Index.open(two) as index:
+        assert index.model.averages
+        assert index.model.chosen["for"] == "classes"
+    assert everything(two) == everything(one)
 
 
 DRIVER = (
