@@ -17,7 +17,10 @@ On a machine with a GPU, a process for each of its cores but a few keeps it busy
         --device cuda --jobs 12 --workers 0 --time-limit 500
 
 Codes are the network's on both sides, after the last epoch. Nothing is selected on the queries.
-Settings of the methods are those that their pages in docs/ recommend, else their defaults.
+Settings of the methods are those that their pages in docs/ recommend, else their defaults. Which
+learning rate suits a method is measured on training images alone, a tenth of them as queries:
+
+    python benchmarks/leaderboard.py run OUT --data butterflies --bits 48 --rates 0.003 0.01 0.03
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
+import itertools
 import json
 import os
 import platform
@@ -36,7 +40,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +119,7 @@ class Cell(NamedTuple):
     bits: code length.
     classes: "all", or "seen" where a quarter of the classes is held out of training.
     seed: of the run, and of what the fitted methods draw.
+    rate: the learning rate to judge, on training images; 0 for a measurement with the method's own.
     """
 
     data: str
@@ -122,17 +127,29 @@ class Cell(NamedTuple):
     bits: int
     classes: str
     seed: int
+    rate: float = 0.0
 
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"{Path(self.data).name}-{self.classes}-{self.bits}-{self.method}-{self.seed}"
+        name = f"{Path(self.data).name}-{self.classes}-{self.bits}-{self.method}-{self.seed}"
+        return f"{name}-{self.rate:g}" if self.rate else name
 
 
 def cells_of(
-    data: Sequence[str], names: Sequence[str], bits: Sequence[int], seeds: Sequence[int]
+    data: Sequence[str],
+    names: Sequence[str],
+    bits: Sequence[int],
+    seeds: Sequence[int],
+    rates: Sequence[float] = (),
 ) -> Iterator[Cell]:
-    """All cells in the order in which they are run."""
+    """All cells in the order in which they are run; with `rates` those that judge them."""
+    if rates:
+        trained = [name for name in names if name in TRAINED]
+        for seed, folder, b in itertools.product(seeds, data, bits):
+            for name, rate in itertools.product(trained, rates):
+                yield Cell(folder, name, b, "all", seed, rate)
+        return
 
     def group(folder: str, lengths: Sequence[int], classes: str, seed: int) -> Iterator[Cell]:
         for b in lengths:
@@ -168,6 +185,8 @@ class Side(NamedTuple):
 def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one cell; its record without the circumstances."""
     own = read_dataset(cell.data)
+    if cell.rate:
+        own = within_training(own)
     train = own.train
     if cell.classes == "seen":
         train = read_dataset(cell.data, protocol="unseen").train
@@ -215,6 +234,27 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def within_training(own: Dataset) -> Dataset:
+    """The training images alone: a tenth of each class as queries, of two or more one at least; the
+    others to train on, and as the gallery."""
+    rng = np.random.default_rng(0)
+    labels = np.array([str(label) for label in own.train.labels])
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        held[rows[: min(-(-len(rows) // 10), len(rows) - 1)]] = True
+    protocol = f"a tenth of the training images of {own.protocol}"
+    query, rest = (
+        replace(
+            own.train,
+            entries=[own.train.entries[i] for i in np.flatnonzero(rows).tolist()],
+            protocol=protocol,
+        )
+        for rows in (held, ~held)
+    )
+    return replace(own, train=rest, query=query, gallery=rest, val=None, protocol=protocol)
+
+
 def open_scores(
     model: Model, own: Dataset, seen: frozenset[str], bits: int, work: Path
 ) -> dict[str, dict[str, float]]:
@@ -246,31 +286,29 @@ def _described(cell: Cell) -> dict[str, Any]:
 def scored(query: Side, gallery: Side) -> dict[str, Any]:
     """The figures of queries searched in a gallery, expected over ties as in `wingbar evaluate`."""
     bits = gallery.codes.shape[1]
-    distances = _hamming(query.codes, gallery.codes)
     names, numbers = np.unique(gallery.labels, return_inverse=True)
     one_hot = np.eye(len(names), dtype=np.float32)[numbers]
     of_labels = np.where(one_hot.T @ gallery.codes >= 0, 1, -1).astype(np.float32)[numbers]
-    by_labels = _hamming(query.codes, of_labels)
     means = unit(one_hot.T @ gallery.features)
     predicted = [(side.features @ means.T).argmax(1) for side in (query, gallery)]
-    cosines = query.features @ gallery.features.T
     found: dict[str, list[float]] = {}
-    for i, label in enumerate(query.labels):
+    each = zip(query.labels, predicted[0], _distances(query, gallery, of_labels), strict=True)
+    for label, class_, (distances, by_labels, cosines) in each:
         relevant = gallery.labels == label
         if not relevant.any():
             continue
-        ranking = to_buckets(distances[i], relevant)
-        near = distances[i] <= RADIUS
+        ranking = to_buckets(distances, relevant)
+        near = distances <= RADIUS
         figures = {
             "map": ranking.expected_ap(),
             "map_low": ranking.lowest_ap(),
             "map_high": ranking.highest_ap(),
-            "map_labels": to_buckets(by_labels[i], relevant).expected_ap(),
+            "map_labels": to_buckets(by_labels, relevant).expected_ap(),
             "precision_radius_2": float(relevant[near].mean()) if near.any() else 0.0,
             "empty_radius_2": float(not near.any()),
-            "feature_map": to_buckets(-cosines[i], relevant).expected_ap(),
-            "argmax_map": _argmax(predicted[0][i], predicted[1], relevant).expected_ap(),
-            "argmax_accuracy": float(names[predicted[0][i]] == label),
+            "feature_map": to_buckets(-cosines, relevant).expected_ap(),
+            "argmax_map": _argmax(class_, predicted[1], relevant).expected_ap(),
+            "argmax_accuracy": float(names[class_] == label),
         }
         for name, value in figures.items():
             found.setdefault(name, []).append(value)
@@ -288,13 +326,18 @@ def scored(query: Side, gallery: Side) -> dict[str, Any]:
 
 
 def _argmax(predicted: int, of_gallery: Int64, relevant: NDArray[np.bool_]) -> Buckets:
-    return to_buckets((of_gallery != predicted).astype(np.int64), relevant)
+    return to_buckets((of_gallery != predicted).astype(np.int8), relevant)
 
 
-def _hamming(query: Float32, gallery: Float32) -> Int64:
-    """Distances [Q, N] in bits of codes of +1 and -1."""
-    packed = codes.pack(gallery > 0)
-    return np.stack([codes.hamming(code, packed) for code in codes.pack(query > 0)])
+def _distances(query: Side, gallery: Side, of_labels: Float32) -> Iterator[tuple[Int64, ...]]:
+    """For one query after another, the Hamming distances of the codes [N] and of the codes that the
+    labels have, and the cosines of the features; never all of them, which fill gigabytes."""
+    packed, packed_labels = codes.pack(gallery.codes > 0), codes.pack(of_labels > 0)
+    for rows in batched(range(len(query.labels)), BATCH):
+        cosines = query.features[rows] @ gallery.features.T
+        for code, row in zip(codes.pack(query.codes[rows] > 0), cosines, strict=True):
+            near, by_labels = (codes.hamming(code, c) for c in (packed, packed_labels))
+            yield near.astype(np.int16), by_labels.astype(np.int16), row  # which sort faster
 
 
 def _side(
@@ -319,7 +362,8 @@ def _trained(
     method, settings = methods.get(cell.method), TRAINED[cell.method]
     crop = {"crop": round(CROP * args.size)} if cell.method == "cmbh" else {}
     config = method.Config(bits=cell.bits, **settings.config, **crop)
-    run = Run(**{**method.RECIPE, **settings.run, **_run_flags(args), "seed": cell.seed})
+    rate = {"lr": cell.rate} if cell.rate else {}
+    run = Run(**{**method.RECIPE, **settings.run, **_run_flags(args), **rate, "seed": cell.seed})
     classes = sorted({str(label) for label in train.labels})
     numbers = {label: i for i, label in enumerate(classes)}
     split = Split(
@@ -514,7 +558,7 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit("there is no GPU that PyTorch can use: leave --device cuda out")
     all_cells = [
         cell
-        for cell in cells_of(args.data, args.methods, args.bits, args.seeds)
+        for cell in cells_of(args.data, args.methods, args.bits, args.seeds, args.rates)
         if not (args.out / f"{cell.name}.json").exists()
     ]
     start, waiting = time.monotonic(), list(all_cells)
@@ -603,12 +647,14 @@ def table(args: argparse.Namespace) -> None:
         raise SystemExit(f"{args.out} has no cells: run some first")
     lines = [_head(records)]
     for data in dict.fromkeys(record["data"] for record in records):
-        of_data = [record for record in records if record["data"] == data]
+        every = [record for record in records if record["data"] == data]
+        of_data = [record for record in every if not record.get("rate")]
         lines += [f"## {data}", ""]
         if any("run" in record for record in of_data):
             lines += [f"Budget: {_budget(of_data)}.", ""]
         lines += _all_classes([r for r in of_data if r["classes"] == "all"])
         lines += _unseen_classes([r for r in of_data if r["classes"] == "seen"])
+        lines += _rates([record for record in every if record.get("rate")])
     print("\n".join(lines))
 
 
@@ -714,6 +760,35 @@ def _unseen_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of methods and learning rates for each code length."""
+    lines = []
+    for bits in sorted({record["bits"] for record in records}):
+        of_bits = [record for record in records if record["bits"] == bits]
+        rates = sorted({record["rate"] for record in of_bits})
+        scores = of_bits[0]["scores"]["all"]
+        lines += [
+            f"### Learning rates, {bits} bits",
+            "",
+            f"MAP on training images: {scores['queries']:,} queries, {scores['gallery']:,} items "
+            f"to train on and to search. {_budget(of_bits)}.",
+            "",
+            f"| method | {' | '.join(f'{rate:g}' for rate in rates)} |",
+            "|---" * (1 + len(rates)) + "|",
+        ]
+        for name in sorted({_named(record) for record in of_bits}):
+            found = {r["rate"]: r["scores"]["all"]["map"] for r in of_bits if _named(r) == name}
+            best = max(found.values())
+            shown = [f"{found[rate]:.3f}" if rate in found else "-" for rate in rates]
+            bold = [
+                f"**{text}**" if found.get(rate) == best else text
+                for rate, text in zip(rates, shown, strict=True)
+            ]
+            lines.append(f"| {name} | {' | '.join(bold)} |")
+        lines.append("")
+    return lines
+
+
 def _named(record: Mapping[str, Any]) -> str:
     return record["method"] + (f" (seed {record['seed']})" if record["seed"] else "")
 
@@ -734,6 +809,7 @@ def main() -> None:
     running.add_argument("--methods", nargs="+", default=every, choices=every)
     running.add_argument("--bits", nargs="+", type=int, default=list(BITS))
     running.add_argument("--seeds", nargs="+", type=int, default=[0])
+    running.add_argument("--rates", nargs="+", type=float, default=[], metavar="RATE")
     running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     running.add_argument("--time-limit", type=float, default=0, metavar="SECONDS")
     one = verbs.add_parser("cell")

@@ -56,6 +56,23 @@ def test_an_early_end_leaves_a_fair_comparison(board: Any) -> None:
     ]
     assert len({cell.name for cell in cells}) == len(cells)
     assert cells[0].name == f"one-all-12-{every[0]}-0"
+    judged = [cell.name for cell in board.cells_of(["a/one"], ["lsh", "csq"], [48], [1], [0.01, 1])]
+    assert judged == ["one-all-48-csq-1-0.01", "one-all-48-csq-1-1"]
+
+
+def test_rates_are_judged_on_training_images(board: Any, tmp_path: Path) -> None:
+    for part, each in (("train", 11), ("val", 3)):
+        write_classes(tmp_path / part, each, first_seed=100 * each)
+    (tmp_path / "train" / "alone").mkdir()
+    (tmp_path / "train" / "red" / "000.jpg").rename(tmp_path / "train" / "alone" / "000.jpg")
+    own = board.within_training(board.read_dataset(tmp_path))
+    names = [[path.relative_to(tmp_path) for path in part.paths] for part in (own.query, own.train)]
+    assert {path.parts[0] for part in names for path in part} == {"train"}
+    assert [path.parts[1] for path in names[0]] == ["blue", "blue", "green", "green", "red"]
+    assert len(names[1]) == 33 - 5
+    assert [path.parts[1] for path in names[1]].count("alone") == 1
+    assert not set(names[0]) & set(names[1])
+    assert own.gallery == own.train
 
 
 def test_figures_by_brute_force(board: Any) -> None:
@@ -104,7 +121,7 @@ def test_cells_that_are_there_stay_and_the_time_ends(
     args = argparse.Namespace(
         out=tmp_path, data=["d"], methods=["dlbhc", "crh", "csq"], bits=[12], seeds=[0]
     )
-    args.device, args.jobs, args.time_limit = "cpu", 2, 1.0
+    args.device, args.jobs, args.time_limit, args.rates = "cpu", 2, 1.0, []
     begin = time.monotonic()
     board.run(args)
     assert time.monotonic() - begin < 5
@@ -138,21 +155,28 @@ def test_the_page_ranks_what_was_measured(
 ) -> None:
     with pytest.raises(SystemExit, match="has no cells"):
         board.table(argparse.Namespace(out=tmp_path))
+    budget = {"backbone": "b", "epochs": 3, "batch": 8, "size": 64, "test_size": 80}
     for i, cell in enumerate(
         [
             record("csq", "all", 0.5),
             record("crh", "all", 0.75),
             {**record("crh", "seen", 0.25), "machine": {"gpu": "a GPU", "cpu": "x"}},
+            {**record("csq", "all", 0.125), "rate": 0.01, "run": budget},
+            {**record("csq", "all", 0.375), "rate": 0.1, "run": budget},
+            {**record("crh", "all", 0.625), "rate": 0.01, "run": budget},
         ]
     ):
         (tmp_path / f"{i}.json").write_text(json.dumps(cell))
-    (tmp_path / "3.json").write_text(json.dumps({"data": "birds", "reason": "too many bits"}))
+    (tmp_path / "none.json").write_text(json.dumps({"data": "birds", "reason": "too many bits"}))
     board.table(argparse.Namespace(out=tmp_path))
     page = capsys.readouterr().out
     assert page.index("| crh | **0.750** (0.750, 0.750) | <sub>0.750</sub>") < page.index(
         "| csq | **0.500** (0.500, 0.500) | <sub>0.500</sub>"
     )
     assert "| crh | 0.250 | **0.250** (0.250, 0.250) | 0.250 | 0.250 | - | - | - |" in page
+    assert "9 queries, 99 items to train on and to search. b, 3 epochs of batch 8" in page
+    assert "| method | 0.01 | 0.1 |\n|---|---|---|\n| crh | **0.625** | - |\n" in page
+    assert "| csq | 0.125 | **0.375** |\n" in page
     assert "- some CPU, 2 at once, 2026-11-26, commit abc: all classes (csq, crh).\n" in page
     assert "- a GPU, 2 at once, 2026-11-26, commit abc: classes never seen (crh).\n" in page
 
