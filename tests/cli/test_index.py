@@ -337,6 +337,29 @@ def test_what_no_model_can_have_is_refused_before_anything_is_made(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_labels_to_learn_from_are_missed_before_anything_is_encoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        picture(i).save(tmp_path / "photos" / f"{i}.jpg")
+    path, photos = tmp_path / "a.wb", tmp_path / "photos"
+    Index.create(tmp_path / "empty.wb").close()
+    with Index.create(tmp_path / "full.wb") as index:
+        index.add(photos, bits=8)
+    monkeypatch.delattr(Model, "run")  # the network
+    for command in (
+        ["index", path, photos, "--adapt", "labels"],
+        ["index", path, photos, "--adapt", "labels", "--for", "classes"],
+        ["index", tmp_path / "empty.wb", photos, "--adapt", "labels"],
+        ["index", tmp_path / "full.wb", "--refit", "--adapt", "labels"],
+    ):
+        code, out, err = run(capsys, *command)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "no two of the images that codes are learned from have one label" in err
+    assert not path.exists()
+
+
 def test_a_refused_second_model_is_not_in_the_index(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

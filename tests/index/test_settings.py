@@ -8,7 +8,7 @@ import pytest
 from tests.model.test_model import trained_model
 from tests.small_network import DIM, small_general
 from wingbar.errors import ModelError
-from wingbar.index.settings import encoder_names, require_possible
+from wingbar.index.settings import encoder_names, require_labels, require_possible
 from wingbar.model.fitting import FitOptions
 from wingbar.model.model import Model
 
@@ -52,6 +52,15 @@ def test_what_it_has_and_the_next_step_are_said() -> None:
         with pytest.raises(ModelError, match=said):
             require_possible(models, bits, FitOptions(**options), place)
     require_possible([chosen], 20, FitOptions(purpose="copies"), PLACE)
+
+
+def test_labels_to_learn_from() -> None:
+    require_labels("labels", [None, "cat", "dog", "cat"])
+    for adapt in ("none", None):
+        require_labels(adapt, [None, None])
+    for labels in ([], [None, None], ["cat", "dog", None]):
+        with pytest.raises(ModelError, match=r"no two of the images .* leave --adapt labels out"):
+            require_labels("labels", labels)
 
 
 def test_settings_are_for_encoders_without_codes() -> None:

@@ -182,6 +182,7 @@ def index(args: argparse.Namespace) -> int:
     from wingbar.index.engine import place_of
     from wingbar.index.index import Index, model_at
     from wingbar.index.place import exists
+    from wingbar.index.settings import require_labels
 
     path = place_of(args.index)
     _refuse_pairs(args)
@@ -198,6 +199,7 @@ def index(args: argparse.Namespace) -> int:
     first = None if args.purpose is not None else models[0] if models else model_at("general")
     _check_new(args, path, first, models, also)
     sources = [_images(args, name) for name in args.images]  # before a file is made for nothing
+    require_labels(args.adapt, (entry.label for source in sources for entry in source))
     _require_readable(args, path, sources)
     choice = None
     if first is None:

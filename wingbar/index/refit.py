@@ -14,6 +14,7 @@ from wingbar import images
 from wingbar.errors import ImageError, ModelError, StoreError
 from wingbar.index.averaging import averages
 from wingbar.index.engine import NO_FILE, AnyStore, Item
+from wingbar.index.settings import require_labels
 from wingbar.model import proof
 from wingbar.model.fitting import FitOptions
 from wingbar.model.model import SAMPLE, Model
@@ -83,6 +84,8 @@ def refit(
         )
     by_path = sorted(items, key=lambda id_: items[id_].path)
     sample = {by_path[place]: items[by_path[place]] for place in sample_of(len(items), seed)}
+    options = (options or FitOptions()).or_as(model.record.get("fitted", {}))
+    require_labels(options.adapt, (item.label for item in sample.values()))
     report = progress or no_progress
     again = _Again(store, model, threads or cores(), report)
     emptied = StoreError(f"{store.path} was emptied by another process: there is nothing to refit")
@@ -92,7 +95,6 @@ def refit(
     raw = np.concatenate([rows for _, rows in read])
     labels = [sample[id_].label for ids, _ in read for id_ in ids]
     report("learning codes", 0, len(sample))
-    options = (options or FitOptions()).or_as(model.record.get("fitted", {}))
     fitted = model.fitted(raw, bits, seed, options, labels)
     report("learning codes", len(sample), len(sample))
     encoded: dict[int, _Encoded] = {}

@@ -6,11 +6,11 @@ is as it has it, the same may be named again, and anything else is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from wingbar.errors import ModelError
 from wingbar.index.engine import Place
-from wingbar.model.fitting import BITS, DEFAULT_PURPOSE, FitOptions
+from wingbar.model.fitting import BITS, DEFAULT_PURPOSE, FitOptions, require_pair
 from wingbar.model.model import Model
 
 Settings = Mapping[str, int | str | None]
@@ -46,6 +46,16 @@ def require_possible(
     differing = [_differing(model, asked) for model in models]
     if all(differing):
         raise ModelError(_refusal(models, asked, differing, index))
+
+
+def require_labels(adapt: str | None, labels: Iterable[str | None]) -> None:
+    """Raise ModelError where codes are to be learned with `adapt` "labels" from images of which no
+    two have one label, None for none."""
+    try:
+        if adapt == "labels":
+            require_pair(labels)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
 
 
 def default_bits(model: Model) -> int:

@@ -37,7 +37,7 @@ from wingbar.index.second import (
     adopted,
     encode_waiting,
 )
-from wingbar.index.settings import default_bits
+from wingbar.index.settings import default_bits, require_labels
 from wingbar.index.sources import Batch, Wanted, content_of, time_of
 from wingbar.index.unfinished import Outputs, network_of, remove_outputs
 from wingbar.model import proof
@@ -193,6 +193,8 @@ def add(
     if is_whole:
         gone |= job.not_named_in(batch)
     if todo:
+        if options is not None and not job.gives_codes:
+            require_labels(options.adapt, (one.label for one in todo))
         job.prove(unproven)
     if joining is not None:
         job.join(joining)

@@ -13,7 +13,7 @@ those of such averages.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -249,15 +249,22 @@ def _fit_in(
     return averaging.halves(rotation) if averages else rotation
 
 
-def _numbers(labels: Sequence[str | None]) -> NDArray[np.int64]:
-    """The number of each label [n], -1 for none. Raises ValueError where no two are equal."""
+def require_pair(labels: Iterable[str | None]) -> None:
+    """Raise ValueError where no two images have one label, as None for none: there is nothing to
+    adapt to."""
     counts = Counter(label for label in labels if label is not None)
     if not any(count > 1 for count in counts.values()):
         raise ValueError(
             "no two of the images that codes are learned from have one label: label some, or "
             "leave --adapt labels out"
         )
-    number_of = {label: number for number, label in enumerate(sorted(counts))}
+
+
+def _numbers(labels: Sequence[str | None]) -> NDArray[np.int64]:
+    """The number of each label [n], -1 for none. Raises ValueError where no two are equal."""
+    require_pair(labels)
+    known = sorted({label for label in labels if label is not None})
+    number_of = {label: number for number, label in enumerate(known)}
     return np.array([-1 if label is None else number_of[label] for label in labels], np.int64)
 
 
