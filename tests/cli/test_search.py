@@ -91,6 +91,11 @@ def test_on_a_terminal_there_is_a_table(
     assert "decode" in first
     assert header.split() == ["rank", "bits", "cosine", "label", "path"]
     assert rows[0].split()[:2] == ["1", "0"]
+    other = shared_photos / "red" / "001.jpg"
+    where = "path!=*/red/001.jpg"
+    _, out, _ = run(capsys, "search", shared_index_path, other, "--radius", 0, "--where", where)
+    assert "0 hits in" in out
+    assert out.count("\n") == 1  # no header of nothing
 
 
 def test_a_terminal_that_can_shows_the_pictures_above_the_table(

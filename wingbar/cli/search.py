@@ -336,6 +336,8 @@ def _hits_text(name: str, hits: Hits) -> str:
     first = f"{visible(name)}: {counted(len(hits), 'hit')} in {total:.0f} ms ({stages})"
     if hits.shortlist:
         first += f"; shortlist of {hits.shortlist:,}" + (" (cut inside a tie)" if hits.cut else "")
+    if not hits:
+        return first
     labels = [visible(hit.label or "") for hit in hits]
     label_width = max([*map(len, labels), 5])
     lines = [first, f"{'rank':>4}  {'bits':>4}  {'cosine':>6}  {'label':{label_width}}  path"]
