@@ -94,5 +94,5 @@ def test_b_begins_with_classes_and_goes_on_with_images() -> None:
     assert second == adsh.asymmetric_loss(
         -relaxed, own, labels, of_rows, torch.tensor([2, 2, 1, 0]), 50.0
     )
-    with pytest.raises(TrainingError, match="gamma not negative"):
+    with pytest.raises(TrainingError, match="gamma must be at least 0"):
         adsh.Config(gamma=-1.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wingbar import methods
-from wingbar.errors import ModelError
+from wingbar.errors import ModelError, TrainingError
 from wingbar.networks import backbones
 
 CLASSES, ITEMS = 4, 8
@@ -58,6 +58,12 @@ def test_a_config_is_flags_and_record(method: ModuleType) -> None:
         method.Config().bits = 3
     with pytest.raises(TypeError):
         method.Config(bitts=3)
+
+
+@pytest.mark.parametrize("bits", [0, -1, 2**16 + 1])
+def test_codes_of_no_length_are_refused_before_training(method: ModuleType, bits: int) -> None:
+    with pytest.raises(TrainingError, match=f"^bits must be at least 1 and at most .*{bits:,}$"):
+        method.Config(bits=bits)
 
 
 def test_outputs_have_their_shapes(method: ModuleType) -> None:

@@ -281,5 +281,7 @@ def test_a_run_of_the_command_has_the_recipe() -> None:
 def test_bits_are_from_1_to_the_length_of_the_descriptor() -> None:
     assert [dolg.Config(bits=bits, dim=4).bits for bits in (1, 4)] == [1, 4]
     for bits in (0, 5):
-        with pytest.raises(TrainingError, match=f"bits must be from 1 to dim, 4, not {bits}"):
+        with pytest.raises(
+            TrainingError, match=f"bits must be at least 1 and at most 4, not {bits}"
+        ):
             dolg.Config(bits=bits, dim=4)

@@ -90,5 +90,5 @@ def test_the_loss_by_hand() -> None:
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value, rel=1e-4)
     assert found["total"].item() == pytest.approx(sum(expected.values()), rel=1e-4)
-    with pytest.raises(TrainingError, match="erase above 0"):
+    with pytest.raises(TrainingError, match="erase must be above 0 and at most 1, not 0"):
         fish.Config(erase=0.0)

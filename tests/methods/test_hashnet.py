@@ -58,5 +58,5 @@ def test_beta_grows_and_a_batch_of_one_has_no_pairs() -> None:
         expected = hashnet.pair_loss(torch.tanh(beta * logits), one_hot, 1.5)
         assert found["total"].item() == pytest.approx(expected.item(), rel=1e-6)
     assert hashnet.pair_loss(torch.ones(1, 4), torch.ones(1, 2), 1.0) == 0
-    with pytest.raises(TrainingError, match="similarity above 0"):
+    with pytest.raises(TrainingError, match="similarity must be above 0"):
         hashnet.Config(similarity=0.0)

@@ -66,5 +66,5 @@ def test_the_loss_uses_its_settings() -> None:
     logits, labels = torch.randn(4, 12), torch.tensor([0, 4, 4, 2])
     found = loss(Given(logits), torch.empty(0), labels, torch.arange(4))
     assert found["total"] == orthohash.cosine_loss(logits, labels, loss.centres, 3.0, 0.4)
-    with pytest.raises(TrainingError, match="scale and hash_std above 0"):
+    with pytest.raises(TrainingError, match="scale must be above 0"):
         orthohash.Config(scale=0.0)

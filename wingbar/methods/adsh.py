@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wingbar.errors import TrainingError
 from wingbar.methods import body_and_head, csq
+from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.centres import random_codes
 
@@ -47,8 +47,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or self.gamma < 0:
-            raise TrainingError(f"bits must be at least 1 and gamma not negative, not {self}")
+        require_bits(self)
+        require(self, "gamma", least=0)
 
 
 def contrast(counts: Tensor) -> Tensor:

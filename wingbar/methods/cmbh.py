@@ -27,7 +27,9 @@ from torch.nn import functional as F
 
 from wingbar.errors import TrainingError
 from wingbar.methods import Output, body_and_head
+from wingbar.methods.bounds import require, require_bits
 from wingbar.model import class_codes
+from wingbar.model.model import MOST
 from wingbar.model.saliency import find_regions, to_pixels
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.centres import spread_codes
@@ -150,23 +152,18 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.box_share <= 1:
-            raise TrainingError(f"box_share must be from 0 to 1, not {self.box_share}")
+        require_bits(self)
+        require(self, "characteristics", least=1)
+        require(self, "dim", least=1, most=MOST)
+        require(self, "regions", least=0)
+        require(self, "alpha", above=0)
+        require(self, "box_share", least=0, most=1)
         if self.feature not in ("stage", "code"):
             raise TrainingError(f"feature must be stage or code, not {self.feature!r}")
         if (self.transfer or self.regions) and not self.levels:
             raise TrainingError(
                 "transfer and regions need levels: add --no-transfer --regions 0, or leave "
                 "--no-levels out"
-            )
-        if (
-            min(self.bits, self.characteristics, self.dim) < 1
-            or self.regions < 0
-            or self.alpha <= 0
-        ):
-            raise TrainingError(
-                "bits, characteristics and dim must be at least 1, regions at least 0, alpha "
-                f"above 0, not {self}"
             )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wingbar.errors import TrainingError
 from wingbar.methods import body_and_head, orthohash
+from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.centres import random_codes
 
@@ -60,14 +61,10 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or self.scale <= 0 or self.hash_std <= 0 or self.codebook < 1:
-            raise TrainingError(
-                f"bits and codebook must be at least 1, scale and hash_std above 0, not {self}"
-            )
-        if self.every_epoch < 0 or self.interval < 1:
-            raise TrainingError(
-                f"every_epoch must not be negative and interval at least 1, not {self}"
-            )
+        require_bits(self)
+        require(self, "codebook", "interval", least=1)
+        require(self, "scale", "hash_std", above=0)
+        require(self, "every_epoch", least=0)
 
 
 Net = orthohash.Net

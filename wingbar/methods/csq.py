@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.errors import TrainingError
 from wingbar.methods import Output, body_and_head
+from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.centres import hash_centres, random_codes
 from wingbar.networks.layers import memberships
@@ -50,10 +50,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or self.quantization < 0:
-            raise TrainingError(
-                f"bits must be at least 1 and quantization not negative, not {self}"
-            )
+        require_bits(self)
+        require(self, "quantization", least=0)
 
 
 def central_loss(logits: Tensor, centres: Tensor) -> Tensor:

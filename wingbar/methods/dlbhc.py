@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingbar.methods import Output
+from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
@@ -51,6 +52,10 @@ class Config:
     classifier_lr: float = field(
         default=10.0, metadata={"help": "factor of --lr for the classifier"}
     )
+
+    def __post_init__(self) -> None:
+        require_bits(self)
+        require(self, "latent_std", "classifier_std", above=0)
 
 
 class Net(nn.Module):

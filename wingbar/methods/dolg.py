@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 from wingbar.errors import TrainingError
 from wingbar.methods import Output
+from wingbar.methods.bounds import require, require_bits
+from wingbar.model.model import MOST
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.layers import Gem, arc_margin, curricular, orthogonal_part
 
@@ -79,10 +81,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.loss not in ("arcface", "curricular"):
             raise TrainingError(f"loss must be arcface or curricular, not {self.loss!r}")
-        if not 1 <= self.bits <= self.dim:
-            raise TrainingError(f"bits must be from 1 to dim, {self.dim}, not {self.bits}")
-        if self.sub_centres < 1 or self.scale <= 0 or self.p <= 0:
-            raise TrainingError(f"sub_centres must be at least 1, scale and p above 0, not {self}")
+        require(self, "dim", least=1, most=MOST)
+        require_bits(self, most=self.dim)  # which are fitted to the feature
+        require(self, "sub_centres", least=1)
+        require(self, "scale", "p", above=0)
 
 
 class Aspp(nn.Module):

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.errors import TrainingError
 from wingbar.methods import Output, body_and_head
+from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 
 RECIPE: dict[str, Any] = {}
@@ -56,8 +56,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or not 0 < self.erase <= 1:
-            raise TrainingError(f"bits must be at least 1, erase above 0 and at most 1, not {self}")
+        require_bits(self)
+        require(self, "erase", above=0, most=1)
 
 
 # -- the formulas

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.errors import TrainingError
 from wingbar.methods import body_and_head, csq
+from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.layers import memberships
 
@@ -51,10 +51,9 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or self.similarity <= 0 or self.growth < 0:
-            raise TrainingError(
-                f"bits must be at least 1, similarity above 0 and growth not negative, not {self}"
-            )
+        require_bits(self)
+        require(self, "similarity", above=0)
+        require(self, "growth", least=0)
 
 
 def pair_loss(relaxed: Tensor, labels: Tensor, alpha: float) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.errors import TrainingError
 from wingbar.methods import Output, body_and_head
+from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.centres import hash_centres
 from wingbar.networks.layers import memberships
@@ -54,8 +54,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.bits < 1 or self.scale <= 0 or self.hash_std <= 0:
-            raise TrainingError(f"bits must be at least 1, scale and hash_std above 0, not {self}")
+        require_bits(self)
+        require(self, "scale", "hash_std", above=0)
 
 
 def cosine_loss(

@@ -40,6 +40,7 @@ OWN_NETWORKS = (
     "deeee8e78b3dccca51ecf88cd6476fec4265323f2e645a76da394972b701e13d",
 )
 MAX_BYTES = 10**9  # of each file of a model; a row of an index holds no more
+MOST = 2**16  # of anything that a model counts, bits and numbers of a feature among it
 MAX_SIZE = 4096  # side of the images that a model may ask for, in pixels
 VECTORS = "vectors"  # the method of a model without a network, for embeddings made elsewhere
 PROOF = "proof.npz"  # the file of what the exporting machine computed (proof.py)
@@ -164,8 +165,8 @@ class Model:
         An index of it takes vectors in place of images, and is searched by vectors; its codes are
         learned from the first of them. Raises ModelError when `dim` is out of range.
         """
-        if not 1 <= dim <= 2**16:
-            raise ModelError(f"vectors have from 1 to {2**16:,} numbers, not {dim:,}")
+        if not 1 <= dim <= MOST:
+            raise ModelError(f"vectors have from 1 to {MOST:,} numbers, not {dim:,}")
         record = {
             "name": name,
             "method": VECTORS,
@@ -737,7 +738,7 @@ def _check_part(record: dict[str, Any], name: str, is_right: Callable[[Any], boo
 
 def _is_count(value: Any) -> bool:
     """Whether a value is a number of things that one model can have."""
-    return type(value) is int and 1 <= value <= 2**16
+    return type(value) is int and 1 <= value <= MOST
 
 
 def _is_text(value: Any) -> bool:

@@ -13,6 +13,8 @@ from wingbar import methods
 from wingbar.data.records import Entry, Images
 from wingbar.errors import TrainingError
 from wingbar.images import Failure, Preprocessing
+from wingbar.methods.bounds import require
+from wingbar.model.model import MAX_SIZE
 from wingbar.networks import BACKBONES
 
 
@@ -132,21 +134,18 @@ class Run:
                 self.precision in ("auto", "float32", "bfloat16"),
                 "precision must be auto, float32 or bfloat16",
             ),
-            (
-                min(self.size, self.epochs, self.batch, self.step_epochs) >= 1,
-                "size, epochs, batch and step_epochs must be at least 1",
-            ),
-            (min(self.test_size, self.cache) >= 0, "test_size and cache must not be negative"),
-            (0 <= self.held_out < 1, "held_out must be at least 0 and below 1"),
-            (0 < self.area <= 1, "area must be above 0 and at most 1"),
-            (
-                self.lr > 0 and self.warmup >= 0 and self.clip >= 0,
-                "lr must be above 0, warmup and clip not negative",
-            ),
         ]
         for holds, rule in rules:
             if not holds:
-                raise TrainingError(f"{rule}, not {self}")
+                raise TrainingError(rule)
+        require(self, "epochs", "batch", "step_epochs", least=1)
+        require(self, "size", least=1, most=MAX_SIZE)
+        require(self, "test_size", least=0, most=MAX_SIZE)
+        require(self, "cache", "workers", "measure_epochs", "seed", least=0)
+        require(self, "warmup", "clip", "weight_decay", "lighting", least=0)
+        require(self, "momentum", "held_out", least=0, below=1)
+        require(self, "area", above=0, most=1)
+        require(self, "lr", above=0)
         try:
             self.preprocessing  # noqa: B018  # which checks the scales
         except ValueError as error:
