@@ -26,6 +26,7 @@ from wingbar import images
 from wingbar.data import toy
 from wingbar.data.readers import read_dataset
 from wingbar.data.records import Dataset, Images
+from wingbar.errors import WingbarError
 from wingbar.evaluation import labelled
 from wingbar.evaluation.metrics import expected_ap
 from wingbar.hamming import codes
@@ -140,7 +141,7 @@ def numbered(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def on_birds(work: Path, each: int, epochs: int, seed: int) -> None:
     """DLBHC and the parts of CMBH on the drawn species, with the same number of epochs."""
-    data = read_dataset(toy.write_birds(work / "birds", train=each, test=20, size=96))
+    data = read_dataset(toy.write_birds(work / f"birds-{each}", train=each, test=20, size=96))
     run = Run(size=96, epochs=epochs, lr=0.02, area=0.8, held_out=0.1, seed=seed)
     other = dlbhc.Config(
         bits=12, latent_std=0.05, latent_bias=0.0, latent_lr=5.0, classifier_lr=5.0
@@ -149,8 +150,9 @@ def on_birds(work: Path, each: int, epochs: int, seed: int) -> None:
     methods: dict[str, tuple[ModuleType, Any]] = {"dlbhc": (dlbhc, other)}
     methods |= {name: (cmbh, replace(whole, **without)) for name, without in PARTS.items()}
     for name, (method, config) in methods.items():
-        model = loop.train(method, data.train, work / f"{name}-{seed}", config, run)
-        with Index.create(work / f"{name}-{seed}.wb", model) as index:
+        place = work / f"{name}-{each}-{seed}"
+        model = loop.train(method, data.train, place, config, run)
+        with Index.create(place.with_name(f"{place.name}.wb"), model) as index:
             index.add(data.gallery)
             found = labelled.evaluate(index, data.query, keep_constant_bits=True)
         print(
@@ -181,4 +183,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except WingbarError as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import io
 import itertools
 import json
@@ -450,15 +451,20 @@ def _by_path(paths: Sequence[Path], feature: Float32, code: Float32 | None) -> O
 
 
 def _frozen(cell: Cell, args: argparse.Namespace, own: Dataset) -> tuple[Outputs, dict[str, Any]]:
-    """The features of the backbone as it comes, computed once for all cells of a data set."""
+    """The features of the backbone as it comes, computed once for all cells of a data set, and
+    again when a file has changed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made: dict[str, Any] = {"backbone": args.backbone, "epochs": 0, "device": str(device)}
-    wanted = f"{Path(cell.data).name} {args.backbone} {args.weights} {args.test_size}"
+    listed = {entry.path: entry for part in (own.gallery, own.query, own.train) for entry in part}
+    every = Images(list(listed.values()), "")
+    made_of = [args.backbone, args.weights, args.test_size]
+    for path in filter(Path.is_file, [*every.paths, Path(args.weights)]):
+        made_of += [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+    wanted = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     kept = args.out / "work" / f"{Path(cell.data).name}-frozen.npz"
-    every = Images([*own.gallery, *own.query, *own.train], "")
     if kept.exists():
         with np.load(kept) as file:
-            if file["of"] == wanted and set(file["paths"]) == {str(path) for path in every.paths}:
+            if file["of"] == wanted:
                 made["encoded_images_per_second"] = float(file["speed"])
                 return _by_path([Path(path) for path in file["paths"]], file["feature"], None), made
     pixels = _decoded(own, own.train)
@@ -556,6 +562,8 @@ def run(args: argparse.Namespace) -> None:
     (args.out / "logs").mkdir(exist_ok=True)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU that PyTorch can use: leave --device cuda out")
+    if args.rates and not set(args.methods) & set(TRAINED):
+        raise SystemExit(f"{', '.join(args.methods)} are not trained: leave --rates out")
     all_cells = [
         cell
         for cell in cells_of(args.data, args.methods, args.bits, args.seeds, args.rates)
@@ -645,7 +653,7 @@ def table(args: argparse.Namespace) -> None:
     records = [record for record in records if "scores" in record]
     if not records:
         raise SystemExit(f"{args.out} has no cells: run some first")
-    lines = [_head(records)]
+    lines = [_head([r for r in records if not r.get("rate")] or records)]
     for data in dict.fromkeys(record["data"] for record in records):
         every = [record for record in records if record["data"] == data]
         of_data = [record for record in every if not record.get("rate")]
@@ -659,13 +667,17 @@ def table(args: argparse.Namespace) -> None:
 
 
 def _head(records: Sequence[Mapping[str, Any]]) -> str:
+    command = "\n".join(dict.fromkeys(record["command"] for record in records))
+    return PAGE.read_text().format(command=command, circumstances="\n".join(_machines(records)))
+
+
+def _machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each machine."""
     machines: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         machine = record["machine"]["gpu"] or record["machine"]["cpu"]
         machines.setdefault(machine, []).append(record)
-    circumstances = "\n".join(map(_machine_line, machines, machines.values()))
-    command = "\n".join(dict.fromkeys(record["command"] for record in records))
-    return PAGE.read_text().format(command=command, circumstances=circumstances)
+    return list(map(_machine_line, machines, machines.values()))
 
 
 def _budget(records: Sequence[Mapping[str, Any]]) -> str:
@@ -685,15 +697,17 @@ def _machine_line(machine: str, records: Sequence[Mapping[str, Any]]) -> str:
     def once(name: str) -> str:
         return ", ".join(dict.fromkeys(str(record[name]) for record in records))
 
-    classes = {"all": "all classes", "seen": "classes never seen"}
-    kinds = ", ".join(
-        f"{text} ({', '.join(dict.fromkeys(r['method'] for r in records if r['classes'] == kind))})"
-        for kind, text in classes.items()
-        if any(record["classes"] == kind for record in records)
+    methods_of: dict[str, list[str]] = {}
+    for record in records:
+        kind = {"all": "all classes", "seen": "classes never seen"}[record["classes"]]
+        kind = "learning rates" if record.get("rate") else kind
+        methods_of.setdefault(kind, []).append(record["method"])
+    kinds = "; ".join(
+        f"{kind} ({', '.join(dict.fromkeys(found))})" for kind, found in methods_of.items()
     )
     return (
-        f"- {machine}, {once('jobs_at_once')} at once, {once('date')}, commit {once('commit')}: "
-        f"{kinds}."
+        f"- {machine} ({once('jobs_at_once')} cells at once; {once('date')}; commit "
+        f"{once('commit')}): {kinds}."
     )
 
 
@@ -740,14 +754,17 @@ def _unseen_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
             "",
             f"Trained on {seen} classes; {unseen} held out (protocol `unseen`, seed 0).",
             "",
-            "| method | seen among seen | unseen among unseen | unseen among all | features, unseen"
-            " among unseen | open code: seen among seen | unseen among unseen | unseen among all |",
+            "| method | seen among seen | unseen among unseen | unseen among all | features: "
+            "unseen among unseen | open: seen among seen | open: unseen among unseen | open: "
+            "unseen among all |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for record in sorted(of_bits, key=lambda r: -r["scores"]["unseen"]["map"]):
             s = record["scores"]
             opened = " | ".join(
-                f"{s[name]['map']:.3f}" if name in s else "-"
+                f"{s[name]['map']:.3f} ({s[name]['map_low']:.3f}, {s[name]['map_high']:.3f})"
+                if name in s
+                else "-"
                 for name in ("open_seen", "open_unseen", "open_unseen_among_all")
             )
             lines.append(
@@ -771,7 +788,13 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
             f"### Learning rates, {bits} bits",
             "",
             f"MAP on training images: {scores['queries']:,} queries, {scores['gallery']:,} items "
-            f"to train on and to search. {_budget(of_bits)}.",
+            f"to train on and to search. {_budget(of_bits)}, seed {of_bits[0]['seed']}.",
+            "",
+            "```sh",
+            *dict.fromkeys(record["command"] for record in of_bits),
+            "```",
+            "",
+            *_machines(of_bits),
             "",
             f"| method | {' | '.join(f'{rate:g}' for rate in rates)} |",
             "|---" * (1 + len(rates)) + "|",

@@ -6,8 +6,9 @@ the features of the same network, all through the index and its own search.
 
 Classes that model.json does not name are unseen. Three galleries (the seen classes, the unseen
 ones, all together) are indexed in WORK, with the model as it is (trained) and with open codes, for
-instances and for classes. Each cell is the MAP of the codes over the whole gallery, expected over
-ties, of the queries of one side; the last lines are those of the features.
+instances and for classes, and with the built-in model, which no one trained on them, for classes.
+How open codes are fitted is chosen without labels. Each cell is the MAP of the codes over the whole
+gallery, expected over ties, of the queries of one side; the line below is that of the features.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from wingbar.data.readers import read_dataset
 from wingbar.data.records import Images
+from wingbar.errors import DataError, WingbarError, counted
 from wingbar.evaluation.labelled import evaluate
 from wingbar.index.index import Index
 from wingbar.model.model import Model
@@ -49,11 +51,22 @@ def main() -> None:
     data = read_dataset(args.data)
     seen = frozenset(trained.record["classes"])
     galleries, queries = sides(data.gallery, seen), sides(data.query, seen)
+    for name, images in [*galleries.items(), *queries.items()]:
+        if not len(images):
+            raise DataError(
+                f"{args.data} has no queries or no gallery of {name} classes: {args.model} was "
+                f"trained on {counted(len(seen), 'class', 'classes')}, such as {min(seen)}"
+            )
     bits = args.bits or trained.bits
-    kinds = {"trained": (trained, None)} | {
-        f"open, for {purpose}": (trained.opened(), purpose) for purpose in ("instances", "classes")
+    kinds = {
+        "trained": (trained, None),
+        "open, for instances": (trained.opened(), "instances"),
+        "open, for classes": (trained.opened(), "classes"),
+        "built-in, for classes": (Model.load("general"), "classes"),
     }
     args.work.mkdir(parents=True, exist_ok=True)
+    if any(args.work.iterdir()):
+        raise DataError(f"{args.work} is not empty: name a new folder for the indexes")
     print(f"{'':22}" + "".join(f"{f'{query} in {gallery}':>18}" for query, gallery in CELLS))
     for kind, (model, purpose) in kinds.items():
         indexes = {}
@@ -72,4 +85,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except WingbarError as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

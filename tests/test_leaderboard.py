@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -156,14 +157,15 @@ def test_the_page_ranks_what_was_measured(
     with pytest.raises(SystemExit, match="has no cells"):
         board.table(argparse.Namespace(out=tmp_path))
     budget = {"backbone": "b", "epochs": 3, "batch": 8, "size": 64, "test_size": 80}
+    judged = {"run": budget, "command": "learn it", "machine": {"gpu": None, "cpu": "other"}}
     for i, cell in enumerate(
         [
             record("csq", "all", 0.5),
             record("crh", "all", 0.75),
             {**record("crh", "seen", 0.25), "machine": {"gpu": "a GPU", "cpu": "x"}},
-            {**record("csq", "all", 0.125), "rate": 0.01, "run": budget},
-            {**record("csq", "all", 0.375), "rate": 0.1, "run": budget},
-            {**record("crh", "all", 0.625), "rate": 0.01, "run": budget},
+            {**record("csq", "all", 0.125), "rate": 0.01, **judged},
+            {**record("csq", "all", 0.375), "rate": 0.1, **judged},
+            {**record("crh", "all", 0.625), "rate": 0.01, **judged},
         ]
     ):
         (tmp_path / f"{i}.json").write_text(json.dumps(cell))
@@ -177,8 +179,11 @@ def test_the_page_ranks_what_was_measured(
     assert "9 queries, 99 items to train on and to search. b, 3 epochs of batch 8" in page
     assert "| method | 0.01 | 0.1 |\n|---|---|---|\n| crh | **0.625** | - |\n" in page
     assert "| csq | 0.125 | **0.375** |\n" in page
-    assert "- some CPU, 2 at once, 2026-11-26, commit abc: all classes (csq, crh).\n" in page
-    assert "- a GPU, 2 at once, 2026-11-26, commit abc: classes never seen (crh).\n" in page
+    assert "- some CPU (2 cells at once; 2026-11-26; commit abc): all classes (csq, crh).\n" in page
+    assert "- a GPU (2 cells at once; 2026-11-26; commit abc): classes never seen (crh).\n" in page
+    assert "- other (2 cells at once; 2026-11-26; commit abc): learning rates (csq, crh).\n" in page
+    assert page.count("- other") == 1
+    assert page.count("learn it") == 1
 
 
 @pytest.mark.slow
@@ -214,8 +219,14 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     again = out / "small-all-8-lsh-0.json"
     first = json.loads(again.read_text())["scores"]
     again.unlink()
-    for picture in Path(small).rglob("*.webp"):
-        picture.write_bytes(b"")  # the kept features are enough
+    for picture in Path(small).rglob("*.webp"):  # the kept features are enough
+        then = picture.stat()
+        picture.write_bytes(bytes(then.st_size))
+        os.utime(picture, ns=(then.st_atime_ns, then.st_mtime_ns))
     said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
     assert "1 cells done, 0 failed" in said
     assert json.loads(again.read_text())["scores"] == first
+    again.unlink()
+    os.utime(picture)  # but for a file that has changed since
+    said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
+    assert "0 cells done, 1 failed" in said
