@@ -248,6 +248,17 @@ def test_depthwise_convolutions_are_float32_in_spite_of_autocast(
     assert not torch.equal(rounded, plain)
     assert "forward" not in vars(depthwise)
 
+    in_a_step = []
+
+    class Replica(torch.nn.Module):
+        def forward(self, *_: torch.Tensor) -> dict[str, torch.Tensor]:
+            in_a_step.append(depthwise(x))
+            return {"total": in_a_step[0].float().sum()}
+
+    training.replica = Replica()
+    training.train_step(*(torch.zeros(2, dtype=torch.int64),) * 3)
+    assert torch.equal(in_a_step[0], plain)
+
 
 def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -> None:
     found = read_images(data)
