@@ -69,6 +69,29 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
+def test_an_export_that_fails_loses_no_training(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, output = read_images(data), tmp_path / "m"
+
+    def fail(*_: object) -> bytes:
+        raise AttributeError("no such thing\nin this PyTorch")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "to_onnx", fail)
+        with pytest.raises(
+            TrainingError, match=r"kept, .* \(AttributeError: no such thing.*resume"
+        ):
+            loop.train(dlbhc, images, output, CONFIG, SMALL)
+    assert not (output / "model.json").exists()
+    before = losses(output)
+    loop.train(dlbhc, images, output, CONFIG, SMALL, resume=True)
+    assert losses(output) == before
+    assert weights(output) == weights(trained)
+
+
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

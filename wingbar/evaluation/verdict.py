@@ -37,7 +37,7 @@ def verdict(result: Evaluation) -> Verdict:
             f"At finding all pictures of a label, the codes are weaker than a plain classifier: "
             f"its answer in {counted(result.argmax_bits, 'bit')} reaches MAP "
             f"{result.argmax_map:.3f}, the {result.bits}-bit codes {result.map:.3f}. Training on "
-            "labels may help."
+            "labels, or for longer, may help."
         )
     elif result.map > result.argmax_map + GAP:
         points.append(
@@ -93,8 +93,9 @@ def _warnings(result: Evaluation) -> list[str]:
             "and say nothing."
         )
     if result.largest_bucket > max(1, SHARED * result.gallery):
+        advice = "" if result.constant_bits else ": use more bits"
         warnings.append(
-            f"{result.largest_bucket:,} of {result.gallery:,} items share one code: use more bits."
+            f"{result.largest_bucket:,} of {result.gallery:,} items share one code{advice}."
         )
     if result.map_high - result.map_low > TIES:
         warnings.append(

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from wingbar import images, methods
 from wingbar.data.records import Images
-from wingbar.errors import DataError, TrainingError
+from wingbar.errors import DataError, TrainingError, WingbarError, one_line
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import Progress, no_progress
@@ -341,7 +341,10 @@ class Training:
 
     def finish(self) -> Model:
         """End the training of methods that have a last step, measure, choose the fine mode, export.
-        The model directory is complete once model.json appears."""
+        The model directory is complete once model.json appears.
+
+        Raises TrainingError where exporting fails; what was trained is kept.
+        """
         if hasattr(self.loss, "end_training"):
             self.loss.end_training(self.net)
         measured = self.measure()
@@ -361,14 +364,23 @@ class Training:
             },
             **{key: value for key, value in described.items() if key != "images"},
         }
-        return export.write(
-            self.output,
-            self.net.to("cpu"),
-            record,
-            self.run.preprocessing,
-            self.split.paths[: export.PARITY_IMAGES],
-            measured.rotation,
-        )
+        try:
+            return export.write(
+                self.output,
+                self.net.to("cpu"),
+                record,
+                self.run.preprocessing,
+                self.split.paths[: export.PARITY_IMAGES],
+                measured.rotation,
+            )
+        except WingbarError:
+            raise
+        except Exception as error:
+            raise TrainingError(
+                f"{self.output} is trained and kept, but could not be exported "
+                f"({type(error).__name__}: {one_line(error)}): the same command with --resume "
+                "tries again"
+            ) from error
 
 
 class _NetAndLoss(nn.Module):
