@@ -33,6 +33,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -667,8 +668,13 @@ def table(args: argparse.Namespace) -> None:
 
 
 def _head(records: Sequence[Mapping[str, Any]]) -> str:
-    command = "\n".join(dict.fromkeys(record["command"] for record in records))
+    command = "\n".join(dict.fromkeys(_shared_command(record) for record in records))
     return PAGE.read_text().format(command=command, circumstances="\n".join(_machines(records)))
+
+
+def _shared_command(record: Mapping[str, Any]) -> str:
+    """The command of a cell without what differs between cells of one table."""
+    return re.sub(r" --(methods|commit)( [^-]\S*)+", "", record["command"])
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -791,7 +797,7 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
             f"to train on and to search. {_budget(of_bits)}, seed {of_bits[0]['seed']}.",
             "",
             "```sh",
-            *dict.fromkeys(record["command"] for record in of_bits),
+            *dict.fromkeys(_shared_command(record) for record in of_bits),
             "```",
             "",
             *_machines(of_bits),

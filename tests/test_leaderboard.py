@@ -144,7 +144,12 @@ def record(method: str, classes: str, value: float) -> dict[str, Any]:
     parts = ("all",) if classes == "all" else ("seen", "unseen", "unseen_among_all")
     return {
         **{"data": "birds", "method": method, "bits": 12, "classes": classes, "seed": 0},
-        **{"protocol": "p", "command": "python x", "commit": "abc", "date": "2026-11-26"},
+        **{
+            "protocol": "p",
+            "command": f"run x --methods {method} y --bits 12",
+            "commit": "abc",
+            "date": "2026-11-26",
+        },
         **{"machine": {"gpu": None, "cpu": "some CPU"}, "jobs_at_once": 2},
         "encoded_images_per_second": 70.0,
         "scores": dict.fromkeys(parts, scores),
@@ -183,6 +188,7 @@ def test_the_page_ranks_what_was_measured(
     assert "- a GPU (2 cells at once; 2026-11-26; commit abc): classes never seen (crh).\n" in page
     assert "- other (2 cells at once; 2026-11-26; commit abc): learning rates (csq, crh).\n" in page
     assert page.count("- other") == 1
+    assert page.count("run x --bits 12\n") == 1
     assert page.count("learn it") == 1
 
 
