@@ -97,7 +97,8 @@ TRAINED: dict[str, Settings] = {
     "cmbh": Settings({"width": 256, "head_lr": 5.0}, {}),
     "dolg": Settings({"head_lr": 5.0}, {"whole": False, "scales": "1"}),
     "dlbhc": Settings(
-        {"latent_std": 0.05, "latent_bias": 0.0, "latent_lr": 5.0, "classifier_lr": 5.0}, {}
+        {"latent_std": 0.05, "latent_bias": 0.0, "latent_lr": 5.0, "classifier_lr": 5.0},
+        {"lr": 0.03},
     ),
 }
 TRAINED |= {name: Settings({}, {}) for name in methods.NAMES if name not in TRAINED}
