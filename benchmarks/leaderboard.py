@@ -713,7 +713,7 @@ def _machine_line(machine: str, records: Sequence[Mapping[str, Any]]) -> str:
         f"{kind} ({', '.join(dict.fromkeys(found))})" for kind, found in methods_of.items()
     )
     return (
-        f"- {machine} ({once('jobs_at_once')} cells at once; {once('date')}; commit "
+        f"- {machine} (cells at once: {once('jobs_at_once')}; {once('date')}; commit "
         f"{once('commit')}): {kinds}."
     )
 
@@ -811,7 +811,7 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
             best = max(found.values())
             shown = [f"{found[rate]:.3f}" if rate in found else "-" for rate in rates]
             bold = [
-                f"**{text}**" if found.get(rate) == best else text
+                f"**{text}**" if len(found) > 1 and found.get(rate) == best else text
                 for rate, text in zip(rates, shown, strict=True)
             ]
             lines.append(f"| {name} | {' | '.join(bold)} |")

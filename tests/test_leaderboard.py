@@ -182,11 +182,15 @@ def test_the_page_ranks_what_was_measured(
     )
     assert "| crh | 0.250 | **0.250** (0.250, 0.250) | 0.250 | 0.250 | - | - | - |" in page
     assert "9 queries, 99 items to train on and to search. b, 3 epochs of batch 8" in page
-    assert "| method | 0.01 | 0.1 |\n|---|---|---|\n| crh | **0.625** | - |\n" in page
+    assert "| method | 0.01 | 0.1 |\n|---|---|---|\n| crh | 0.625 | - |\n" in page
     assert "| csq | 0.125 | **0.375** |\n" in page
-    assert "- some CPU (2 cells at once; 2026-11-26; commit abc): all classes (csq, crh).\n" in page
-    assert "- a GPU (2 cells at once; 2026-11-26; commit abc): classes never seen (crh).\n" in page
-    assert "- other (2 cells at once; 2026-11-26; commit abc): learning rates (csq, crh).\n" in page
+    assert (
+        "- some CPU (cells at once: 2; 2026-11-26; commit abc): all classes (csq, crh).\n" in page
+    )
+    assert "- a GPU (cells at once: 2; 2026-11-26; commit abc): classes never seen (crh).\n" in page
+    assert (
+        "- other (cells at once: 2; 2026-11-26; commit abc): learning rates (csq, crh).\n" in page
+    )
     assert page.count("- other") == 1
     assert page.count("run x --bits 12\n") == 1
     assert page.count("learn it") == 1

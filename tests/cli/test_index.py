@@ -12,7 +12,9 @@ from tests.conftest import picture
 from tests.model.test_model import trained_model
 from tests.small_network import small_general
 from wingbar.cli import index as index_verbs
+from wingbar.errors import ModelError
 from wingbar.index.index import Index
+from wingbar.index.refit import sample_of
 from wingbar.model import fitting
 from wingbar.model.model import Model
 
@@ -347,6 +349,7 @@ def test_labels_to_learn_from_are_missed_before_anything_is_encoded(
     Index.create(tmp_path / "empty.wb").close()
     with Index.create(tmp_path / "full.wb") as index:
         index.add(photos, bits=8)
+    small_general("other", 1).save(tmp_path / "other")
     monkeypatch.delattr(Model, "run")  # the network
     for command in (
         ["index", path, photos, "--adapt", "labels"],
@@ -358,6 +361,27 @@ def test_labels_to_learn_from_are_missed_before_anything_is_encoded(
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert "no two of the images that codes are learned from have one label" in err
     assert not path.exists()
+    command = ["index", tmp_path / "full.wb", photos, "--also", tmp_path / "other"]
+    code, _, err = run(capsys, *command, "--adapt", "labels")
+    assert (code, "no two of the images" in err) == (2, True)
+    with Index.open(tmp_path / "full.wb") as index:
+        assert len(index.encoders) == 1
+
+
+def test_labels_to_learn_from_are_those_of_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingbar.index.refit.SAMPLE", 2)
+    pictures = [np.asarray(picture(i)) for i in range(6)]
+    labels = [None, None, None, None, "cat", "cat"]
+    sampled = sample_of(6, 0).tolist()
+    assert sampled != [4, 5]
+    monkeypatch.delattr(Model, "run")
+    with (
+        Index.create(tmp_path / "a.wb") as index,
+        pytest.raises(ModelError, match="no two of the images"),
+    ):
+        index.add(pictures, keys=list("abcdef"), labels=labels, adapt="labels")
 
 
 def test_a_refused_second_model_is_not_in_the_index(

@@ -7,7 +7,9 @@ import pytest
 from wingbar.errors import TrainingError
 from wingbar.methods.bounds import require, require_bits
 
-SETTINGS = SimpleNamespace(bits=12, rate=0.5, none=0, nan=float("nan"), many=70_000)
+SETTINGS = SimpleNamespace(
+    bits=12, rate=0.5, none=0, nan=float("nan"), inf=float("inf"), many=70_000
+)
 
 
 def test_what_is_within_its_bounds() -> None:
@@ -23,6 +25,7 @@ def test_the_first_that_is_not_is_named_with_its_bounds() -> None:
     cases: list[tuple[tuple[str, ...], dict[str, float], str]] = [
         (("bits", "none", "nan"), {"least": 1}, "none must be at least 1, not 0"),
         (("nan",), {"least": 0, "below": 1}, "nan must be at least 0 and below 1, not nan"),
+        (("inf",), {"least": 1}, "inf must be at least 1, not inf"),
         (("rate",), {"above": 0.5}, "rate must be above 0.5, not 0.5"),
         (("rate",), {"below": 0.5}, "rate must be below 0.5, not 0.5"),
         (("many",), {"most": 65_536}, "many must be at most 65,536, not 70,000"),

@@ -66,6 +66,21 @@ def test_codes_of_no_length_are_refused_before_training(method: ModuleType, bits
         method.Config(bits=bits)
 
 
+def test_settings_are_numbers(method: ModuleType) -> None:
+    for field in dataclasses.fields(method.Config):
+        if isinstance(field.default, float):
+            for value in (float("nan"), float("inf"), -float("inf")):
+                with pytest.raises(TrainingError, match=f"^{field.name} must be "):
+                    method.Config(**{field.name: value})
+        if field.name.endswith("_lr"):
+            with pytest.raises(TrainingError, match=f"^{field.name} must be at least 0"):
+                method.Config(**{field.name: -1.0})
+
+
+def test_a_rate_of_its_own_is_not_taken_for_that_of_the_paper(method: ModuleType) -> None:
+    assert "lr" not in method.RECIPE or "lr" in method.PAPER
+
+
 def test_outputs_have_their_shapes(method: ModuleType) -> None:
     net, _, _ = made(method, bits=20)
     found = net(batch()[0])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,16 @@ def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
+def test_settings_are_numbers() -> None:
+    for field in fields(run.Run):
+        if isinstance(field.default, float):
+            for value in (float("nan"), float("inf"), -1.0):
+                with pytest.raises(TrainingError, match=f"^{field.name} must be "):
+                    run.Run(**{field.name: value})  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="seed must be at least 0 and at most "):
+        run.Run(seed=2**63)
+
+
 def test_a_run_is_read_back_as_it_was_recorded(trained: Path, data: Path, tmp_path: Path) -> None:
     found = run.recorded(trained)
     images = read_images(data)

@@ -194,9 +194,13 @@ def add(
         gone |= job.not_named_in(batch)
     if todo:
         if options is not None and not job.gives_codes:
-            require_labels(options.adapt, (one.label for one in todo))
+            sample = sample_of(len(todo), seed)
+            require_labels(options.adapt, (todo[i].label for i in sample.tolist()))
         job.prove(unproven)
     if joining is not None:
+        if options is not None and not joining.gives_codes:
+            known = [item.label for _, item in job.known.values()]
+            require_labels(options.adapt, [*known, *(one.label for one in todo)])
         job.join(joining)
     if ray is not None and todo:
         job.encode_on_ray(ray, todo, threads or 1)

@@ -48,7 +48,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_bits(self)
-        require(self, "gamma", least=0)
+        require(self, "gamma", "head_lr", least=0)
 
 
 def contrast(counts: Tensor) -> Tensor:

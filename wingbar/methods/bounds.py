@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 from wingbar.errors import TrainingError
@@ -21,8 +22,8 @@ def require(
     most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise TrainingError, naming the first of the `names` whose value in `settings` is out of
-    bounds or NaN: smaller than `least`, not `above`, larger than `most` or not `below`."""
+    """Raise TrainingError, naming the first of the `names` whose value in `settings` is not finite
+    or out of bounds: smaller than `least`, not `above`, larger than `most` or not `below`."""
     bounds = [
         (words, holds, bound)
         for words, holds, bound in (
@@ -35,6 +36,6 @@ def require(
     ]
     for name in names:
         value = getattr(settings, name)
-        if not all(holds(value, bound) for _, holds, bound in bounds):
+        if not math.isfinite(value) or not all(holds(value, bound) for _, holds, bound in bounds):
             rule = " and ".join(f"{words} {bound:,}" for words, _, bound in bounds)
             raise TrainingError(f"{name} must be {rule}, not {value:,}")

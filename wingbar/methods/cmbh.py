@@ -155,7 +155,8 @@ class Config:
         require_bits(self)
         require(self, "characteristics", least=1)
         require(self, "dim", least=1, most=MOST)
-        require(self, "regions", least=0)
+        require(self, "regions", "crop", "hash_warmup", "hash_weight", "head_lr", least=0)
+        require(self, "width", least=0, most=MOST)
         require(self, "alpha", above=0)
         require(self, "box_share", least=0, most=1)
         if self.feature not in ("stage", "code"):

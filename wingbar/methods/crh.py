@@ -62,9 +62,10 @@ class Config:
 
     def __post_init__(self) -> None:
         require_bits(self)
-        require(self, "codebook", "interval", least=1)
+        require(self, "codebook", least=1, most=1000)
+        require(self, "interval", least=1)
         require(self, "scale", "hash_std", above=0)
-        require(self, "every_epoch", least=0)
+        require(self, "every_epoch", "margin", "quantization", "head_lr", least=0)
 
 
 Net = orthohash.Net

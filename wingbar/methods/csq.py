@@ -27,7 +27,8 @@ from wingbar.networks.layers import memberships
 RECIPE: dict[str, Any] = {"lr": 0.1}
 """The loss is a mean over bits, whose gradient is small: at 0.01 it has hardly learned when the
 rate is back at zero (docs/leaderboard.md)."""
-PAPER: dict[str, Any] = {"spread": False, "clip": 0.0}
+PAPER: dict[str, Any] = {"lr": 0.01, "spread": False, "clip": 0.0}
+"""The paper's rate is not known here: without clipping it is that of the other methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_bits(self)
-        require(self, "quantization", least=0)
+        require(self, "quantization", "head_lr", least=0)
 
 
 def central_loss(logits: Tensor, centres: Tensor) -> Tensor:

@@ -56,6 +56,8 @@ class Config:
     def __post_init__(self) -> None:
         require_bits(self)
         require(self, "latent_std", "classifier_std", above=0)
+        require(self, "latent_lr", "classifier_lr", least=0)
+        require(self, "latent_bias", least=-1e6, most=1e6)
 
 
 class Net(nn.Module):

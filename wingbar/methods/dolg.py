@@ -81,10 +81,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.loss not in ("arcface", "curricular"):
             raise TrainingError(f"loss must be arcface or curricular, not {self.loss!r}")
-        require(self, "dim", least=1, most=MOST)
+        require(self, "dim", "hidden", least=1, most=MOST)
         require_bits(self, most=self.dim)  # which are fitted to the feature
         require(self, "sub_centres", least=1)
         require(self, "scale", "p", above=0)
+        require(self, "margin", "head_lr", least=0)
 
 
 class Aspp(nn.Module):

@@ -58,6 +58,7 @@ class Config:
     def __post_init__(self) -> None:
         require_bits(self)
         require(self, "erase", above=0, most=1)
+        require(self, "space", "damping", "head_lr", least=0)
 
 
 # -- the formulas

@@ -53,7 +53,7 @@ class Config:
     def __post_init__(self) -> None:
         require_bits(self)
         require(self, "similarity", above=0)
-        require(self, "growth", least=0)
+        require(self, "growth", "head_lr", least=0)
 
 
 def pair_loss(relaxed: Tensor, labels: Tensor, alpha: float) -> Tensor:

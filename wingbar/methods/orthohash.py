@@ -56,6 +56,7 @@ class Config:
     def __post_init__(self) -> None:
         require_bits(self)
         require(self, "scale", "hash_std", above=0)
+        require(self, "margin", "head_lr", least=0)
 
 
 def cosine_loss(
