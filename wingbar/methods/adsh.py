@@ -26,7 +26,7 @@ from wingbar.methods.bounds import require, require_bits
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.centres import random_codes
 
-RECIPE: dict[str, Any] = {"lr": 0.03}
+RECIPE: dict[str, Any] = {}
 PAPER: dict[str, Any] = {
     **{"lr": 2.5e-4, "momentum": 0.91, "weight_decay": 1e-4, "warmup": 0.0, "schedule": "step"},
     **{"step_epochs": 1000, "batch": 16, "clip": 0.0},
