@@ -80,6 +80,7 @@ CROP = 0.6  # side of CMBH's regions, by that of the image
 BATCH = 128  # images per run of the network while measuring
 
 Float32 = NDArray[np.float32]
+Int16 = NDArray[np.int16]
 Int64 = NDArray[np.int64]
 Fit = Callable[[Float32, Int64, int, np.random.Generator], Rotation]
 
@@ -332,7 +333,9 @@ def _argmax(predicted: int, of_gallery: Int64, relevant: NDArray[np.bool_]) -> B
     return to_buckets((of_gallery != predicted).astype(np.int8), relevant)
 
 
-def _distances(query: Side, gallery: Side, of_labels: Float32) -> Iterator[tuple[Int64, ...]]:
+def _distances(
+    query: Side, gallery: Side, of_labels: Float32
+) -> Iterator[tuple[Int16, Int16, Float32]]:
     """For one query after another, the Hamming distances of the codes [N] and of the codes that the
     labels have, and the cosines of the features; never all of them, which fill gigabytes."""
     packed, packed_labels = codes.pack(gallery.codes > 0), codes.pack(of_labels > 0)
@@ -718,11 +721,18 @@ def _machine_line(machine: str, records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _by_bits(
+    records: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
+    """The records of each code length, the shortest first."""
+    for bits in sorted({record["bits"] for record in records}):
+        yield bits, [record for record in records if record["bits"] == bits]
+
+
 def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table for each code length."""
     lines = []
-    for bits in sorted({record["bits"] for record in records}):
-        of_bits = [record for record in records if record["bits"] == bits]
+    for bits, of_bits in _by_bits(records):
         first = of_bits[0]["scores"]["all"]
         lines += [
             f"### {bits} bits",
@@ -738,9 +748,8 @@ def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
             s = record["scores"]["all"]
             parameters = record.get("parameters_total")
             lines.append(
-                f"| {_named(record)} | **{s['map']:.3f}** ({s['map_low']:.3f}, "
-                f"{s['map_high']:.3f}) | <sub>{s['map_labels']:.3f}</sub> | "
-                f"{s['feature_map']:.3f} | {s['argmax_map']:.3f} | "
+                f"| {_named(record)} | **{s['map']:.3f}** {_bounds(s)} | "
+                f"<sub>{s['map_labels']:.3f}</sub> | {s['feature_map']:.3f} | {s['argmax_map']:.3f} | "
                 f"{s['precision_radius_2']:.3f} ({s['empty_radius_2']:.0%}) | "
                 f"{s['unique_codes']:,} | {record.get('trained_images_per_second', '-')} | "
                 f"{record['encoded_images_per_second']} | "
@@ -753,8 +762,7 @@ def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def _unseen_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table of seen and unseen classes for each code length."""
     lines = []
-    for bits in sorted({record["bits"] for record in records}):
-        of_bits = [record for record in records if record["bits"] == bits]
+    for bits, of_bits in _by_bits(records):
         seen, unseen = (of_bits[0]["scores"][name]["classes"] for name in ("seen", "unseen"))
         lines += [
             f"### Classes never seen, {bits} bits",
@@ -769,14 +777,12 @@ def _unseen_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for record in sorted(of_bits, key=lambda r: -r["scores"]["unseen"]["map"]):
             s = record["scores"]
             opened = " | ".join(
-                f"{s[name]['map']:.3f} ({s[name]['map_low']:.3f}, {s[name]['map_high']:.3f})"
-                if name in s
-                else "-"
+                f"{s[name]['map']:.3f} {_bounds(s[name])}" if name in s else "-"
                 for name in ("open_seen", "open_unseen", "open_unseen_among_all")
             )
             lines.append(
                 f"| {_named(record)} | {s['seen']['map']:.3f} | **{s['unseen']['map']:.3f}** "
-                f"({s['unseen']['map_low']:.3f}, {s['unseen']['map_high']:.3f}) | "
+                f"{_bounds(s['unseen'])} | "
                 f"{s['unseen_among_all']['map']:.3f} | {s['unseen']['feature_map']:.3f} | "
                 f"{opened} |"
             )
@@ -787,8 +793,7 @@ def _unseen_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table of methods and learning rates for each code length."""
     lines = []
-    for bits in sorted({record["bits"] for record in records}):
-        of_bits = [record for record in records if record["bits"] == bits]
+    for bits, of_bits in _by_bits(records):
         rates = sorted({record["rate"] for record in of_bits})
         scores = of_bits[0]["scores"]["all"]
         lines += [
@@ -817,6 +822,11 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(f"| {name} | {' | '.join(bold)} |")
         lines.append("")
     return lines
+
+
+def _bounds(scores: Mapping[str, float]) -> str:
+    """The lowest and the highest MAP over the orders of the ties."""
+    return f"({scores['map_low']:.3f}, {scores['map_high']:.3f})"
 
 
 def _named(record: Mapping[str, Any]) -> str:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from wingbar.errors import TrainingError
-from wingbar.methods.bounds import require, require_bits
+from wingbar.methods.bounds import require, require_bits, require_one_of
 
 SETTINGS = SimpleNamespace(
-    bits=12, rate=0.5, none=0, nan=float("nan"), inf=float("inf"), many=70_000
+    mode="half", bits=12, rate=0.5, none=0, nan=float("nan"), inf=float("inf"), many=70_000
 )
 
 
@@ -35,3 +35,11 @@ def test_the_first_that_is_not_is_named_with_its_bounds() -> None:
             require(SETTINGS, *names, **bounds)
     with pytest.raises(TrainingError, match="bits must be at least 1 and at most 8, not 12"):
         require_bits(SETTINGS, most=8)
+
+
+def test_one_of_a_few() -> None:
+    require_one_of(SETTINGS, "mode", "whole", "half")
+    with pytest.raises(TrainingError, match=r"^mode must be a or b, not 'half'$"):
+        require_one_of(SETTINGS, "mode", "a", "b")
+    with pytest.raises(TrainingError, match=r"^mode must be a, b or c, not 'half'$"):
+        require_one_of(SETTINGS, "mode", "a", "b", "c")

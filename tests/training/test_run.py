@@ -22,7 +22,6 @@ def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
         replace(SMALL, **wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_settings_are_numbers() -> None:
     for field in fields(run.Run):
         if isinstance(field.default, float):
@@ -33,6 +32,7 @@ def test_settings_are_numbers() -> None:
         run.Run(seed=2**63)
 
 
+@pytest.mark.slow
 def test_a_run_is_read_back_as_it_was_recorded(trained: Path, data: Path, tmp_path: Path) -> None:
     found = run.recorded(trained)
     images = read_images(data)

@@ -14,6 +14,14 @@ def require_bits(config: object, most: int = MOST) -> None:
     require(config, "bits", least=1, most=most)
 
 
+def require_one_of(settings: object, name: str, *known: str) -> None:
+    """Raise TrainingError unless the value of `name` in `settings` is one of the `known`."""
+    value = getattr(settings, name)
+    if value not in known:
+        choice = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise TrainingError(f"{name} must be {choice}, not {value!r}")
+
+
 def require(
     settings: object,
     *names: str,

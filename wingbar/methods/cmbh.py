@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from wingbar.errors import TrainingError
 from wingbar.methods import Output, body_and_head
-from wingbar.methods.bounds import require, require_bits
+from wingbar.methods.bounds import require, require_bits, require_one_of
 from wingbar.model import class_codes
 from wingbar.model.model import MOST
 from wingbar.model.saliency import find_regions, to_pixels
@@ -159,8 +159,7 @@ class Config:
         require(self, "width", least=0, most=MOST)
         require(self, "alpha", above=0)
         require(self, "box_share", least=0, most=1)
-        if self.feature not in ("stage", "code"):
-            raise TrainingError(f"feature must be stage or code, not {self.feature!r}")
+        require_one_of(self, "feature", "stage", "code")
         if (self.transfer or self.regions) and not self.levels:
             raise TrainingError(
                 "transfer and regions need levels: add --no-transfer --regions 0, or leave "

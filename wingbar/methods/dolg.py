@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.errors import TrainingError
 from wingbar.methods import Output
-from wingbar.methods.bounds import require, require_bits
+from wingbar.methods.bounds import require, require_bits, require_one_of
 from wingbar.model.model import MOST
 from wingbar.networks.backbones import Backbone
 from wingbar.networks.layers import Gem, arc_margin, curricular, orthogonal_part
@@ -79,8 +78,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.loss not in ("arcface", "curricular"):
-            raise TrainingError(f"loss must be arcface or curricular, not {self.loss!r}")
+        require_one_of(self, "loss", "arcface", "curricular")
         require(self, "dim", "hidden", least=1, most=MOST)
         require_bits(self, most=self.dim)  # which are fitted to the feature
         require(self, "sub_centres", least=1)

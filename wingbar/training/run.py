@@ -13,7 +13,7 @@ from wingbar import methods
 from wingbar.data.records import Entry, Images
 from wingbar.errors import TrainingError
 from wingbar.images import Failure, Preprocessing
-from wingbar.methods.bounds import require
+from wingbar.methods.bounds import require, require_one_of
 from wingbar.model.model import MAX_SIZE
 from wingbar.networks import BACKBONES
 
@@ -127,17 +127,9 @@ class Run:
     seed: int = field(default=0, metadata={"help": "random seed; it determines the run"})
 
     def __post_init__(self) -> None:
-        rules = [
-            (self.schedule in ("cosine", "step"), "schedule must be cosine or step"),
-            (self.optimizer in ("sgd", "adam"), "optimizer must be sgd or adam"),
-            (
-                self.precision in ("auto", "float32", "bfloat16"),
-                "precision must be auto, float32 or bfloat16",
-            ),
-        ]
-        for holds, rule in rules:
-            if not holds:
-                raise TrainingError(rule)
+        require_one_of(self, "schedule", "cosine", "step")
+        require_one_of(self, "optimizer", "sgd", "adam")
+        require_one_of(self, "precision", "auto", "float32", "bfloat16")
         require(self, "epochs", "batch", "step_epochs", least=1)
         require(self, "size", least=1, most=MAX_SIZE)
         require(self, "test_size", least=0, most=MAX_SIZE)
