@@ -750,7 +750,8 @@ def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(
                 f"| {_named(record)} | **{s['map']:.3f}** {_bounds(s)} | "
                 f"<sub>{s['map_labels']:.3f}</sub> | {s['feature_map']:.3f} | "
-                f"{s['argmax_map']:.3f} | {s['precision_radius_2']:.3f} ({s['empty_radius_2']:.0%}) | "
+                f"{s['argmax_map']:.3f} | "
+                f"{s['precision_radius_2']:.3f} ({s['empty_radius_2']:.0%}) | "
                 f"{s['unique_codes']:,} | {record.get('trained_images_per_second', '-')} | "
                 f"{record['encoded_images_per_second']} | "
                 f"{f'{parameters / 1e6:.1f}' if parameters else '-'} |"
