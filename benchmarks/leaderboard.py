@@ -49,6 +49,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cmbh import PARTS as PARTS_OF_CMBH  # type: ignore[import-not-found,unused-ignore]
 from numpy.typing import NDArray
 from PIL import Image
 from unseen import sides  # type: ignore[import-not-found,unused-ignore]  # beside this file
@@ -75,6 +76,7 @@ from wingbar.training.run import Recorded, Run
 SIDE = 176  # short side of packed pictures, in pixels
 BITS = (12, 48, 24, 32)
 UNSEEN_BITS = (48, 12)
+CLASSES = ("all", "seen")
 RADIUS = 2
 CROP = 0.6  # side of CMBH's regions, by that of the image
 BATCH = 128  # images per run of the network while measuring
@@ -105,6 +107,15 @@ TRAINED: dict[str, Settings] = {
 TRAINED |= {name: Settings({}, {}) for name in methods.NAMES if name not in TRAINED}
 """Every method; those without an entry of their own have their defaults."""
 
+PARTS = {
+    f"cmbh-{row}": replace(TRAINED["cmbh"], config={**TRAINED["cmbh"].config, **without})
+    for row, without in PARTS_OF_CMBH.items()
+    if without
+}
+"""CMBH without some of its parts, where --methods names them; with all it is `cmbh`."""
+
+SETTINGS = TRAINED | PARTS
+
 FITTED: dict[str, Fit] = {
     "itq": lambda x, labels, bits, rng: itq.fit_codes(x, bits, rng),
     "pca": lambda x, labels, bits, rng: rotations.fit_pca(x, bits, rng),
@@ -119,7 +130,7 @@ class Cell(NamedTuple):
     """One measurement.
 
     data: the folder of the data set.
-    method: a name in TRAINED or FITTED.
+    method: a name in SETTINGS or FITTED.
     bits: code length.
     classes: "all", or "seen" where a quarter of the classes is held out of training.
     seed: of the run, and of what the fitted methods draw.
@@ -146,19 +157,21 @@ def cells_of(
     bits: Sequence[int],
     seeds: Sequence[int],
     rates: Sequence[float] = (),
+    classes: Sequence[str] = CLASSES,
 ) -> Iterator[Cell]:
-    """All cells in the order in which they are run; with `rates` those that judge them."""
+    """All cells of `classes` in the order in which they are run; with `rates` those that judge
+    them, of all classes."""
     if rates:
-        trained = [name for name in names if name in TRAINED]
+        trained = [name for name in names if name in SETTINGS]
         for seed, folder, b in itertools.product(seeds, data, bits):
             for name, rate in itertools.product(trained, rates):
                 yield Cell(folder, name, b, "all", seed, rate)
         return
 
-    def group(folder: str, lengths: Sequence[int], classes: str, seed: int) -> Iterator[Cell]:
-        for b in lengths:
+    def group(folder: str, lengths: Sequence[int], of: str, seed: int) -> Iterator[Cell]:
+        for b in lengths if of in classes else ():
             for name in names:
-                yield Cell(folder, name, b, classes, seed)
+                yield Cell(folder, name, b, of, seed)
 
     first, rest = bits[:2], bits[2:]
     unseen = [b for b in UNSEEN_BITS if b in bits] or bits[:1]
@@ -194,7 +207,7 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     train = own.train
     if cell.classes == "seen":
         train = read_dataset(cell.data, protocol="unseen").train
-    if cell.method in TRAINED:
+    if cell.method in SETTINGS:
         pixels = _decoded(own, train)
         started = time.perf_counter()
         network, made = _trained(cell, args, train, pixels)
@@ -222,7 +235,7 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
         scores["seen"] = scored(query.only(known[0]), gallery.only(known[1]))
         scores["unseen"] = scored(query.only(~known[0]), gallery.only(~known[1]))
         scores["unseen_among_all"] = scored(query.only(~known[0]), gallery)
-        if cell.method in TRAINED:
+        if cell.method in SETTINGS:
             work = _work(cell, args)
             scores |= open_scores(Model.load(work), own, frozenset(seen), cell.bits, work)
     protocol = (
@@ -365,8 +378,9 @@ def _trained(
     cell: Cell, args: argparse.Namespace, train: Images, pixels: Mapping[Path, images.Pixels]
 ) -> tuple[Network, dict[str, Any]]:
     """A trained net as a function of pixels [B, H, W, 3], and how it was made."""
-    method, settings = methods.get(cell.method), TRAINED[cell.method]
-    crop = {"crop": round(CROP * args.size)} if cell.method == "cmbh" else {}
+    name, settings = cell.method.partition("-")[0], SETTINGS[cell.method]
+    method = methods.get(name)
+    crop = {"crop": round(CROP * args.size)} if name == "cmbh" else {}
     config = method.Config(bits=cell.bits, **settings.config, **crop)
     rate = {"lr": cell.rate} if cell.rate else {}
     run = Run(**{**method.RECIPE, **settings.run, **_run_flags(args), **rate, "seed": cell.seed})
@@ -501,6 +515,7 @@ def _run_flags(args: argparse.Namespace) -> dict[str, Any]:
         "test_size": args.test_size,
         "epochs": args.epochs,
         "batch": args.batch,
+        "mirror": args.mirror,
         "workers": args.workers,
         "held_out": 0.0,
         "checkpoint_minutes": 1e9,
@@ -567,11 +582,13 @@ def run(args: argparse.Namespace) -> None:
     (args.out / "logs").mkdir(exist_ok=True)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU that PyTorch can use: leave --device cuda out")
-    if args.rates and not set(args.methods) & set(TRAINED):
+    if args.rates and not set(args.methods) & set(SETTINGS):
         raise SystemExit(f"{', '.join(args.methods)} are not trained: leave --rates out")
     all_cells = [
         cell
-        for cell in cells_of(args.data, args.methods, args.bits, args.seeds, args.rates)
+        for cell in cells_of(
+            args.data, args.methods, args.bits, args.seeds, args.rates, args.classes
+        )
         if not (args.out / f"{cell.name}.json").exists()
     ]
     start, waiting = time.monotonic(), list(all_cells)
@@ -618,6 +635,7 @@ def _start(cell: Cell, args: argparse.Namespace) -> subprocess.Popen[bytes]:
     shared = ("backbone", "weights", "size", "test_size", "epochs", "batch", "workers", "jobs")
     for name in (*shared, "commit", "command_line"):
         given += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    given += [] if args.mirror else ["--no-mirror"]
     hidden = {} if args.device != "cpu" else {"CUDA_VISIBLE_DEVICES": ""}
     threads = str(max(1, cores() // args.jobs))
     environment = {**os.environ, **hidden, "OMP_NUM_THREADS": threads}
@@ -847,7 +865,8 @@ def main() -> None:
     running.set_defaults(verb=run)
     running.add_argument("out", type=Path)
     running.add_argument("--data", action="append", required=True, metavar="FOLDER")
-    running.add_argument("--methods", nargs="+", default=every, choices=every)
+    running.add_argument("--methods", nargs="+", default=every, choices=[*every, *PARTS])
+    running.add_argument("--classes", nargs="+", default=CLASSES, choices=CLASSES)
     running.add_argument("--bits", nargs="+", type=int, default=list(BITS))
     running.add_argument("--seeds", nargs="+", type=int, default=[0])
     running.add_argument("--rates", nargs="+", type=float, default=[], metavar="RATE")
@@ -868,6 +887,7 @@ def main() -> None:
         verb.add_argument("--workers", type=int, default=1)
         verb.add_argument("--jobs", type=int, default=1)
         verb.add_argument("--commit", default="")
+        verb.add_argument("--no-mirror", dest="mirror", action="store_false", help="for digits")
     packing = verbs.add_parser("pack")
     packing.set_defaults(verb=pack)
     packing.add_argument("source", type=Path)

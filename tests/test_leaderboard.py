@@ -59,6 +59,15 @@ def test_an_early_end_leaves_a_fair_comparison(board: Any) -> None:
     assert cells[0].name == f"one-all-12-{every[0]}-0"
     judged = [cell.name for cell in board.cells_of(["a/one"], ["lsh", "csq"], [48], [1], [0.01, 1])]
     assert judged == ["one-all-48-csq-1-0.01", "one-all-48-csq-1-1"]
+    some = board.cells_of(["a"], ["csq"], [12, 48, 24], [0], classes=["all"])
+    assert [cell.bits for cell in some] == [12, 48, 24]
+
+
+def test_parts_of_cmbh_are_its_settings_without_some(board: Any) -> None:
+    whole = board.SETTINGS["cmbh"].config
+    assert list(board.PARTS) == ["cmbh-B", "cmbh-B+L", "cmbh-B+L+T"]
+    assert board.SETTINGS["cmbh-B+L+T"].config == {**whole, "regions": 0}
+    assert not set(board.PARTS) & set(board.TRAINED)  # only for who names them
 
 
 def test_rates_are_judged_on_training_images(board: Any, tmp_path: Path) -> None:
@@ -122,7 +131,8 @@ def test_cells_that_are_there_stay_and_the_time_ends(
     args = argparse.Namespace(
         out=tmp_path, data=["d"], methods=["dlbhc", "crh", "csq"], bits=[12], seeds=[0]
     )
-    args.device, args.jobs, args.time_limit, args.rates = "cpu", 2, 1.0, []
+    args.device, args.jobs, args.time_limit = "cpu", 2, 1.0
+    args.rates, args.classes = [], board.CLASSES
     begin = time.monotonic()
     board.run(args)
     assert time.monotonic() - begin < 5
@@ -211,17 +221,20 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     small = str(tmp_path / "small")
     assert "24 pictures" in call("pack", str(tmp_path / "data"), small, "--side", "40")
     flags = "--backbone resnet8 --weights none --size 32 --test-size 40 --epochs 1 --batch 8"
-    methods = "--methods orthohash itq_cca lsh --bits 8 --workers 0 --jobs 2 --device cpu"
+    methods = (
+        "--methods orthohash itq_cca lsh --bits 8 --workers 0 --jobs 2 --device cpu --no-mirror"
+    )
     out = tmp_path / "out"
     said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
     assert "6 cells done, 0 failed, 0 not done" in said
     trained = json.loads((out / "small-all-8-orthohash-0.json").read_text())
     assert trained["epochs"] == 1
+    assert not trained["run"]["mirror"]
     assert 0 < trained["scores"]["all"]["map"] <= 1
     unseen = json.loads((out / "small-seen-8-orthohash-0.json").read_text())["scores"]
     three = {"seen", "unseen", "unseen_among_all"}
     assert set(unseen) == three | {f"open_{name}" for name in three}
-    assert 0 < unseen["open_unseen"]["map_low"] <= unseen["open_unseen"]["map"] <= 1
+    assert 0 < unseen["open_unseen"]["map_low"] <= unseen["open_unseen"]["map"] + 1e-9 <= 1 + 2e-9
     assert [path.name for path in (out / "work").iterdir()] == ["small-frozen.npz"]
     refused = json.loads((out / "small-all-8-itq_cca-0.json").read_text())
     assert refused["reason"] == "bits must be from 1 to 2, not 8"

@@ -298,3 +298,23 @@ def test_health_by_hand() -> None:
     assert metrics.health(np.zeros((3, 2), bool)).constant == (0, 1)
     with pytest.raises(ValueError, match="no codes"):
         metrics.health(np.zeros((0, 4), bool))
+
+
+@given(
+    st.lists(st.tuples(st.integers(-128, 127), st.booleans()), min_size=1, max_size=400),
+    st.sampled_from([np.int8, np.int16, np.int64]),
+)
+def test_whole_distances_are_counted_as_others_are_sorted(
+    items: list[tuple[int, bool]], kind: type[np.integer]
+) -> None:
+    distance = np.array([place for place, _ in items])
+    relevant = np.array([hit for _, hit in items])
+    counted = metrics.to_buckets(distance.astype(kind), relevant)
+    by_sorting = metrics.to_buckets(distance.astype(np.float64), relevant)
+    assert counted.size.tolist() == by_sorting.size.tolist()
+    assert counted.hits.tolist() == by_sorting.hits.tolist()
+
+
+def test_distances_too_large_to_count_are_sorted() -> None:
+    for far in (np.array([2**64 - 1, 0], np.uint64), np.array([2**62, -(2**62)])):
+        assert metrics.to_buckets(far, [True, False]).hits.tolist() == [0, 1]
