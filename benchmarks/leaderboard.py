@@ -57,6 +57,7 @@ from unseen import sides  # type: ignore[import-not-found,unused-ignore]  # besi
 from wingbar import images, methods
 from wingbar.data.readers import read_dataset, read_parts
 from wingbar.data.records import Dataset, Entry, Images
+from wingbar.errors import counted
 from wingbar.evaluation.labelled import evaluate
 from wingbar.evaluation.metrics import Buckets, health, to_buckets
 from wingbar.files import write_whole
@@ -696,7 +697,7 @@ def _head(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _shared_command(record: Mapping[str, Any]) -> str:
     """The command of a cell without what differs between cells of one table."""
-    return re.sub(r" --(methods|commit)( [^-]\S*)+", "", record["command"])
+    return re.sub(r" --(methods|commit|time-limit)( [^-]\S*)+", "", record["command"])
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -712,8 +713,8 @@ def _budget(records: Sequence[Mapping[str, Any]]) -> str:
     """What the networks were trained with."""
     return ", ".join(
         dict.fromkeys(
-            f"{r['backbone']}, {r['epochs']} epochs of batch {r['batch']} at {r['size']} pixels, "
-            f"measured at {r['test_size']}"
+            f"{r['backbone']}, {counted(r['epochs'], 'epoch')} of batch {r['batch']} at "
+            f"{r['size']} pixels, measured at {r['test_size']}"
             for r in (record["run"] for record in records if "run" in record)
         )
     )

@@ -156,7 +156,7 @@ def record(method: str, classes: str, value: float) -> dict[str, Any]:
         **{"data": "birds", "method": method, "bits": 12, "classes": classes, "seed": 0},
         **{
             "protocol": "p",
-            "command": f"run x --methods {method} y --bits 12",
+            "command": f"run x --methods {method} y --time-limit {value} --bits 12",
             "commit": "abc",
             "date": "2026-11-26",
         },
