@@ -16,6 +16,9 @@ On a machine with a GPU, a process for each of its cores but a few keeps it busy
     python benchmarks/leaderboard.py run OUT --data small/butterflies --data small/clothing \\
         --device cuda --jobs 12 --workers 0 --time-limit 500
 
+`--classes` and `--bits` choose cells, `--methods cmbh-B+L` is CMBH with some of its parts, and
+--no-mirror leaves digits as they are.
+
 Codes are the network's on both sides, after the last epoch. Nothing is selected on the queries.
 Settings of the methods are those that their pages in docs/ recommend, else their defaults. Which
 learning rate suits a method is measured on training images alone, a tenth of them as queries:
@@ -83,7 +86,6 @@ CROP = 0.6  # side of CMBH's regions, by that of the image
 BATCH = 128  # images per run of the network while measuring
 
 Float32 = NDArray[np.float32]
-Int16 = NDArray[np.int16]
 Int64 = NDArray[np.int64]
 Fit = Callable[[Float32, Int64, int, np.random.Generator], Rotation]
 
@@ -175,7 +177,9 @@ def cells_of(
                 yield Cell(folder, name, b, of, seed)
 
     first, rest = bits[:2], bits[2:]
-    unseen = [b for b in UNSEEN_BITS if b in bits] or bits[:1]
+    unseen = bits
+    if "all" in classes:
+        unseen = [b for b in UNSEEN_BITS if b in bits] or bits[:1]
     for seed in seeds:
         for folder in data:
             yield from group(folder, first, "all", seed)
@@ -349,7 +353,7 @@ def _argmax(predicted: int, of_gallery: Int64, relevant: NDArray[np.bool_]) -> B
 
 def _distances(
     query: Side, gallery: Side, of_labels: Float32
-) -> Iterator[tuple[Int16, Int16, Float32]]:
+) -> Iterator[tuple[Int64, Int64, Float32]]:
     """For one query after another, the Hamming distances of the codes [N] and of the codes that the
     labels have, and the cosines of the features; never all of them, which fill gigabytes."""
     packed, packed_labels = codes.pack(gallery.codes > 0), codes.pack(of_labels > 0)
@@ -357,7 +361,7 @@ def _distances(
         cosines = query.features[rows] @ gallery.features.T
         for code, row in zip(codes.pack(query.codes[rows] > 0), cosines, strict=True):
             near, by_labels = (codes.hamming(code, c) for c in (packed, packed_labels))
-            yield near.astype(np.int16), by_labels.astype(np.int16), row  # which sort faster
+            yield near, by_labels, row
 
 
 def _side(
@@ -583,6 +587,8 @@ def run(args: argparse.Namespace) -> None:
     (args.out / "logs").mkdir(exist_ok=True)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU that PyTorch can use: leave --device cuda out")
+    if args.rates and "all" not in args.classes:
+        raise SystemExit("rates are judged on all classes: leave --rates or --classes out")
     if args.rates and not set(args.methods) & set(SETTINGS):
         raise SystemExit(f"{', '.join(args.methods)} are not trained: leave --rates out")
     all_cells = [
@@ -697,7 +703,7 @@ def _head(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _shared_command(record: Mapping[str, Any]) -> str:
     """The command of a cell without what differs between cells of one table."""
-    return re.sub(r" --(methods|commit|time-limit)( [^-]\S*)+", "", record["command"])
+    return re.sub(r" --(methods|commit|time-limit)([ =][^-]\S*)+", "", record["command"])
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -715,6 +721,7 @@ def _budget(records: Sequence[Mapping[str, Any]]) -> str:
         dict.fromkeys(
             f"{r['backbone']}, {counted(r['epochs'], 'epoch')} of batch {r['batch']} at "
             f"{r['size']} pixels, measured at {r['test_size']}"
+            f"{'' if r.get('mirror', True) else ', pictures not mirrored'}"
             for r in (record["run"] for record in records if "run" in record)
         )
     )
@@ -766,13 +773,14 @@ def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for record in sorted(of_bits, key=lambda r: -r["scores"]["all"]["map"]):
             s = record["scores"]["all"]
             parameters = record.get("parameters_total")
+            encoded = record["encoded_images_per_second"] if parameters else "-"
             lines.append(
                 f"| {_named(record)} | **{s['map']:.3f}** {_bounds(s)} | "
                 f"<sub>{s['map_labels']:.3f}</sub> | {s['feature_map']:.3f} | "
                 f"{s['argmax_map']:.3f} | "
-                f"{s['precision_radius_2']:.3f} ({s['empty_radius_2']:.0%}) | "
+                f"{s['precision_radius_2']:.3f} ({s['empty_radius_2']:.1%}) | "
                 f"{s['unique_codes']:,} | {record.get('trained_images_per_second', '-')} | "
-                f"{record['encoded_images_per_second']} | "
+                f"{encoded} | "
                 f"{f'{parameters / 1e6:.1f}' if parameters else '-'} |"
             )
         lines.append("")

@@ -61,6 +61,16 @@ def test_an_early_end_leaves_a_fair_comparison(board: Any) -> None:
     assert judged == ["one-all-48-csq-1-0.01", "one-all-48-csq-1-1"]
     some = board.cells_of(["a"], ["csq"], [12, 48, 24], [0], classes=["all"])
     assert [cell.bits for cell in some] == [12, 48, 24]
+    some = board.cells_of(["a"], ["csq"], [24, 32], [0], classes=["seen"])
+    assert [(cell.bits, cell.classes) for cell in some] == [(24, "seen"), (32, "seen")]
+    judged = [cell.name for cell in board.cells_of(["a"], ["cmbh-B"], [12], [0], [0.1])]
+    assert judged == ["a-all-12-cmbh-B-0-0.1"]
+
+
+def test_rates_of_classes_never_seen_are_refused(board: Any, tmp_path: Path) -> None:
+    args = argparse.Namespace(out=tmp_path, device="cpu", rates=[0.1], classes=["seen"])
+    with pytest.raises(SystemExit, match="judged on all classes"):
+        board.run(args)
 
 
 def test_parts_of_cmbh_are_its_settings_without_some(board: Any) -> None:
@@ -156,7 +166,7 @@ def record(method: str, classes: str, value: float) -> dict[str, Any]:
         **{"data": "birds", "method": method, "bits": 12, "classes": classes, "seed": 0},
         **{
             "protocol": "p",
-            "command": f"run x --methods {method} y --time-limit {value} --bits 12",
+            "command": f"run x --methods {method} y --time-limit={value} --bits 12",
             "commit": "abc",
             "date": "2026-11-26",
         },
@@ -221,12 +231,14 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     small = str(tmp_path / "small")
     assert "24 pictures" in call("pack", str(tmp_path / "data"), small, "--side", "40")
     flags = "--backbone resnet8 --weights none --size 32 --test-size 40 --epochs 1 --batch 8"
-    methods = (
-        "--methods orthohash itq_cca lsh --bits 8 --workers 0 --jobs 2 --device cpu --no-mirror"
-    )
+    methods = "--methods orthohash cmbh-B itq_cca lsh --bits 8 --workers 0 --jobs 2 --device cpu"
+    flags += " --no-mirror"
     out = tmp_path / "out"
     said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
-    assert "6 cells done, 0 failed, 0 not done" in said
+    assert "8 cells done, 0 failed, 0 not done" in said
+    part = json.loads((out / "small-all-8-cmbh-B-0.json").read_text())
+    assert not part["config"]["levels"]
+    assert part["config"]["crop"] == 19
     trained = json.loads((out / "small-all-8-orthohash-0.json").read_text())
     assert trained["epochs"] == 1
     assert not trained["run"]["mirror"]
@@ -238,7 +250,10 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     assert [path.name for path in (out / "work").iterdir()] == ["small-frozen.npz"]
     refused = json.loads((out / "small-all-8-itq_cca-0.json").read_text())
     assert refused["reason"] == "bits must be from 1 to 2, not 8"
-    assert "| orthohash |" in call("table", str(out))
+    page = call("table", str(out))
+    assert "| orthohash |" in page
+    assert "| cmbh-B |" in page
+    assert "1 epoch of batch 8 at 32 pixels, measured at 40, pictures not mirrored." in page
     again = out / "small-all-8-lsh-0.json"
     first = json.loads(again.read_text())["scores"]
     again.unlink()

@@ -302,12 +302,13 @@ def test_health_by_hand() -> None:
 
 @given(
     st.lists(st.tuples(st.integers(-128, 127), st.booleans()), min_size=1, max_size=400),
-    st.sampled_from([np.int8, np.int16, np.int64]),
+    st.sampled_from([np.int8, np.int16, np.int64, np.uint8, np.uint32]),
 )
 def test_whole_distances_are_counted_as_others_are_sorted(
     items: list[tuple[int, bool]], kind: type[np.integer]
 ) -> None:
-    distance = np.array([place for place, _ in items])
+    least = 128 if np.issubdtype(kind, np.unsignedinteger) else 0
+    distance = np.array([place + least for place, _ in items])
     relevant = np.array([hit for _, hit in items])
     counted = metrics.to_buckets(distance.astype(kind), relevant)
     by_sorting = metrics.to_buckets(distance.astype(np.float64), relevant)
