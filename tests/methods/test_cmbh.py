@@ -195,7 +195,7 @@ def test_hash_terms_of_the_loss_are_scaled_as_the_config_says() -> None:
         labels = torch.arange(6) % 5
         found = loss(net, pictures(6), labels, torch.arange(6))
         u = torch.tanh(net(pictures(6)).code)
-        scale = weight / (config.bits if per_bit else 1)
+        scale = weight * (5 / config.bits**2 if per_bit else 1)  # of 5 classes
         pair = cmbh.pair_loss(u, labels, loss.moment, loss.sums, loss.counts)
         proxy = cmbh.proxy_loss(u, labels, loss.proxies)
         assert found["pair"].item() == pytest.approx(scale * pair.item(), rel=1e-4)
@@ -203,6 +203,18 @@ def test_hash_terms_of_the_loss_are_scaled_as_the_config_says() -> None:
         assert found["total"].item() == pytest.approx(
             sum(v.item() for k, v in found.items() if k != "total"), rel=1e-5
         )
+
+
+@pytest.mark.parametrize(("classes", "bits"), [(5, 7), (5, 48), (20, 12)])
+def test_hash_losses_begin_at_their_weight_whatever_the_classes_and_bits(
+    classes: int, bits: int
+) -> None:
+    net, loss, config = made(classes=classes, bits=bits, hash_warmup=0)
+    torch.nn.init.zeros_(net.hash.weight)  # u = 0, so that the mean of S^2 is left, 1 / (y - 1)
+    found = loss(net, pictures(6), torch.arange(6) % classes, torch.arange(6))
+    begins = config.hash_weight * classes / (classes - 1)
+    assert found["pair"].item() == pytest.approx(begins, rel=1e-5)
+    assert found["proxy"].item() == pytest.approx(begins, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ PAPER: dict[str, Any] = {
     **{"lr": 0.001, "warmup": 0.0, "schedule": "step", "step_epochs": 70, "epochs": 100},
     **{"batch": 16, "clip": 0.0, "area": 0.77},
     **{"region_mean": False, "box_share": 0.0, "relu_maps": False, "assign": False},
+    **{"hash_per_bit": False, "hash_weight": 1.0},
 }
 """An area of 0.77 is that of the paper's random 224 x 224 pixels of 255 x 255."""
 
@@ -62,9 +63,10 @@ class Config:
         class: classes that the network cannot tell apart yet get the same code, and keep it.
         Without `levels` nothing else is learned, and the hash losses start at once. The banks they
         start with hold codes that are far apart, one per class (`spread_codes`).
-    hash_per_bit: on, with `hash_weight` 12, because the pair and proxy losses grow with b^2 and the
-        others do not: at 12 bits they are as in the paper, and each bit of a longer code is pulled
-        as strongly as one of these.
+    hash_per_bit: on, because the pair and proxy losses grow with b^2 / y for y classes and the
+        others do not: few classes and a long code drown them in a clipped gradient. Divided by
+        that, each begins at about `hash_weight`, which is 4: on data sets like the paper's, of 100
+        to 200 classes, they begin at 0.7 to 23 with 12 to 48 bits.
     region_mean: on, so that the regions of an image weigh as much as the image. Eq. 14 adds them
         up, and four regions then leave the clipped gradient little of everything else.
     box_share: 0.5, because the boxes that Algorithm 1 finds cover a tenth of the image on average.
@@ -137,9 +139,9 @@ class Config:
     )
     hash_warmup: int = field(default=3, metadata={"help": "epochs before the hash losses start"})
     hash_per_bit: bool = field(
-        default=True, metadata={"help": "divide the hash losses by the code length"}
+        default=True, metadata={"help": "divide the hash losses by bits^2 / classes"}
     )
-    hash_weight: float = field(default=12.0, metadata={"help": "factor of the hash losses"})
+    hash_weight: float = field(default=4.0, metadata={"help": "factor of the hash losses"})
     head_lr: float = field(
         default=1.0,
         metadata={"help": "factor of --lr for everything but the backbone"},
@@ -435,7 +437,8 @@ class Loss(nn.Module):
         """The factor of the pair and proxy losses."""
         if self._is_warming_up():
             return 0.0
-        return self.config.hash_weight / (self.config.bits if self.config.hash_per_bit else 1)
+        size = self.config.bits**2 / len(self.proxies) if self.config.hash_per_bit else 1
+        return self.config.hash_weight / size
 
     def _is_warming_up(self) -> bool:
         """Whether the hash losses and their banks still wait."""
