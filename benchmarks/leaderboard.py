@@ -292,7 +292,7 @@ def open_scores(
         with Index.create(work / f"{name}.wb", model.opened()) as index:
             index.add(galleries[gallery], bits=bits, purpose="classes")
             evaluated = evaluate(index, queries[query], keep_constant_bits=True)
-        found[name] = {m: getattr(evaluated, m) for m in ("map", "map_low", "map_high")}
+        found[name] = {m: round(getattr(evaluated, m), 6) for m in ("map", "map_low", "map_high")}
     return found
 
 

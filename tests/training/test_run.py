@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,17 +18,18 @@ from wingbar.training import run
     "wrong",
     [{"schedule": "line"}, {"precision": "half"}, {"batch": 0}, {"held_out": 1.0}, {"lr": 0.0}],
 )
-def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(TrainingError):
-        replace(SMALL, **wrong)  # type: ignore[arg-type]
+        replace(SMALL, **wrong)
 
 
 def test_settings_are_numbers() -> None:
     for field in fields(run.Run):
         if isinstance(field.default, float):
             for value in (float("nan"), float("inf"), -1.0):
+                wrong: dict[str, Any] = {field.name: value}
                 with pytest.raises(TrainingError, match=f"^{field.name} must be "):
-                    run.Run(**{field.name: value})  # type: ignore[arg-type]
+                    run.Run(**wrong)
     with pytest.raises(TrainingError, match="seed must be at least 0 and at most "):
         run.Run(seed=2**63)
 

@@ -130,11 +130,10 @@ def to_buckets(distance: ArrayLike, relevant: ArrayLike) -> Buckets:
     if distances.dtype.kind in "iu" and np.can_cast(distances.dtype, np.int64):
         least, most = int(distances.min()), int(distances.max())
         if most - least < len(distances):  # counting is faster than sorting
-            places = (distances.astype(np.int64) - least).astype(np.intp)
-            counts = np.bincount(places, minlength=most - least + 1)
-            relevant_counts = np.bincount(places[is_relevant], minlength=most - least + 1)
-            size, hits = (found[counts > 0].astype(np.int64) for found in (counts, relevant_counts))
-            return Buckets(size, hits)
+            places = np.subtract(distances, least, dtype=np.intp)
+            counts = np.bincount(places)
+            hits = np.bincount(places[is_relevant], minlength=len(counts))
+            return Buckets(*(each[counts > 0].astype(np.int64) for each in (counts, hits)))
     order = np.argsort(distances, kind="stable")
     ordered = distances[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
