@@ -189,13 +189,13 @@ def test_proxy_loss_is_the_double_loop() -> None:
 
 
 def test_hash_terms_of_the_loss_are_scaled_as_the_config_says() -> None:
-    for per_bit, weight in ((True, 1.0), (False, 0.5)):
-        net, loss, config = made(hash_per_bit=per_bit, hash_weight=weight, hash_warmup=0)
+    for scaled, weight in ((True, 1.0), (False, 0.5)):
+        net, loss, config = made(hash_scaled=scaled, hash_weight=weight, hash_warmup=0)
         net.eval()
         labels = torch.arange(6) % 5
         found = loss(net, pictures(6), labels, torch.arange(6))
         u = torch.tanh(net(pictures(6)).code)
-        scale = weight * (5 / config.bits**2 if per_bit else 1)  # of 5 classes
+        scale = weight * (5 / config.bits**2 if scaled else 1)  # of 5 classes
         pair = cmbh.pair_loss(u, labels, loss.moment, loss.sums, loss.counts)
         proxy = cmbh.proxy_loss(u, labels, loss.proxies)
         assert found["pair"].item() == pytest.approx(scale * pair.item(), rel=1e-4)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -254,6 +255,18 @@ def test_weights_that_were_exchanged_are_noticed(trained: Path, tmp_path: Path) 
     shutil.copytree(trained, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match="is not the file that"):
+        export.load_net(tmp_path / "m")
+
+
+@pytest.mark.slow
+def test_a_network_of_another_version_is_refused_with_its_version(
+    trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "m")
+    record = json.loads((tmp_path / "m" / "model.json").read_text())
+    record["config"]["a_setting_that_went"] = True
+    (tmp_path / "m" / "model.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"a_setting_that_went.*written by wingbar \d"):
         export.load_net(tmp_path / "m")
 
 

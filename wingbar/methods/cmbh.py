@@ -39,7 +39,7 @@ PAPER: dict[str, Any] = {
     **{"lr": 0.001, "warmup": 0.0, "schedule": "step", "step_epochs": 70, "epochs": 100},
     **{"batch": 16, "clip": 0.0, "area": 0.77},
     **{"region_mean": False, "box_share": 0.0, "relu_maps": False, "assign": False},
-    **{"hash_per_bit": False, "hash_weight": 1.0},
+    **{"hash_scaled": False, "hash_weight": 1.0},
 }
 """An area of 0.77 is that of the paper's random 224 x 224 pixels of 255 x 255."""
 
@@ -63,7 +63,7 @@ class Config:
         class: classes that the network cannot tell apart yet get the same code, and keep it.
         Without `levels` nothing else is learned, and the hash losses start at once. The banks they
         start with hold codes that are far apart, one per class (`spread_codes`).
-    hash_per_bit: on, because the pair and proxy losses grow with b^2 / y for y classes and the
+    hash_scaled: on, because the pair and proxy losses grow with b^2 / y for y classes and the
         others do not: few classes and a long code drown them in a clipped gradient. Divided by
         that, each begins at about `hash_weight`, which is 4: on data sets like the paper's, of 100
         to 200 classes, they begin at 0.7 to 23 with 12 to 48 bits.
@@ -138,7 +138,7 @@ class Config:
         default=True, metadata={"help": "stop the gradient into the teacher of the transfer loss"}
     )
     hash_warmup: int = field(default=3, metadata={"help": "epochs before the hash losses start"})
-    hash_per_bit: bool = field(
+    hash_scaled: bool = field(
         default=True, metadata={"help": "divide the hash losses by bits^2 / classes"}
     )
     hash_weight: float = field(default=4.0, metadata={"help": "factor of the hash losses"})
@@ -437,7 +437,7 @@ class Loss(nn.Module):
         """The factor of the pair and proxy losses."""
         if self._is_warming_up():
             return 0.0
-        size = self.config.bits**2 / len(self.proxies) if self.config.hash_per_bit else 1
+        size = self.config.bits**2 / len(self.proxies) if self.config.hash_scaled else 1
         return self.config.hash_weight / size
 
     def _is_warming_up(self) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingbar import images, methods
-from wingbar.errors import ModelError, TrainingError
+from wingbar.errors import ModelError, TrainingError, one_line
 from wingbar.images import Preprocessing
 from wingbar.model import proof, runtime
 from wingbar.model.itq import Rotation
@@ -370,7 +370,7 @@ def cost(net: nn.Module, size: int) -> dict[str, int]:
 
 def load_net(folder: str | os.PathLike[str]) -> nn.Module:
     """The Net of a trained model directory, with its weights. Raises ModelError or OSError when the
-    directory is not complete."""
+    directory is not complete, or of a version of wingbar whose networks are built differently."""
     model = Model.load(folder)
     weights = Path(folder) / "model.safetensors"
     expected = model.record["weights"]["model.safetensors"]
@@ -380,9 +380,15 @@ def load_net(folder: str | os.PathLike[str]) -> nn.Module:
         )
     method = methods.get(model.method)
     backbone = backbones.create(model.record["backbone"])
-    config = method.Config(**model.record["config"])
-    net: nn.Module = method.Net(backbone, config, len(model.record["classes"]))
-    net.load_state_dict(load_file(weights))
+    try:
+        config = method.Config(**model.record["config"])
+        net: nn.Module = method.Net(backbone, config, len(model.record["classes"]))
+        net.load_state_dict(load_file(weights))
+    except (TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"the network of {folder} cannot be built ({one_line(error)}): it was written by "
+            f"wingbar {model.record['versions']['wingbar']}, whose networks differ"
+        ) from None
     return net
 
 
