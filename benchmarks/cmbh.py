@@ -51,11 +51,11 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 def outputs(net: cmbh.Net, preprocessing: images.Preprocessing, part: Images) -> dict[str, Array]:
-    """Feature f^l, matching scores, class logits and code logits of every image."""
+    """Feature (f^l; f with --fused), matching scores, class and code logits of every image."""
     found: dict[str, list[Array]] = {"feature": [], "scores": [], "logits": [], "code": []}
     with torch.no_grad():
         for batch in batched((images.load(path, preprocessing) for path in part.paths), 32):
-            matches = net.match(net.backbone.stages(torch.from_numpy(np.stack(batch)), 2)[1])
+            matches, _ = net.compare(torch.from_numpy(np.stack(batch)))
             for name, values in matches._asdict().items():
                 found[name].append(values.flatten(1).numpy())
     return {name: np.concatenate(values) for name, values in found.items()}
@@ -92,7 +92,7 @@ def report(model: Path, data: Dataset) -> None:
         f"argmax (accuracy {accuracy:.3f})": (predicted[0][:, None] != predicted[1][None]).astype(
             np.float32
         ),
-        "feature f^l, exhaustive": -unit(q["feature"]) @ unit(g["feature"]).T,
+        "feature, exhaustive": -unit(q["feature"]) @ unit(g["feature"]).T,
         "matching scores, exhaustive": -unit(q["scores"]) @ unit(g["scores"]).T,
         "tanh of the code logits, exhaustive": -unit(np.tanh(q["code"]))
         @ unit(np.tanh(g["code"])).T,
@@ -103,7 +103,7 @@ def report(model: Path, data: Dataset) -> None:
     for name, distance in lines.items():
         print(f"{name:42} {mean_ap(distance, data.query, data.gallery):.4f}", flush=True)
     for kind, q_feature, g_feature in (
-        ("f^l", q["feature"], g["feature"]),
+        ("feature", q["feature"], g["feature"]),
         ("tanh", np.tanh(q["code"]), np.tanh(g["code"])),
     ):
         query = Side(q["code"], unit(q_feature), q_labels)

@@ -96,8 +96,34 @@ def test_inference_holds_nothing_of_training() -> None:
     names = {name.split(".")[0] for name in net.state_dict()}
     assert names == {"backbone", "sub", "vectors", "hash"}
     assert not [name for name in net.state_dict() if "layer4" in name]
-    assert any(name.startswith("last.") for name in loss.state_dict())
+    assert any(name.startswith("fusion.last.") for name in loss.state_dict())
     assert net(pictures(2, 64)).feature.shape == (2, 16)
+
+
+def test_a_fused_code_is_that_of_all_stages() -> None:
+    net, loss, config = made(fused=True, hash_warmup=0)
+    net.eval(), loss.eval()
+    x, labels = pictures(3), torch.tensor([1, 4, 0])
+    output = net(x)
+    maps = net.backbone.stages(x, 2)
+    features = [
+        net.fusion.subs[0](maps[0]),
+        net.sub(maps[1]),
+        net.fusion.subs[1](net.fusion.last(maps[1])),
+    ]
+    f0 = net.fusion.fuse(torch.cat(features, 1))  # Eq. 8
+    torch.testing.assert_close(output.feature, f0)
+    vectors, weight = (p.detach().double().numpy() for p in (net.vectors, net.hash.weight))
+    for i in range(3):
+        m = scores_by_hand(vectors, f0[i].detach().double().numpy())
+        flat = (softmax(config.alpha * m.sum(1))[:, None] * m).flatten()  # Eq. 12
+        np.testing.assert_allclose(output.code[i].detach(), weight @ flat, atol=1e-5)
+    loss(net, x, labels, torch.arange(3))
+    torch.testing.assert_close(loss.relaxed[:3], torch.tanh(output.code))
+    assert loss.fusion is None
+    body = {id(p) for p in cmbh.param_groups(net, loss, config)[0]["params"]}
+    assert all(id(p) in body for p in net.fusion.last.parameters())
+    assert not any(id(p) in body for p in net.fusion.subs.parameters())
 
 
 TABLE_5 = {  # millions of parameters, 10^9 MACs
@@ -270,7 +296,7 @@ def test_at_the_end_w_h_holds_codes_for_what_is_confused() -> None:
     x, labels = pictures(10), torch.tensor([0, 0, 1, 1, 1, 2, 2, 4, 4, 4])
     loss(net, x, labels, torch.arange(10))
     loss.end_epoch()
-    logits = net.match(net.backbone.stages(x, 2)[1]).logits.detach().numpy().astype(float)
+    logits = net.match(net.sub(net.backbone.stages(x, 2)[1])).logits.detach().numpy().astype(float)
     order = np.argsort(-logits, 1)[:, :5]
     shares = np.array([softmax(row[o] / 2) for row, o in zip(logits, order, strict=True)])
     expected = class_codes.assign(
@@ -309,9 +335,9 @@ def test_classes_and_transfer_by_hand() -> None:
     x, labels = pictures(4), torch.tensor([1, 4, 0, 1])
     found = loss(net, x, labels, torch.arange(4))
     maps = net.backbone.stages(x, 2)
-    maps.append(loss.last(maps[1]))
-    f1, fl, f3 = loss.subs[0](maps[0]), net.sub(maps[1]), loss.subs[1](maps[2])
-    f0 = loss.fuse(torch.cat([f1, fl, f3], 1))
+    maps.append(loss.fusion.last(maps[1]))
+    f1, fl, f3 = loss.fusion.subs[0](maps[0]), net.sub(maps[1]), loss.fusion.subs[1](maps[2])
+    f0 = loss.fusion.fuse(torch.cat([f1, fl, f3], 1))
     vectors = net.vectors.detach().double().numpy()
     classes = transfer = 0.0
     for i in range(4):
@@ -409,7 +435,9 @@ def test_regions_are_squares_of_the_positive_part(monkeypatch: pytest.MonkeyPatc
     negative = nn.BatchNorm2d(64).eval()
     negative.weight.data.fill_(0.0)
     negative.bias.data.fill_(-1.0)
-    loss.last = nn.Sequential(loss.last, negative)  # a last stage without a positive value
+    loss.fusion.last = nn.Sequential(
+        loss.fusion.last, negative
+    )  # a last stage without a positive value
     given, cut = [], []
 
     def watched_regions(strength: Array, count: int) -> list[tuple[int, int, int, int]]:
@@ -424,7 +452,7 @@ def test_regions_are_squares_of_the_positive_part(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cmbh, "crop", watched_crop)
     loss(net, x, labels, torch.arange(2))
     maps = net.backbone.stages(x, 2)
-    seen = [*(torch.relu(stage) for stage in maps), torch.zeros_like(loss.last(maps[1]))]
+    seen = [*(torch.relu(stage) for stage in maps), torch.zeros_like(loss.fusion.last(maps[1]))]
     np.testing.assert_allclose(given, cmbh.activation(seen).detach(), atol=1e-6)
     # cells of 4 pixels, grown from 8 and 4 pixels to half of 32
     np.testing.assert_allclose(cut[0][0], [[0, 0, 16, 16], [2, 6, 18, 22]])
@@ -440,7 +468,7 @@ def test_region_loss_takes_the_greatest_score_of_each_region(mean: bool) -> None
     x, labels = pictures(2), torch.tensor([1, 3])
     found = loss(net, x, labels, torch.arange(2))
     maps = net.backbone.stages(x, 2)
-    maps.append(loss.last(maps[1]))
+    maps.append(loss.fusion.last(maps[1]))
     strength = cmbh.activation(maps).detach().numpy()
     vectors = net.vectors.detach().double().numpy()
     total = 0.0
@@ -448,9 +476,13 @@ def test_region_loss_takes_the_greatest_score_of_each_region(mean: bool) -> None
         for box in find_regions(strength[i], 3):
             cut = cmbh.crop(x[i : i + 1], torch.tensor([[to_pixels(box, (8, 8), (32, 32))]]), 16)
             inside = net.backbone.stages(cut, 2)
-            inside.append(loss.last(inside[1]))
-            f1, fl, f3 = loss.subs[0](inside[0]), net.sub(inside[1]), loss.subs[1](inside[2])
-            f0 = loss.fuse(torch.cat([f1, fl, f3], 1))
+            inside.append(loss.fusion.last(inside[1]))
+            f1, fl, f3 = (
+                loss.fusion.subs[0](inside[0]),
+                net.sub(inside[1]),
+                loss.fusion.subs[1](inside[2]),
+            )
+            f0 = loss.fusion.fuse(torch.cat([f1, fl, f3], 1))
             y0, yl = (
                 config.alpha * scores_by_hand(vectors, f[0].detach().double().numpy()).max(1)
                 for f in (f0, fl)
@@ -514,7 +546,7 @@ def test_every_backbone_is_cut_and_exported(name: str) -> None:
     loss = cmbh.Loss(backbone, config, 4, 3)
     net.eval(), loss.eval()
     maps = net.backbone.stages(x, 2)
-    torch.testing.assert_close([*maps, loss.last(maps[1])], expected)
+    torch.testing.assert_close([*maps, loss.fusion.last(maps[1])], expected)
     assert torch.isfinite(loss(net, x, torch.tensor([0, 1, 3]), torch.arange(3))["total"])
     if name in ("resnet8", "efficientnet_lite0"):
         import onnxruntime

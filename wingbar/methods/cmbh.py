@@ -137,6 +137,13 @@ class Config:
     detach_teacher: bool = field(
         default=True, metadata={"help": "stop the gradient into the teacher of the transfer loss"}
     )
+    fused: bool = field(
+        default=False,
+        metadata={
+            "help": "compute the code from all stages together (f of Eq. 8) instead of from stage "
+            "l: more accurate, but inference needs the last stage and all of N_sub"
+        },
+    )
     hash_warmup: int = field(default=3, metadata={"help": "epochs before the hash losses start"})
     hash_scaled: bool = field(
         default=True, metadata={"help": "divide the hash losses by bits^2 / classes"}
@@ -162,10 +169,10 @@ class Config:
         require(self, "alpha", above=0)
         require(self, "box_share", least=0, most=1)
         require_one_of(self, "feature", "stage", "code")
-        if (self.transfer or self.regions) and not self.levels:
+        if (self.transfer or self.regions or self.fused) and not self.levels:
             raise TrainingError(
-                "transfer and regions need levels: add --no-transfer --regions 0, or leave "
-                "--no-levels out"
+                "transfer, regions and fused need levels: add --no-transfer --regions 0, without "
+                "--fused, or leave --no-levels out"
             )
 
 
@@ -285,10 +292,37 @@ def sub_network(channels: int, width: int, dim: int) -> nn.Sequential:
     )
 
 
-class Matches(NamedTuple):
-    """Stage l of B images compared with the C-vectors.
+class Fused(NamedTuple):
+    """What the other stages of B images add: their features f^1 and f^3 and, with f^l, the fused f
+    of Eq. 8; each [B, d]."""
 
-    feature: f^l, [B, d].
+    first: Tensor
+    third: Tensor
+    together: Tensor
+
+
+class Fusion(nn.Module):
+    """The last stage, both other N_sub (`subs`) and N_con (`fuse`)."""
+
+    def __init__(self, backbone: Backbone, config: Config) -> None:
+        super().__init__()
+        width = config.width or backbone.widths[2] // 2
+        self.last = backbone.cut()
+        self.subs = nn.ModuleList(
+            sub_network(backbone.widths[j], width, config.dim) for j in (0, 2)
+        )
+        self.fuse = nn.Linear(3 * config.dim, config.dim)
+
+    def forward(self, first: Tensor, third: Tensor, feature: Tensor) -> Fused:
+        """The maps of the first and the last stage and f^l [B, d] -> Fused."""
+        features = self.subs[0](first), self.subs[1](third)
+        return Fused(*features, self.fuse(torch.cat([features[0], feature, features[1]], 1)))
+
+
+class Matches(NamedTuple):
+    """A feature of B images compared with the C-vectors.
+
+    feature: f^l, or f where the code is computed from all stages, [B, d].
     scores: M, [B, y, k], in [-1, 1].
     logits: of the classes, [B, y].
     code: code logits, [B, b].
@@ -301,11 +335,12 @@ class Matches(NamedTuple):
 
 
 class Net(nn.Module):
-    """The backbone up to stage l, N_sub, the C-vectors (`vectors`) and W_h (`hash`)."""
+    """The backbone up to stage l, N_sub, the C-vectors (`vectors`) and W_h (`hash`); where the code
+    is computed from all stages, also their `fusion`."""
 
     def __init__(self, backbone: Backbone, config: Config, classes: int) -> None:
         super().__init__()
-        backbone.cut()  # only training needs the last stage
+        backbone.cut()  # without `fused`, only training needs the last stage
         self.backbone = backbone
         self.alpha, self.weights_scores = config.alpha, config.levels
         self.code_as_feature = config.feature == "code"
@@ -314,20 +349,28 @@ class Net(nn.Module):
         )
         self.vectors = nn.Parameter(torch.randn(classes, config.characteristics, config.dim))
         self.hash = nn.Linear(classes * config.characteristics, config.bits, bias=False)
+        self.fusion = Fusion(backbone, config) if config.fused else None
 
     def forward(self, pixels: Tensor) -> Output:
-        """Pixels [B, H, W, 3] uint8 -> code logits [B, b]; as feature f^l [B, d], or the tanh of
-        the code logits; as auxiliary outputs the matching "scores" [B, y, k] and the "activation"
-        [B, h, w], the mean over the channels of stage l's map."""
-        stage = self.backbone.stages(pixels, 2)[1]
-        found = self.match(stage)
+        """Pixels [B, H, W, 3] uint8 -> code logits [B, b]; as feature f^l or f [B, d], or the tanh
+        of the code logits; as auxiliary outputs the matching "scores" [B, y, k] and the
+        "activation" [B, h, w], the mean over the channels of stage l's map."""
+        found, stage = self.compare(pixels)
         feature = torch.tanh(found.code) if self.code_as_feature else found.feature
         return Output(found.code, feature, {"scores": found.scores, "activation": stage.mean(1)})
 
-    def match(self, stage: Tensor) -> Matches:
-        """Compare stage l's map [B, c, h, w] with the C-vectors."""
+    def compare(self, pixels: Tensor) -> tuple[Matches, Tensor]:
+        """Pixels [B, H, W, 3] uint8 -> the Matches of which the code is made, and stage l's map
+        [B, c, h, w]."""
+        first, stage = self.backbone.stages(pixels, 2)
         feature = self.sub(stage)
-        with torch.autocast(stage.device.type, enabled=False):
+        if self.fusion is not None:
+            feature = self.fusion(first, self.fusion.last(stage), feature).together
+        return self.match(feature), stage
+
+    def match(self, feature: Tensor) -> Matches:
+        """Compare features [B, d] with the C-vectors."""
+        with torch.autocast(feature.device.type, enabled=False):
             scores = matching_scores(self.vectors, feature)
             logits = self.alpha * scores.sum(2)
             if self.weights_scores:
@@ -335,6 +378,30 @@ class Net(nn.Module):
             else:
                 code = self.hash(scores.flatten(1))  # Eq. 4
         return Matches(feature, scores, logits, code)
+
+
+class Levels(NamedTuple):
+    """What training sees of B images.
+
+    maps: of the three stages, each [B, c, h, w].
+    first, third: f^1 and f^3, [B, d].
+    stage, together: f^l and f of Eq. 8, compared with the C-vectors.
+    """
+
+    maps: list[Tensor]
+    first: Tensor
+    third: Tensor
+    stage: Matches
+    together: Matches
+
+
+def levels(net: Net, fusion: Fusion, pixels: Tensor) -> Levels:
+    """All stages of pixels [B, H, W, 3]."""
+    maps = net.backbone.stages(pixels, 2)
+    maps = [*maps, fusion.last(maps[1])]
+    stage = net.match(net.sub(maps[1]))
+    fused = fusion(maps[0], maps[2], stage.feature)
+    return Levels(maps, fused.first, fused.third, stage, net.match(fused.together))
 
 
 @contextmanager
@@ -387,14 +454,9 @@ class Loss(nn.Module):
     def __init__(self, backbone: Backbone, config: Config, classes: int, items: int) -> None:
         super().__init__()
         self.config = config
+        self.fusion = Fusion(backbone, config) if config.levels and not config.fused else None
         if config.levels:
-            width = config.width or backbone.widths[2] // 2
-            self.last = backbone.cut()
-            self.subs = nn.ModuleList(
-                sub_network(backbone.widths[j], width, config.dim) for j in (0, 2)
-            )
             self.classifiers = nn.ModuleList(nn.Linear(config.dim, classes) for _ in (0, 2))
-            self.fuse = nn.Linear(3 * config.dim, config.dim)  # N_con
         codes = spread_codes(classes, config.bits)
         self.register_buffer("moment", codes.T @ codes)
         self.register_buffer("sums", codes)
@@ -411,21 +473,29 @@ class Loss(nn.Module):
     def forward(self, net: Net, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """The scalars "pair" and "proxy"; with levels "classes", and where they are on "transfer"
         and "regions"; and their "total"."""
-        maps = net.backbone.stages(pixels, 2)
-        found = net.match(maps[1])
+        losses: dict[str, Tensor] = {}
+        fusion = self.fusion_of(net)
+        if fusion is None:
+            found = net.match(net.sub(net.backbone.stages(pixels, 2)[1]))
+        else:
+            seen = levels(net, fusion, pixels)
+            found = seen.together if self.config.fused else seen.stage
+            losses |= self._level_losses(seen, labels, whole=True)
+            if self.config.regions:
+                losses["regions"] = self._region_loss(net, fusion, pixels, seen.maps, labels)
         relaxed = torch.tanh(found.code)
         self._store(rows, labels, relaxed.detach(), found.logits.detach())
         scale = self._hash_scale()
-        losses = {
+        losses |= {
             "pair": scale * pair_loss(relaxed, labels, self.moment, self.sums, self.counts),
             "proxy": scale * proxy_loss(relaxed, labels, self.proxies),
         }
-        if self.config.levels:
-            maps = [*maps, self.last(maps[1])]
-            losses |= self._level_losses(net, maps, found, labels, whole=True)
-            if self.config.regions:
-                losses["regions"] = self._region_loss(net, pixels, maps, labels)
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
+
+    def fusion_of(self, net: Net) -> Fusion | None:
+        """What fuses the stages: a part of the network where its code needs it. None without
+        `levels`."""
+        return net.fusion if self.config.fused else self.fusion
 
     def _store(self, rows: Tensor, labels: Tensor, relaxed: Tensor, logits: Tensor) -> None:
         """Put a batch into the banks."""
@@ -444,38 +514,35 @@ class Loss(nn.Module):
         """Whether the hash losses and their banks still wait."""
         return self.config.levels and int(self.epoch) < self.config.hash_warmup
 
-    def _level_losses(
-        self, net: Net, maps: list[Tensor], found: Matches, labels: Tensor, whole: bool
-    ) -> dict[str, Tensor]:
+    def _level_losses(self, seen: Levels, labels: Tensor, whole: bool) -> dict[str, Tensor]:
         """L_cls (Eq. 10) and L_trans (Eq. 11) of whole images, or of regions, where the maximum of
         a class's scores replaces their sum (Eq. 13)."""
-        first, third = (sub(maps[j]) for sub, j in zip(self.subs, (0, 2), strict=True))
-        fused = self.fuse(torch.cat([first, found.feature, third], 1))  # Eq. 8
-        with torch.autocast(fused.device.type, enabled=False):
-            both = [matching_scores(net.vectors, fused), found.scores]  # Eq. 9 and 3
-            of_fused, of_stage = (
-                self.config.alpha * (scores.sum(2) if whole else scores.amax(2)) for scores in both
-            )
+        of_fused, of_stage = (  # Eq. 9 and 3
+            self.config.alpha * (found.scores.sum(2) if whole else found.scores.amax(2))
+            for found in (seen.together, seen.stage)
+        )
         of_first, of_third = (
             classify(feature).float()
-            for classify, feature in zip(self.classifiers, (first, third), strict=True)
+            for classify, feature in zip(self.classifiers, (seen.first, seen.third), strict=True)
         )
-        levels = [of_fused, of_first, of_stage, of_third]
+        every = [of_fused, of_first, of_stage, of_third]
         losses = {
-            "classes": torch.stack([F.cross_entropy(logits, labels) for logits in levels]).sum()
+            "classes": torch.stack([F.cross_entropy(logits, labels) for logits in every]).sum()
         }
         if self.config.transfer:
-            losses["transfer"] = transfer_loss(levels, of_stage, self.config.detach_teacher)
+            losses["transfer"] = transfer_loss(every, of_stage, self.config.detach_teacher)
         return losses
 
-    def _region_loss(self, net: Net, pixels: Tensor, maps: list[Tensor], labels: Tensor) -> Tensor:
+    def _region_loss(
+        self, net: Net, fusion: Fusion, pixels: Tensor, maps: list[Tensor], labels: Tensor
+    ) -> Tensor:
         """L_region (Eq. 14): the losses of the regions, averaged or summed over the M regions of an
         image."""
         count = self.config.regions
-        seen = [stage.detach() for stage in maps]
+        maps = [stage.detach() for stage in maps]
         if self.config.relu_maps:
-            seen = [F.relu(stage) for stage in seen]
-        strength = activation(seen).cpu().numpy()
+            maps = [F.relu(stage) for stage in maps]
+        strength = activation(maps).cpu().numpy()
         size = (pixels.shape[1], pixels.shape[2])
         boxes = [
             [to_pixels(box, strength.shape[1:], size) for box in find_regions(one, count)]
@@ -486,10 +553,8 @@ class Loss(nn.Module):
             placed = grown(placed, self.config.box_share, size)
         crops = crop(pixels, placed, self.config.crop or size[0])
         with frozen_statistics(net, self):
-            maps = net.backbone.stages(crops, 2)
-            maps = [*maps, self.last(maps[1])]
-            repeated = labels.repeat_interleave(count)
-            losses = self._level_losses(net, maps, net.match(maps[1]), repeated, whole=False)
+            seen = levels(net, fusion, crops)
+            losses = self._level_losses(seen, labels.repeat_interleave(count), whole=False)
         mean = torch.stack(list(losses.values())).sum()  # each loss is a mean over all regions
         return mean if self.config.region_mean else count * mean
 
@@ -547,5 +612,6 @@ class Loss(nn.Module):
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
     """The backbone at the run's learning rate, everything else at `head_lr` times that; all
     parameters decay, as in the paper."""
-    last = loss.last.parameters() if config.levels else ()
+    fusion = loss.fusion_of(net)
+    last = () if fusion is None else fusion.last.parameters()
     return body_and_head(net, loss, config.head_lr, last)
