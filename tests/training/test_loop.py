@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.runs import CONFIG, SMALL, command, in_two_processes, losses, weights
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
 from wingbar.errors import DataError, ModelError, TrainingError
-from wingbar.methods import dlbhc, orthohash
+from wingbar.methods import dlbhc, fish, orthohash
 from wingbar.model.model import Model
 from wingbar.parallel import no_progress
 from wingbar.training import export, loop, run
@@ -180,6 +181,79 @@ def test_measuring_on_the_way_does_not_change_the_run(
         for line in (tmp_path / "m" / "train" / "log.jsonl").read_text().splitlines()
     ]
     assert sum("held_out_map" in record for record in records) == 2
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights(data: Path, tmp_path: Path) -> None:
+    images = read_images(data)
+    settings = Recorded(dlbhc, CONFIG, SMALL, images, None)
+    training = loop.Training(settings, split(images, SMALL, no_progress), tmp_path)
+    before = {name: value.clone() for name, value in training.joint.state_dict().items()}
+    first = next(training.net.parameters())
+    first.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
+    with pytest.raises(TrainingError, match=r"'gradient_norm' became nan .* no checkpoint yet"):
+        training.train_step(*next(iter(training._loader())))
+    for name, value in training.net.named_parameters():
+        assert torch.equal(value, before[f"net.{name}"])
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "m"
+    with pytest.raises(ModelError, match="missing"):
+        loop.train(
+            dlbhc,
+            read_images(data),
+            output,
+            CONFIG,
+            replace(SMALL, weights=str(tmp_path / "missing")),
+        )
+    with pytest.raises(TrainingError, match="no weights to start from"):
+        loop.train(dlbhc, read_images(data), output, CONFIG, SMALL, start=tmp_path)
+    assert not output.exists()
+
+
+def test_batches_that_cannot_be_shared_or_normalised(data: Path, tmp_path: Path) -> None:
+    images = read_images(data)
+    parts = split(images, SMALL, no_progress)
+    for batch, world in ((1, 2), (5, 2), (99, 2)):  # 99: all 33
+        settings = Recorded(dlbhc, CONFIG, replace(SMALL, batch=batch), images, None)
+        with pytest.raises(TrainingError, match=r"cannot share .* a multiple of 2"):
+            loop.Training(settings, parts, tmp_path, 0, world)
+    of_one = replace(SMALL, batch=1)
+    loop.Training(Recorded(dlbhc, CONFIG, of_one, images, None), parts, tmp_path)
+    settings = Recorded(orthohash, orthohash.Config(bits=8), of_one, images, None)
+    with pytest.raises(TrainingError, match="of one image it cannot: use a larger --batch"):
+        loop.Training(settings, parts, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
+def test_a_resumed_run_draws_the_same_numbers_and_misses_no_image(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "write", lambda *_: None)  # only losses are asked
+    copy = tmp_path / "pictures"
+    shutil.copytree(data, copy)
+    images, config = read_images(copy), fish.Config(bits=8)
+    often = replace(SMALL, checkpoint_minutes=0.0, epochs=2)
+    loop.train(fish, images, tmp_path / "whole", config, often)
+
+    def stop(self: loop.Training) -> None:
+        if (self.epoch, self.step) == (0, 2):
+            raise RuntimeError("stopped")
+
+    output = tmp_path / "m"
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Training, "_report", stop)
+        with pytest.raises(RuntimeError, match="stopped"):  # after the checkpoint before step 1
+            loop.train(fish, images, output, config, often)
+    one = Path(images.paths[0])
+    content = one.read_bytes()
+    one.write_bytes(b"")
+    with pytest.raises(TrainingError, match=f"{one.name} could be read when this run began"):
+        loop.train(fish, images, output, config, often, resume=True)
+    one.write_bytes(content)
+    loop.train(fish, images, output, config, often, resume=True)
+    assert losses(output) == losses(tmp_path / "whole")
 
 
 @pytest.mark.slow

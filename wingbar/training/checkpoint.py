@@ -5,7 +5,7 @@ bit. It is one safetensors file whose tensors are named
 
 - `both.NAME`: parameters and buffers of the net and the loss,
 - `optimizer.I.NAME`: the optimizer's state of its parameter number I,
-- `generator`: the state of PyTorch's random generator on the CPU;
+- `generator`, and `generator_cuda` on a GPU: the states of PyTorch's random generators;
 
 the next step stands in its metadata.
 """
@@ -60,6 +60,8 @@ def save(
             if isinstance(value, Tensor)
         }
     tensors["generator"] = torch.get_rng_state()
+    if next(joint.parameters()).is_cuda:
+        tensors["generator_cuda"] = torch.cuda.get_rng_state()
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     place = {"place": f"{position.epoch} {position.step}"}
     write_whole(checkpoint_path(output), to_safetensors(contiguous, place))
@@ -96,11 +98,14 @@ def load(output: Path, joint: nn.Module, optimizer: torch.optim.Optimizer) -> Po
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
     torch.set_rng_state(tensors["generator"])
+    if "generator_cuda" in tensors and next(joint.parameters()).is_cuda:
+        torch.cuda.set_rng_state(tensors["generator_cuda"])
     return position
 
 
 def claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
-    """Make the folder `output` ready for the run that `described` describes (`run.describe`).
+    """Check that the folder `output` can take the run that `described` describes (`run.describe`);
+    nothing is written.
 
     Raises TrainingError when the folder is not empty, or, with `resume`, when it does not hold the
     same run.
@@ -120,11 +125,31 @@ def claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
         raise TrainingError(
             f"{output} is not empty: add --resume to continue the run in it, or name another folder"
         )
-    record.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_unread(output: Path, split: Split) -> None:
+    """Raise TrainingError where other images cannot be read than when the run in `output` began:
+    what it has learned of each image is kept by its number among those that can."""
+    before = {
+        failure["path"]
+        for failure in json.loads(_record_path(output).read_text()).get("failed", [])
+    }
+    now = {failure.path: failure.reason for failure in split.failed}
+    for path in sorted(now.keys() - before):
+        raise TrainingError(
+            f"{path} could be read when this run began, and now it cannot ({now[path]}): put it "
+            "back and resume, or begin another run"
+        )
+    for path in sorted(before - now.keys()):
+        raise TrainingError(
+            f"{path} could not be read when this run began, and now it can: take it away and "
+            "resume, or begin another run"
+        )
 
 
 def write_run(output: Path, described: Mapping[str, Any], split: Split) -> None:
-    """Record the run in run.json: its description and the images it trains on. Raises OSError."""
+    """Record the run in run.json, in a folder of its own: its description and the images it trains
+    on. Raises OSError."""
     record = {
         **described,
         "protocol": split.protocol,
@@ -132,6 +157,7 @@ def write_run(output: Path, described: Mapping[str, Any], split: Split) -> None:
         "held_out": list(split.held_paths),
         "failed": [asdict(failure) for failure in split.failed],
     }
+    _record_path(output).parent.mkdir(parents=True, exist_ok=True)
     write_whole(_record_path(output), json.dumps(record, indent=1).encode())
 
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from wingbar import images, methods
 from wingbar.errors import ModelError, TrainingError, one_line
+from wingbar.files import write_whole
 from wingbar.images import Preprocessing
 from wingbar.model import proof, runtime
 from wingbar.model.itq import Rotation
@@ -108,7 +109,7 @@ def write(
     model = Model(with_record(files, content))
     check_parity(model, pixels, expected[:, :dim], expected[:, dim:])
     model = proof.proven(model)
-    (output / "model.safetensors").write_bytes(weights)
+    write_whole(output / "model.safetensors", weights)
     model.save(output)
     return model
 
@@ -373,6 +374,8 @@ def load_net(folder: str | os.PathLike[str]) -> nn.Module:
     directory is not complete, or of a version of wingbar whose networks are built differently."""
     model = Model.load(folder)
     weights = Path(folder) / "model.safetensors"
+    if "weights" not in model.record:
+        raise ModelError(f"{folder} was not trained by wingbar: it has no PyTorch network")
     expected = model.record["weights"]["model.safetensors"]
     if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
         raise ModelError(
@@ -396,7 +399,9 @@ def start_from(net: nn.Module, folder: Path, backbone: str) -> None:
     """Copy the weights of the trained model in `folder` into `net`, where the shapes fit. Raises
     TrainingError when they cannot be read or the model has a different backbone than `backbone`."""
     try:
-        its_backbone = Model.load(folder).record["backbone"]
+        its_backbone = Model.load(folder).record.get("backbone")
+        if its_backbone is None:
+            raise ModelError("it was not trained by wingbar")
         state = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError, ModelError) as error:
         raise TrainingError(f"{folder} has no weights to start from ({error})") from None

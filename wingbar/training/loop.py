@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from wingbar import images, methods
 from wingbar.data.records import Images
-from wingbar.errors import DataError, TrainingError, WingbarError, one_line
+from wingbar.errors import DataError, TrainingError, WingbarError, counted, one_line
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import Progress, no_progress
@@ -54,9 +54,9 @@ def train(
     `output/train/run.json`.
 
     Raises DataError for data that this method or none can be trained on, ModelError for missing
-    weights, TrainingError when the loss is not finite (naming the term; the last checkpoint stays)
-    or `output` holds something else. KeyboardInterrupt ends the current step and leaves a
-    checkpoint.
+    weights, TrainingError when a loss term or the gradient is not finite (naming it; the last
+    checkpoint stays) or `output` holds something else. KeyboardInterrupt ends the current step and
+    leaves a checkpoint.
     """
     settings = Recorded(
         method=method,
@@ -75,11 +75,13 @@ def train(
         training = Training(
             settings, split(data, settings.run, report), output, rank, world, report
         )
-        if rank == 0:
-            checkpoint.write_run(output, described, training.split)
         if settings.start is not None:
             export.start_from(training.net, Path(settings.start), settings.run.backbone)
-        if resume and training.restore() and rank == 0:
+        if resume:
+            checkpoint.check_unread(output, training.split)
+            training.restore()
+        if rank == 0:
+            checkpoint.write_run(output, described, training.split)
             checkpoint.truncate_log(output, training.position)
         training.train()
         if rank == 0:
@@ -150,6 +152,12 @@ class Training:
         self.device = _device(rank)
         method, config, run = settings.method, settings.config, settings.run
         classes, items = len(split.classes), len(split.paths)
+        batch = min(run.batch, items)
+        if batch % world:
+            raise TrainingError(
+                f"{world} processes cannot share {counted(batch, 'image')} equally: use a --batch "
+                f"that is a multiple of {world}"
+            )
 
         torch.manual_seed(run.seed)
         backbone = backbones.create(run.backbone, run.weights)
@@ -157,6 +165,11 @@ class Training:
         self.loss: Any = method.Loss(backbone, config, classes, items)
         groups = method.param_groups(self.net, self.loss, config)
         self.joint = _NetAndLoss(self.net, self.loss).to(self.device)
+        if batch == world and any(isinstance(m, nn.BatchNorm1d) for m in self.joint.modules()):
+            raise TrainingError(
+                "this method normalises over the images of a batch, and of one image it cannot: "
+                "use a larger --batch"
+            )
         self.joint.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = _optimizer(groups, run)
         # what computes a step: `joint` itself, or its replica whose gradients are averaged
@@ -226,6 +239,8 @@ class Training:
             batch_sampler=shares,
             num_workers=self.run.workers,
             worker_init_fn=_start_worker,
+            # one of its own: it draws a seed for each pass, also for the rest of one after a resume
+            generator=torch.Generator(),
         )
 
     def train_step(self, pixels: Tensor, labels: Tensor, rows: Tensor) -> dict[str, float]:
@@ -233,7 +248,7 @@ class Training:
         int64, rows [B] int64 -> the loss terms, averaged over the whole batch, and
         "gradient_norm", before clipping.
 
-        Raises TrainingError when a term is not finite.
+        Raises TrainingError when a term or the norm is not finite; the weights then stay.
         """
         # a step uses the rate at its end, so that the first one is above zero
         start = self.epoch + self.step / self.steps
@@ -252,6 +267,7 @@ class Training:
         terms["total"].backward()
         # without a limit it only measures
         norm = nn.utils.clip_grad_norm_(self.joint.parameters(), self.run.clip or float("inf"))
+        self._check_finite({"gradient_norm": float(norm)})
         self.optimizer.step()
         return {**losses, "gradient_norm": float(norm)}
 
@@ -291,7 +307,7 @@ class Training:
                     else "there was no checkpoint yet"
                 )
                 raise TrainingError(
-                    f"the loss term {name!r} became {value} at epoch {self.epoch}, step "
+                    f"{name!r} became {value} at epoch {self.epoch}, step "
                     f"{self.step}; {kept}: try a lower --lr, or --precision float32"
                 )
 
@@ -311,9 +327,14 @@ class Training:
 
     def _checkpoint_if_due(self, interrupted: list[bool]) -> None:
         """Write a checkpoint when it is time for one. Raises KeyboardInterrupt, after writing one,
-        when Ctrl-C was pressed."""
+        when Ctrl-C was pressed.
+
+        Of several processes each knows only its share of an epoch until the end of it, so that they
+        write checkpoints only then.
+        """
         waited = time.monotonic() - self._saved_at
-        if interrupted or waited >= 60 * self.run.checkpoint_minutes:
+        is_whole = self.world == 1 or self.step == 0
+        if is_whole and (interrupted or waited >= 60 * self.run.checkpoint_minutes):
             self._save()
         if interrupted:
             raise KeyboardInterrupt
