@@ -22,6 +22,33 @@ def copy(shared_index_path: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(shared_index_path, tmp_path / "copy.wb"))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["remove", "nothing.jpg", "--dry-run"],
+        ["remove", "nothing.jpg", "--dry-run", "--json"],
+        ["duplicates"],
+        ["duplicates", "--json"],
+    ],
+)
+def test_a_password_is_never_printed(
+    command: list[str],
+    copies: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = Index.open(copies)
+    monkeypatch.setattr(Index, "open", lambda *_, **__: opened)
+    verb, *rest = command
+    url = "postgresql://me:s3cret@server/pictures/c"
+    page = [] if verb == "remove" else ["--html", tmp_path / "page.html"]
+    _, out, err = run(capsys, verb, url, *rest, *page)
+    assert "postgresql://me@server/pictures/c" in out + err
+    shown = [out, err, *(path.read_text() for path in tmp_path.glob("*.html"))]
+    assert not any("s3cret" in text for text in shown)
+
+
 # -- remove
 
 

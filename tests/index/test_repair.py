@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.conftest import picture
 from tests.index.test_vectors import DIM, keys, vectors
 from wingbar.errors import StoreError
+from wingbar.files import partial_path
 from wingbar.index import repair as repairs
 from wingbar.index.checks import verify
 from wingbar.index.index import Index
@@ -255,7 +256,7 @@ def test_a_full_disk_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch
     assert (done.returncode, "free some space" in done.stdout) == (2, True), done
     assert path.read_bytes() == before
     assert not path.with_name("a.wb.damaged").exists()
-    assert not path.with_name("a.wb.repaired").exists()
+    assert not partial_path(path).exists()
 
 
 def test_a_kill_before_the_exchange_leaves_the_damaged_index(
@@ -272,8 +273,12 @@ def test_a_kill_before_the_exchange_leaves_the_damaged_index(
         with pytest.raises(KeyboardInterrupt):
             repair(path)
     assert path.read_bytes() == before
-    shutil.copy(path, path.with_name("a.wb.repaired"))  # as a kill leaves it
+    of_another = path.with_name("a.wb.repaired")  # whatever it is, it stays
+    of_another.write_text("mine")
+    shutil.copy(path, partial_path(path))  # as a kill leaves it
     assert repair(path).items == COUNT - 3
+    assert of_another.read_text() == "mine"
+    assert not partial_path(path).exists()
 
 
 @pytest.mark.slow

@@ -104,6 +104,15 @@ def test_half_of_the_mean_stays_in_features_that_are_not_averaged() -> None:
     np.testing.assert_allclose(classes.feature_mean, raw.mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("purpose", ["copies", "instances", "classes"])
+def test_one_image_and_copies_of_it_keep_their_feature(count: int, purpose: str) -> None:
+    raw = np.repeat(sample()[:1], count, axis=0)
+    fitted = fit(raw, 8, 3, FitOptions(purpose=purpose)).rotation
+    feature = (raw - fitted.feature_mean) @ fitted.feature
+    assert np.linalg.norm(feature, axis=1).min() > 0.1
+
+
 @pytest.mark.parametrize(("codes", "made"), [("pca", fit_pca), ("lsh", fit_lsh)])
 def test_other_codes_beside_the_features_of_itq(codes: str, made: Any) -> None:
     raw = sample()

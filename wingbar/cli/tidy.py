@@ -63,18 +63,20 @@ def remove_flags(parser: argparse.ArgumentParser) -> None:
 
 def remove(args: argparse.Namespace) -> int:
     """Remove items from an index; exit code 2 when a name belongs to no item, or none is chosen."""
+    from wingbar.index.engine import place_of
     from wingbar.index.index import Index
 
+    place = str(place_of(args.index))  # without its password
     names = [*args.names, *([] if args.list is None else _listed_in(args.list))]
     if args.list is not None and not names:
         raise WingbarError(f"{args.list} names no file: nothing was removed")
     with Index.open(args.index) as index:
         chosen = index.select(names, where=args.where)
         for name in chosen.missing[:LISTED]:
-            print_message(f"{args.index} holds nothing of the name {shortened(name)}")
+            print_message(f"{place} holds nothing of the name {shortened(name)}")
         if len(chosen.missing) > LISTED:
             more = f"{len(chosen.missing) - LISTED:,} more names"
-            print_message(f"{args.index} holds nothing of {more}; --json lists them all")
+            print_message(f"{place} holds nothing of {more}; --json lists them all")
         if not chosen.ids and args.where:
             why = index.why_nothing_passes(args.where)
             if why is None and len(chosen.missing) < len(names):
@@ -83,18 +85,18 @@ def remove(args: argparse.Namespace) -> int:
                 print_message(why)
         if not args.dry_run:
             if not args.yes:
-                _ask_before_most(args.index, len(chosen), len(index))
+                _ask_before_most(place, len(chosen), len(index))
             index.delete(chosen.ids)
         left = len(index)
         noun = "image" if index.model.has_network else "item"
     head = "would remove" if args.dry_run else "removed"
-    text = f"{args.index}: {head} {counted(len(chosen), noun)}"
+    text = f"{place}: {head} {counted(len(chosen), noun)}"
     text += f", {left - len(chosen) if args.dry_run else left:,} left"
     lines = [text, *(f"  {visible(path)}" for path in chosen.paths[:LISTED])]
     if len(chosen) > LISTED:
         lines.append(f"  and {len(chosen) - LISTED:,} more; --json lists them all")
     record = {
-        "index": args.index,
+        "index": place,
         "removed": 0 if args.dry_run else len(chosen),
         "items": left,
         "paths": list(chosen.paths),
@@ -179,8 +181,10 @@ def duplicates(args: argparse.Namespace) -> int:
     from wingbar.duplicates.find import DuplicateOptions, find_duplicates
     from wingbar.evaluation.report import check_pages
     from wingbar.files import require_own, write_whole
+    from wingbar.index.engine import place_of
     from wingbar.index.index import Index
 
+    place = str(place_of(args.index))  # without its password
     if args.exact:
         flags = ("--radius", "--min-score", "--no-pixels", "--with")
         refuse_flags(args, flags, "is of no use with --exact, which compares contents alone")
@@ -204,14 +208,14 @@ def duplicates(args: argparse.Namespace) -> int:
         index = opened.encoder(args.encoder)
         found = find_duplicates(index, options, threads=args.threads, progress=progress)
     if args.html is not None:
-        write_whole(Path(args.html), page.duplicates_page(args.index, found))
+        write_whole(Path(args.html), page.duplicates_page(place, found))
     if args.drop_list is not None:
         lines = _drop_lines(found)
         if args.drop_list == "-":
             print(lines, end="")
             return 0
         write_whole(Path(args.drop_list), lines.encode("utf-8", "surrogateescape"))
-    print_result(args, _record(args.index, found), _duplicates_text(args, found))
+    print_result(args, _record(place, found), _duplicates_text(args, place, found))
     return 0
 
 
@@ -241,16 +245,16 @@ def _drop_lines(found: Duplicates) -> str:
     return "".join(f"{path}\n" for path in paths if "\n" not in path)
 
 
-def _duplicates_text(args: argparse.Namespace, found: Duplicates) -> str:
+def _duplicates_text(args: argparse.Namespace, place: str, found: Duplicates) -> str:
     from wingbar.duplicates.page import bytes_text, freed, intro, undecided
 
     noun = "image" if found.noun == "picture" else found.noun
     space = f" ({bytes_text(freed(found))})" if freed(found) else ""
     if not found.groups:
-        return f"{args.index}: no copies among {counted(found.items, noun)}.\n{intro(found)}"
+        return f"{place}: no copies among {counted(found.items, noun)}.\n{intro(found)}"
     groups = counted(len(found.groups), "group")
     lines = [
-        f"{args.index}: {groups} of copies among {counted(found.items, noun)}; "
+        f"{place}: {groups} of copies among {counted(found.items, noun)}; "
         f"{len(found.to_drop):,} can go{space}",
         intro(found),
     ]

@@ -26,7 +26,16 @@ from numpy.typing import NDArray
 
 from wingbar import images
 from wingbar.errors import ImageError, ModelError, StoreError, WingbarError, counted, printable
-from wingbar.files import DATABASE, INDEX, UNKNOWN, kind_of, sync_folder
+from wingbar.files import (
+    DATABASE,
+    INDEX,
+    UNKNOWN,
+    kind_of,
+    partial_path,
+    remove_leftovers,
+    sync_folder,
+    with_own_name,
+)
 from wingbar.hamming.codes import words
 from wingbar.index.checks import verify
 from wingbar.index.kept import KEPT, Kept, are_finite, from_disk, to_disk, width
@@ -110,9 +119,10 @@ def repair(
     if not verify(place):
         with closing(Store.open(place)) as store:
             return Repaired(str(place), None, store.count())
-    target = place.with_name(f"{place.name}.repaired")
-    remove_index(target)  # of a repair that was killed
+    target = partial_path(place)
+    remove_leftovers(place)
     try:
+        remove_index(target)  # of a killed process that had the same number
         with closing(_opened(place)) as connection:
             saved = _read(connection, place)
             again, unchecked = _complete(saved, threads or cores(), progress or no_progress)
@@ -120,6 +130,8 @@ def repair(
             if left := verify(target):
                 raise StoreError(f"{place} could not be repaired ({left[0]}): make a new index")
             damaged = _exchange(place, target)
+    except StoreError as error:
+        raise StoreError(with_own_name(str(error), place)) from error
     finally:
         with suppress(OSError):
             remove_index(target)

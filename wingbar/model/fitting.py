@@ -233,7 +233,8 @@ def _fit_in(
     if not 1 <= bits <= sample.shape[1]:
         return itq.fit(sample, bits, rng)  # which says what is wrong
     x = sample.astype(np.float64)
-    mean = x.mean(0)
+    varies = np.ptp(x, axis=0).any()  # images that are equal, centred on themselves, leave nothing
+    mean = x.mean(0) if varies else np.zeros(x.shape[1])
     moved = (x - mean) @ space
     directions = itq.feature_directions(moved, max(itq.DIM, bits), whole, rng)
     average = averaging.averages_of(itq.unit(moved @ directions).astype(np.float32))
