@@ -40,6 +40,18 @@ def test_differences_are_of_the_same_queries() -> None:
     assert found.notes == ("1 query was scored in only one of them and left out",)
 
 
+def test_two_boxes_of_one_file_are_two_queries() -> None:
+    first, second = record([0.1, 0.2]), record([0.2, 0.4])
+    for side in (first, second):
+        for query, box in zip(side["per_query"], ([0, 0, 5, 5], [5, 0, 5, 5]), strict=True):
+            query |= {"path": "/0", "box": box}
+    found = compare(first, second)
+    assert (found.queries, found.notes) == (2, ())
+    assert found.differences[0].difference == pytest.approx(0.15)
+    del second["per_query"][1]
+    assert compare(first, second).notes == ("1 query was scored in only one of them and left out",)
+
+
 def test_the_interval_is_that_of_the_paired_mean() -> None:
     rng = np.random.default_rng(1)
     base = rng.random(400)

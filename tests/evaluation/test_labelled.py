@@ -51,6 +51,8 @@ def test_queries_are_cut_to_their_boxes(index: Index, queries: Images, tmp_path:
     assert [q.map for q in in_box.per_query] == [q.map for q in of_files.per_query]
     assert replace(in_box, per_query=()) == replace(of_files, per_query=())
     assert [q.map for q in in_box.per_query] != [q.map for q in whole.per_query]
+    assert {q.box for q in in_box.per_query} == {(8, 8, 30, 30)}
+    assert {q.box for q in whole.per_query} == {None}
 
 
 def test_it_is_printed_in_one_line(index: Index, queries: Images) -> None:
@@ -187,6 +189,8 @@ def test_what_cannot_be_evaluated(index: Index, photos: Path, tmp_path: Path) ->
         evaluate(index, read_images(photos / "red"))
     with pytest.raises(DataError, match="same classes"):
         evaluate(index, Images([Entry(photos / "red" / "000.jpg", "owl")], "x"))
+    with pytest.raises(DataError, match=r"1 file could not be used, the first is .*gone.jpg \("):
+        evaluate(index, Images([Entry(tmp_path / "gone.jpg", "red")], "x"))
     with Index.create(tmp_path / "plain.wb") as plain:
         with pytest.raises(QueryError, match="holds no images"):
             evaluate(plain, read_images(photos))

@@ -131,6 +131,9 @@ def test_what_cannot_be_scored(
     (tmp_path / "s.csv").write_text("id,images,Usage\nq,01,Public\n")
     with pytest.raises(DataError, match="none of the 1 queries"):
         evaluate_landmarks(index, [Path("z.jpg")], tmp_path / "s.csv")
+    (tmp_path / "s.csv").write_text("id,images,Usage\nq,01\n")  # a row that ends early
+    with pytest.raises(DataError, match="none of the 1 queries"):
+        evaluate_landmarks(index, [Path("z.jpg")], tmp_path / "s.csv")
 
 
 @pytest.mark.slow

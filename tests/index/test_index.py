@@ -519,5 +519,7 @@ def test_delete_takes_one_item_and_numbers_of_numpy_and_names_what_it_did_not_fi
         assert (gone, gone.missing) == (1, ("003.jpg", 2, 2**70))
         with pytest.raises(QueryError, match=r"ids and paths, not float"):
             index.delete([1, 2.5])  # type: ignore[list-item]
+        with pytest.raises(QueryError, match=r"ids and paths, not float"):
+            index.delete(1.5)  # type: ignore[arg-type]
         assert len(index) == 18
         assert index.verify() == []

@@ -13,8 +13,10 @@ import pytest
 
 from tests.conftest import write_classes
 from tests.servers import small_index
-from wingbar.errors import StoreError
+from wingbar.errors import QueryError, StoreError
+from wingbar.index import open_file
 from wingbar.index.index import Index
+from wingbar.index.ranking import SearchOptions
 from wingbar.index.sqlite_file import remove_index
 from wingbar.index.store import Store
 from wingbar.serving import connections
@@ -64,6 +66,26 @@ def test_the_cache_of_features_is_limited(index: Path) -> None:
         assert len(reader.store._cached) == len(ids)
     with pytest.raises(StoreError, match="item 99 has no feature"):
         reader.store.features([1, 99], dim)
+    reader.index.close()
+
+
+def test_a_filter_leaves_the_limit_of_statements(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_file, "_STEPS", 3_000_000)
+    monkeypatch.setattr(open_file, "_STEPS_PER_PAGE", 0)
+    endless = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+        "SELECT max(i) FROM n WHERE i < 10000000"
+    )
+    reader = Reader(index)
+    query = reader.embedding(1)
+    reader.find(query, SearchOptions(where=("label=a",)), 5.0)
+    with pytest.raises(StoreError), reader.store._explaining():
+        reader.store._db.execute(endless).fetchone()
+    too_long = pytest.raises(QueryError, match="take longer than 0 s")
+    with too_long, reader._limited(["a"], 0.0), reader.store._explaining():
+        reader.store._db.execute(endless).fetchone()
     reader.index.close()
 
 

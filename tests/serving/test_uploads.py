@@ -184,6 +184,14 @@ def test_several_items_are_labelled_and_deleted(
     assert own.patch("/api/items", json={"ids": ids, "label": " rare "}).json() == {"count": 2}
     assert [own.get(f"/api/items/{id_}").json()["label"] for id_ in ids[:2]] == ["rare"] * 2
     assert own.get("/api/info").json()["label_counts"]["rare"] == 2
+    composed, apart = "H\u00e4her", "Ha\u0308her"  # one name, as two systems write it
+    assert own.patch("/api/items", json={"ids": [3], "label": apart}).json() == {"count": 1}
+    picture = {"image": ("b.jpg", jpeg(907))}
+    (second,) = own.post("/api/items", files=picture, data={"label": apart}).json()["items"]
+    for name in (composed, apart):
+        found = own.get("/api/items", params={"where": f"label={name}"}).json()
+        assert (found["total"], found["items"][0]["label"]) == (2, composed)
+    assert own.delete(f"/api/items/{second['id']}").status_code == 204
     assert own.patch("/api/items", json={"ids": [2], "label": ""}).json() == {"count": 1}
     assert own.get("/api/items/2").json()["label"] is None
     problem(own.patch("/api/items", json={"ids": [], "label": "x"}), 422, "ids")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
+from wingbar.errors import DataError
 from wingbar.images import Box, Failure
 
 BETWEEN_LABELS = "|"
@@ -154,6 +155,17 @@ class Dataset:
     val: Images | None
     protocol: str
     truth: Sequence[Truth] = ()
+
+
+def as_labels(labels: Iterable[str | None]) -> list[str | None]:
+    """Labels as a list, also those of a NumPy array. Raises DataError for one that is no text."""
+    listed = [str(label) if isinstance(label, str) else label for label in labels]
+    if odd := [label for label in listed if label is not None and not isinstance(label, str)]:
+        raise DataError(
+            f"a label is a text or None, not {odd[0]!r} ({type(odd[0]).__name__}): give "
+            "labels=[str(label) for label in labels]"
+        )
+    return listed
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

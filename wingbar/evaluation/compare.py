@@ -14,6 +14,8 @@ from wingbar.errors import DataError, counted
 METRICS = ("map", "rerank_map", "feature_map")  # those known of every query
 _DRAWS_AT_ONCE = 1_000_000  # that are in memory together
 
+_Query = tuple[str, str, tuple[float, ...]]  # path, label and box, () for the whole file
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -61,8 +63,8 @@ def compare(
 ) -> Comparison:
     """Compare two records of `wingbar evaluate --json`.
 
-    Queries are paired by file and label. Each interval is the percentile bootstrap interval of the
-    mean difference, over `samples` resamples of the shared queries (Efron & Tibshirani 1993,
+    Queries are paired by file, box and label. Each interval is the percentile bootstrap interval of
+    the mean difference, over `samples` resamples of the shared queries (Efron & Tibshirani 1993,
     chapter 13); `level` in (0, 1). It covers the choice of queries, not that of a training seed.
     Raises DataError for anything but two such records, or when they share no query.
     """
@@ -92,9 +94,12 @@ def compare(
     )
 
 
-def _by_query(record: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+def _by_query(record: Mapping[str, Any]) -> dict[_Query, Mapping[str, Any]]:
     try:
-        return {(query["path"], query["label"]): query for query in record["per_query"]}
+        return {
+            (query["path"], query["label"], tuple(query.get("box") or ())): query
+            for query in record["per_query"]
+        }
     except (KeyError, TypeError):
         raise DataError(
             "this is not an evaluation: write one with wingbar evaluate INDEX DATA --json > FILE"
@@ -117,7 +122,7 @@ def _interval(
 def _notes(
     first: Mapping[str, Any],
     second: Mapping[str, Any],
-    sides: list[dict[tuple[str, str], Mapping[str, Any]]],
+    sides: list[dict[_Query, Mapping[str, Any]]],
 ) -> tuple[str, ...]:
     notes = []
     if alone := len(sides[0].keys() ^ sides[1].keys()):

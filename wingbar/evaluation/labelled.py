@@ -29,7 +29,7 @@ from wingbar.evaluation.scoring import (
     score_block,
 )
 from wingbar.hamming import codes
-from wingbar.images import Failure
+from wingbar.images import Box, Failure
 from wingbar.index.index import Index
 from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
 from wingbar.parallel import Progress
@@ -49,6 +49,8 @@ class QueryResult:
     feature_map: AP of the features, in [0, 1]; None where it was left out.
     predicted: the label with the nearest mean feature.
     predicted_right: whether that matches the query's label.
+    box: x, y, width and height of the part of the file that was searched for, in pixels; None for
+        all of it.
     """
 
     path: str
@@ -58,6 +60,7 @@ class QueryResult:
     feature_map: float | None
     predicted: str
     predicted_right: bool
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,12 @@ def evaluate(
         if not keep_constant_bits:
             _refuse_constant_bits(index, bit_usage, len(gallery.ids))
         scores, unmatched, failed = _score(index, gallery, queries.once, options, progress)
+        if not scores and failed:
+            raise DataError(
+                f"none of the {len(queries.once):,} labelled queries could be searched for: "
+                f"{counted(len(failed), 'file')} could not be used, the first is "
+                f"{failed[0].path} ({failed[0].reason})"
+            )
         if not scores:
             raise DataError(
                 f"none of the {len(queries.once):,} labelled queries has a match in "
@@ -319,6 +328,7 @@ def evaluate(
                 score.feature_ap if exhaustive else None,
                 score.predicted,
                 bool(score.argmax_correct),
+                score.box,
             )
             for score in scores
         ),

@@ -308,5 +308,5 @@ def _solved(
     usages = {"", *(name.lower() for name in usage)}
     for row in rows:
         answers = frozenset(() if row[task] in (None, "None") else row[task].split())
-        if row.get("Usage", "").lower() in usages and (answers or task == "landmarks"):
+        if (row.get("Usage") or "").lower() in usages and (answers or task == "landmarks"):
             yield row["id"], answers

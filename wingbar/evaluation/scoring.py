@@ -19,7 +19,7 @@ from wingbar.data.records import Entry, labels_of
 from wingbar.errors import DataError, ImageError
 from wingbar.evaluation.metrics import Bool, Buckets, Int64, merge_buckets, to_buckets
 from wingbar.hamming import codes
-from wingbar.images import Failure
+from wingbar.images import Box, Failure
 from wingbar.index.index import Index
 from wingbar.index.ranking import Fine, SearchOptions, coarse, fine_places, rank
 from wingbar.model.itq import unit
@@ -317,6 +317,7 @@ class QueryScore(NamedTuple):
     rerank_ap: float
     features_read: float
     has_copies: bool  # whether the query's file is in the gallery
+    box: Box | None  # the part of the file that is the query
 
 
 class _Matched(NamedTuple):
@@ -326,6 +327,7 @@ class _Matched(NamedTuple):
 
     path: str
     label: str
+    box: Box | None
     matches: Bool
     embedding: Embeddings
     copies: Int64
@@ -407,6 +409,7 @@ def _scored(
         rerank_ap=reranked.expected_ap(),
         features_read=features_read,
         has_copies=bool(len(query.copies)),
+        box=query.box,
     )
 
 
@@ -436,6 +439,7 @@ def _match(gallery: Gallery, block: Block) -> tuple[list[_Matched], list[Labelle
             _Matched(
                 str(query.entry.path),
                 query.label,
+                query.entry.box,
                 matches,
                 embedding,
                 copies,

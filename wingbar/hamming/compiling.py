@@ -50,7 +50,7 @@ def compiled(function):
     # which loops were compiled into it.
     file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if hasattr(file, "_source_stamp"):
-        file._source_stamp = SOURCES
+        file._source_stamp = (file._source_stamp, SOURCES)
     return dispatcher
 
 

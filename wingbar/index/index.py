@@ -357,11 +357,17 @@ class Index:
         what is asked for or cannot be, or the proof is not passed, StoreError when the file cannot
         be written; what was stored before stays.
         """
+        from wingbar.data.records import as_labels
+        from wingbar.index.sources import batch_of
+        from wingbar.index.sync import add
+        from wingbar.index.vectors import add_vectors
+
         if (source is None) == (vectors is None):
             raise DataError("add takes images, or vectors=, and one of them at a time")
         if ray is not None and vectors is not None:
             raise DataError("vectors are encoded already: leave ray= out")
         _require_images(source)
+        labels = None if labels is None else as_labels(labels)
         self._refresh_model()
         if self._store.is_second:
             raise StoreError(f"{self.path} takes images for both of its encoders at once: use add")
@@ -374,10 +380,6 @@ class Index:
             raise StoreError(
                 f"{self.path} has two encoders, and a Ray cluster encodes for one: leave --ray out"
             )
-        from wingbar.index.sources import batch_of
-        from wingbar.index.sync import add
-        from wingbar.index.vectors import add_vectors
-
         options = FitOptions(codes=codes, purpose=purpose, adapt=adapt)
         models = [self.model] if beside is None else [self.model, beside]
         require_possible(models, bits, options, self.path)
@@ -442,9 +444,9 @@ class Index:
         """
         from wingbar.data.records import absolute
 
-        several: Iterable[object] = (
-            [items] if isinstance(items, (int, np.integer, str, os.PathLike)) else items
-        )
+        several: Iterable[object] = items if isinstance(items, Iterable) else [items]
+        if isinstance(items, (str, os.PathLike)):
+            several = [items]
         ids: dict[int | str, list[int]] = {}  # of each item that was named
         with self._store.writing():
             for item in several:

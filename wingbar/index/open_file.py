@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,9 @@ class OpenFile:
         self._identity = identity_of(connection)
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._steps = self._most_steps = 0
+        self._end_long_statements(connection)
+
+    def _end_long_statements(self, connection: sqlite3.Connection) -> None:
         connection.set_progress_handler(self._takes_too_long, _CHECK_STEPS)
 
     @classmethod
@@ -232,6 +236,17 @@ class OpenFile:
                 self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
                 self.db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+
+    @contextmanager
+    def ended_at(self, deadline: float, steps: int) -> Iterator[None]:
+        """End the statements of this context that run at `deadline`, in seconds of
+        `time.monotonic`, which is looked at every `steps` steps of SQLite."""
+        connection = self.db
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, steps)
+        try:
+            yield
+        finally:
+            self._end_long_statements(connection)
 
     def _takes_too_long(self) -> bool:
         """Whether to end a statement, for SQLite: a crafted file can send it round and round."""

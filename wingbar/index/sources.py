@@ -109,7 +109,7 @@ def batch_of(
         if values is not None and len(values) != len(listed):
             raise DataError(f"{len(listed):,} pictures and {len(values):,} {name}: give one each")
     if kinds == {"paths"}:
-        given = labels or [None] * len(listed)
+        given = [None] * len(listed) if labels is None else labels
         entries = [Entry(absolute(path), label) for path, label in zip(listed, given, strict=True)]
         return files([Images(entries, "paths", labelled=labels is not None, named=True)])
     if kinds == {"entries"}:
@@ -156,10 +156,9 @@ def arrays(
             raise DataError(f"a key is a text that is not empty, not {odd[0]!r}")
         if twice := [key for key, count in Counter(keys).items() if count > 1]:
             raise DataError(f"the key {twice[0]!r} is given twice: keys tell pictures apart")
-    names = keys or [content_of(picture).hex()[:16] for picture in pictures]
-    entries = [
-        Entry(Path(), label) for label in (labels or [None] * len(pictures))
-    ]  # an Entry writes labels in one form
+    names = [content_of(picture).hex()[:16] for picture in pictures] if keys is None else keys
+    given = [None] * len(pictures) if labels is None else labels
+    entries = [Entry(Path(), label) for label in given]  # an Entry writes labels in one form
     return Batch(
         [
             Wanted(f"array:{name}", entry.label, {}, picture, labels is not None)

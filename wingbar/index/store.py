@@ -705,6 +705,10 @@ class Store:
         """SQLite's own, for checks that read what a damaged file still has."""
         return self._db
 
+    def ended_at(self, deadline: float, steps: int) -> AbstractContextManager[None]:
+        """A context whose statements end at a deadline: `OpenFile.ended_at`."""
+        return self._file.ended_at(deadline, steps)
+
     # -- inside
 
     @property

@@ -157,7 +157,8 @@ def _items(
     texts = [os.fspath(key) for key in keys]
     if twice := [key for key, count in Counter(texts).items() if count > 1]:
         raise DataError(f"the key {twice[0]!r} is given twice: keys tell vectors apart")
-    for row, key, label in zip(rows, texts, labels or [None] * len(texts), strict=True):
+    given = [None] * len(texts) if labels is None else labels
+    for row, key, label in zip(rows, texts, given, strict=True):
         digest = hashlib.sha256(row.tobytes()).digest()
         yield item_of(key, Entry(Path(), label).label, digest)
 

@@ -1,7 +1,7 @@
 """The methods, one file each. A method file has six names:
 
 - `Config`: a frozen keyword-only dataclass. Its fields are the method's flags, their help and what
-  model.json records; its defaults are the paper's.
+  model.json records; its defaults are the paper's where PAPER does not say otherwise.
 - `Net(backbone, config, classes)`: exactly what inference needs.
   `forward(pixels [B, H, W, 3] uint8) -> Output`.
 - `Loss(backbone, config, classes, items)`: everything that only training needs, created after the

@@ -65,8 +65,8 @@ class Config:
         start with hold codes that are far apart, one per class (`spread_codes`).
     hash_scaled: on, because the pair and proxy losses grow with b^2 / y for y classes and the
         others do not: few classes and a long code drown them in a clipped gradient. Divided by
-        that, each begins at about `hash_weight`, which is 4: on data sets like the paper's, of 100
-        to 200 classes, they begin at 0.7 to 23 with 12 to 48 bits.
+        that, each begins at about `hash_weight`, which is 4; undivided they would begin at 0.7 to
+        23 on data sets like the paper's, of 100 to 200 classes, with 12 to 48 bits.
     region_mean: on, so that the regions of an image weigh as much as the image. Eq. 14 adds them
         up, and four regions then leave the clipped gradient little of everything else.
     box_share: 0.5, because the boxes that Algorithm 1 finds cover a tenth of the image on average.

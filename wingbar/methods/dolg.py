@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wingbar.methods import Output
+from wingbar.methods import Output, body_and_head
 from wingbar.methods.bounds import require, require_bits, require_one_of
 from wingbar.model.model import MOST
 from wingbar.networks.backbones import Backbone
@@ -231,16 +231,10 @@ def _mean_over_processes(mean: Tensor) -> Tensor:
 def param_groups(net: Net, loss: Loss, config: Config) -> list[dict[str, Any]]:
     """The backbone at the run's learning rate, everything else at `head_lr` times that; GeM's
     exponent does not decay."""
-    body = list(net.backbone.parameters())
-    listed = {*map(id, body), id(net.gem.p)}
-    head = [
-        parameter
-        for module in (net, loss)
-        for parameter in module.parameters()
-        if id(parameter) not in listed
-    ]
+    body, head = body_and_head(net, loss, config.head_lr)
+    head["params"] = [parameter for parameter in head["params"] if parameter is not net.gem.p]
     return [
-        {"params": body, "lr_scale": 1.0, "decay_scale": 1.0},
-        {"params": head, "lr_scale": config.head_lr, "decay_scale": 1.0},
+        body,
+        head,
         {"params": [net.gem.p], "lr_scale": config.head_lr, "decay_scale": 0.0},
     ]

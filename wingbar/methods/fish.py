@@ -100,7 +100,6 @@ def codes_of_labels(classes: int, bits: int) -> Tensor:
     labels = torch.eye(classes, dtype=torch.float64)
     latent = torch.randn(bits, classes, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(bits, bits, dtype=torch.float64))[0]
-    code = torch.where(rotation @ latent >= 0, 1.0, -1.0).double()
     for _ in range(ROUNDS):
         code = torch.where(rotation @ latent >= 0, 1.0, -1.0).double()
         of_labels = labels @ latent.T @ torch.linalg.pinv(latent @ latent.T)

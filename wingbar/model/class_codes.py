@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from wingbar.hamming.compiling import compiled
 
 Bits = NDArray[np.bool_]
 
@@ -107,7 +108,7 @@ def _harmonic(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(counts.sum()) + 1))])
 
 
-@numba.njit(cache=True)
+@compiled
 def _value(distances, classes, shares, counts, harmonic):  # type: ignore[no-untyped-def]
     """Expected AP of one image, from its distances [y]."""
     value = 0.0
@@ -128,14 +129,14 @@ def _value(distances, classes, shares, counts, harmonic):  # type: ignore[no-unt
     return value
 
 
-@numba.njit(cache=True)
+@compiled
 def _values(distances, classes, shares, counts, harmonic, values):  # type: ignore[no-untyped-def]
     """`_value` of every image, into values [n]."""
     for i in range(len(values)):
         values[i] = _value(distances[i], classes[i], shares[i], counts, harmonic)
 
 
-@numba.njit(cache=True)
+@compiled
 def _flip(codes, own, distances, classes, shares, c, j, moved):  # type: ignore[no-untyped-def]
     """Change bit j of class c in codes [y, b], and with it own [n, b] and distances [n, y]; tell in
     moved [n] whose own code changed."""
@@ -158,7 +159,7 @@ def _flip(codes, own, distances, classes, shares, c, j, moved):  # type: ignore[
                 distances[i, other] += 1 if own[i, j] != codes[other, j] else -1
 
 
-@numba.njit(cache=True)
+@compiled
 def _anneal(  # type: ignore[no-untyped-def]
     codes, own, distances, classes, shares, counts, harmonic, changes, allowed, best
 ):

@@ -169,6 +169,8 @@ async def _keep_fresh(service: Service) -> None:
                 await asyncio.to_thread(service.clear_partial)
         except WingbarError as error:
             log.warning("%s", in_log(error))
+        except Exception:  # the next turn may succeed, and searches look for themselves
+            log.exception("what other processes changed could not be applied")
 
 
 def _add_handlers(app: FastAPI, service: Service) -> None:

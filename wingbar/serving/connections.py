@@ -235,10 +235,9 @@ class Reader:
             yield
             return
         deadline = time.monotonic() + seconds
-        connection = self.store.connection
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
         try:
-            yield
+            with self.store.ended_at(deadline, STEPS):
+                yield
         except StoreError:
             if time.monotonic() <= deadline:
                 raise
@@ -246,8 +245,6 @@ class Reader:
                 f"these {len(where)} filters take longer than {seconds:g} s on this index: use "
                 "fewer of them, or filter on label instead of path"
             ) from None
-        finally:
-            connection.set_progress_handler(None, 0)
 
     def item(self, id_: int) -> Item:
         """An item. Raises NotFoundError."""

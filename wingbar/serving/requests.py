@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from wingbar.data.records import Entry
 from wingbar.errors import QueryError, printable
 from wingbar.index.ranking import SearchOptions
 from wingbar.index.text_search import Text
@@ -159,7 +160,12 @@ async def read_labelled(request: Request) -> Labelled:
     if kind != JSON:
         raise _wrong_type(kind, "JSON with ids and a label")
     asked = await _read_json(request, None, Labelled, '{"ids": [17, 18], "label": "monarch"}')
-    return asked.model_copy(update={"label": (asked.label or "").strip() or None})
+    return asked.model_copy(update={"label": _label(asked.label)})
+
+
+def _label(given: str | None) -> str | None:
+    """A label as an index keeps it; None for an empty one."""
+    return Entry(Path(), (given or "").strip() or None).label
 
 
 async def read_folder(request: Request) -> str:
@@ -186,9 +192,8 @@ async def read_uploads(request: Request) -> list[Upload]:
         label = parts.get("label")
         if isinstance(label, UploadFile) or len(label or "") > LONGEST_LABEL:
             raise QueryError(f"label must be a text of at most {LONGEST_LABEL:,} characters")
-        label = (label or "").strip() or None
         return [
-            Upload(_plain_name(file.filename), await file.read(), label)
+            Upload(_plain_name(file.filename), await file.read(), _label(label))
             for file in _files(parts, "label")
         ]
 
