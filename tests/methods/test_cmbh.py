@@ -119,7 +119,11 @@ def test_a_fused_code_is_that_of_all_stages() -> None:
         flat = (softmax(config.alpha * m.sum(1))[:, None] * m).flatten()  # Eq. 12
         np.testing.assert_allclose(output.code[i].detach(), weight @ flat, atol=1e-5)
     loss(net, x, labels, torch.arange(3))
-    torch.testing.assert_close(loss.relaxed[:3], torch.tanh(output.code))
+    stage = net.match(features[1])  # the hash losses are those of stage l
+    torch.testing.assert_close(loss.relaxed[:3], torch.tanh(stage.code))
+    logits = net.match(f0).logits  # codes are assigned by what the fused feature confuses
+    torch.testing.assert_close(loss.likely_logits[:3], logits.topk(5, 1).values)
+    assert not torch.allclose(logits, stage.logits)
     assert loss.fusion is None
     body = {id(p) for p in cmbh.param_groups(net, loss, config)[0]["params"]}
     assert all(id(p) in body for p in net.fusion.last.parameters())

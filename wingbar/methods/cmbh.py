@@ -67,6 +67,9 @@ class Config:
         others do not: few classes and a long code drown them in a clipped gradient. Divided by
         that, each begins at about `hash_weight`, which is 4; undivided they would begin at 0.7 to
         23 on data sets like the paper's, of 100 to 200 classes, with 12 to 48 bits.
+    fused: off, as in the paper. On, training stays the same, but an image's code is made of f
+        instead of f^l: its classes are better, as Eq. 11 presumes. W_h serves both, since both are
+        compared with the same C-vectors.
     region_mean: on, so that the regions of an image weigh as much as the image. Eq. 14 adds them
         up, and four regions then leave the clipped gradient little of everything else.
     box_share: 0.5, because the boxes that Algorithm 1 finds cover a tenth of the image on average.
@@ -432,8 +435,8 @@ class Loss(nn.Module):
 
     relaxed: u of each training image when it was last seen, [n, b].
     label: its class number, [n] int64; -1 before it is seen.
-    likely, likely_logits: the LIKELY classes with the largest logits then, [n, t] int64, and
-        these logits, [n, t].
+    likely, likely_logits: the LIKELY classes with the largest logits then, of the feature that the
+        code is made of, [n, t] int64, and these logits, [n, t].
     fresh: whether that was in the current epoch, [n] bool.
 
     What Eq. 6 and 7 use, from the previous epoch: `moment` [b, b], `sums` [y, b], `counts` [y] and
@@ -476,15 +479,15 @@ class Loss(nn.Module):
         losses: dict[str, Tensor] = {}
         fusion = self.fusion_of(net)
         if fusion is None:
-            found = net.match(net.sub(net.backbone.stages(pixels, 2)[1]))
+            found = inferred = net.match(net.sub(net.backbone.stages(pixels, 2)[1]))
         else:
             seen = levels(net, fusion, pixels)
-            found = seen.together if self.config.fused else seen.stage
+            found, inferred = seen.stage, seen.together if self.config.fused else seen.stage
             losses |= self._level_losses(seen, labels, whole=True)
             if self.config.regions:
                 losses["regions"] = self._region_loss(net, fusion, pixels, seen.maps, labels)
         relaxed = torch.tanh(found.code)
-        self._store(rows, labels, relaxed.detach(), found.logits.detach())
+        self._store(rows, labels, relaxed.detach(), inferred.logits.detach())
         scale = self._hash_scale()
         losses |= {
             "pair": scale * pair_loss(relaxed, labels, self.moment, self.sums, self.counts),
