@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # from the moment that it is imported, unless this is set before.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME = {
     "AddReport": "index.sync",

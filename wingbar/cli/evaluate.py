@@ -111,7 +111,7 @@ def evaluate_flags(parser: argparse.ArgumentParser) -> None:
         "--radius",
         type=whole_number,
         metavar="BITS",
-        help="the second stage re-ranks every item at most this many bits away, in place of the "
+        help="the fine stage re-ranks every item at most this many bits away, in place of the "
         "shortlist; --fine pool unless another is named, as in the paper of DLBHC",
     )
 

@@ -120,13 +120,13 @@ def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
     from wingbar.index.ranking import FINE, SearchOptions
 
     parser.add_argument(
-        "--fine", choices=FINE, help="fine mode of the second stage (default: the model's own)"
+        "--fine", choices=FINE, help="fine mode of the fine stage (default: the model's own)"
     )
     parser.add_argument(
         "--shortlist",
         type=int,
         default=SearchOptions.shortlist,
-        help="number of nearest codes that the second stage re-ranks "
+        help="number of nearest codes that the fine stage re-ranks "
         f"(default {SearchOptions.shortlist})",
     )
     parser.add_argument(
@@ -148,9 +148,9 @@ def refuse_flags(args: argparse.Namespace, flags: Iterable[str], reason: str) ->
 
 
 def refuse_idle_shortlist(args: argparse.Namespace) -> None:
-    """Raise WingbarError for a --shortlist that no second stage would order."""
+    """Raise WingbarError for a --shortlist that no fine stage would order."""
     if args.fine == "none":
-        refuse_flags(args, ["--shortlist"], "is for a second stage, and --fine none has none")
+        refuse_flags(args, ["--shortlist"], "is for a fine stage, and --fine none has none")
 
 
 def add_field_flags(

@@ -43,8 +43,8 @@ class SearchOptions:
 
     k: number of hits, at least 1.
     radius: largest Hamming distance of a hit in bits, inclusive; None for any.
-    fine: second stage, one of FINE; None for the model's own.
-    shortlist: number of nearest codes that the second stage looks at, at least 1.
+    fine: fine stage, one of FINE; None for the model's own.
+    shortlist: number of nearest codes that the fine stage looks at, at least 1.
     where: filters, as "label=monarch", "path=blue/*" or "price<20"; all must hold, except that
         several on one field with = are alternatives.
     box: part of the query picture to look at: x, y, width, height in pixels of the upright picture.
@@ -209,7 +209,7 @@ def stage_scores(
 def rank(
     near: Nearest, fine: Fine, scores: NDArray[np.float32] | None, k: int | None = None
 ) -> Ranked:
-    """The second stage of one query: the first `k` (None: all) of its shortlist in the order of a
+    """The fine stage of one query: the first `k` (None: all) of its shortlist in the order of a
     fine mode. `scores` [P] in [-1, 1] are what the mode orders by, None for "none"."""
     if scores is None:
         return Ranked(near.ids[:k], near.distances[:k], None, 0, False)

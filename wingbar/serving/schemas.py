@@ -64,13 +64,13 @@ class SearchParameters(BaseModel):
         None, ge=0, le=LONGEST_RADIUS, description="largest Hamming distance of a hit, in bits"
     )
     fine: Fine | None = Field(
-        None, description="second stage of the search; the model's own by default"
+        None, description="fine stage of the search; the model's own by default"
     )
     shortlist: int = Field(
         SHORTLIST,
         ge=1,
         le=LONGEST_SHORTLIST,
-        description="number of nearest codes that the second stage ranks",
+        description="number of nearest codes that the fine stage ranks",
     )
     where: list[Filter] = Field(
         [],
@@ -216,7 +216,7 @@ class HitOut(BaseModel):
     label: str | None = Field(description="its class, if any")
     distance: int = Field(description="number of bits in which its code differs from the query's")
     score: float | None = Field(
-        description="what the second stage ranked by, in [-1, 1]; null without a second stage"
+        description="what the fine stage ranked by, in [-1, 1]; null without a fine stage"
     )
     p_chance: float | None = Field(
         description="share of random pairs of items that are at least as near; null for an index "
@@ -265,9 +265,9 @@ class SearchOut(BaseModel):
     """The hits of one query."""
 
     hits: list[HitOut] = Field(description="best first")
-    shortlist: int = Field(description="number of items that the second stage ranked")
+    shortlist: int = Field(description="number of items that the fine stage ranked")
     cut: bool = Field(description="whether items that tied with the last of them were left out")
-    fine: Fine = Field(description="the second stage that was used")
+    fine: Fine = Field(description="the fine stage that was used")
     encoder: str = Field(description="name of the encoder that answered")
     chance_from: float = Field(
         CUT, description="p_chance above which hits are as unlike as random pairs of items"
@@ -438,7 +438,7 @@ class EncoderOut(BaseModel):
     """One of the encoders of an index."""
 
     bits: int | None = Field(description="length of its codes; null while it has none")
-    fine: str = Field(description="its own second stage")
+    fine: str = Field(description="its own fine stage")
     explains: bool = Field(description="whether /api/explain has something to show of it")
     knows_texts: bool = Field(description="whether it answers texts")
 
@@ -458,7 +458,7 @@ class InfoOut(BaseModel):
     )
     by_encoder: dict[str, EncoderOut] = Field(description="facts of each of them, by its name")
     method: str = Field(description="method of the model")
-    fine: str = Field(description="the model's own second stage")
+    fine: str = Field(description="the model's own fine stage")
     fingerprint: str = Field(description="sha256 that identifies the model")
     label_counts: dict[str, int] = Field(
         description="number of items of the most frequent labels, most frequent first"
