@@ -89,10 +89,11 @@ def test_a_cut_out_of_range(index: Index, cut: float) -> None:
 def test_an_index_of_a_few_items_does_not_know(tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb", Model.of_vectors(DIM)) as few:
         few.add(vectors=vectors(5), keys=keys(5), bits=8)
-        hits = few.search(1, 5, cut=0.5)
-        assert [hit.p_chance for hit in hits] == [None] * 5
+        assert [hit.p_chance for hit in few.search(1, 5)] == [None] * 5
+        with pytest.raises(QueryError, match="from 20 items on, and these are fewer: leave cut"):
+            few.search(1, 5, cut=0.5)
     nothing = Ranked(np.array([1]), np.array([0]), None, 0, False)
-    assert with_chances(nothing, None, "none", np.ones(8), 0.1) is nothing
+    assert with_chances(nothing, None, "none", np.ones(8), None) is nothing
 
 
 def test_of_a_trained_model_it_is_measured_when_it_is_wanted(

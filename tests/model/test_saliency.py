@@ -127,13 +127,20 @@ def test_dolg_shows_its_attention_in_the_picture_s_shape(of_dolg: Path, photos: 
 
 @pytest.mark.slow
 def test_a_method_without_places_says_so(
-    shared_index_path: Path, shared_photos: Path, capsys: pytest.CaptureFixture[str]
+    shared_index_path: Path,
+    shared_photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     query = sorted(shared_photos.rglob("*.jpg"))[0]
-    assert main.main(["explain", str(shared_index_path), str(query)]) == 0
+    arguments = ["explain", str(shared_index_path), str(query)]
+    assert main.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "has no heat map" in printed
     assert "0 of 24 bits differ" in printed
+    assert main.main([*arguments, "-o", str(tmp_path / "seen")]) == 2
+    assert "has no heat map: DOLG has attention" in capsys.readouterr().err
+    assert not (tmp_path / "seen").exists()
 
 
 @pytest.mark.slow

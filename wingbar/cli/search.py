@@ -198,7 +198,8 @@ def explain_flags(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FOLDER",
-        help="write an overlay (PNG) and the heat map (.npy) of the query and of each hit here",
+        help="write an overlay (PNG) and the heat map (.npy) of the query and of each hit here, of "
+        "a model that has one (CMBH, DOLG)",
     )
     parser.add_argument(
         "--box",
@@ -207,6 +208,9 @@ def explain_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_ranking_flags(parser)
     add_encoder_flag(parser, "the one that is asked")
+
+
+NO_HEAT = "no heat map: DOLG has attention, CMBH characteristics and regions"
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -226,6 +230,8 @@ def explain(args: argparse.Namespace) -> int:
         explained = explain(index, source, index.find([source], options)[0])
     if isinstance(source, Part):
         _tell_of_cut_box(args.image, source.box)
+    if args.output and explained.query.heat is None:
+        raise WingbarError(f"{index.model.name} has {NO_HEAT}: leave -o out")
     if args.output:
         _write_looks(Path(args.output), source, explained)
     print_result(args, _explained_record(explained), _explained_text(args.image, explained))
@@ -417,7 +423,7 @@ def _explained_text(name: str, explained: Explained) -> str:
 def _place_text(look: Look) -> str:
     """Where the heat map is greatest, in pixels of the picture."""
     if look.heat is None:
-        return "this method has no heat map: DOLG has attention, CMBH characteristics and regions"
+        return f"this model has {NO_HEAT}"
     height, width = look.heat.shape
     row, column = divmod(int(look.heat.argmax()), width)
     x = look.area[0] + (column + 0.5) / width * look.area[2]

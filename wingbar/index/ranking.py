@@ -27,7 +27,7 @@ from wingbar.hamming.codes import (
 from wingbar.images import Box
 from wingbar.index.filters import parse_where
 from wingbar.model.model import Embeddings
-from wingbar.model.random_pairs import RandomPairs
+from wingbar.model.random_pairs import FEWEST, RandomPairs
 
 Fine = Literal["none", "ties", "pool", "asymmetric"]
 FINE: tuple[Fine, ...] = ("none", "ties", "pool", "asymmetric")
@@ -242,7 +242,12 @@ def with_chances(
 ) -> Ranked:
     """What was ranked for a query with these logits [b], with the `p_chance` of each, which does
     not fall in their order, up to those where it exceeds `cut`. Nothing changes where it is not
-    known how near random pairs are."""
+    known how near random pairs are; then QueryError for a `cut`."""
+    if random_pairs is None and cut is not None:
+        raise QueryError(
+            f"what is as near as random pairs is told from {FEWEST} items on, and these are fewer: "
+            "leave cut out"
+        )
     if random_pairs is None:
         return ranked
     if fine == "pool" and ranked.scores is not None:
