@@ -703,7 +703,7 @@ def _head(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _shared_command(record: Mapping[str, Any]) -> str:
     """The command of a cell without what differs between cells of one table."""
-    return re.sub(r" --(methods|commit|time-limit)([ =][^-]\S*)+", "", record["command"])
+    return re.sub(r" --(methods|commit|time-limit|jobs)([ =][^-]\S*)+", "", record["command"])
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
