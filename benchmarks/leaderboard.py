@@ -16,8 +16,8 @@ On a machine with a GPU, a process for each of its cores but a few keeps it busy
     python benchmarks/leaderboard.py run OUT --data small/butterflies --data small/clothing \\
         --device cuda --jobs 12 --workers 0 --time-limit 500
 
-`--classes` and `--bits` choose cells, `--methods cmbh-B+L` is CMBH with some of its parts, and
---no-mirror leaves digits as they are.
+`--classes` and `--bits` choose cells, `--methods cmbh-B+L` is CMBH with some of its parts and
+cmbh-fused with codes of all stages, and --no-mirror leaves digits as they are.
 
 Codes are the network's on both sides, after the last epoch. Nothing is selected on the queries.
 Settings of the methods are those that their pages in docs/ recommend, else their defaults. Which
@@ -110,14 +110,14 @@ TRAINED: dict[str, Settings] = {
 TRAINED |= {name: Settings({}, {}) for name in methods.NAMES if name not in TRAINED}
 """Every method; those without an entry of their own have their defaults."""
 
-PARTS = {
-    f"cmbh-{row}": replace(TRAINED["cmbh"], config={**TRAINED["cmbh"].config, **without})
-    for row, without in PARTS_OF_CMBH.items()
-    if without
+VARIANTS = {
+    f"cmbh-{name}": replace(TRAINED["cmbh"], config={**TRAINED["cmbh"].config, **changed})
+    for name, changed in {**PARTS_OF_CMBH, "fused": {"fused": True}}.items()
+    if changed
 }
-"""CMBH without some of its parts, where --methods names them; with all it is `cmbh`."""
+"""CMBH without some of its parts, or with codes of all stages, where --methods names it."""
 
-SETTINGS = TRAINED | PARTS
+SETTINGS = TRAINED | VARIANTS
 
 FITTED: dict[str, Fit] = {
     "itq": lambda x, labels, bits, rng: itq.fit_codes(x, bits, rng),
@@ -874,7 +874,7 @@ def main() -> None:
     running.set_defaults(verb=run)
     running.add_argument("out", type=Path)
     running.add_argument("--data", action="append", required=True, metavar="FOLDER")
-    running.add_argument("--methods", nargs="+", default=every, choices=[*every, *PARTS])
+    running.add_argument("--methods", nargs="+", default=every, choices=[*every, *VARIANTS])
     running.add_argument("--classes", nargs="+", default=CLASSES, choices=CLASSES)
     running.add_argument("--bits", nargs="+", type=int, default=list(BITS))
     running.add_argument("--seeds", nargs="+", type=int, default=[0])

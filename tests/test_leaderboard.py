@@ -73,11 +73,12 @@ def test_rates_of_classes_never_seen_are_refused(board: Any, tmp_path: Path) -> 
         board.run(args)
 
 
-def test_parts_of_cmbh_are_its_settings_without_some(board: Any) -> None:
+def test_variants_of_cmbh_are_its_settings_but_for_what_they_change(board: Any) -> None:
     whole = board.SETTINGS["cmbh"].config
-    assert list(board.PARTS) == ["cmbh-B", "cmbh-B+L", "cmbh-B+L+T"]
+    assert list(board.VARIANTS) == ["cmbh-B", "cmbh-B+L", "cmbh-B+L+T", "cmbh-fused"]
     assert board.SETTINGS["cmbh-B+L+T"].config == {**whole, "regions": 0}
-    assert not set(board.PARTS) & set(board.TRAINED)  # only for who names them
+    assert board.SETTINGS["cmbh-fused"].config == {**whole, "fused": True}
+    assert not set(board.VARIANTS) & set(board.TRAINED)  # only for who names them
 
 
 def test_rates_are_judged_on_training_images(board: Any, tmp_path: Path) -> None:
