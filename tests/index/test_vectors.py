@@ -45,12 +45,13 @@ def test_vectors_are_found_by_vectors(index: Index) -> None:
 
 def test_keys_and_labels_of_an_array(tmp_path: Path) -> None:
     with Index.create(tmp_path / "a.wb", Model.of_vectors(DIM, "clip")) as index:
-        given = {"vectors": vectors(4), "keys": np.array(keys(4)), "bits": 8}
+        x, names = vectors(4), np.array(keys(4))
         with pytest.raises(
             DataError, match=r"a label is a text or None, not np.int64.* labels=.str\(label\)"
         ):
-            index.add(**given, labels=np.arange(4))
-        assert index.add(**given, labels=np.array(["a", "b"] * 2)).added == 4
+            index.add(vectors=x, keys=names, labels=np.arange(4), bits=8)
+        given = np.array(["a", "b"] * 2)
+        assert index.add(vectors=x, keys=names, labels=given, bits=8).added == 4
         assert index.labels() == ["a", "b"] * 2
     with Index.create(tmp_path / "b.wb") as index:
         pictures = [np.asarray(picture(i)) for i in range(3)]

@@ -41,6 +41,11 @@ def made(
     return cmbh.Net(net, settings, classes), cmbh.Loss(net, settings, classes, items), settings
 
 
+def fusion_of(part: cmbh.Net | cmbh.Loss) -> cmbh.Fusion:
+    assert part.fusion is not None
+    return part.fusion
+
+
 def pictures(count: int, size: int = 32) -> torch.Tensor:
     return torch.randint(
         0,
@@ -107,11 +112,11 @@ def test_a_fused_code_is_that_of_all_stages() -> None:
     output = net(x)
     maps = net.backbone.stages(x, 2)
     features = [
-        net.fusion.subs[0](maps[0]),
+        fusion_of(net).subs[0](maps[0]),
         net.sub(maps[1]),
-        net.fusion.subs[1](net.fusion.last(maps[1])),
+        fusion_of(net).subs[1](fusion_of(net).last(maps[1])),
     ]
-    f0 = net.fusion.fuse(torch.cat(features, 1))  # Eq. 8
+    f0 = fusion_of(net).fuse(torch.cat(features, 1))  # Eq. 8
     torch.testing.assert_close(output.feature, f0)
     vectors, weight = (p.detach().double().numpy() for p in (net.vectors, net.hash.weight))
     for i in range(3):
@@ -126,8 +131,8 @@ def test_a_fused_code_is_that_of_all_stages() -> None:
     assert not torch.allclose(logits, stage.logits)
     assert loss.fusion is None
     body = {id(p) for p in cmbh.param_groups(net, loss, config)[0]["params"]}
-    assert all(id(p) in body for p in net.fusion.last.parameters())
-    assert not any(id(p) in body for p in net.fusion.subs.parameters())
+    assert all(id(p) in body for p in fusion_of(net).last.parameters())
+    assert not any(id(p) in body for p in fusion_of(net).subs.parameters())
 
 
 TABLE_5 = {  # millions of parameters, 10^9 MACs
@@ -339,9 +344,13 @@ def test_classes_and_transfer_by_hand() -> None:
     x, labels = pictures(4), torch.tensor([1, 4, 0, 1])
     found = loss(net, x, labels, torch.arange(4))
     maps = net.backbone.stages(x, 2)
-    maps.append(loss.fusion.last(maps[1]))
-    f1, fl, f3 = loss.fusion.subs[0](maps[0]), net.sub(maps[1]), loss.fusion.subs[1](maps[2])
-    f0 = loss.fusion.fuse(torch.cat([f1, fl, f3], 1))
+    maps.append(fusion_of(loss).last(maps[1]))
+    f1, fl, f3 = (
+        fusion_of(loss).subs[0](maps[0]),
+        net.sub(maps[1]),
+        fusion_of(loss).subs[1](maps[2]),
+    )
+    f0 = fusion_of(loss).fuse(torch.cat([f1, fl, f3], 1))
     vectors = net.vectors.detach().double().numpy()
     classes = transfer = 0.0
     for i in range(4):
@@ -439,8 +448,8 @@ def test_regions_are_squares_of_the_positive_part(monkeypatch: pytest.MonkeyPatc
     negative = nn.BatchNorm2d(64).eval()
     negative.weight.data.fill_(0.0)
     negative.bias.data.fill_(-1.0)
-    loss.fusion.last = nn.Sequential(
-        loss.fusion.last, negative
+    fusion_of(loss).last = nn.Sequential(
+        fusion_of(loss).last, negative
     )  # a last stage without a positive value
     given, cut = [], []
 
@@ -456,7 +465,7 @@ def test_regions_are_squares_of_the_positive_part(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cmbh, "crop", watched_crop)
     loss(net, x, labels, torch.arange(2))
     maps = net.backbone.stages(x, 2)
-    seen = [*(torch.relu(stage) for stage in maps), torch.zeros_like(loss.fusion.last(maps[1]))]
+    seen = [*(torch.relu(stage) for stage in maps), torch.zeros_like(fusion_of(loss).last(maps[1]))]
     np.testing.assert_allclose(given, cmbh.activation(seen).detach(), atol=1e-6)
     # cells of 4 pixels, grown from 8 and 4 pixels to half of 32
     np.testing.assert_allclose(cut[0][0], [[0, 0, 16, 16], [2, 6, 18, 22]])
@@ -472,7 +481,7 @@ def test_region_loss_takes_the_greatest_score_of_each_region(mean: bool) -> None
     x, labels = pictures(2), torch.tensor([1, 3])
     found = loss(net, x, labels, torch.arange(2))
     maps = net.backbone.stages(x, 2)
-    maps.append(loss.fusion.last(maps[1]))
+    maps.append(fusion_of(loss).last(maps[1]))
     strength = cmbh.activation(maps).detach().numpy()
     vectors = net.vectors.detach().double().numpy()
     total = 0.0
@@ -480,13 +489,13 @@ def test_region_loss_takes_the_greatest_score_of_each_region(mean: bool) -> None
         for box in find_regions(strength[i], 3):
             cut = cmbh.crop(x[i : i + 1], torch.tensor([[to_pixels(box, (8, 8), (32, 32))]]), 16)
             inside = net.backbone.stages(cut, 2)
-            inside.append(loss.fusion.last(inside[1]))
+            inside.append(fusion_of(loss).last(inside[1]))
             f1, fl, f3 = (
-                loss.fusion.subs[0](inside[0]),
+                fusion_of(loss).subs[0](inside[0]),
                 net.sub(inside[1]),
-                loss.fusion.subs[1](inside[2]),
+                fusion_of(loss).subs[1](inside[2]),
             )
-            f0 = loss.fusion.fuse(torch.cat([f1, fl, f3], 1))
+            f0 = fusion_of(loss).fuse(torch.cat([f1, fl, f3], 1))
             y0, yl = (
                 config.alpha * scores_by_hand(vectors, f[0].detach().double().numpy()).max(1)
                 for f in (f0, fl)
@@ -550,7 +559,7 @@ def test_every_backbone_is_cut_and_exported(name: str) -> None:
     loss = cmbh.Loss(backbone, config, 4, 3)
     net.eval(), loss.eval()
     maps = net.backbone.stages(x, 2)
-    torch.testing.assert_close([*maps, loss.fusion.last(maps[1])], expected)
+    torch.testing.assert_close([*maps, fusion_of(loss).last(maps[1])], expected)
     assert torch.isfinite(loss(net, x, torch.tensor([0, 1, 3]), torch.arange(3))["total"])
     if name in ("resnet8", "efficientnet_lite0"):
         import onnxruntime

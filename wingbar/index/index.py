@@ -298,8 +298,8 @@ class Index:
         source: Addable | None = None,
         *,
         vectors: NDArray[np.floating] | None = None,
-        keys: Sequence[str] | None = None,
-        labels: Sequence[str | None] | None = None,
+        keys: Sequence[str] | NDArray[Any] | None = None,
+        labels: Sequence[str | None] | NDArray[Any] | None = None,
         bits: int | None = None,
         codes: str | None = None,
         purpose: str | None = None,
@@ -367,6 +367,7 @@ class Index:
         if ray is not None and vectors is not None:
             raise DataError("vectors are encoded already: leave ray= out")
         _require_images(source)
+        keys = None if keys is None else list(keys)
         labels = None if labels is None else as_labels(labels)
         self._refresh_model()
         if self._store.is_second:
