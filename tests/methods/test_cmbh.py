@@ -46,6 +46,14 @@ def fusion_of(part: cmbh.Net | cmbh.Loss) -> cmbh.Fusion:
     return part.fusion
 
 
+def features_of(
+    net: cmbh.Net, fusion: cmbh.Fusion, maps: list[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """f^1, f^l and f^3 of the maps of the three stages, and the fused f of Eq. 8."""
+    f1, fl, f3 = fusion.subs[0](maps[0]), net.sub(maps[1]), fusion.subs[1](maps[2])
+    return f1, fl, f3, fusion.fuse(torch.cat([f1, fl, f3], 1))
+
+
 def pictures(count: int, size: int = 32) -> torch.Tensor:
     return torch.randint(
         0,
@@ -111,12 +119,8 @@ def test_a_fused_code_is_that_of_all_stages() -> None:
     x, labels = pictures(3), torch.tensor([1, 4, 0])
     output = net(x)
     maps = net.backbone.stages(x, 2)
-    features = [
-        fusion_of(net).subs[0](maps[0]),
-        net.sub(maps[1]),
-        fusion_of(net).subs[1](fusion_of(net).last(maps[1])),
-    ]
-    f0 = fusion_of(net).fuse(torch.cat(features, 1))  # Eq. 8
+    maps.append(fusion_of(net).last(maps[1]))
+    _, fl, _, f0 = features_of(net, fusion_of(net), maps)
     torch.testing.assert_close(output.feature, f0)
     vectors, weight = (p.detach().double().numpy() for p in (net.vectors, net.hash.weight))
     for i in range(3):
@@ -124,7 +128,7 @@ def test_a_fused_code_is_that_of_all_stages() -> None:
         flat = (softmax(config.alpha * m.sum(1))[:, None] * m).flatten()  # Eq. 12
         np.testing.assert_allclose(output.code[i].detach(), weight @ flat, atol=1e-5)
     loss(net, x, labels, torch.arange(3))
-    stage = net.match(features[1])  # the hash losses are those of stage l
+    stage = net.match(fl)  # the hash losses are those of stage l
     torch.testing.assert_close(loss.relaxed[:3], torch.tanh(stage.code))
     logits = net.match(f0).logits  # codes are assigned by what the fused feature confuses
     torch.testing.assert_close(loss.likely_logits[:3], logits.topk(5, 1).values)
@@ -345,12 +349,7 @@ def test_classes_and_transfer_by_hand() -> None:
     found = loss(net, x, labels, torch.arange(4))
     maps = net.backbone.stages(x, 2)
     maps.append(fusion_of(loss).last(maps[1]))
-    f1, fl, f3 = (
-        fusion_of(loss).subs[0](maps[0]),
-        net.sub(maps[1]),
-        fusion_of(loss).subs[1](maps[2]),
-    )
-    f0 = fusion_of(loss).fuse(torch.cat([f1, fl, f3], 1))
+    f1, fl, f3, f0 = features_of(net, fusion_of(loss), maps)
     vectors = net.vectors.detach().double().numpy()
     classes = transfer = 0.0
     for i in range(4):
@@ -490,12 +489,7 @@ def test_region_loss_takes_the_greatest_score_of_each_region(mean: bool) -> None
             cut = cmbh.crop(x[i : i + 1], torch.tensor([[to_pixels(box, (8, 8), (32, 32))]]), 16)
             inside = net.backbone.stages(cut, 2)
             inside.append(fusion_of(loss).last(inside[1]))
-            f1, fl, f3 = (
-                fusion_of(loss).subs[0](inside[0]),
-                net.sub(inside[1]),
-                fusion_of(loss).subs[1](inside[2]),
-            )
-            f0 = fusion_of(loss).fuse(torch.cat([f1, fl, f3], 1))
+            f1, fl, f3, f0 = features_of(net, fusion_of(loss), inside)
             y0, yl = (
                 config.alpha * scores_by_hand(vectors, f[0].detach().double().numpy()).max(1)
                 for f in (f0, fl)

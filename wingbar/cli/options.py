@@ -120,7 +120,9 @@ def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
     from wingbar.index.ranking import FINE, SearchOptions
 
     parser.add_argument(
-        "--fine", choices=FINE, help="fine mode of the fine stage (default: the model's own)"
+        "--fine",
+        choices=FINE,
+        help="fine mode: how the fine stage ranks (default: the model's own)",
     )
     parser.add_argument(
         "--shortlist",

@@ -230,9 +230,9 @@ def explain(args: argparse.Namespace) -> int:
         explained = explain(index, source, index.find([source], options)[0])
     if isinstance(source, Part):
         _tell_of_cut_box(args.image, source.box)
-    if args.output and explained.query.heat is None:
-        raise WingbarError(f"{index.model.name} has {NO_HEAT}: leave -o out")
     if args.output:
+        if explained.query.heat is None:
+            raise WingbarError(f"{index.model.name} has {NO_HEAT}: leave -o out")
         _write_looks(Path(args.output), source, explained)
     print_result(args, _explained_record(explained), _explained_text(args.image, explained))
     return 0

@@ -243,12 +243,12 @@ def with_chances(
     """What was ranked for a query with these logits [b], with the `p_chance` of each, which does
     not fall in their order, up to those where it exceeds `cut`. Nothing changes where it is not
     known how near random pairs are; then QueryError for a `cut`."""
-    if random_pairs is None and cut is not None:
-        raise QueryError(
-            f"what is as near as random pairs is told from {FEWEST} items on, and these are fewer: "
-            "leave cut out"
-        )
     if random_pairs is None:
+        if cut is not None:
+            raise QueryError(
+                f"what is as near as random pairs is told from {FEWEST} items on, and these are "
+                "fewer: leave cut out"
+            )
         return ranked
     if fine == "pool" and ranked.scores is not None:
         p_chance = random_pairs.of_cosines(ranked.scores)

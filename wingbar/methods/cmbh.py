@@ -482,7 +482,8 @@ class Loss(nn.Module):
             found = inferred = net.match(net.sub(net.backbone.stages(pixels, 2)[1]))
         else:
             seen = levels(net, fusion, pixels)
-            found, inferred = seen.stage, seen.together if self.config.fused else seen.stage
+            found = seen.stage
+            inferred = seen.together if self.config.fused else found
             losses |= self._level_losses(seen, labels, whole=True)
             if self.config.regions:
                 losses["regions"] = self._region_loss(net, fusion, pixels, seen.maps, labels)

@@ -267,9 +267,10 @@ class Training:
         terms["total"].backward()
         # without a limit it only measures
         norm = nn.utils.clip_grad_norm_(self.joint.parameters(), self.run.clip or float("inf"))
-        self._check_finite({"gradient_norm": float(norm)})
+        measured = {"gradient_norm": float(norm)}
+        self._check_finite(measured)
         self.optimizer.step()
-        return {**losses, "gradient_norm": float(norm)}
+        return {**losses, **measured}
 
     def _autocast(self) -> torch.autocast:
         fast = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
