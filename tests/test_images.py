@@ -564,15 +564,19 @@ def test_a_whole_picture_keeps_its_shape(size: tuple[int, int], expected: tuple[
 
 def test_views_are_the_scales_of_one_picture() -> None:
     pixels = images.load(picture(2, (300, 150)), WHOLE)
-    views = images.at_scales(pixels, WHOLE)
+    views = images.views(pixels, WHOLE)
     assert [view.shape for view in views] == [(32, 96, 3), (96, 192, 3), (128, 256, 3)]
     assert views[-1] is pixels
     flat = np.full((90, 90, 3), (10, 200, 30), np.uint8)
     assert all(
-        (view == (10, 200, 30)).all() for view in images.at_scales(images.load(flat, WHOLE), WHOLE)
+        (view == (10, 200, 30)).all() for view in images.views(images.load(flat, WHOLE), WHOLE)
     )
+    both = images.views(pixels, replace(WHOLE, mirrored=True))
+    assert len(both) == 6
+    for one, other in zip(both[:3], both[3:], strict=True):
+        np.testing.assert_array_equal(other, one[:, ::-1])
     small = replace(WHOLE, size=20)
-    assert len(images.at_scales(images.load(flat, small), small)) == 1  # equal sizes appear once
+    assert len(images.views(images.load(flat, small), small)) == 1  # equal sizes appear once
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ class Preprocessing:
         encoders, which differs from `keep` by less than a pixel
     squash: the whole picture is squeezed into the square, and its shape is lost
     bicubic: whether scaling is bicubic, and not bilinear
+    mirrored: whether the mirror image of a picture is encoded too; the outputs of both are averaged
     whole: keep the whole picture and its shape instead, scaled to the area of that square; no side
         is longer than LONGEST * size, and each is a multiple of STEP
     scales: multiples of `size` at which a whole picture is encoded, each 0 < scale <= 4; the
@@ -125,6 +126,7 @@ class Preprocessing:
     edge: int = 0
     squash: bool = False
     bicubic: bool = False
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.keep <= 1:
@@ -269,11 +271,15 @@ def load_each(source: Source, preprocessings: Sequence[Preprocessing]) -> list[P
     return pixels
 
 
-def at_scales(pixels: Pixels, preprocessing: Preprocessing) -> list[Pixels]:
-    """The pixels of `load` at every scale, each [H, W, 3] uint8; scales that round to the same size
-    appear once."""
-    if not preprocessing.whole:
-        return [pixels]
+def views(pixels: Pixels, preprocessing: Preprocessing) -> list[Pixels]:
+    """What a model sees of the pixels of `load`, each [H, W, 3] uint8: them at every scale, and
+    where it is `mirrored` the mirror image of each. Scales that round to the same size appear
+    once."""
+    scaled = _at_scales(pixels, preprocessing) if preprocessing.whole else [pixels]
+    return scaled + [view[:, ::-1] for view in scaled if preprocessing.mirrored]
+
+
+def _at_scales(pixels: Pixels, preprocessing: Preprocessing) -> list[Pixels]:
     largest, (height, width) = max(preprocessing.scales), pixels.shape[:2]
     sizes = {
         _in_steps(width * scale / largest, height * scale / largest): None

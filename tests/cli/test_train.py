@@ -36,6 +36,18 @@ def test_a_model_is_made_to_see_otherwise(
         == 0
     )
     assert Model.load(tmp_path / "o").preprocessing == Preprocessing(size=32)
+    made = ["export", str(tmp_path / "n"), "--mirrored", "-o", str(tmp_path / "both")]
+    assert main.main(made) == 0
+    seen = Preprocessing(size=64, whole=True, scales=(0.5, 1.0), mirrored=True)
+    assert Model.load(tmp_path / "both").preprocessing == seen
+    again = ["export", str(tmp_path / "both"), "--mirrored", "-o", str(tmp_path / "p")]
+    assert main.main(again) == 2
+    assert "sees mirror images already" in capsys.readouterr().err
+    whole = ["export", str(tmp_path / "both"), "--see", "whole 32", "-o", str(tmp_path / "q")]
+    assert main.main(whole) == 0
+    assert Model.load(tmp_path / "q").preprocessing == Preprocessing(
+        size=32, whole=True, mirrored=True
+    )
     for wrong in ("round 64", "whole", "whole x", "whole 64 0.5,9", "square 0"):
         assert (
             main.main(["export", str(tmp_path / "m"), "--see", wrong, "-o", str(tmp_path / "p")])

@@ -256,7 +256,7 @@ def test_a_trained_dolg_is_searched_by_codes_and_by_descriptors(tmp_path: Path) 
         True,
         (0.3535, 0.5, 0.7071, 1.0, 1.4142),
     )
-    views = images.at_scales(images.load(paths[0], again.preprocessing), again.preprocessing)
+    views = images.views(images.load(paths[0], again.preprocessing), again.preprocessing)
     each = np.concatenate([net.arrays(view[None].copy())[0] for view in views])
     assert len({view.shape for view in views}) > 1
     mean = each.mean(0)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,9 +17,10 @@ from onnx import TensorProto, helper
 
 from tests.conftest import picture
 from tests.small_network import DIM, SIZE
+from wingbar import images
 from wingbar.errors import ImageError, ModelError, QueryError
 from wingbar.hamming import codes
-from wingbar.images import Preprocessing, at_scales, load
+from wingbar.images import Preprocessing, load
 from wingbar.model import fitting, runtime
 from wingbar.model import model as model_module
 from wingbar.model.fitting import FitOptions
@@ -28,7 +30,7 @@ from wingbar.model.model import (
     Embeddings,
     Model,
     check_same,
-    over_scales,
+    over_views,
     preprocessing_record,
     with_record,
 )
@@ -244,13 +246,31 @@ def test_scales_are_averaged_and_shapes_kept_apart() -> None:
 
     shapes = [(100, 100), (200, 100), (50, 200)]
     given = [load(picture(i, shapes[i % 3]), preprocessing) for i in range(50)]
-    raw = over_scales(run, given, preprocessing)
+    raw = over_views(run, given, preprocessing)
     for i, row in enumerate(raw):
-        sizes = [view.shape[:2] for view in at_scales(given[i], preprocessing)]
+        sizes = [view.shape[:2] for view in images.views(given[i], preprocessing)]
         mean = np.mean([np.array(size) / np.hypot(*size) for size in sizes], axis=0)
         np.testing.assert_allclose(row[:2], mean / np.linalg.norm(mean), rtol=1e-5)
         assert row[2] == pytest.approx(np.mean([width for _, width in sizes]), rel=1e-6)
     assert len({tuple(row) for row in raw.round(4).tolist()}) == 3
+
+
+def test_a_picture_and_its_mirror_image_get_one_answer() -> None:
+    model = trained_model()
+    mirrored = model.with_preprocessing(replace(model.preprocessing, mirrored=True))
+    assert mirrored.fingerprint != model.fingerprint
+    given = picture(1, (SIZE, SIZE))
+    pixels = np.asarray(given)
+    both = model.run([pixels, pixels[:, ::-1]])
+    [found] = mirrored.run([pixels])
+    features = both[:, : model.dim]
+    mean = (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(found[: model.dim], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(found[model.dim :], both[:, model.dim :].mean(0), atol=1e-5)
+    one, other = mirrored.encode([pixels, pixels[:, ::-1]]).features
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    again = mirrored.with_preprocessing(model.preprocessing)
+    assert again.record["preparation"] == model.record["preparation"]
 
 
 def test_another_preprocessing_makes_another_model() -> None:
@@ -259,7 +279,7 @@ def test_another_preprocessing_makes_another_model() -> None:
     assert other.fingerprint != model.fingerprint
     assert other.preprocessing == Preprocessing(size=64, whole=True, scales=(1.0, 2.0))
     wide = picture(1, (128, 32))
-    views = at_scales(load(wide, other.preprocessing), other.preprocessing)
+    views = images.views(load(wide, other.preprocessing), other.preprocessing)
     mean = np.mean(
         [model.run([view])[0, :3] / np.linalg.norm(model.run([view])[0, :3]) for view in views],
         axis=0,

@@ -15,7 +15,7 @@ from wingbar.evaluation.labelled import evaluate
 from wingbar.index.index import Index
 from wingbar.parallel import no_progress
 from wingbar.training import versions
-from wingbar.training.held_out import Side, fine_scores, measure
+from wingbar.training.held_out import Measured, Side, fine_scores, measure
 from wingbar.training.pictures import split
 
 
@@ -62,6 +62,17 @@ def test_instances_are_searched_by_altered_copies(
     assert altered["pool"] < 1
     monkeypatch.setattr(versions, "CHANGES", ())
     assert measure(colours, parts, run, 8, no_progress).scores["pool"] == 1
+
+
+def test_the_fine_mode_is_the_best_measured_else_the_one_to_expect(queries: Images) -> None:
+    scores = {"none": 0.8, "ties": 0.85, "pool": 0.9, "asymmetric": 0.7}
+    assert Measured(scores, None).fine(is_of_classes=True) == "pool"
+    assert Measured({}, None).fine(is_of_classes=True) == "ties"
+    assert Measured({}, None).fine(is_of_classes=False) == "pool"
+    run = replace(SMALL, held_out=0.0)
+    fitted = measure(colours, split(queries, run, no_progress), run, 8, no_progress)
+    assert fitted.rotation is not None
+    assert fitted.fine(is_of_classes=True) == "pool"
 
 
 def test_an_item_that_shares_a_class_is_relevant() -> None:

@@ -166,7 +166,7 @@ def test_nothing_held_out_measures_nothing(trained: Path, data: Path, tmp_path: 
     still = replace(SMALL, held_out=0.0, epochs=1, lr=1e-12, freeze_bn=True, warmup=0.0)
     model = loop.train(dlbhc, read_images(data), tmp_path / "m", CONFIG, still, start=trained)
     assert model.record["held_out_map"] == {}
-    assert model.fine == "pool"
+    assert model.fine == "ties"
 
 
 @pytest.mark.slow

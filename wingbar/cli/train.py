@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,7 +194,7 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="MODEL",
-        help="a training run with a checkpoint; for --open, --int8 and --see a model directory",
+        help="a training run with a checkpoint; for the flags below a model directory",
     )
     parser.add_argument(
         "--open",
@@ -218,17 +219,23 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
         "images, 'whole 224 0.7,1,1.4' for whole images at several scales",
     )
     parser.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="encode each image and its mirror image, and average: mirrored copies are found like "
+        "the picture itself, and it takes twice as long",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         metavar="DIR",
-        help="with --open, --int8 and --see: the model directory to create",
+        help="with --open, --int8, --see and --mirrored: the model directory to create",
     )
 
 
 def export(args: argparse.Namespace) -> int:
     """Make a model of a checkpoint, or a variant of a model: open codes, other preprocessing, or
     int8."""
-    asked = [flag for flag in ("open", "see", "int8") if getattr(args, flag)]
+    asked = [flag for flag in ("open", "see", "mirrored", "int8") if getattr(args, flag)]
     if len(asked) > 1:
         named = " and ".join(f"--{flag}" for flag in asked)
         raise WingbarError(f"{named} make one model each: run them one after the other")
@@ -237,14 +244,19 @@ def export(args: argparse.Namespace) -> int:
     if not asked:
         if args.output:
             raise WingbarError(
-                "-o is for --open, --int8 and --see; a checkpoint is exported to its "
+                "-o is for --open, --int8, --see and --mirrored; a checkpoint is exported to its "
                 "own folder: leave -o out"
             )
         return _export_checkpoint(args)
     if not args.output:
         raise WingbarError(f"--{asked[0]} needs -o NEW, the model directory to create")
     require_new_model(Path(args.output))
-    variants = {"open": _export_open, "see": _export_preprocessing, "int8": _export_int8}
+    variants = {
+        "open": _export_open,
+        "see": _export_preprocessing,
+        "mirrored": _export_preprocessing,
+        "int8": _export_int8,
+    }
     return variants[asked[0]](args)
 
 
@@ -296,7 +308,12 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
     from wingbar.model.model import Model
 
     model = Model.load(args.path)
-    seen = _parse_preprocessing(args.see, model.preprocessing)
+    if args.see:
+        seen = _parse_preprocessing(args.see, model.preprocessing)
+    elif model.preprocessing.mirrored:
+        raise WingbarError(f"{args.path} sees mirror images already")
+    else:
+        seen = replace(model.preprocessing, mirrored=True)
     changed = proof.proven(model.with_preprocessing(seen))
     changed.save(args.output)
     text = f"{args.output}: {changed}, preprocessing {changed.preprocessing}"
@@ -311,12 +328,11 @@ def _parse_preprocessing(text: str, before: Preprocessing) -> Preprocessing:
     try:
         match text.split():
             case ["square", size]:
-                return Preprocessing(size=int(size), keep=before.keep)
-            case ["whole", size]:
-                return Preprocessing(size=int(size), whole=True)
-            case ["whole", size, scales]:
+                return Preprocessing(size=int(size), keep=before.keep, mirrored=before.mirrored)
+            case ["whole", size, *scales] if len(scales) < 2:
+                listed = tuple(map(float, scales[0].split(","))) if scales else (1.0,)
                 return Preprocessing(
-                    size=int(size), whole=True, scales=tuple(map(float, scales.split(",")))
+                    size=int(size), whole=True, scales=listed, mirrored=before.mirrored
                 )
     except ValueError as error:
         raise WingbarError(f"--see {text!r} is not possible ({error})") from None

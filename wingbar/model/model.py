@@ -304,7 +304,7 @@ class Model:
 
         A raw output is the network's feature, followed by its code logits where it gives them.
         """
-        return over_scales(self._run, list(pixels), self.preprocessing, self.batch)
+        return over_views(self._run, list(pixels), self.preprocessing, self.batch)
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Float32, Float32 | None]:
         """Pixels [B, H, W, 3] -> unit features [B, d] and code logits [B, b], if any."""
@@ -326,7 +326,8 @@ class Model:
         """What the network gives for one image beside feature and code, by name and without the
         batch axis; {} for most networks. `saliency.look` interprets it.
 
-        A model of several scales uses the one nearest to 1. Raises ImageError as `encode` does.
+        A model of several scales uses the one nearest to 1, and no mirror image. Raises ImageError
+        as `encode` does.
         """
         self.require_network()
         names = [
@@ -576,7 +577,7 @@ def _random_pairs(rotation: itq.Rotation, raw: Float32, averages: bool) -> Rando
     return random_pairs.measure(packed[rows], features[rows], rotation.bits)
 
 
-def over_scales(
+def over_views(
     run: Callable[[NDArray[np.uint8]], tuple[Float32, Float32 | None]],
     pixels: Sequence[images.Pixels],
     preprocessing: images.Preprocessing,
@@ -586,13 +587,11 @@ def over_scales(
     most `size`.
 
     `pixels` are as `images.load` gives them; `run` takes pixels [b, H, W, 3] and gives unit
-    features and code logits, if any. Over several scales the features are averaged and scaled back
-    to unit length (DOLG, Section 4.1), and the logits are averaged.
+    features and code logits, if any. Over several views, scales and mirror images, the features are
+    averaged and scaled back to unit length (DOLG, Section 4.1), and the logits are averaged.
     """
     views = [
-        (i, view)
-        for i, image in enumerate(pixels)
-        for view in images.at_scales(image, preprocessing)
+        (i, view) for i, image in enumerate(pixels) for view in images.views(image, preprocessing)
     ]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for place, (_, view) in enumerate(views):
@@ -821,6 +820,7 @@ _LATER_PREPROCESSING: dict[str, tuple[type, ...]] = {
     "edge": (int,),
     "squash": (bool,),
     "bicubic": (bool,),
+    "mirrored": (bool,),
 }
 _BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 

@@ -29,7 +29,7 @@ from wingbar.files import write_whole
 from wingbar.images import Preprocessing
 from wingbar.model import proof, runtime
 from wingbar.model.itq import Rotation
-from wingbar.model.model import PROOF, Model, over_scales, preprocessing_record, with_record
+from wingbar.model.model import PROOF, Model, over_views, preprocessing_record, with_record
 from wingbar.networks import backbones
 from wingbar.networks.backbones import SameConv
 from wingbar.parallel import BATCH, cores
@@ -61,7 +61,7 @@ class Exported(nn.Module):
         self, pixels: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Pixels [B, H, W, 3] -> features [B, d] and code logits [B, b], if any, as
-        `model.over_scales` takes them."""
+        `model.over_views` takes them."""
         with torch.no_grad():
             output = self.named(torch.from_numpy(pixels))
         return output["feature"].numpy(), output["logits"].numpy() if "logits" in output else None
@@ -90,7 +90,7 @@ def write(
     network = to_onnx(net, preprocessing)
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     bits = int(record["config"]["bits"])
-    expected = over_scales(Exported(net).arrays, pixels, preprocessing)
+    expected = over_views(Exported(net).arrays, pixels, preprocessing)
     dim = expected.shape[1] - (bits if rotation is None else 0)
     content = {
         **record,

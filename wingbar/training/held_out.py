@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from wingbar import images
 from wingbar.evaluation.metrics import expected_ap
 from wingbar.hamming import codes
-from wingbar.index.ranking import FINE, SHORTLIST, TIE_CAP, fine_places
+from wingbar.index.ranking import FINE, SHORTLIST, TIE_CAP, Fine, fine_places
 from wingbar.model import itq
 from wingbar.model.itq import Rotation, unit
-from wingbar.model.model import over_scales
+from wingbar.model.model import over_views
 from wingbar.parallel import Progress, batched, cores, in_order
 from wingbar.training.pictures import Labels, Split
 from wingbar.training.run import Run
@@ -53,6 +53,15 @@ class Measured:
 
     scores: Mapping[str, float]
     rotation: Rotation | None
+
+    def fine(self, is_of_classes: bool) -> Fine:
+        """The fine mode with the highest score. Where nothing was held out, the one that can be
+        expected: "ties" for codes that were trained to tell classes apart, as features often know
+        less of the classes than such codes; "pool" for codes that are fitted to the features, and
+        where images were to be told apart (not `is_of_classes`)."""
+        if self.scores:
+            return max(FINE, key=lambda mode: self.scores[mode])
+        return "ties" if is_of_classes and self.rotation is None else "pool"
 
 
 def measure(network: Network, split: Split, run: Run, bits: int, progress: Progress) -> Measured:
@@ -93,7 +102,7 @@ def _raw_outputs(
     pixels = in_order(pictures, lambda source: images.load(source, preprocessing), cores())
     raw = []
     for batch in batched(pixels, _BATCH):
-        raw.append(over_scales(network, batch, preprocessing))
+        raw.append(over_views(network, batch, preprocessing))
         progress("measuring", len(raw) * _BATCH, len(pictures))
     return np.concatenate(raw)
 

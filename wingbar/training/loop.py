@@ -374,7 +374,7 @@ class Training:
         described = describe(self.settings)
         record = {
             "name": self.output.resolve().name,
-            "fine": max(scores, key=lambda mode: scores[mode]) if scores else "pool",
+            "fine": measured.fine(is_of_classes=not self.run.instances),
             "held_out_map": {mode: round(value, 6) for mode, value in scores.items()},
             "classes": list(self.split.classes),
             "protocol": self.split.protocol,
