@@ -6,10 +6,11 @@
 
 `run` trains and measures cells, each a data set, a method, a code length, and either all classes or
 three quarters of them, with the others held out of training (protocol `unseen`). A cell is one JSON
-file in OUT that says how it was made; those that are there are not run again. The cells are ordered
-so that an early end (--time-limit, Ctrl-C) leaves a fair comparison: all methods at the first two
-code lengths on the first data set, then the classes never seen, then the rest. --jobs cells run at
-once; the pictures of each are decoded once, into memory.
+file in OUT that says how it was made; those that are there are not run again, and one that was
+stopped goes on from its last checkpoint, at most ten minutes before. The cells are ordered so that
+an early end (--time-limit, Ctrl-C) leaves a fair comparison: all methods at the first two code
+lengths on the first data set, then the classes never seen, then the rest. --jobs cells run at once;
+the pictures of each are decoded once, into memory.
 
 On a machine with a GPU, a process for each of its cores but a few keeps it busy:
 
@@ -45,6 +46,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -72,6 +74,7 @@ from wingbar.model.itq import Rotation, unit
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import batched, cores, in_order, no_progress
+from wingbar.training import checkpoint
 from wingbar.training.export import cost
 from wingbar.training.loop import Training
 from wingbar.training.pictures import Split, decoded
@@ -84,6 +87,7 @@ CLASSES = ("all", "seen")
 RADIUS = 2
 CROP = 0.6  # side of CMBH's regions, by that of the image
 BATCH = 128  # images per run of the network while measuring
+PATIENCE = 20.0  # seconds in which a cell that is stopped can write its checkpoint
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -401,13 +405,15 @@ def _trained(
         failed=[],
     )
     work = _work(cell, args)
-    (work / "train").mkdir(parents=True, exist_ok=True)
     training = Training(
         Recorded(method, config, run, train, None),
         split,
         work,
         sources=[pixels[path] for path in train.paths],
     )
+    training.restore()
+    checkpoint.truncate_log(work, training.position)
+    to_take = (run.epochs - training.epoch) * training.steps - training.step
     started = time.perf_counter()
     training.train()
     seconds = time.perf_counter() - started
@@ -420,12 +426,12 @@ def _trained(
         "config": asdict(config),
         "run": asdict(run),
         "epochs": training.epoch,
-        "trained_images_per_second": round(
-            training.epoch * training.steps * min(run.batch, len(train)) / seconds, 1
-        ),
         "last_losses": _last_losses(work),
         "device": str(training.device),
     }
+    if to_take:  # not one that was stopped after its last step
+        speed = to_take * min(run.batch, len(train)) / seconds
+        made["trained_images_per_second"] = round(speed, 1)
     device = training.device
 
     def network(batch: images.Pixels) -> tuple[Float32, Float32 | None]:
@@ -523,7 +529,7 @@ def _run_flags(args: argparse.Namespace) -> dict[str, Any]:
         "mirror": args.mirror,
         "workers": args.workers,
         "held_out": 0.0,
-        "checkpoint_minutes": 1e9,
+        "checkpoint_minutes": 10.0,
     }
 
 
@@ -536,7 +542,8 @@ def _decoded(own: Dataset, train: Images) -> dict[Path, images.Pixels]:
 
 def _last_losses(work: Path) -> dict[str, float]:
     """The mean of each loss term over the last epoch of a run's log."""
-    records = [json.loads(line) for line in (work / "train" / "log.jsonl").open()]
+    lines = (work / "train" / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     last = [record for record in records if record["epoch"] == records[-1]["epoch"]]
     terms = [name for name in last[0] if name not in ("epoch", "step", "lr", "time")]
     return {name: round(float(np.mean([r[name] for r in last])), 5) for name in terms}
@@ -544,7 +551,7 @@ def _last_losses(work: Path) -> dict[str, float]:
 
 def write_cell(cell: Cell, args: argparse.Namespace) -> None:
     """Measure a cell and write its file."""
-    shutil.rmtree(_work(cell, args), ignore_errors=True)  # of a run that was stopped
+    before = _seconds_before(cell, args)
     started = time.perf_counter()
     try:
         record = measure(cell, args)
@@ -557,12 +564,27 @@ def write_cell(cell: Cell, args: argparse.Namespace) -> None:
         "command": args.command_line,
         "commit": args.commit,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "wall_seconds": round(time.perf_counter() - started, 1),
+        "wall_seconds": round(before + time.perf_counter() - started, 1),
         "jobs_at_once": args.jobs,
         "machine": {"gpu": gpu, "cpu": _processor(), "cores": cores()},
         "versions": {name: version(name) for name in ("torch", "numpy", "pillow")},
     }
     write_whole(args.out / f"{cell.name}.json", json.dumps(record, indent=1).encode())
+
+
+def _seconds_before(cell: Cell, args: argparse.Namespace) -> float:
+    """Make the folder in which a cell is trained, or keep that of the same cell, settings and
+    commit, which was stopped. Returns how many seconds its checkpoint took; 0 without one."""
+    work, seconds = _work(cell, args), 0.0
+    of = {**_described(cell), **_run_flags(args), "commit": args.commit}
+    kept, saved = work / "cell.json", checkpoint.checkpoint_path(work)
+    if kept.exists() and saved.exists() and (before := json.loads(kept.read_text()))["of"] == of:
+        seconds = before["seconds"] + max(0.0, saved.stat().st_mtime - before["began"])
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    (work / "train").mkdir(parents=True, exist_ok=True)
+    write_whole(kept, json.dumps({"of": of, "seconds": seconds, "began": time.time()}).encode())
+    return float(seconds)
 
 
 def _processor() -> str:
@@ -629,7 +651,13 @@ def run(args: argparse.Namespace) -> None:
             time.sleep(0.2)
     finally:
         for process in running:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGINT)  # it writes a checkpoint
+        patience = time.monotonic() + PATIENCE
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, patience - time.monotonic()))
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     undone = [cell.name for cell in waiting] + [cell.name for cell, _ in running.values()]
     done = len(all_cells) - len(undone) - len(failed)

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,48 @@ def test_the_page_ranks_what_was_measured(
     assert page.count("- other") == 1
     assert page.count("run x --bits 12\n") == 1
     assert page.count("learn it") == 1
+
+
+def test_a_stopped_cell_goes_on_from_its_checkpoint(
+    board: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the steps that are left, and ends as one that was not stopped."""
+    for part, each in (("train", 6), ("val", 2)):
+        write_classes(tmp_path / "data" / part, each, first_seed=10 * each)
+    args = argparse.Namespace(backbone="resnet8", weights="none", size=32, test_size=40, epochs=2)
+    args.batch, args.workers, args.mirror, args.jobs = 6, 0, True, 1
+    args.commit, args.command_line = "abc", "run x"
+    cell = board.Cell(str(tmp_path / "data"), "orthohash", 8, "all", 0)
+    take, taken = board.Training.train_step, []
+
+    def step(training: Any, *batch: Any) -> Any:
+        taken.append(1)
+        if len(taken) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(training, *batch)
+
+    monkeypatch.setattr(board.Training, "train_step", step)
+    stop_at, args.out = 0, tmp_path / "whole"
+    board.write_cell(cell, args)
+    whole = json.loads((args.out / f"{cell.name}.json").read_text())
+    every = len(taken)
+    taken.clear()
+    stop_at, args.out = 4, tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        board.write_cell(cell, args)
+    assert not list(args.out.glob("*.json"))
+    board.write_cell(cell, args)
+    assert len(taken) == every
+    again = json.loads((args.out / f"{cell.name}.json").read_text())
+    assert again["scores"] == whole["scores"]
+    assert again["last_losses"] == whole["last_losses"]
+    assert not list((args.out / "work").iterdir())
+    taken.clear()
+    with pytest.raises(KeyboardInterrupt):
+        board.write_cell(cell, args)
+    args.commit = "def"  # of other code: it begins anew
+    board.write_cell(cell, args)
+    assert len(taken) == 4 + every
 
 
 @pytest.mark.slow
