@@ -40,6 +40,9 @@ def test_a_model_is_made_to_see_otherwise(
     assert main.main(made) == 0
     seen = Preprocessing(size=64, whole=True, scales=(0.5, 1.0), mirrored=True)
     assert Model.load(tmp_path / "both").preprocessing == seen
+    capsys.readouterr()
+    assert main.main(["info", str(tmp_path / "both")]) == 0
+    assert "Each image and its mirror image are encoded, and averaged." in capsys.readouterr().out
     again = ["export", str(tmp_path / "both"), "--mirrored", "-o", str(tmp_path / "p")]
     assert main.main(again) == 2
     assert "sees mirror images already" in capsys.readouterr().err

@@ -828,6 +828,8 @@ def _model_text(path: str, record: Mapping[str, Any]) -> str:
     ]
     if "parameters" in record:
         lines.append(f"Network: {record['backbone']}, {counted(record['parameters'], 'parameter')}")
+    if record["preparation"].get("mirrored"):
+        lines.append("Each image and its mirror image are encoded, and averaged.")
     if record.get("held_out_map"):
         lines.append(f"MAP of held-out training images: {value_text(record['held_out_map'])}.")
     return "\n".join(lines)
