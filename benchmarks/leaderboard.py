@@ -558,6 +558,8 @@ def write_cell(cell: Cell, args: argparse.Namespace) -> None:
     except ValueError as error:  # a fitted method that cannot have this many bits
         print(f"{cell.name}: {error}")
         record = {**_described(cell), "reason": str(error)}
+    if before:  # a part of the training, with the reading of the pictures
+        record["training_seconds"] = round(before + record["training_seconds"], 1)
     shutil.rmtree(_work(cell, args), ignore_errors=True)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     record |= {

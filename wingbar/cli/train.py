@@ -235,7 +235,13 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Make a model of a checkpoint, or a variant of a model: open codes, other preprocessing, or
     int8."""
-    asked = [flag for flag in ("open", "see", "mirrored", "int8") if getattr(args, flag)]
+    variants = {
+        "open": _export_open,
+        "see": _export_preprocessing,
+        "mirrored": _export_preprocessing,
+        "int8": _export_int8,
+    }
+    asked = [flag for flag in variants if getattr(args, flag)]
     if len(asked) > 1:
         named = " and ".join(f"--{flag}" for flag in asked)
         raise WingbarError(f"{named} make one model each: run them one after the other")
@@ -251,12 +257,6 @@ def export(args: argparse.Namespace) -> int:
     if not args.output:
         raise WingbarError(f"--{asked[0]} needs -o NEW, the model directory to create")
     require_new_model(Path(args.output))
-    variants = {
-        "open": _export_open,
-        "see": _export_preprocessing,
-        "mirrored": _export_preprocessing,
-        "int8": _export_int8,
-    }
     return variants[asked[0]](args)
 
 
@@ -308,12 +308,11 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
     from wingbar.model.model import Model
 
     model = Model.load(args.path)
-    if args.see:
-        seen = _parse_preprocessing(args.see, model.preprocessing)
-    elif model.preprocessing.mirrored:
+    before = model.preprocessing
+    if args.mirrored and before.mirrored:
         raise WingbarError(f"{args.path} sees mirror images already")
-    else:
-        seen = replace(model.preprocessing, mirrored=True)
+    seen = _parse_preprocessing(args.see, before) if args.see else before
+    seen = replace(seen, mirrored=before.mirrored or args.mirrored)
     changed = proof.proven(model.with_preprocessing(seen))
     changed.save(args.output)
     text = f"{args.output}: {changed}, preprocessing {changed.preprocessing}"
@@ -328,11 +327,12 @@ def _parse_preprocessing(text: str, before: Preprocessing) -> Preprocessing:
     try:
         match text.split():
             case ["square", size]:
-                return Preprocessing(size=int(size), keep=before.keep, mirrored=before.mirrored)
-            case ["whole", size, *scales] if len(scales) < 2:
-                listed = tuple(map(float, scales[0].split(","))) if scales else (1.0,)
+                return Preprocessing(size=int(size), keep=before.keep)
+            case ["whole", size]:
+                return Preprocessing(size=int(size), whole=True)
+            case ["whole", size, scales]:
                 return Preprocessing(
-                    size=int(size), whole=True, scales=listed, mirrored=before.mirrored
+                    size=int(size), whole=True, scales=tuple(map(float, scales.split(",")))
                 )
     except ValueError as error:
         raise WingbarError(f"--see {text!r} is not possible ({error})") from None
