@@ -20,7 +20,7 @@ from PIL import Image
 from tests.conftest import picture
 from wingbar import images
 from wingbar.errors import ImageError
-from wingbar.images import Preprocessing
+from wingbar.images import Augmentation, Preprocessing
 
 SMALL = Preprocessing(size=32)
 
@@ -686,3 +686,102 @@ def test_invalid_boxes(wrong: str) -> None:
     assert images.parse_box("1, 2.5,30,40") == (1, 2.5, 30, 40)
     with pytest.raises(ImageError, match="a box"):
         images.parse_box(wrong)
+
+
+# -- views to train on
+
+PLAIN = Augmentation(area=1.0, mirror=False)  # a square picture as it is
+
+
+def varied(image: Image.Image, seed: int = 0, **changes: float) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return images.augment(image, SMALL, replace(PLAIN, **changes), rng)
+
+
+def test_a_view_without_changes_is_the_picture() -> None:
+    image = picture(1, (32, 32))
+    np.testing.assert_array_equal(varied(image), image)
+
+
+def test_a_view_is_a_box_of_at_least_the_area() -> None:
+    """Of a slope from 0 to 255 in both directions, what a view spans says how much it shows."""
+    slope = np.linspace(0, 255, 128)
+    image = Image.fromarray(
+        np.stack(np.broadcast_arrays(slope, slope[:, None], 0.0), -1).round().astype(np.uint8)
+    )
+    shares = []
+    for seed in range(200):
+        view = varied(image, seed, area=0.25).astype(float)
+        wide, high = (np.ptp(view[..., channel]) / 255 for channel in (0, 1))
+        shares.append(wide * high)
+    assert 0.2 < min(shares) < 0.35  # the outermost pixels are averages
+    assert max(shares) > 0.85
+
+
+def test_half_of_the_views_are_mirrored() -> None:
+    image = picture(1, (32, 32))
+    views = [varied(image, seed, mirror=True) for seed in range(40)]
+    plain = [np.array_equal(view, image) for view in views]
+    assert 10 < sum(plain) < 30
+    for view, same in zip(views, plain, strict=True):
+        np.testing.assert_array_equal(view if same else view[:, ::-1], image)
+
+
+def test_views_are_turned_by_up_to_the_angle() -> None:
+    image = Image.new("RGB", (32, 32), (250, 0, 0))
+    image.paste((0, 0, 250), (0, 0, 32, 16))  # the upper half
+    angles = []
+    for seed in range(60):
+        view = varied(image, seed, turn=20).astype(float)
+        left, right = (view[8:24, x, 2].mean() for x in (11, 20))
+        angles.append(np.degrees(np.arctan((right - left) / 250 * 16 / 9)))
+    assert max(np.abs(angles)) < 22
+    assert min(angles) < -14
+    assert max(angles) > 14
+    assert np.array_equal(varied(image, turn=0), image)
+
+
+def test_a_turned_view_is_grey_where_the_picture_ends() -> None:
+    views = [varied(Image.new("RGB", (32, 32)), seed, turn=45) for seed in range(8)]
+    corners = [view[0, 0].tolist() for view in views]
+    assert [128, 128, 128] in corners
+
+
+def test_recolouring_by_hand() -> None:
+    """Brightness, contrast about the mean, and saturation about grey, one after the other."""
+    image = Image.fromarray(np.random.default_rng(0).integers(60, 180, (32, 32, 3)).astype("u1"))
+    for seed in range(10):
+        view = varied(image, seed, recolour=0.3)
+        rng = np.random.default_rng(seed)
+        images._random_box((32, 32), 1.0, rng)
+        brightness, contrast, saturation = rng.uniform(0.7, 1.3, 3)
+        bright = np.asarray(image) * brightness
+        wanted = bright.mean() + contrast * (bright - bright.mean())
+        grey = (wanted @ [0.299, 0.587, 0.114])[..., None]
+        wanted = (grey + saturation * (wanted - grey)).clip(0, 255)
+        assert np.abs(view - wanted).max() <= 1
+
+
+def test_a_share_of_the_views_is_covered_by_a_rectangle_of_one_colour() -> None:
+    image = picture(1, (32, 32))
+    hidden = 0
+    for seed in range(200):
+        changed = (varied(image, seed, cover=0.3) != np.asarray(image)).any(-1)
+        if not changed.any():
+            continue
+        hidden += 1
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        assert 3 <= np.ptp(rows) + 1 <= 16
+        assert 3 <= np.ptp(columns) + 1 <= 16
+        view = varied(image, seed, cover=0.3)
+        box = view[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].reshape(-1, 3)
+        assert len(np.unique(box, axis=0)) == 1
+    assert 40 < hidden < 80
+
+
+def test_what_is_off_draws_nothing() -> None:
+    """So that a run from before a change existed can be repeated."""
+    rng, other = np.random.default_rng(3), np.random.default_rng(3)
+    images.augment(picture(1, (32, 32)), SMALL, PLAIN, rng)
+    images._random_box((32, 32), 1.0, other)
+    assert rng.random() == other.random()
