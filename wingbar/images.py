@@ -97,8 +97,6 @@ _COLOURS = np.array(
 )
 _DEVIATIONS = 255 * np.array([0.2175, 0.0188, 0.0045])
 
-_GREY = (128, 128, 128)  # where a turned picture has no pixels
-_LUMINANCE = np.array([0.299, 0.587, 0.114])  # of RGB, ITU-R BT.601
 _HEAT = (255, 170, 30)  # the one colour of heat maps, which lies over a grey picture
 
 
@@ -155,20 +153,13 @@ class Augmentation:
     area: least share of the picture that a random box keeps, 0 < area <= 1; its sides are 3:4 to
         4:3, and it is scaled to the square
     mirror: whether half of the pictures are mirrored
-    turn: most degrees by which a picture is turned, in either direction, on grey
-    recolour: most by which brightness, contrast and saturation change, each as a share, in [0, 1]
     lighting: standard deviation of a random change along the principal colours of ImageNet, 0 for
         none (Krizhevsky, Sutskever & Hinton 2012, Section 4.1)
-    cover: share of the pictures of which a rectangle is hidden, in [0, 1] (after Zhong et al.,
-        "Random Erasing Data Augmentation", AAAI 2020)
     """
 
     area: float = 0.35
     mirror: bool = True
-    turn: float = 0.0
-    recolour: float = 0.0
     lighting: float = 0.0
-    cover: float = 0.0
 
 
 class Found(NamedTuple):
@@ -332,17 +323,8 @@ def augment(
     view = image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
     if augmentation.mirror and rng.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if augmentation.turn:
-        angle = rng.uniform(-augmentation.turn, augmentation.turn)
-        view = view.rotate(angle, Image.Resampling.BILINEAR, fillcolor=_GREY)
-    if augmentation.recolour:
-        view = _recolour(view, augmentation.recolour, rng)
     pixels = np.asarray(view)
-    if augmentation.lighting:
-        pixels = _relight(pixels, augmentation.lighting, rng)
-    if augmentation.cover and rng.random() < augmentation.cover:
-        pixels = _cover(pixels, rng)
-    return pixels
+    return _relight(pixels, augmentation.lighting, rng) if augmentation.lighting else pixels
 
 
 def upright(source: Source) -> Image.Image:
@@ -873,27 +855,6 @@ def _random_box(
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
-
-
-def _recolour(image: Image.Image, most: float, rng: np.random.Generator) -> Image.Image:
-    """The RGB picture with another brightness, contrast and saturation: its values, then their
-    differences from the mean, then those from grey, each times 1 - most to 1 + most. All three
-    together are one linear map of the colours."""
-    brightness, contrast, saturation = rng.uniform(1 - most, 1 + most, 3)
-    mean = brightness * float(np.asarray(image).mean())
-    turned = saturation * np.eye(3) + (1 - saturation) * _LUMINANCE  # each row sums to 1
-    map_ = np.c_[brightness * contrast * turned, np.full(3, (1 - contrast) * mean)]
-    return image.convert("RGB", tuple(map_.ravel().tolist()))
-
-
-def _cover(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """The same pixels [H, W, 3] with a rectangle of one random colour over them, each of its sides
-    0.2 to 0.5 of the picture's."""
-    height, width = (max(1, int(side * rng.uniform(0.2, 0.5))) for side in pixels.shape[:2])
-    top, left = rng.integers(0, [pixels.shape[0] - height + 1, pixels.shape[1] - width + 1])
-    covered = pixels.copy()
-    covered[top : top + height, left : left + width] = rng.integers(0, 256, 3)
-    return covered
 
 
 def _relight(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:

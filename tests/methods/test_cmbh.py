@@ -369,21 +369,6 @@ def test_classes_and_transfer_by_hand() -> None:
     assert found["transfer"].item() == pytest.approx(transfer / 4, rel=1e-4)
 
 
-def test_smoothing_wants_a_share_of_the_probability_on_all_classes_alike() -> None:
-    net, loss, config = made(regions=0, hash_warmup=9, transfer=False, smoothing=0.3)
-    net.eval(), loss.eval()
-    x, labels = pictures(4), torch.tensor([1, 4, 0, 1])
-    found = loss(net, x, labels, torch.arange(4))["classes"].item()
-    seen = cmbh.levels(net, fusion_of(loss), x)
-    first, third = (c(f) for c, f in zip(loss.classifiers, (seen.first, seen.third), strict=True))
-    expected = 0.0
-    for logits in (seen.stage.logits, seen.together.logits, first, third):
-        for row, label in zip(logits.detach().double().numpy(), labels, strict=True):
-            wrong = -np.log(softmax(row))
-            expected += 0.7 * wrong[label] + 0.3 * wrong.mean()
-    assert found == pytest.approx(expected / 4, rel=1e-4)
-
-
 @pytest.mark.parametrize("detach", [True, False])
 def test_the_teacher_is_detached_or_not(detach: bool) -> None:
     levels = [torch.randn(3, 5, requires_grad=True) for _ in range(4)]

@@ -152,13 +152,6 @@ class Config:
         default=True, metadata={"help": "divide the hash losses by bits^2 / classes"}
     )
     hash_weight: float = field(default=4.0, metadata={"help": "factor of the hash losses"})
-    smoothing: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of the probability that the classification losses want on all classes "
-            "alike (label smoothing), such as 0.1"
-        },
-    )
     head_lr: float = field(
         default=1.0,
         metadata={"help": "factor of --lr for everything but the backbone"},
@@ -177,7 +170,6 @@ class Config:
         require(self, "regions", "crop", "hash_warmup", "hash_weight", "head_lr", least=0)
         require(self, "width", least=0, most=MOST)
         require(self, "alpha", above=0)
-        require(self, "smoothing", least=0, below=1)
         require(self, "box_share", least=0, most=1)
         require_one_of(self, "feature", "stage", "code")
         if (self.transfer or self.regions or self.fused) and not self.levels:
@@ -538,11 +530,9 @@ class Loss(nn.Module):
             for classify, feature in zip(self.classifiers, (seen.first, seen.third), strict=True)
         )
         every = [of_fused, of_first, of_stage, of_third]
-        wrong = [
-            F.cross_entropy(logits, labels, label_smoothing=self.config.smoothing)
-            for logits in every
-        ]
-        losses = {"classes": torch.stack(wrong).sum()}
+        losses = {
+            "classes": torch.stack([F.cross_entropy(logits, labels) for logits in every]).sum()
+        }
         if self.config.transfer:
             losses["transfer"] = transfer_loss(every, of_stage, self.config.detach_teacher)
         return losses

@@ -164,14 +164,7 @@ class Pictures(Dataset[tuple[Tensor, int | Tensor, int]]):
         self.sources = split.paths if sources is None else sources
         self.split, self.seed, self.instances = split, run.seed, run.instances
         self.preprocessing = Preprocessing(size=run.size)
-        self.augmentation = Augmentation(
-            area=run.area,
-            mirror=run.mirror,
-            turn=run.turn,
-            recolour=run.recolour,
-            lighting=run.lighting,
-            cover=run.cover,
-        )
+        self.augmentation = Augmentation(area=run.area, mirror=run.mirror, lighting=run.lighting)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int | Tensor, int]:
         """The image of a row; its variation depends on (seed, epoch, row) alone."""

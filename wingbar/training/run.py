@@ -85,19 +85,6 @@ class Run:
         metadata={"help": "smallest share of an image's area that a random crop keeps"},
     )
     mirror: bool = field(default=True, metadata={"help": "flip half of the images horizontally"})
-    turn: float = field(
-        default=0.0, metadata={"help": "turn images by up to this many degrees in either direction"}
-    )
-    recolour: float = field(
-        default=0.0,
-        metadata={
-            "help": "change brightness, contrast and saturation by up to this share, such as 0.3"
-        },
-    )
-    cover: float = field(
-        default=0.0,
-        metadata={"help": "hide a rectangle of this share of the images, such as 0.3"},
-    )
     lighting: float = field(
         default=0.0,
         metadata={
@@ -151,8 +138,6 @@ class Run:
         require(self, "warmup", "clip", "weight_decay", "lighting", least=0)
         require(self, "momentum", "held_out", least=0, below=1)
         require(self, "area", above=0, most=1)
-        require(self, "turn", least=0, most=180)
-        require(self, "recolour", "cover", least=0, most=1)
         require(self, "lr", above=0)
         try:
             self.preprocessing  # noqa: B018  # which checks the scales
