@@ -18,6 +18,20 @@ from wingbar.networks import BACKBONES
 from wingbar.training.run import Run
 
 
+def test_what_see_does_not_name_stays(tmp_path: Path) -> None:
+    """Those of a published encoder, which scales the short side to 48 pixels, bicubic, and cuts
+    32 out of them."""
+    before = Preprocessing(size=32, edge=48, bicubic=True, mirrored=True)
+    trained_model().with_preprocessing(before).save(tmp_path / "m")
+    for how, seen in (
+        ("square 64", Preprocessing(size=64, edge=96, bicubic=True, mirrored=True)),
+        ("whole 64", Preprocessing(size=64, whole=True, bicubic=True, mirrored=True)),
+    ):
+        new = tmp_path / how
+        assert main.main(["export", str(tmp_path / "m"), "--see", how, "-o", str(new)]) == 0
+        assert Model.load(new).preprocessing == seen
+
+
 def test_a_model_is_made_to_see_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

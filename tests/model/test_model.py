@@ -269,8 +269,20 @@ def test_a_picture_and_its_mirror_image_get_one_answer() -> None:
     np.testing.assert_allclose(found[model.dim :], both[:, model.dim :].mean(0), atol=1e-5)
     one, other = mirrored.encode([pixels, pixels[:, ::-1]]).features
     np.testing.assert_allclose(one, other, atol=1e-5)
+    assert mirrored.name == f"{model.name}-mirrored"
     again = mirrored.with_preprocessing(model.preprocessing)
     assert again.record["preparation"] == model.record["preparation"]
+
+
+def test_what_was_measured_with_other_pixels_is_left_out() -> None:
+    model = trained_model().altered({}, {"held_out_map": {"none": 0.5}, "macs": 7})
+    other = model.with_preprocessing(replace(model.preprocessing, mirrored=True))
+    assert {"held_out_map", "macs"} <= set(model.record) - set(other.record)
+
+
+def test_a_model_without_a_network_has_no_preprocessing_to_change() -> None:
+    with pytest.raises(ModelError, match="has no network"):
+        Model.of_vectors(8).with_preprocessing(Preprocessing(size=32))
 
 
 def test_another_preprocessing_makes_another_model() -> None:

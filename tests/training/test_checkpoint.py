@@ -12,7 +12,7 @@ import pytest
 from tests.runs import CONFIG, SMALL, command, losses, start, weights
 from wingbar.data.readers import read_images
 from wingbar.errors import TrainingError
-from wingbar.methods import dlbhc
+from wingbar.methods import csq, dlbhc
 from wingbar.training import checkpoint, export, loop
 from wingbar.training.checkpoint import Position
 
@@ -112,8 +112,32 @@ def test_a_folder_that_holds_something_else_is_refused(
         loop.train(dlbhc, found, trained, CONFIG, SMALL)
     with pytest.raises(TrainingError, match="holds no run to resume"):
         loop.train(dlbhc, found, tmp_path / "nowhere", CONFIG, SMALL, resume=True)
-    with pytest.raises(TrainingError, match="was started with a different run"):
-        loop.train(dlbhc, found, trained, CONFIG, replace(SMALL, lr=1.0), resume=True)
+    lr, bits = SMALL.lr, CONFIG.bits
+    other = replace(SMALL, lr=1.0, seed=7)
+    with pytest.raises(TrainingError, match=f"was started with lr {lr}, not 1.0; seed 3, not 7: "):
+        loop.train(dlbhc, found, trained, CONFIG, other, resume=True)
+    with pytest.raises(TrainingError, match=f"with bits {bits}, not {bits + 1}: resume it with"):
+        loop.train(dlbhc, found, trained, replace(CONFIG, bits=bits + 1), SMALL, resume=True)
+    with pytest.raises(TrainingError, match="with method dlbhc, not csq: resume it with"):
+        loop.train(csq, found, trained, csq.Config(bits=bits), SMALL, resume=True)
+    fewer = replace(found, entries=found.entries[1:])
+    with pytest.raises(TrainingError, match="with other images: resume it with"):
+        loop.train(dlbhc, fewer, trained, CONFIG, SMALL, resume=True)
+
+
+@pytest.mark.slow
+def test_a_run_of_another_version_is_refused_by_what_it_lacks_or_has(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    for strange in ("momentum", "magnetism"):
+        output = tmp_path / strange
+        (output / "train").mkdir(parents=True)
+        record = json.loads((trained / "train" / "run.json").read_text())
+        if record["run"].pop(strange, None) is None:
+            record["run"][strange] = 3
+        (output / "train" / "run.json").write_text(json.dumps(record))
+        with pytest.raises(TrainingError, match=f"another version .* differs in {strange}: finish"):
+            loop.train(dlbhc, read_images(data), output, CONFIG, SMALL, resume=True)
 
 
 @pytest.mark.slow

@@ -281,6 +281,9 @@ def test_fine_tuning_begins_from_the_model(trained: Path, data: Path, tmp_path: 
     assert Model.load(tmp_path / "m").record["start"] == str(trained)
     with pytest.raises(TrainingError, match="no weights to start from"):
         loop.train(dlbhc, read_images(data), tmp_path / "x", CONFIG, SMALL, start=tmp_path)
+    Model.load(trained).opened().save(tmp_path / "open")
+    with pytest.raises(TrainingError, match="is a variant of a trained model: start from that one"):
+        loop.train(dlbhc, read_images(data), tmp_path / "z", CONFIG, SMALL, start=tmp_path / "open")
     large = replace(SMALL, backbone="resnet18")
     with pytest.raises(TrainingError, match="has the backbone resnet8, not resnet18"):
         loop.train(dlbhc, read_images(data), tmp_path / "y", CONFIG, large, start=trained)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 # -- index
 
 
+_MIRRORED = "Each image and its mirror image are encoded, and averaged."
 _OF_IMAGES = (  # flags that choose images, or say what becomes of them
     "--split",
     "--protocol",
@@ -786,6 +787,8 @@ def _index_text(found: Index, info: IndexInfo) -> str:
         f"Model: {found.model}, features of {info.dim:,} numbers{as_int8}; searches use "
         f"fine={info.fine}."
     )
+    if found.model.preprocessing.mirrored:
+        lines.append(_MIRRORED)
     if info.also is not None:
         name, also = found.encoders[1], found.encoder(found.encoders[1]).model
         lines.append(
@@ -829,7 +832,7 @@ def _model_text(path: str, record: Mapping[str, Any]) -> str:
     if "parameters" in record:
         lines.append(f"Network: {record['backbone']}, {counted(record['parameters'], 'parameter')}")
     if record["preparation"].get("mirrored"):
-        lines.append("Each image and its mirror image are encoded, and averaged.")
+        lines.append(_MIRRORED)
     if record.get("held_out_map"):
         lines.append(f"MAP of held-out training images: {value_text(record['held_out_map'])}.")
     return "\n".join(lines)

@@ -233,8 +233,8 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Make a model of a checkpoint, or a variant of a model: open codes, other preprocessing, or
-    int8."""
+    """Make a model of a checkpoint, or a variant of a model: open codes, other preprocessing,
+    mirror images too, or int8."""
     variants = {
         "open": _export_open,
         "see": _export_preprocessing,
@@ -262,10 +262,11 @@ def export(args: argparse.Namespace) -> int:
 
 EXPORT = Verb(
     name="export",
-    summary="Export a checkpoint as a model, quantise a model, change its preprocessing, or leave "
-    "its codes open.",
+    summary="Export a checkpoint as a model, or a variant of a model: quantised, with another "
+    "preprocessing, with mirror images too, or with open codes.",
     examples="wingbar export models/photos48\n"
     "wingbar export models/photos48 --open -o models/open\n"
+    "wingbar export models/photos48 --mirrored -o models/mirrored\n"
     "wingbar export models/photos48 --int8 --calibrate photos/ -o models/small",
     flags=export_flags,
     run=export,
@@ -311,8 +312,7 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
     before = model.preprocessing
     if args.mirrored and before.mirrored:
         raise WingbarError(f"{args.path} sees mirror images already")
-    seen = _parse_preprocessing(args.see, before) if args.see else before
-    seen = replace(seen, mirrored=before.mirrored or args.mirrored)
+    seen = _parse_preprocessing(args.see, before) if args.see else replace(before, mirrored=True)
     changed = proof.proven(model.with_preprocessing(seen))
     changed.save(args.output)
     text = f"{args.output}: {changed}, preprocessing {changed.preprocessing}"
@@ -321,19 +321,18 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
 
 
 def _parse_preprocessing(text: str, before: Preprocessing) -> Preprocessing:
-    """A preprocessing from "square 224", "whole 224" or "whole 224 0.7,1,1.4"."""
-    from wingbar.images import Preprocessing
-
+    """`before` with what "square 224", "whole 224" or "whole 224 0.7,1,1.4" changes."""
+    whole = replace(before, whole=True, scales=(1.0,), keep=1.0, edge=0, squash=False)
     try:
         match text.split():
-            case ["square", size]:
-                return Preprocessing(size=int(size), keep=before.keep)
+            case ["square", given]:
+                size = int(given)
+                edge = round(before.edge * size / before.size)
+                return replace(before, size=size, edge=edge, whole=False, scales=(1.0,))
             case ["whole", size]:
-                return Preprocessing(size=int(size), whole=True)
+                return replace(whole, size=int(size))
             case ["whole", size, scales]:
-                return Preprocessing(
-                    size=int(size), whole=True, scales=tuple(map(float, scales.split(",")))
-                )
+                return replace(whole, size=int(size), scales=tuple(map(float, scales.split(","))))
     except ValueError as error:
         raise WingbarError(f"--see {text!r} is not possible ({error})") from None
     raise WingbarError(

@@ -481,10 +481,12 @@ class Model:
     def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:
         """This model with another preprocessing, which makes it another model: it needs an index of
         its own, as codes and features change. A rotation stays; the proof, which is of other
-        pixels, is left out.
+        pixels, is left out, and so are the scores and the cost, which were not measured with it.
+        Where mirror images are new to it, its name says so.
 
-        Raises ModelError where the network does not take images of that size.
+        Raises ModelError where the network does not take images of that size, and without one.
         """
+        self.require_network()
         # a number, or an expression: "height" for any, "32*height" for a multiple
         try:
             _, height, width, _ = self._session.get_inputs()[0].shape
@@ -503,7 +505,13 @@ class Model:
                 f"the network of {self.name} takes multiples of {step} pixels, not "
                 f"{preprocessing.size}"
             )
-        return self.altered({PROOF: None}, {"preparation": preprocessing_record(preprocessing)})
+        measured = ("held_out_map", "macs")
+        record = {key: value for key, value in self.record.items() if key not in measured}
+        record["preparation"] = preprocessing_record(preprocessing)
+        if preprocessing.mirrored and not self.preprocessing.mirrored:
+            record["name"] = f"{self.name}-mirrored"
+        kept = {n: data for n, data in self.files.items() if n not in (PROOF, "model.json")}
+        return Model(with_record(kept, record))
 
     @property
     def is_outdated(self) -> bool:

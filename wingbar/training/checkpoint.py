@@ -115,15 +115,32 @@ def claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
         if not record.is_file():
             raise TrainingError(f"{output} holds no run to resume")
         before = json.loads(record.read_text())
-        changed = [key for key in described if described[key] != before.get(key)]
-        if changed:
-            raise TrainingError(
-                f"{output} was started with a different {', '.join(changed)}: resume it with the "
-                "flags that it was started with"
-            )
+        _require_same(output, before, described)
     elif output.exists() and any(output.iterdir()):
         raise TrainingError(
             f"{output} is not empty: add --resume to continue the run in it, or name another folder"
+        )
+
+
+def _require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise TrainingError, naming what differs, where the run `before` of the folder `output` is
+    not the run `now`."""
+    if before.get("method") != now["method"]:
+        differ = [f"method {before.get('method')}, not {now['method']}"]
+    else:
+        was, asked = ({**run["config"], **run["run"]} for run in (before, now))
+        if strange := sorted(was.keys() ^ asked.keys()):
+            raise TrainingError(
+                f"{output} was started by another version of wingbar, which differs in "
+                f"{', '.join(strange)}: finish it with that version, or begin another run"
+            )
+        differ = [f"{key} {was[key]}, not {asked[key]}" for key in was if was[key] != asked[key]]
+    rest = [key for key in now if key not in ("method", "config", "run")]
+    differ += [f"other {key}" for key in rest if now[key] != before.get(key)]
+    if differ:
+        raise TrainingError(
+            f"{output} was started with {'; '.join(differ)}: resume it with the flags that it was "
+            "started with"
         )
 
 

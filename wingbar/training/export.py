@@ -247,6 +247,7 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
     than three quarters keep their nearest neighbour, and when the fast kernels of this CPU do not
     give what the precise ones give, bit for bit.
     """
+    model.require_network()
     if model.preprocessing.whole:
         raise ModelError(
             f"{model.name} takes whole images, for which there is no int8 version: train without "
@@ -402,6 +403,8 @@ def start_from(net: nn.Module, folder: Path, backbone: str) -> None:
         its_backbone = Model.load(folder).record.get("backbone")
         if its_backbone is None:
             raise ModelError("it was not trained by wingbar")
+        if not (folder / "model.safetensors").exists():
+            raise ModelError("it is a variant of a trained model: start from that one")
         state = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError, ModelError) as error:
         raise TrainingError(f"{folder} has no weights to start from ({error})") from None
