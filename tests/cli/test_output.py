@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wingbar.cli import main, output
-from wingbar.images import Failure
+from wingbar.images import Failure, Preprocessing
 from wingbar.model.model import Model
 
 
@@ -172,3 +172,32 @@ def test_nothing_is_printed_beside_a_bar(
         assert first is not None
         assert first[0][0] == "\r", shown
         assert "%|" not in shown[first.start() :]
+
+
+@pytest.mark.parametrize(
+    ("seen", "text"),
+    [
+        (
+            Preprocessing(size=192),
+            "the central square of the image, scaled to 192 x 192 pixels",
+        ),
+        (
+            Preprocessing(size=224, keep=0.875),
+            "87.5% of the central square of the image, scaled to 224 x 224 pixels",
+        ),
+        (
+            Preprocessing(size=224, edge=256),
+            "the central 224 x 224 pixels of the image, whose short side is scaled to 256",
+        ),
+        (
+            Preprocessing(size=32, squash=True, mirrored=True),
+            "the whole image, squeezed into 32 x 32 pixels, and its mirror image",
+        ),
+        (
+            Preprocessing(size=224, whole=True, scales=(0.7071, 1.0)),
+            "the whole image, scaled to the area of 224 x 224 pixels times 0.7071, 1",
+        ),
+    ],
+)
+def test_what_a_model_sees(seen: Preprocessing, text: str) -> None:
+    assert output.seen_text(seen) == text

@@ -56,7 +56,8 @@ def test_a_model_is_made_to_see_otherwise(
     assert Model.load(tmp_path / "both").preprocessing == seen
     capsys.readouterr()
     assert main.main(["info", str(tmp_path / "both")]) == 0
-    assert "Each image and its mirror image are encoded, and averaged." in capsys.readouterr().out
+    sees = "Sees the whole image, scaled to the area of 64 x 64 pixels times 0.5, 1, and its mirror"
+    assert sees in capsys.readouterr().out
     again = ["export", str(tmp_path / "both"), "--mirrored", "-o", str(tmp_path / "p")]
     assert main.main(again) == 2
     assert "sees mirror images already" in capsys.readouterr().err

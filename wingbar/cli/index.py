@@ -30,6 +30,7 @@ from wingbar.cli.output import (
     print_message,
     print_result,
     progress_bars,
+    seen_text,
     table_text,
     value_text,
     visible,
@@ -403,8 +404,9 @@ def info(args: argparse.Namespace) -> int:
         record = _cost(args)
         text = table_text(record)
     elif args.path == "general" or (directory_of(args.path) / "model.json").is_file():
-        record = model_record(Model.load(args.path))
-        text = _model_text(args.path, record)
+        model = Model.load(args.path)
+        record = model_record(model)
+        text = _model_text(args.path, model, record)
     else:
         with Index.open(args.path) as found:
             info = found.info()
@@ -815,7 +817,7 @@ def _constant_bits(found: Index) -> list[int]:
     return [int(bit) for bit in np.flatnonzero(all_ones == any_ones)]
 
 
-def _model_text(path: str, record: Mapping[str, Any]) -> str:
+def _model_text(path: str, model: Model, record: Mapping[str, Any]) -> str:
     """What a model is, what it costs, and how good it was on what it was not trained with."""
     from wingbar.model.model import method_text
 
@@ -831,8 +833,8 @@ def _model_text(path: str, record: Mapping[str, Any]) -> str:
     ]
     if "parameters" in record:
         lines.append(f"Network: {record['backbone']}, {counted(record['parameters'], 'parameter')}")
-    if record["preparation"].get("mirrored"):
-        lines.append(_MIRRORED)
+    if model.has_network:
+        lines.append(f"Sees {seen_text(model.preprocessing)}.")
     if record.get("held_out_map"):
         lines.append(f"MAP of held-out training images: {value_text(record['held_out_map'])}.")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from wingbar.errors import WingbarError, counted, shortened
 from wingbar.errors import visible as visible
 
 if TYPE_CHECKING:
-    from wingbar.images import Failure
+    from wingbar.images import Failure, Preprocessing
     from wingbar.model.model import Model
     from wingbar.parallel import Progress
 
@@ -156,6 +156,25 @@ def constant_bits_text(bits: Sequence[int]) -> str:
         return "no bit is constant"
     listed = ", ".join(map(str, bits[:8])) + (" and more" if len(bits) > 8 else "")
     return f"{counted(len(bits), 'bit is', 'bits are')} constant ({listed})"
+
+
+def seen_text(preprocessing: Preprocessing) -> str:
+    """What a model sees of an image, as a clause."""
+    size, edge, keep = preprocessing.size, preprocessing.edge, preprocessing.keep
+    square = f"{size:,} x {size:,} pixels"
+    if preprocessing.whole:
+        seen = f"the whole image, scaled to the area of {square}"
+        if preprocessing.scales != (1.0,):
+            seen += f" times {', '.join(f'{scale:g}' for scale in preprocessing.scales)}"
+    elif preprocessing.squash:
+        seen = f"the whole image, squeezed into {square}"
+    elif edge:
+        seen = f"the central {square} of the image, whose short side is scaled to {edge:,}"
+    else:
+        seen = f"the central square of the image, scaled to {square}"
+        if keep < 1:
+            seen = f"{keep:.1%} of {seen}"
+    return f"{seen}, and its mirror image" if preprocessing.mirrored else seen
 
 
 def model_record(model: Model) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from wingbar.cli.output import (
     progress_bars,
     require_folder,
     require_new_model,
+    seen_text,
 )
 from wingbar.errors import WingbarError, counted
 
@@ -315,7 +316,7 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
     seen = _parse_preprocessing(args.see, before) if args.see else replace(before, mirrored=True)
     changed = proof.proven(model.with_preprocessing(seen))
     changed.save(args.output)
-    text = f"{args.output}: {changed}, preprocessing {changed.preprocessing}"
+    text = f"{args.output}: {changed}, which sees {seen_text(changed.preprocessing)}"
     print_result(args, model_record(changed), text)
     return 0
 
