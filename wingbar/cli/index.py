@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 # -- index
 
 
-_MIRRORED = "Each image and its mirror image are encoded, and averaged."
 _OF_IMAGES = (  # flags that choose images, or say what becomes of them
     "--split",
     "--protocol",
@@ -790,7 +789,7 @@ def _index_text(found: Index, info: IndexInfo) -> str:
         f"fine={info.fine}."
     )
     if found.model.preprocessing.mirrored:
-        lines.append(_MIRRORED)
+        lines.append("Each image and its mirror image are encoded, and averaged.")
     if info.also is not None:
         name, also = found.encoders[1], found.encoder(found.encoders[1]).model
         lines.append(

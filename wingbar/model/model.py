@@ -440,11 +440,14 @@ class Model:
     def altered(
         self, files: Mapping[str, bytes | None], record: Mapping[str, Any] | None = None
     ) -> Model:
-        """Another model: this one with these files (None: without it) and entries of its
-        record."""
+        """Another model: this one with these files and entries of its record (None: without
+        it)."""
         changed = {**self.files, **files, "model.json": None}
         kept = {name: data for name, data in changed.items() if data is not None}
-        return Model(with_record(kept, {**self.record, **(record or {})}))
+        told = record or {}
+        untouched = {name: value for name, value in self.record.items() if name not in told}
+        given = {name: value for name, value in told.items() if value is not None}
+        return Model(with_record(kept, {**untouched, **given}))
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> Model:
         """This model with a record of what it was chosen for, by which figures, and with which fine
@@ -505,13 +508,13 @@ class Model:
                 f"the network of {self.name} takes multiples of {step} pixels, not "
                 f"{preprocessing.size}"
             )
-        measured = ("held_out_map", "macs")
-        record = {key: value for key, value in self.record.items() if key not in measured}
-        record["preparation"] = preprocessing_record(preprocessing)
-        if preprocessing.mirrored and not self.preprocessing.mirrored:
-            record["name"] = f"{self.name}-mirrored"
-        kept = {n: data for n, data in self.files.items() if n not in (PROOF, "model.json")}
-        return Model(with_record(kept, record))
+        newly_mirrored = preprocessing.mirrored and not self.preprocessing.mirrored
+        told = {
+            "name": f"{self.name}-mirrored" if newly_mirrored else self.name,
+            "preparation": preprocessing_record(preprocessing),
+            **dict.fromkeys(("held_out_map", "macs")),
+        }
+        return self.altered({PROOF: None}, told)
 
     @property
     def is_outdated(self) -> bool:
