@@ -258,6 +258,20 @@ def test_a_refit_does_not_run_on_ray(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--ray encodes images, and --refit learns from what is encoded: leave it out" in err
 
 
+def test_info_says_which_encoder_sees_mirror_images(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = small_general("one", 1), small_general("two", 2)
+    one.save(tmp_path / "one")
+    two.with_preprocessing(replace(two.preprocessing, mirrored=True)).save(tmp_path / "two")
+    path = tmp_path / "a.wb"
+    run(capsys, "index", path, photos, "--model", tmp_path / "one", "--bits", 8)
+    assert "its mirror image are encoded" not in run(capsys, "info", path)[1]
+    run(capsys, "index", path, photos, "--also", tmp_path / "two", "--bits", 8)
+    out = run(capsys, "info", path)[1]
+    assert out.index("Second encoder") < out.index("its mirror image are encoded")
+
+
 def test_a_second_model_beside_the_first(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -30,6 +31,25 @@ def test_what_see_does_not_name_stays(tmp_path: Path) -> None:
         new = tmp_path / how
         assert main.main(["export", str(tmp_path / "m"), "--see", how, "-o", str(new)]) == 0
         assert Model.load(new).preprocessing == seen
+
+
+def test_a_square_is_a_crop_where_the_image_was_squeezed(tmp_path: Path) -> None:
+    squeezed = Preprocessing(size=32, squash=True)
+    trained_model().with_preprocessing(squeezed).save(tmp_path / "m")
+    made = ["export", str(tmp_path / "m"), "--see", "square 64", "-o", str(tmp_path / "n")]
+    assert main.main(made) == 0
+    assert Model.load(tmp_path / "n").preprocessing == Preprocessing(size=64)
+
+
+def test_an_int8_model_says_how_it_agrees_with_the_exact_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agreed = {"cosine_mean": 0.9876, "cosine_min": 0.91, "same_neighbour": 0.875}
+    trained_model().altered({}, {"int8_agreement": agreed}).save(tmp_path / "m")
+    assert main.main(["info", str(tmp_path / "m")]) == 0
+    assert "a cosine of 0.988 with those of the exact model" in capsys.readouterr().out
+    assert main.main(["info", str(tmp_path / "m"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["int8_agreement"] == agreed
 
 
 def test_a_model_is_made_to_see_otherwise(

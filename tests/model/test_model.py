@@ -275,9 +275,17 @@ def test_a_picture_and_its_mirror_image_get_one_answer() -> None:
 
 
 def test_what_was_measured_with_other_pixels_is_left_out() -> None:
-    model = trained_model().altered({}, {"held_out_map": {"none": 0.5}, "macs": 7})
+    agreed = {"cosine_mean": 0.99, "cosine_min": 0.9, "same_neighbour": 0.8}
+    measured = {"held_out_map": {"none": 0.5}, "int8_agreement": agreed, "macs": 7}
+    model = trained_model().altered({}, measured)
     other = model.with_preprocessing(replace(model.preprocessing, mirrored=True))
-    assert {"held_out_map", "macs"} <= set(model.record) - set(other.record)
+    assert measured.keys() <= set(model.record) - set(other.record)
+
+
+def test_other_models_are_made_to_run_on_as_many_cores() -> None:
+    model = Model(trained_model().files, threads=3)
+    for other in (model.altered({}, {"name": "other"}), model.opened()):
+        assert other._threads == 3
 
 
 def test_a_model_without_a_network_has_no_preprocessing_to_change() -> None:

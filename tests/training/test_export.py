@@ -204,6 +204,7 @@ def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
         "bits": 20,
         "fine": "pool",
         "preparation": {"size": 64},
+        "held_out_map": {"pool": 0.5},
     }
     model = Model(with_record({"model.onnx": export.to_onnx(made, Preprocessing(size=64))}, record))
     given = np.stack([load(crop, model.preprocessing) for crop in crops])
@@ -211,6 +212,8 @@ def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
     assert len(small.files["model.onnx"]) < len(model.files["model.onnx"]) / 3
     assert agreed["cosine_mean"] > 0.98
     assert (small.name, small.bits) == ("m-int8", 20)
+    assert "held_out_map" not in small.record, "it is of the exact model"
+    assert small.record["int8_agreement"] == agreed
     weights = [
         numpy_helper.to_array(tensor)
         for tensor in onnx.load_from_string(small.files["model.onnx"]).graph.initializer

@@ -24,6 +24,7 @@ from wingbar.cli.options import (
 )
 from wingbar.cli.output import (
     LISTED,
+    agreement_text,
     constant_bits_text,
     model_record,
     print_failures,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from wingbar.index.second import AlsoReport
     from wingbar.index.sync import AddReport
     from wingbar.model.model import Model
+
+_MIRRORED = "Each image and its mirror image are encoded, and averaged."
 
 # -- index
 
@@ -789,13 +792,15 @@ def _index_text(found: Index, info: IndexInfo) -> str:
         f"fine={info.fine}."
     )
     if found.model.preprocessing.mirrored:
-        lines.append("Each image and its mirror image are encoded, and averaged.")
+        lines.append(_MIRRORED)
     if info.also is not None:
         name, also = found.encoders[1], found.encoder(found.encoders[1]).model
         lines.append(
             f"Second encoder: {also}, features of {info.also.dim:,} numbers; search --with {name} "
             f"asks it, with fine={info.also.fine}."
         )
+        if also.preprocessing.mirrored:
+            lines.append(_MIRRORED)
         if how := _how(also.record.get("fitted", {})):
             sample = also.record["fitted"].get("sample", 0)
             lines.append(f"Its codes were learned from {counted(sample, 'image')}{how}.")
@@ -836,6 +841,8 @@ def _model_text(path: str, model: Model, record: Mapping[str, Any]) -> str:
         lines.append(f"Sees {seen_text(model.preprocessing)}.")
     if record.get("held_out_map"):
         lines.append(f"MAP of held-out training images: {value_text(record['held_out_map'])}.")
+    if "int8_agreement" in record:
+        lines.append(f"An int8 model: {agreement_text(record['int8_agreement'])}.")
     return "\n".join(lines)
 
 

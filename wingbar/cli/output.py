@@ -177,6 +177,15 @@ def seen_text(preprocessing: Preprocessing) -> str:
     return f"{seen}, and its mirror image" if preprocessing.mirrored else seen
 
 
+def agreement_text(agreed: Mapping[str, float]) -> str:
+    """How an int8 model agrees with the exact one, as a clause (training.export.agreement)."""
+    return (
+        f"its features have a cosine of {agreed['cosine_mean']:.3f} with those of the exact model "
+        f"on average, {agreed['cosine_min']:.3f} at worst, and {agreed['same_neighbour']:.1%} of "
+        "the images keep their nearest neighbour"
+    )
+
+
 def model_record(model: Model) -> dict[str, Any]:
     """A model as `wingbar info` shows it; `classes` is their number."""
     keys = (
@@ -189,6 +198,7 @@ def model_record(model: Model) -> dict[str, Any]:
         "preparation",
         "fine",
         "held_out_map",
+        "int8_agreement",
         "protocol",
     )
     return {

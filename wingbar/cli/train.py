@@ -17,6 +17,7 @@ from wingbar.cli.options import (
     whole_number,
 )
 from wingbar.cli.output import (
+    agreement_text,
     model_record,
     print_failures,
     print_result,
@@ -329,7 +330,8 @@ def _parse_preprocessing(text: str, before: Preprocessing) -> Preprocessing:
             case ["square", given]:
                 size = int(given)
                 edge = round(before.edge * size / before.size)
-                return replace(before, size=size, edge=edge, whole=False, scales=(1.0,))
+                square = replace(before, whole=False, scales=(1.0,), squash=False)
+                return replace(square, size=size, edge=edge)
             case ["whole", size]:
                 return replace(whole, size=int(size))
             case ["whole", size, scales]:
@@ -356,7 +358,7 @@ def _export_int8(args: argparse.Namespace) -> int:
     pixels = np.stack([images.load(paths[i], model.preprocessing) for i in drawn])
     small, agreed = int8_model(model, pixels)
     small.save(args.output)
-    text = f"{args.output}: {small}; agreement with the exact model: {agreed}"
+    text = f"{args.output}: {small}; {agreement_text(agreed)}"
     print_result(args, model_record(small), text)
     return 0
 

@@ -441,13 +441,13 @@ class Model:
         self, files: Mapping[str, bytes | None], record: Mapping[str, Any] | None = None
     ) -> Model:
         """Another model: this one with these files and entries of its record (None: without
-        it)."""
+        it), on as many threads."""
         changed = {**self.files, **files, "model.json": None}
         kept = {name: data for name, data in changed.items() if data is not None}
         told = record or {}
         untouched = {name: value for name, value in self.record.items() if name not in told}
         given = {name: value for name, value in told.items() if value is not None}
-        return Model(with_record(kept, {**untouched, **given}))
+        return Model(with_record(kept, {**untouched, **given}), self._threads)
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> Model:
         """This model with a record of what it was chosen for, by which figures, and with which fine
@@ -461,10 +461,7 @@ class Model:
         """This model as if it had been chosen for nothing, with its own fine mode."""
         if not self.chosen:
             return self
-        record = {key: value for key, value in self.record.items() if key != "chosen"}
-        files = {name: data for name, data in self.files.items() if name != "model.json"}
-        fine = self.chosen["fine_before"]
-        return Model(with_record(files, {**record, "fine": fine}), self._threads)
+        return self.altered({}, {"fine": self.chosen["fine_before"], "chosen": None})
 
     def opened(self) -> Model:
         """This trained model with codes left open, as a label-free model: the network gives its
@@ -475,11 +472,10 @@ class Model:
         """
         if self.is_label_free:
             raise ModelError(f"{self.name} learns its codes from each index already")
-        closed = ("bits", "format", "files", "held_out_map", "proven", "chosen")
-        record = {key: value for key, value in self.record.items() if key not in closed}
-        files = {"model.onnx": self.files["model.onnx"]}
+        closed = dict.fromkeys(("bits", "held_out_map", "proven", "chosen"))
         opened = {"name": f"{self.name}-open", "method": "itq", "opened": self.method}
-        return Model(with_record(files, {**record, **opened, "fine": "pool"}))
+        others = dict.fromkeys(name for name in self.files if name != "model.onnx")
+        return self.altered(others, {**closed, **opened, "fine": "pool"})
 
     def with_preprocessing(self, preprocessing: images.Preprocessing) -> Model:
         """This model with another preprocessing, which makes it another model: it needs an index of
@@ -512,7 +508,7 @@ class Model:
         told = {
             "name": f"{self.name}-mirrored" if newly_mirrored else self.name,
             "preparation": preprocessing_record(preprocessing),
-            **dict.fromkeys(("held_out_map", "macs")),
+            **dict.fromkeys(("held_out_map", "int8_agreement", "macs")),
         }
         return self.altered({PROOF: None}, told)
 
@@ -772,6 +768,11 @@ def _are_scores(value: Any) -> bool:
     return isinstance(value, dict) and all(type(score) in (int, float) for score in value.values())
 
 
+def _is_agreement(value: Any) -> bool:
+    """As training.export.agreement gives it."""
+    return _are_scores(value) and {"cosine_mean", "cosine_min", "same_neighbour"} <= value.keys()
+
+
 def _is_fitting(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -821,6 +822,7 @@ _OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "fitted": _is_fitting,
     "chosen": _is_choice,
     "held_out_map": _are_scores,
+    "int8_agreement": _is_agreement,
     "config": _is_object,
     "weights": _is_object,
     "text": _is_object,

@@ -240,7 +240,8 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
 
 
 def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, float]]:
-    """`model` with an int8 network, and its `agreement` with the exact one.
+    """`model` with an int8 network, and its `agreement` with the exact one, which its record has in
+    place of the scores of the exact one.
 
     Of pixels [n, H, W, 3] uint8 the first half calibrates the network and the second half is
     compared. Raises ModelError for a model of whole images, for fewer than 4 images, when fewer
@@ -259,7 +260,8 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
             f"calibration needs at least 4 images, better 400; there are {len(pixels)}"
         )
     network = quantise(model.files["model.onnx"], pixels[:half])
-    small = model.altered({"model.onnx": network, PROOF: None}, {"name": f"{model.name}-int8"})
+    told = {"name": f"{model.name}-int8", "held_out_map": None}
+    small = model.altered({"model.onnx": network, PROOF: None}, told)
     dim, compared = int(model.record["dim"]), list(pixels[half:])
     exact, quantised = (_in_batches(m, compared)[:, :dim] for m in (model, small))
     check_kernels(network, pixels[half:])
