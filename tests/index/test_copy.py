@@ -15,6 +15,7 @@ import pytest
 
 from tests.databases import Server
 from tests.index.galleries import DIM, Gallery, gallery, model_of
+from wingbar.cli import main
 from wingbar.errors import StoreError
 from wingbar.hamming.codes import pack
 from wingbar.index import copy as copy_module
@@ -95,8 +96,16 @@ def test_a_copy_that_is_run_again_brings_the_target_up_to_date(
         assert theirs.removed() == ours.removed()
 
 
+def half_copied(place: object) -> bool:
+    with Index.open(place) as index:  # type: ignore[arg-type]  # a path or a URL
+        return index.info().half_copied
+
+
 def test_a_copy_that_was_stopped_continues(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(copy_module, "BLOCK", 50)
     write = copy_module._write
@@ -112,9 +121,16 @@ def test_a_copy_that_was_stopped_continues(
     with pytest.raises(KeyboardInterrupt):
         copy(source, tmp_path / "b.wb")
     assert len(contents(tmp_path / "b.wb")) == 150
+    assert half_copied(tmp_path / "b.wb")
+    assert main.main(["verify", str(tmp_path / "b.wb")]) == 1
+    assert "is intact, but it is a copy that was stopped" in capsys.readouterr().out
+    assert main.main(["info", str(tmp_path / "b.wb")]) == 0
+    assert "Warning: it is a copy that was stopped" in capsys.readouterr().out
     monkeypatch.setattr(copy_module, "_write", write)
     report = copy(source, tmp_path / "b.wb")
     assert (report.copied, report.present) == (147, 150)
+    assert not half_copied(tmp_path / "b.wb")
+    assert main.main(["verify", str(tmp_path / "b.wb")]) == 0
     assert contents(source) == contents(tmp_path / "b.wb")
 
 

@@ -269,6 +269,14 @@ def test_what_was_removed_by_hand_is_kept_in_mind(fresh: AnyStore) -> None:
     assert verify(fresh.path) == []
 
 
+def test_a_half_copy_is_marked(fresh: AnyStore) -> None:
+    assert not fresh.is_half_copied()
+    for is_half in (True, False):
+        with fresh.writing():
+            fresh.set_half_copied(is_half)
+        assert fresh.is_half_copied() is is_half
+
+
 def test_a_store_is_there_after_a_restart(fresh: AnyStore) -> None:
     made = gallery(60, 48)
     made.add_to(fresh)

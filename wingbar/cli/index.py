@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from wingbar.index.sync import AddReport
     from wingbar.model.model import Model
 
+_HALF_COPIED = "it is a copy that was stopped, and may lack items: run wingbar copy again"
 _MIRRORED = "Each image and its mirror image are encoded, and averaged."
 
 # -- index
@@ -492,11 +493,14 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def _otherwise(name: str) -> str | None:
-    """What this machine computes otherwise than the one that made an intact index."""
+    """What is missing in an intact index, or what this machine computes otherwise than the one that
+    made it."""
     from wingbar.index.index import Index
     from wingbar.model import proof
 
     with Index.open(name) as index:
+        if index.info().half_copied:
+            return _HALF_COPIED
         models = [index.encoder(encoder).model for encoder in index.encoders]
     problems = (proof.problem(model) for model in models if model.has_network)
     return next((problem for problem in problems if problem is not None), None)
@@ -765,6 +769,8 @@ def _index_text(found: Index, info: IndexInfo) -> str:
     kept = f" in {found.engine}" if isinstance(found.path, Url) else ""
     noun = "image" if found.model.has_network else "item"
     lines = [f"{found.path}: {counted(info.items, noun)}{labels}, {size_text(info.bytes)}{kept}"]
+    if info.half_copied:
+        lines.append(f"Warning: {_HALF_COPIED}.")
     if info.items:
         constant = _constant_bits(found)
         lines.append(

@@ -136,6 +136,7 @@ def copy(
                     f"checksum {theirs_checksum[:12]}, not {count:,} with {checksum[:12]}; is "
                     "something else writing to it? Run the same command again"
                 )
+            theirs.retried(lambda: _finish(theirs))
             rounded = theirs.kept != ours.kept and theirs.kept == "int8"
     seconds = time.monotonic() - start
     return CopyReport(count, tally.copied, tally.present, tally.removed, checksum, seconds, rounded)
@@ -246,6 +247,7 @@ def _opened_target(
         if same_model and theirs.is_empty() and theirs.copied_from() is None:
             with theirs.writing():
                 theirs.set_copied_from(ours.identity())
+                theirs.set_half_copied(True)
                 if also is not None and theirs.also is None:
                     theirs.set_also(also.files)
         if theirs.copied_from() != ours.identity():
@@ -342,11 +344,19 @@ def _copy_removals(ours: AnyStore, theirs: AnyStore) -> None:
         theirs.retried(write)
 
 
+def _finish(theirs: AnyStore) -> None:
+    if theirs.is_half_copied():
+        with theirs.writing():
+            theirs.set_half_copied(False)
+
+
 def _write(theirs: AnyStore, fresh: Sequence[Row], gone: Sequence[int], model: Model) -> None:
     """One transaction of the target."""
 
     def write() -> None:
         with theirs.writing():
+            if not theirs.is_half_copied():
+                theirs.set_half_copied(True)
             theirs.delete(gone)
             if fresh:
                 theirs.add(
@@ -365,6 +375,8 @@ def _write_also(theirs: Store, fresh: Sequence[Row], gone: Sequence[int], model:
     """One transaction of the target, of what its second encoder has."""
     if fresh or gone:
         with theirs.writing():
+            if not theirs.is_half_copied():
+                theirs.set_half_copied(True)
             theirs.drop_embeddings(gone)
             if fresh:
                 theirs.replace_embeddings(

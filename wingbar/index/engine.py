@@ -399,6 +399,12 @@ class AnyStore(Engine, Protocol):
     def set_copied_from(self, source: str) -> None:
         """Leave that mark. Inside `writing`."""
 
+    def is_half_copied(self) -> bool:
+        """Whether this is a copy that was begun and not finished."""
+
+    def set_half_copied(self, is_half: bool) -> None:
+        """Say so, or that it is whole. Inside `writing`."""
+
     def identity(self) -> str:
         """A text that no other index has."""
 

@@ -90,6 +90,7 @@ class IndexInfo:
         there is none.
     chosen: what the model was chosen for and by which figures, as model.json says it; empty where
         it was not chosen.
+    half_copied: whether it is a copy that was stopped, and may lack items.
     """
 
     items: int
@@ -106,6 +107,7 @@ class IndexInfo:
     features: str
     also: IndexInfo | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    half_copied: bool = False
 
 
 class Deleted(int):
@@ -971,6 +973,7 @@ class Index:
         with self._store.reading():
             stored, second = self._store.info(bits), self._second()
             also = None if second is None else second.info()
+            half_copied = self._store.is_half_copied()
         return IndexInfo(
             items=stored.items,
             labels=stored.labels,
@@ -986,6 +989,7 @@ class Index:
             features=self._store.kept,
             also=also,
             chosen=self.model.chosen,
+            half_copied=half_copied,
         )
 
     # -- read what is stored; everything is ordered by ascending id

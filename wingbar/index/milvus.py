@@ -322,6 +322,14 @@ class MilvusStore(RemoteStore):
         """Leave that mark."""
         self._set_meta("copied_from", source)
 
+    def is_half_copied(self) -> bool:
+        """Whether this is a copy that was begun and not finished."""
+        return self._meta_or_none("half_copied") == "1"
+
+    def set_half_copied(self, is_half: bool) -> None:
+        """Say so, or that it is whole."""
+        self._set_meta("half_copied", "1" if is_half else "0")
+
     @property
     def engine(self) -> str:
         """The versions of the server and of the client."""

@@ -467,6 +467,15 @@ class PostgresStore(RemoteStore):
         """Leave that mark. Inside `writing`."""
         self._set_meta("copied_from", source)
 
+    def is_half_copied(self) -> bool:
+        """Whether this is a copy that was begun and not finished."""
+        rows = self._rows("SELECT value FROM {s}.meta WHERE name = 'half_copied'")
+        return bool(rows) and rows[0][0] == "1"
+
+    def set_half_copied(self, is_half: bool) -> None:
+        """Say so, or that it is whole. Inside `writing`."""
+        self._set_meta("half_copied", "1" if is_half else "0")
+
     # -- the model
 
     def model_files(self) -> dict[str, bytes]:

@@ -289,6 +289,14 @@ class Store:
         """Leave that mark. Inside `writing`."""
         self._set_meta("copied_from", source)
 
+    def is_half_copied(self) -> bool:
+        """Whether this is a copy that was begun and not finished."""
+        return self._has_meta("half_copied") and self._meta("half_copied") == "1"
+
+    def set_half_copied(self, is_half: bool) -> None:
+        """Say so, or that it is whole. Inside `writing`."""
+        self._set_meta("half_copied", "1" if is_half else "0")
+
     # -- write items
 
     def add(

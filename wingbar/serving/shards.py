@@ -162,6 +162,7 @@ class ShardsReader:
             method=model.method,
             fine=model.fine,
             features=" and ".join(sorted({info.features for info in infos})),
+            half_copied=any(info.half_copied for info in infos),
         )
 
     def label_counts(self) -> dict[str, int]:
