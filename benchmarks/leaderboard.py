@@ -727,13 +727,22 @@ def table(args: argparse.Namespace) -> None:
 
 
 def _head(records: Sequence[Mapping[str, Any]]) -> str:
-    command = "\n".join(dict.fromkeys(_shared_command(record) for record in records))
+    command = "\n".join(_commands(records))
     return PAGE.read_text().format(command=command, circumstances="\n".join(_machines(records)))
 
 
-def _shared_command(record: Mapping[str, Any]) -> str:
-    """The command of a cell without what differs between cells of one table."""
-    return re.sub(r" --(methods|commit|time-limit|jobs)([ =][^-]\S*)+", "", record["command"])
+def _commands(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The commands that make these cells: one for those that differ in methods, commit and pace
+    alone."""
+    methods_of: dict[str, list[str]] = {}
+    for record in records:
+        # a method's name has no dash in front; a value ends where the next flag begins
+        shared = re.sub(r" --(methods|commit|time-limit|jobs)([ =][^-]\S*)+", "", record["command"])
+        methods_of.setdefault(shared, []).append(record["method"])
+    return [
+        f"{shared} --methods {' '.join(dict.fromkeys(found))}"
+        for shared, found in methods_of.items()
+    ]
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -797,21 +806,17 @@ def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:
             f" {of_bits[0]['protocol']}.",
             "",
             "| method | MAP (lowest, highest) | <sub>labels</sub> | features | class | radius 2 | "
-            "unique codes | trained | encoded | M |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "unique codes | trained | encoded | M | G |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for record in sorted(of_bits, key=lambda r: -r["scores"]["all"]["map"]):
             s = record["scores"]["all"]
-            parameters = record.get("parameters_total")
-            encoded = record["encoded_images_per_second"] if parameters else "-"
             lines.append(
                 f"| {_named(record)} | **{s['map']:.3f}** {_bounds(s)} | "
                 f"<sub>{s['map_labels']:.3f}</sub> | {s['feature_map']:.3f} | "
                 f"{s['argmax_map']:.3f} | "
                 f"{s['precision_radius_2']:.3f} ({s['empty_radius_2']:.1%}) | "
-                f"{s['unique_codes']:,} | {record.get('trained_images_per_second', '-')} | "
-                f"{encoded} | "
-                f"{f'{parameters / 1e6:.1f}' if parameters else '-'} |"
+                f"{s['unique_codes']:,} | {_cost_cells(record)} |"
             )
         lines.append("")
     return lines
@@ -861,7 +866,7 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
             f"to train on and to search. {_budget(of_bits)}, seed {of_bits[0]['seed']}.",
             "",
             "```sh",
-            *dict.fromkeys(_shared_command(record) for record in of_bits),
+            *_commands(of_bits),
             "```",
             "",
             *_machines(of_bits),
@@ -880,6 +885,18 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(f"| {name} | {' | '.join(bold)} |")
         lines.append("")
     return lines
+
+
+def _cost_cells(record: Mapping[str, Any]) -> str:
+    """The cells trained, encoded, M and G of a table; dashes where no network was trained."""
+    if "parameters_total" not in record:
+        return "- | - | - | -"
+    where = "" if record["machine"]["gpu"] else " <sub>CPU</sub>"
+    speeds = (record.get(f"{name}_images_per_second") for name in ("trained", "encoded"))
+    shown = ("-" if speed is None else f"{speed:,.0f}{where}" for speed in speeds)
+    return " | ".join(
+        [*shown, f"{record['parameters_total'] / 1e6:.2f}", f"{record['macs'] / 1e9:.2f}"]
+    )
 
 
 def _bounds(scores: Mapping[str, float]) -> str:

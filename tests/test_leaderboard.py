@@ -214,8 +214,22 @@ def test_the_page_ranks_what_was_measured(
         "- other (cells at once: 2; 2026-11-26; commit abc): learning rates (csq, crh).\n" in page
     )
     assert page.count("- other") == 1
-    assert page.count("run x --bits 12\n") == 1
-    assert page.count("learn it") == 1
+    assert page.count("run x --bits 12 --methods csq crh\n") == 1
+    assert page.count("learn it --methods csq crh\n") == 1
+
+
+def test_the_page_says_which_speeds_are_of_a_cpu(board: Any) -> None:
+    cost = {
+        "trained_images_per_second": 40.2,
+        "encoded_images_per_second": 1234.5,
+        "parameters_total": 2_150_000,
+        "macs": 315_193_216,
+    }
+    of_cpu = {**cost, "machine": {"gpu": None, "cpu": "some CPU"}}
+    assert board._cost_cells(of_cpu) == "40 <sub>CPU</sub> | 1,234 <sub>CPU</sub> | 2.15 | 0.32"
+    stopped = {**of_cpu, "machine": {"gpu": "a GPU", "cpu": "x"}}
+    del stopped["trained_images_per_second"]
+    assert board._cost_cells(stopped) == "- | 1,234 | 2.15 | 0.32"
 
 
 def test_a_stopped_cell_goes_on_from_its_checkpoint(
