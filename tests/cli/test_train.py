@@ -52,6 +52,31 @@ def test_an_int8_model_says_how_it_agrees_with_the_exact_one(
     assert json.loads(capsys.readouterr().out)["int8_agreement"] == agreed
 
 
+def test_a_model_that_sees_so_already_is_not_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_model().with_preprocessing(Preprocessing(size=32)).save(tmp_path / "m")
+    again = ["export", str(tmp_path / "m"), "--see", "square 32", "-o", str(tmp_path / "n")]
+    assert main.main(again) == 2
+    assert "sees the central square of the image, scaled to 32 x 32 pixels already" in (
+        capsys.readouterr().err
+    )
+
+
+def test_calibration_names_what_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_model().save(tmp_path / "m")
+    (tmp_path / "few").mkdir()
+    made = ["export", str(tmp_path / "m"), "--int8", "--calibrate", str(tmp_path / "few")]
+    made += ["-o", str(tmp_path / "n")]
+    assert main.main(made) == 2
+    assert "at least 4 images, better 400; there are 0" in capsys.readouterr().err
+    (tmp_path / "few" / "a.jpg").write_bytes(b"no image")
+    assert main.main(made) == 2
+    assert "a.jpg: not an image" in capsys.readouterr().err
+
+
 def test_a_model_is_made_to_see_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +111,14 @@ def test_a_model_is_made_to_see_otherwise(
     assert Model.load(tmp_path / "q").preprocessing == Preprocessing(
         size=32, whole=True, mirrored=True
     )
-    for wrong in ("round 64", "whole", "whole x", "whole 64 0.5,9", "square 0"):
+    for wrong in (
+        "round 64",
+        "whole",
+        "whole x",
+        "whole 64 0.5,9",
+        "square 0",
+        "square 1" + 400 * "0",
+    ):
         assert (
             main.main(["export", str(tmp_path / "m"), "--see", wrong, "-o", str(tmp_path / "p")])
             == 2

@@ -134,6 +134,75 @@ def test_a_copy_that_was_stopped_continues(
     assert contents(source) == contents(tmp_path / "b.wb")
 
 
+@pytest.fixture
+def half(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy that was stopped after 150 of 297 items."""
+    write = copy_module._write
+    with monkeypatch.context() as patch:
+        patch.setattr(copy_module, "BLOCK", 150)
+        blocks: list[None] = []
+
+        def stopped(*arguments: object) -> None:
+            if blocks:
+                raise KeyboardInterrupt
+            blocks.append(None)
+            write(*arguments)  # type: ignore[arg-type]
+
+        patch.setattr(copy_module, "_write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            copy(source, tmp_path / "half.wb")
+    return tmp_path / "half.wb"
+
+
+def test_a_copy_of_a_half_copy_is_half_until_that_is_whole(
+    source: Path, half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    third, kept = tmp_path / "third.wb", tmp_path / "backup.wb"
+    assert copy(half, third).half_copied
+    assert half_copied(third)
+    assert copy(half, third).half_copied, "with nothing to do"
+    assert half_copied(third)
+    assert main.main(["backup", str(half), str(kept)]) == 0
+    assert "half.wb is a copy that was stopped itself" in capsys.readouterr().out
+    assert half_copied(kept)
+    assert not copy(source, kept).half_copied, "a backup goes on as the copy would have"
+    assert not half_copied(kept)
+    copy(source, half)
+    assert not copy(half, third).half_copied
+    assert not half_copied(third)
+
+
+def test_a_half_copy_can_be_kept_as_it_is(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["verify", "--repair", str(half)]) == 0
+    said = capsys.readouterr().out
+    assert "is an index of its own now, with the 150 images that the stopped copy brought" in said
+    assert main.main(["verify", str(half)]) == 0
+
+
+@pytest.mark.parametrize("damage", ["item", "mark"])
+def test_a_repaired_half_copy_can_be_finished(source: Path, half: Path, damage: str) -> None:
+    with closing(sqlite3.connect(half)) as connection, connection:
+        connection.execute(
+            "UPDATE items SET label = 'zz' WHERE id = 5"
+            if damage == "item"
+            else "UPDATE meta SET value = '0' WHERE name = 'half_copied'"
+        )
+    assert main.main(["verify", "--repair", str(half)]) == 0
+    assert half_copied(half)
+    assert copy(source, half).items == 297
+    assert not half_copied(half)
+    assert contents(source) == contents(half)
+
+
+def test_a_refused_copy_leaves_no_mark(made: Gallery, tmp_path: Path, source: Path) -> None:
+    """An empty index of two encoders is no target for a copy of one."""
+    with closing(create_store(tmp_path / "own.wb", made.model.files)) as store, store.writing():
+        store.set_also(model_of(32, "other").files)
+    with pytest.raises(StoreError):
+        copy(source, tmp_path / "own.wb")
+    assert not half_copied(tmp_path / "own.wb")
+
+
 def test_a_copy_is_of_one_moment(
     source: Path, made: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -282,6 +282,13 @@ def test_what_was_measured_with_other_pixels_is_left_out() -> None:
     assert measured.keys() <= set(model.record) - set(other.record)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), 10**400, 1e300, True, None])
+def test_an_agreement_that_is_none_is_refused(wrong: Any) -> None:
+    agreed = {"cosine_mean": wrong, "cosine_min": 0.9, "same_neighbour": 0.8}
+    with pytest.raises(ModelError, match="int8_agreement"):
+        trained_model().altered({}, {"int8_agreement": agreed})
+
+
 def test_other_models_are_made_to_run_on_as_many_cores() -> None:
     model = Model(trained_model().files, threads=3)
     for other in (model.altered({}, {"name": "other"}), model.opened()):

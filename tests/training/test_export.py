@@ -224,6 +224,10 @@ def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
     export.check_kernels(small.files["model.onnx"], given)
     with pytest.raises(ModelError, match="calibration needs at least 4"):
         export.int8_model(model, given[:2])
+    assert small.is_int8
+    assert not model.is_int8
+    with pytest.raises(ModelError, match="m-int8 is an int8 model already"):
+        export.int8_model(small, given)
 
 
 def test_an_int8_network_that_saturates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

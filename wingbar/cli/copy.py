@@ -35,6 +35,9 @@ def copy_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_HALF_COPIED = "Warning: {source} is a copy that was stopped itself: both may lack items."
+
+
 def copy(args: argparse.Namespace) -> int:
     """Copy an index from one store to another, and compare the two."""
     from wingbar.index.copy import copy
@@ -62,6 +65,8 @@ def copy(args: argparse.Namespace) -> int:
             f"Features were rounded to int8, as {target} keeps them, and compared as rounded; the "
             "codes are the same."
         )
+    if report.half_copied:
+        lines.append(_HALF_COPIED.format(source=source))
     print_result(
         args,
         {"source": str(source), "target": str(target), **asdict(report)},
@@ -102,12 +107,13 @@ def backup(args: argparse.Namespace) -> int:
     source = place_of(args.index)
     with progress_bars() as progress:
         report = backup(source, args.file, replace=args.replace, progress=progress)
-    print_result(
-        args,
-        {"index": str(source), "file": args.file, **asdict(report)},
+    text = (
         f"{args.file}: {counted(report.items, 'image')} of {source}, {size_text(report.bytes)}, "
-        f"every checksum right, in {report.seconds:.1f} s",
+        f"every checksum right, in {report.seconds:.1f} s"
     )
+    if report.half_copied:
+        text += "\n" + _HALF_COPIED.format(source=source)
+    print_result(args, {"index": str(source), "file": args.file, **asdict(report)}, text)
     return 0
 
 

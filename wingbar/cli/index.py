@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from wingbar.index.sync import AddReport
     from wingbar.model.model import Model
 
-_HALF_COPIED = "it is a copy that was stopped, and may lack items: run wingbar copy again"
-_MIRRORED = "Each image and its mirror image are encoded, and averaged."
+_HALF_COPIED = (
+    "it is a copy that was stopped, or of one that was, and may lack items: run wingbar copy "
+    "again, or wingbar verify --repair to keep what it has"
+)
 
 # -- index
 
@@ -480,9 +482,9 @@ def verify(args: argparse.Namespace) -> int:
     problems = verify(place)
     if len(problems) == 1 and problems[0].startswith(f"{place} "):
         text = visible(problems[0])  # about the file as a whole, such as a picture that is no index
-    elif not problems and (other := _otherwise(args.index)) is not None:
-        problems = [other]
-        text = f"{place} is intact, but {other}"
+    elif not problems and (others := _otherwise(args.index)):
+        problems = others
+        text = f"{place} is intact, but {'; '.join(others)}"
     elif problems:
         count = counted(len(problems), "problem")
         text = "\n".join([*map(visible, problems), f"{place}: {count}; {repair_of(place)}"])
@@ -492,18 +494,17 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _otherwise(name: str) -> str | None:
-    """What is missing in an intact index, or what this machine computes otherwise than the one that
-    made it."""
+def _otherwise(name: str) -> list[str]:
+    """What is missing in an intact index, and what this machine computes otherwise than the one
+    that made it."""
     from wingbar.index.index import Index
     from wingbar.model import proof
 
     with Index.open(name) as index:
-        if index.info().half_copied:
-            return _HALF_COPIED
+        found = [_HALF_COPIED] if index.info().half_copied else []
         models = [index.encoder(encoder).model for encoder in index.encoders]
-    problems = (proof.problem(model) for model in models if model.has_network)
-    return next((problem for problem in problems if problem is not None), None)
+    problems = [proof.problem(model) for model in models if model.has_network]
+    return found + [problem for problem in problems if problem is not None][:1]
 
 
 def _repair(args: argparse.Namespace) -> int:
@@ -511,7 +512,12 @@ def _repair(args: argparse.Namespace) -> int:
 
     with progress_bars() as progress:
         done = repair(args.index, progress=progress)
-    if done.damaged is None:
+    if done.half_copied:
+        text = (
+            f"{args.index} is an index of its own now, with the {counted(done.items, 'image')} "
+            "that the stopped copy brought"
+        )
+    elif done.damaged is None:
         text = f"{args.index} is intact: nothing to repair"
     else:
         lines = [f"{args.index} is whole again: {counted(done.items, 'image')} kept"]
@@ -798,19 +804,18 @@ def _index_text(found: Index, info: IndexInfo) -> str:
         f"fine={info.fine}."
     )
     if found.model.preprocessing.mirrored:
-        lines.append(_MIRRORED)
+        lines.append("Each image and its mirror image are encoded, and averaged.")
     if info.also is not None:
         name, also = found.encoders[1], found.encoder(found.encoders[1]).model
+        sees = "; it encodes mirror images too" if also.preprocessing.mirrored else ""
         lines.append(
             f"Second encoder: {also}, features of {info.also.dim:,} numbers; search --with {name} "
-            f"asks it, with fine={info.also.fine}."
+            f"asks it, with fine={info.also.fine}{sees}."
         )
-        if also.preprocessing.mirrored:
-            lines.append(_MIRRORED)
         if how := _how(also.record.get("fitted", {})):
             sample = also.record["fitted"].get("sample", 0)
             lines.append(f"Its codes were learned from {counted(sample, 'image')}{how}.")
-        if info.also.items < info.items:
+        if info.also.items < info.items and not info.half_copied:
             lines.append(f"{_encoded_text(name, info.also.items, info.items)}.")
     return "\n".join(lines)
 
@@ -842,13 +847,16 @@ def _model_text(path: str, model: Model, record: Mapping[str, Any]) -> str:
         f"Gives {code} and features of {record['dim']:,} numbers.",
     ]
     if "parameters" in record:
-        lines.append(f"Network: {record['backbone']}, {counted(record['parameters'], 'parameter')}")
+        int8 = ", int8" if model.is_int8 else ""
+        size = counted(record["parameters"], "parameter")
+        lines.append(f"Network: {record['backbone']}, {size}{int8}")
     if model.has_network:
         lines.append(f"Sees {seen_text(model.preprocessing)}.")
     if record.get("held_out_map"):
         lines.append(f"MAP of held-out training images: {value_text(record['held_out_map'])}.")
     if "int8_agreement" in record:
-        lines.append(f"An int8 model: {agreement_text(record['int8_agreement'])}.")
+        agreed = agreement_text(record["int8_agreement"])
+        lines.append(f"{agreed[0].upper()}{agreed[1:]}.")
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from wingbar.cli.options import (
     whole_number,
 )
 from wingbar.cli.output import (
+    LISTED,
     agreement_text,
     model_record,
     print_failures,
@@ -26,7 +27,7 @@ from wingbar.cli.output import (
     require_new_model,
     seen_text,
 )
-from wingbar.errors import WingbarError, counted
+from wingbar.errors import ImageError, WingbarError, counted
 
 if TYPE_CHECKING:
     from wingbar.images import Preprocessing
@@ -315,6 +316,8 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
     if args.mirrored and before.mirrored:
         raise WingbarError(f"{args.path} sees mirror images already")
     seen = _parse_preprocessing(args.see, before) if args.see else replace(before, mirrored=True)
+    if seen == before:
+        raise WingbarError(f"{args.path} sees {seen_text(before)} already")
     changed = proof.proven(model.with_preprocessing(seen))
     changed.save(args.output)
     text = f"{args.output}: {changed}, which sees {seen_text(changed.preprocessing)}"
@@ -324,11 +327,15 @@ def _export_preprocessing(args: argparse.Namespace) -> int:
 
 def _parse_preprocessing(text: str, before: Preprocessing) -> Preprocessing:
     """`before` with what "square 224", "whole 224" or "whole 224 0.7,1,1.4" changes."""
+    from wingbar.model.model import MAX_SIZE
+
     whole = replace(before, whole=True, scales=(1.0,), keep=1.0, edge=0, squash=False)
     try:
         match text.split():
             case ["square", given]:
                 size = int(given)
+                if size > MAX_SIZE:
+                    raise ValueError(f"the side is at most {MAX_SIZE:,} pixels")
                 edge = round(before.edge * size / before.size)
                 square = replace(before, whole=False, scales=(1.0,), squash=False)
                 return replace(square, size=size, edge=edge)
@@ -355,7 +362,15 @@ def _export_int8(args: argparse.Namespace) -> int:
     model = Model.load(args.path)
     paths = images.find(args.calibrate).images
     drawn = np.random.default_rng(0).permutation(len(paths))[:CALIBRATION_IMAGES]
-    pixels = np.stack([images.load(paths[i], model.preprocessing) for i in drawn])
+    loaded, failures = [], []
+    for path in (paths[i] for i in drawn):
+        try:
+            loaded.append(images.load(path, model.preprocessing))
+        except ImageError as error:
+            failures.append(images.Failure(str(path), str(error)))
+    size = model.preprocessing.size
+    pixels = np.stack(loaded) if loaded else np.empty((0, size, size, 3), np.uint8)
+    print_failures(failures[:LISTED])
     small, agreed = int8_model(model, pixels)
     small.save(args.output)
     text = f"{args.output}: {small}; {agreement_text(agreed)}"

@@ -62,6 +62,7 @@ class CopyReport:
     seconds: duration, with the reading of the target at the end.
     rounded: whether the target keeps features as int8 and the source does not, so that those of the
         copy were rounded; the checksum is then of the rounded ones.
+    half_copied: whether the source is a copy that was stopped itself, so that both may lack items.
     """
 
     items: int
@@ -71,6 +72,7 @@ class CopyReport:
     checksum: str
     seconds: float
     rounded: bool = False
+    half_copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,13 @@ class BackupReport:
     items: number of items in it.
     bytes: size of the file.
     seconds: duration, with the check of every checksum in it.
+    half_copied: whether the index is a copy that was stopped, so that both may lack items.
     """
 
     items: int
     bytes: int
     seconds: float
+    half_copied: bool = False
 
 
 @dataclass
@@ -126,7 +130,7 @@ def copy(
             )
         with closing(_opened_target(ours, model, also, target, features)) as theirs:
             report = progress or no_progress
-            tally, count, checksum = ours.retried(
+            tally, count, checksum, is_half = ours.retried(
                 lambda: _transfer(ours, theirs, model, also, report)
             )
             found, theirs_checksum = _digest_of(theirs, model, also, count, report)
@@ -136,10 +140,19 @@ def copy(
                     f"checksum {theirs_checksum[:12]}, not {count:,} with {checksum[:12]}; is "
                     "something else writing to it? Run the same command again"
                 )
-            theirs.retried(lambda: _finish(theirs))
+            theirs.retried(lambda: _finish(theirs, is_half))
             rounded = theirs.kept != ours.kept and theirs.kept == "int8"
     seconds = time.monotonic() - start
-    return CopyReport(count, tally.copied, tally.present, tally.removed, checksum, seconds, rounded)
+    return CopyReport(
+        items=count,
+        copied=tally.copied,
+        present=tally.present,
+        removed=tally.removed,
+        checksum=checksum,
+        seconds=seconds,
+        rounded=rounded,
+        half_copied=is_half,
+    )
 
 
 def backup(
@@ -184,7 +197,7 @@ def backup(
                 f"the backup of {place} is not whole ({problems[0]}): run wingbar verify {place}"
             )
         with closing(Store.open(partial)) as written:
-            items = written.count()
+            items, is_half = written.count(), written.is_half_copied()
         to_disk(partial)
         put_over(partial, path)
         sync_folder(path.parent)
@@ -197,7 +210,7 @@ def backup(
     finally:
         with suppress(OSError):
             remove_index(partial)
-    return BackupReport(items, path.stat().st_size, time.monotonic() - start)
+    return BackupReport(items, path.stat().st_size, time.monotonic() - start, is_half)
 
 
 def _write_backup(store: Store, path: Path, progress: Progress) -> None:
@@ -243,13 +256,17 @@ def _opened_target(
                 "--features out, or name another place"
             )
         same_model = theirs.model_fingerprint() == model.fingerprint
+        there = None if theirs.also is None else theirs.also.model_fingerprint()
+        wanted = None if also is None else also.fingerprint
         # new, or left by a copy that was killed at once
-        if same_model and theirs.is_empty() and theirs.copied_from() is None:
+        is_new = theirs.is_empty() and theirs.copied_from() is None and there in (None, wanted)
+        if same_model and is_new:
             with theirs.writing():
                 theirs.set_copied_from(ours.identity())
                 theirs.set_half_copied(True)
-                if also is not None and theirs.also is None:
+                if also is not None and there is None:
                     theirs.set_also(also.files)
+                    there = wanted
         if theirs.copied_from() != ours.identity():
             raise StoreError(
                 f"{theirs.path} exists already, and is no copy of {ours.path}: name another place"
@@ -259,8 +276,7 @@ def _opened_target(
                 f"{theirs.path} is a copy from before {ours.path} was given the model {model}: "
                 "delete it and run the same command again"
             )
-        there = None if theirs.also is None else theirs.also.model_fingerprint()
-        if there != (None if also is None else also.fingerprint):
+        if there != wanted:
             raise StoreError(
                 f"{theirs.path} is a copy with other encoders than {ours.path} has now: delete it "
                 "and run the same command again"
@@ -273,11 +289,12 @@ def _opened_target(
 
 def _transfer(
     ours: AnyStore, theirs: AnyStore, model: Model, also: Model | None, progress: Progress
-) -> tuple[_Tally, int, str]:
-    """Bring the target in line with one snapshot of the source. Returns what was done, and the
-    number and the checksum of the source's items."""
+) -> tuple[_Tally, int, str, bool]:
+    """Bring the target in line with one snapshot of the source. Returns what was done, the number
+    and the checksum of the source's items, and whether it is a half copy itself."""
     tally, digest, done = _Tally(), hashlib.sha256(), 0
     with ours.reading():
+        is_half = ours.is_half_copied()
         _require_unchanged(ours, model)
         total = ours.count()
         for fresh, gone, present, size in _differences(ours, theirs, model, digest):
@@ -292,7 +309,7 @@ def _transfer(
             for fresh, gone, _, _ in _differences(ours.also, theirs.also, also, digest):
                 _write_also(theirs.also, fresh, gone, also)
         _copy_removals(ours, theirs)
-    return tally, done, digest.hexdigest()
+    return tally, done, digest.hexdigest(), is_half
 
 
 def _require_unchanged(ours: AnyStore, model: Model) -> None:
@@ -344,10 +361,10 @@ def _copy_removals(ours: AnyStore, theirs: AnyStore) -> None:
         theirs.retried(write)
 
 
-def _finish(theirs: AnyStore) -> None:
-    if theirs.is_half_copied():
+def _finish(theirs: AnyStore, is_half: bool) -> None:
+    if theirs.is_half_copied() != is_half:
         with theirs.writing():
-            theirs.set_half_copied(False)
+            theirs.set_half_copied(is_half)
 
 
 def _write(theirs: AnyStore, fresh: Sequence[Row], gone: Sequence[int], model: Model) -> None:

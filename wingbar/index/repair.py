@@ -70,6 +70,7 @@ class Repaired:
     made_again: number of items whose code and feature were made again from their pictures.
     unchecked: number of items whose code stands in a damaged column and could not be made again: at
         least one bit of one of them is wrong, the others are as they were.
+    half_copied: whether it was a copy that was stopped, and is an index of what it has now.
     """
 
     index: str
@@ -78,6 +79,7 @@ class Repaired:
     dropped: Sequence[str] = ()
     made_again: int = 0
     unchecked: int = 0
+    half_copied: bool = False
 
 
 @dataclass
@@ -99,6 +101,8 @@ class _Saved:
     kept: Kept
     items: dict[int, Item] = field(default_factory=dict)
     removed: dict[str, Removed] = field(default_factory=dict)
+    copied_from: str | None = None
+    half_copied: bool = False
     dropped: list[str] = field(default_factory=list)
 
 
@@ -108,7 +112,8 @@ def repair(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Repaired:
-    """Repair the index at `path`; one that is whole stays as it is.
+    """Repair the index at `path`; one that is whole stays as it is. One that is whole but for what
+    a stopped copy did not bring is taken for an index of what it has.
 
     Raises StoreError when there is no file, when another process writes to it, when it is no index
     or its model is lost, and when the new file cannot be written; then nothing is changed.
@@ -118,7 +123,11 @@ def repair(
         raise not_an_index(place)
     if not verify(place):
         with closing(Store.open(place)) as store:
-            return Repaired(str(place), None, store.count())
+            is_half = store.is_half_copied()
+            if is_half:
+                with store.writing():
+                    store.set_half_copied(False)
+            return Repaired(str(place), None, store.count(), half_copied=is_half)
     target = partial_path(place)
     remove_leftovers(place)
     try:
@@ -188,6 +197,7 @@ def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
     saved.second = _second_of(connection, saved)
     if saved.second is not None:
         _read_encoded(connection, SECOND, saved.second, saved, top)
+    _read_copy_marks(connection, saved)
     with suppress(*BROKEN):
         for name, *rest, crc in connection.execute(
             "SELECT path, size, mtime, content, crc FROM removed"
@@ -198,6 +208,17 @@ def _read(connection: sqlite3.Connection, path: Path) -> _Saved:
             else:
                 saved.dropped.append(f"the removal of {printable(name)}: its row is damaged")
     return saved
+
+
+def _read_copy_marks(connection: sqlite3.Connection, saved: _Saved) -> None:
+    """What this is a copy of, and whether it was finished: a damaged mark says that it was not."""
+    query = "SELECT value, crc FROM meta WHERE name = ?"
+    with suppress(*BROKEN):
+        for value, crc in connection.execute(query, ("copied_from",)):
+            saved.copied_from = value if meta_crc("copied_from", value) == crc else None
+    with suppress(*BROKEN):
+        for value, crc in connection.execute(query, ("half_copied",)):
+            saved.half_copied = value == "1" or meta_crc("half_copied", value) != crc
 
 
 def _second_of(connection: sqlite3.Connection, saved: _Saved) -> _Encoded | None:
@@ -491,6 +512,9 @@ def _write(target: Path, saved: _Saved) -> None:
     store = Store.create(target, first.model.files, saved.kept)
     try:
         with store.writing():
+            if saved.copied_from is not None:
+                store.set_copied_from(saved.copied_from)
+            store.set_half_copied(saved.half_copied)
             if second is not None:
                 store.set_also(second.model.files)
             for part in batched(sorted(saved.items), CHUNK):

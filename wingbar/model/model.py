@@ -513,6 +513,11 @@ class Model:
         return self.altered({PROOF: None}, told)
 
     @property
+    def is_int8(self) -> bool:
+        """Whether the network computes in 8 bits."""
+        return b"DequantizeLinear" in self.files.get("model.onnx", b"")
+
+    @property
     def is_outdated(self) -> bool:
         """Whether this is the `general` of version 0.1.0, whose int8 network gives other features
         on CPUs without VNNI."""
@@ -770,7 +775,12 @@ def _are_scores(value: Any) -> bool:
 
 def _is_agreement(value: Any) -> bool:
     """As training.export.agreement gives it."""
-    return _are_scores(value) and {"cosine_mean", "cosine_min", "same_neighbour"} <= value.keys()
+    least = {"cosine_mean": -1.001, "cosine_min": -1.001, "same_neighbour": 0.0}
+    return (
+        _are_scores(value)
+        and least.keys() <= value.keys()
+        and all(least[name] <= value[name] <= 1.001 for name in least)
+    )
 
 
 def _is_fitting(value: Any) -> bool:

@@ -244,11 +244,13 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
     place of the scores of the exact one.
 
     Of pixels [n, H, W, 3] uint8 the first half calibrates the network and the second half is
-    compared. Raises ModelError for a model of whole images, for fewer than 4 images, when fewer
-    than three quarters keep their nearest neighbour, and when the fast kernels of this CPU do not
-    give what the precise ones give, bit for bit.
+    compared. Raises ModelError for an int8 model, one of whole images, and fewer than 4 images,
+    when fewer than three quarters keep their nearest neighbour, and when the fast kernels of this
+    CPU do not give what the precise ones give, bit for bit.
     """
     model.require_network()
+    if model.is_int8:
+        raise ModelError(f"{model.name} is an int8 model already: quantise the exact one")
     if model.preprocessing.whole:
         raise ModelError(
             f"{model.name} takes whole images, for which there is no int8 version: train without "
