@@ -101,32 +101,37 @@ def half_copied(place: object) -> bool:
         return index.info().half_copied
 
 
+def stopped_copy(source: Path, target: Path, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is stopped after `blocks` blocks of 50 items."""
+    write = copy_module._write
+    written: list[tuple[Any, ...]] = []
+
+    def stopped(*arguments: Any) -> None:
+        if len(written) == blocks:
+            raise KeyboardInterrupt
+        written.append(arguments)
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copy_module, "BLOCK", 50)
+        patch.setattr(copy_module, "_write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            copy(source, target)
+
+
 def test_a_copy_that_was_stopped_continues(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(copy_module, "BLOCK", 50)
-    write = copy_module._write
-    blocks: list[None] = []
-
-    def stopped(*arguments: object) -> None:
-        if len(blocks) == 3:
-            raise KeyboardInterrupt
-        blocks.append(None)
-        write(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(copy_module, "_write", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        copy(source, tmp_path / "b.wb")
+    stopped_copy(source, tmp_path / "b.wb", 3, monkeypatch)
     assert len(contents(tmp_path / "b.wb")) == 150
     assert half_copied(tmp_path / "b.wb")
     assert main.main(["verify", str(tmp_path / "b.wb")]) == 1
     assert "is intact, but it is a copy that was stopped" in capsys.readouterr().out
     assert main.main(["info", str(tmp_path / "b.wb")]) == 0
     assert "Warning: it is a copy that was stopped" in capsys.readouterr().out
-    monkeypatch.setattr(copy_module, "_write", write)
     report = copy(source, tmp_path / "b.wb")
     assert (report.copied, report.present) == (147, 150)
     assert not half_copied(tmp_path / "b.wb")
@@ -137,20 +142,7 @@ def test_a_copy_that_was_stopped_continues(
 @pytest.fixture
 def half(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy that was stopped after 150 of 297 items."""
-    write = copy_module._write
-    with monkeypatch.context() as patch:
-        patch.setattr(copy_module, "BLOCK", 150)
-        blocks: list[None] = []
-
-        def stopped(*arguments: object) -> None:
-            if blocks:
-                raise KeyboardInterrupt
-            blocks.append(None)
-            write(*arguments)  # type: ignore[arg-type]
-
-        patch.setattr(copy_module, "_write", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            copy(source, tmp_path / "half.wb")
+    stopped_copy(source, tmp_path / "half.wb", 3, monkeypatch)
     return tmp_path / "half.wb"
 
 

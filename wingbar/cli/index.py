@@ -497,11 +497,11 @@ def verify(args: argparse.Namespace) -> int:
 def _otherwise(name: str) -> list[str]:
     """What is missing in an intact index, and what this machine computes otherwise than the one
     that made it."""
-    from wingbar.index.index import Index
+    from wingbar.index.index import Index, store_of
     from wingbar.model import proof
 
     with Index.open(name) as index:
-        found = [_HALF_COPIED] if index.info().half_copied else []
+        found = [_HALF_COPIED] if store_of(index).is_half_copied() else []
         models = [index.encoder(encoder).model for encoder in index.encoders]
     problems = [proof.problem(model) for model in models if model.has_network]
     return found + [problem for problem in problems if problem is not None][:1]

@@ -361,7 +361,14 @@ def _copy_removals(ours: AnyStore, theirs: AnyStore) -> None:
         theirs.retried(write)
 
 
+def _mark_half(theirs: AnyStore, is_half: bool) -> None:
+    """Say whether the target lacks something. Inside `writing`."""
+    if theirs.is_half_copied() != is_half:
+        theirs.set_half_copied(is_half)
+
+
 def _finish(theirs: AnyStore, is_half: bool) -> None:
+    """Say so at the end; nothing is written where it is said already."""
     if theirs.is_half_copied() != is_half:
         with theirs.writing():
             theirs.set_half_copied(is_half)
@@ -372,8 +379,7 @@ def _write(theirs: AnyStore, fresh: Sequence[Row], gone: Sequence[int], model: M
 
     def write() -> None:
         with theirs.writing():
-            if not theirs.is_half_copied():
-                theirs.set_half_copied(True)
+            _mark_half(theirs, True)
             theirs.delete(gone)
             if fresh:
                 theirs.add(
@@ -392,8 +398,7 @@ def _write_also(theirs: Store, fresh: Sequence[Row], gone: Sequence[int], model:
     """One transaction of the target, of what its second encoder has."""
     if fresh or gone:
         with theirs.writing():
-            if not theirs.is_half_copied():
-                theirs.set_half_copied(True)
+            _mark_half(theirs, True)
             theirs.drop_embeddings(gone)
             if fresh:
                 theirs.replace_embeddings(

@@ -438,10 +438,14 @@ class PostgresStore(RemoteStore):
             self._db.execute(self._sql(statement))
 
     def _meta(self, name: str) -> str:
-        rows = self._rows("SELECT value FROM {s}.meta WHERE name = %s", (name,))
-        if not rows:
+        value = self._meta_or_none(name)
+        if value is None:
             raise StoreError(f"{self.path} is damaged (no {name} in it): make it again")
-        return str(rows[0][0])
+        return value
+
+    def _meta_or_none(self, name: str) -> str | None:
+        rows = self._rows("SELECT value FROM {s}.meta WHERE name = %s", (name,))
+        return str(rows[0][0]) if rows else None
 
     def _set_meta(self, name: str, value: str) -> None:
         self._run(
@@ -460,8 +464,7 @@ class PostgresStore(RemoteStore):
 
     def copied_from(self) -> str | None:
         """What this index is a copy of, by the mark that `copy` left."""
-        rows = self._rows("SELECT value FROM {s}.meta WHERE name = 'copied_from'")
-        return str(rows[0][0]) if rows else None
+        return self._meta_or_none("copied_from")
 
     def set_copied_from(self, source: str) -> None:
         """Leave that mark. Inside `writing`."""
@@ -469,8 +472,7 @@ class PostgresStore(RemoteStore):
 
     def is_half_copied(self) -> bool:
         """Whether this is a copy that was begun and not finished."""
-        rows = self._rows("SELECT value FROM {s}.meta WHERE name = 'half_copied'")
-        return bool(rows) and rows[0][0] == "1"
+        return self._meta_or_none("half_copied") == "1"
 
     def set_half_copied(self, is_half: bool) -> None:
         """Say so, or that it is whole. Inside `writing`."""
