@@ -285,12 +285,24 @@ def crop(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
 # -- the network
 
 
+class GlobalMax(nn.Module):
+    """The largest value of each channel, [B, c, h, w] -> [B, c, 1, 1].
+
+    Training takes the gradient of max pooling, which goes to one place alone. Inference takes the
+    plain maximum, the same values, as PyTorch 2.11 cannot export max pooling to a given size.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.adaptive_max_pool2d(x, 1) if self.training else x.amax((2, 3), keepdim=True)
+
+
 def sub_network(channels: int, width: int, dim: int) -> nn.Sequential:
     """N_sub: a stage's map [B, channels, h, w] -> feature [B, dim]."""
     return nn.Sequential(
         *(nn.Conv2d(channels, 512, 1, bias=False), nn.BatchNorm2d(512), nn.ReLU()),
         *(nn.Conv2d(512, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
-        *(nn.AdaptiveMaxPool2d(1), nn.Flatten()),
+        *(GlobalMax(), nn.Flatten()),
         *(nn.BatchNorm1d(width), nn.Linear(width, dim), nn.BatchNorm1d(dim), nn.ELU()),
     )
 
