@@ -154,10 +154,12 @@ TABLE_5 = {  # millions of parameters, 10^9 MACs
 def test_the_largest_value_is_that_of_max_pooling_and_inference_can_be_exported() -> None:
     layer, tied = cmbh.GlobalMax(), torch.ones(1, 1, 2, 3, requires_grad=True)
     layer.train()(tied).backward()
-    assert tied.grad is not None and int((tied.grad > 0).sum()) == 1  # at one place alone
+    assert tied.grad is not None
+    assert int((tied.grad > 0).sum()) == 1  # at one place alone
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 5, 4)))
     pooled = nn.AdaptiveMaxPool2d(1)(x)
-    assert torch.equal(layer.train()(x), pooled) and torch.equal(layer.eval()(x), pooled)
+    assert torch.equal(layer.train()(x), pooled)
+    assert torch.equal(layer.eval()(x), pooled)
     graph = torch.export.export(layer, (x,)).graph
     # for which the exporter of PyTorch 2.11 has no ONNX function
     assert not any("adaptive" in str(node.target) for node in graph.nodes)

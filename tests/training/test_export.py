@@ -66,6 +66,15 @@ def test_any_size_where_the_network_allows_it() -> None:
     np.testing.assert_allclose(session.run(["feature"], {"pixels": given})[0], expected, atol=1e-4)
 
 
+def test_what_the_exporter_prints_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: print("Applied 3 rules."))
+    with pytest.raises(ModelError, match="could not export"):
+        export.to_onnx(net(), Preprocessing(size=32))
+    assert capsys.readouterr().out == ""
+
+
 class Same(backbones.Backbone):
     """A few layers padded as those of EfficientNet-Lite0, the whole of which takes a minute
     to export."""
