@@ -71,28 +71,30 @@ def test_b_is_updated_bit_by_bit_and_the_objective_falls() -> None:
 
 
 def test_b_begins_with_classes_and_goes_on_with_images() -> None:
-    torch.manual_seed(0)
-    loss = adsh.Loss(backbones.create("resnet8"), adsh.Config(bits=4, gamma=50.0), 3, 6)
+    torch.manual_seed(2)  # for which it matters what the codes begin with
+    loss = adsh.Loss(backbones.create("resnet8"), adsh.Config(bits=4, gamma=1.0), 3, 6)
     logits, labels, rows = torch.randn(4, 4), torch.tensor([0, 2, 2, 1]), torch.tensor([5, 0, 1, 3])
     relaxed = torch.tanh(logits)
     first = loss(Given(logits), torch.empty(0), labels, rows)["total"]
     expected = adsh.asymmetric_loss(
-        relaxed, loss.classes[labels], labels, loss.classes, torch.arange(3), 25.0
+        relaxed, loss.classes[labels], labels, loss.classes, torch.arange(3), 0.5
     )
     assert first == expected
     loss.end_epoch()
     assert loss.known.nonzero().flatten().tolist() == [0, 1, 3, 5]
     order = torch.tensor([1, 2, 3, 0])  # the batch by row
     begun = torch.where(relaxed >= 0, 1.0, -1.0)
-    of_rows = adsh.updated(begun[order], relaxed[order], labels[order], 50.0)
+    of_rows = adsh.updated(begun[order], relaxed[order], labels[order], 1.0)
     assert torch.equal(loss.codes[loss.known], of_rows)
+    ones = torch.ones_like(begun)
+    assert not torch.equal(of_rows, adsh.updated(ones, relaxed[order], labels[order], 1.0))
     # row 2 is new: it has no code of its own yet
     rows = torch.tensor([5, 2, 1, 3])
     second = loss(Given(-logits), torch.empty(0), labels, rows)["total"]
     own = loss.codes[rows].clone()
     own[1] = torch.where(-relaxed[1] >= 0, 1.0, -1.0)
     assert second == adsh.asymmetric_loss(
-        -relaxed, own, labels, of_rows, torch.tensor([2, 2, 1, 0]), 50.0
+        -relaxed, own, labels, of_rows, torch.tensor([2, 2, 1, 0]), 1.0
     )
     with pytest.raises(TrainingError, match="gamma must be at least 0"):
         adsh.Config(gamma=-1.0)

@@ -12,6 +12,7 @@ import torch
 from wingbar import methods
 from wingbar.errors import ModelError, TrainingError
 from wingbar.networks import backbones
+from wingbar.training.run import Run
 
 CLASSES, ITEMS = 4, 8
 SMALL: dict[str, dict[str, Any]] = {
@@ -108,6 +109,28 @@ def test_every_parameter_gets_a_gradient_and_a_group(method: ModuleType) -> None
     every = [*net.parameters(), *loss.parameters()]
     assert len(grouped) == len(every)
     assert {id(p) for p in grouped} == {id(p) for p in every}
+
+
+def test_the_defaults_train_every_part_and_the_backbone_at_the_rate_of_the_run(
+    method: ModuleType,
+) -> None:
+    backbone = backbones.create("resnet8")
+    config = method.Config()
+    net, loss = (
+        method.Net(backbone, config, CLASSES),
+        method.Loss(backbone, config, CLASSES, ITEMS),
+    )
+    groups = method.param_groups(net, loss, config)
+    assert all(group["lr_scale"] > 0 for group in groups)
+    body = id(next(net.backbone.parameters()))
+    [of_body] = [group for group in groups if body in map(id, group["params"])]
+    assert of_body["lr_scale"] == 1
+
+
+def test_the_recipe_of_the_paper_can_be_run(method: ModuleType) -> None:
+    of_run = {field.name for field in dataclasses.fields(Run)}
+    Run(**{key: value for key, value in method.PAPER.items() if key in of_run})
+    method.Config(**{key: value for key, value in method.PAPER.items() if key not in of_run})
 
 
 @pytest.mark.parametrize("name", methods.MULTI_LABEL)
