@@ -615,13 +615,10 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit("rates are judged on all classes: leave --rates or --classes out")
     if args.rates and not set(args.methods) & set(SETTINGS):
         raise SystemExit(f"{', '.join(args.methods)} are not trained: leave --rates out")
-    all_cells = [
-        cell
-        for cell in cells_of(
-            args.data, args.methods, args.bits, args.seeds, args.rates, args.classes
-        )
-        if not (args.out / f"{cell.name}.json").exists()
-    ]
+    wanted = [*cells_of(args.data, args.methods, args.bits, args.seeds, args.rates, args.classes)]
+    for cell in wanted:
+        _refuse_another_budget(cell, args)
+    all_cells = [cell for cell in wanted if not (args.out / f"{cell.name}.json").exists()]
     start, waiting = time.monotonic(), list(all_cells)
     running: dict[subprocess.Popen[bytes], tuple[Cell, float]] = {}
     took: dict[str, list[float]] = {}
@@ -647,7 +644,8 @@ def run(args: argparse.Namespace) -> None:
                 took.setdefault(cell.method, []).append(seconds)
                 if process.returncode:
                     failed.append(cell.name)
-                state = "done" if not process.returncode else "FAILED, see its log"
+                log = args.out / "logs" / f"{cell.name}.txt"
+                state = "done" if not process.returncode else f"FAILED, see {log}"
                 print(f"{time.monotonic() - start:7.1f} {cell.name} {state} ({seconds:.1f} s)")
             sys.stdout.flush()
             time.sleep(0.2)
@@ -663,7 +661,24 @@ def run(args: argparse.Namespace) -> None:
             process.wait()
     undone = [cell.name for cell in waiting] + [cell.name for cell, _ in running.values()]
     done = len(all_cells) - len(undone) - len(failed)
-    print(f"{done} cells done, {len(failed)} failed, {len(undone)} not done: run again to go on")
+    more = ": run again to go on" if undone else ""
+    print(f"{done} cells done, {len(failed)} failed, {len(undone)} not done{more}")
+    if failed:
+        raise SystemExit(1)
+
+
+def _refuse_another_budget(cell: Cell, args: argparse.Namespace) -> None:
+    """Leave with a message where the cell is there, but was trained with other settings: its table
+    would mix them."""
+    kept = args.out / f"{cell.name}.json"
+    run = json.loads(kept.read_text()).get("run", {}) if kept.exists() else {}
+    if not run:
+        return
+    names = ("backbone", "size", "test_size", "epochs", "batch", "mirror")
+    asked = _run_flags(args)
+    differ = [f"{n} {run[n]}, not {asked[n]}" for n in names if n in run and run[n] != asked[n]]
+    if differ:
+        raise SystemExit(f"{kept} was trained with {', '.join(differ)}: name another OUT")
 
 
 def _start(cell: Cell, args: argparse.Namespace) -> subprocess.Popen[bytes]:
@@ -958,7 +973,10 @@ def main() -> None:
     if args.verb is run:
         args.command_line = "python benchmarks/leaderboard.py " + shlex.join(sys.argv[1:])
         args.commit = args.commit or _commit()
-    args.verb(args)
+    try:
+        args.verb(args)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def _commit() -> str:

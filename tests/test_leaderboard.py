@@ -68,6 +68,18 @@ def test_an_early_end_leaves_a_fair_comparison(board: Any) -> None:
     assert judged == ["a-all-12-cmbh-B-0-0.1"]
 
 
+def test_cells_of_another_budget_are_refused(board: Any, tmp_path: Path) -> None:
+    budget = {"backbone": "resnet8", "size": 32, "test_size": 32, "epochs": 1, "batch": 8}
+    (tmp_path / "a-all-12-csq-0.json").write_text(json.dumps({"run": {**budget, "mirror": True}}))
+    asked = {"weights": "none", "mirror": True, "workers": 0, **budget, "epochs": 2, "size": 64}
+    chosen = {"data": ["a"], "methods": ["itq", "csq"], "bits": [12], "seeds": [0]}
+    args = argparse.Namespace(
+        out=tmp_path, device="cpu", rates=[], classes=["all"], **chosen, **asked
+    )
+    with pytest.raises(SystemExit, match=r"with size 32, not 64, epochs 1, not 2: name another"):
+        board.run(args)
+
+
 def test_rates_of_classes_never_seen_are_refused(board: Any, tmp_path: Path) -> None:
     args = argparse.Namespace(out=tmp_path, device="cpu", rates=[0.1], classes=["seen"])
     with pytest.raises(SystemExit, match="judged on all classes"):
@@ -279,11 +291,11 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     for part, each in (("train", 6), ("val", 2)):
         write_classes(tmp_path / "data" / part, each, first_seed=10 * each)
 
-    def call(*arguments: str) -> str:
+    def call(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, str(FILE), *arguments], capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return done.stdout
 
     small = str(tmp_path / "small")
@@ -324,5 +336,6 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     assert json.loads(again.read_text())["scores"] == first
     again.unlink()
     os.utime(picture)  # but for a file that has changed since
-    said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
-    assert "0 cells done, 1 failed" in said
+    said = call("run", str(out), "--data", small, *flags.split(), *methods.split(), code=1)
+    assert "0 cells done, 1 failed, 0 not done\n" in said
+    assert f"FAILED, see {out / 'logs'}" in said

@@ -176,6 +176,10 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "words.pth").write_text("not weights")
     with pytest.raises(ModelError, match="is not a weights file"):
         backbones.create("resnet18", str(tmp_path / "words.pth"))
+    for other in ([1, 2], {"epoch": 3}, {1: torch.ones(1)}):
+        torch.save(other, tmp_path / "other.pth")
+        with pytest.raises(ModelError, match=r"should hold tensors by name \(a state_dict\)"):
+            backbones.create("resnet18", str(tmp_path / "other.pth"))
 
 
 def test_unknown_names() -> None:

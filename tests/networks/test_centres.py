@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wingbar.networks.centres import hadamard, hash_centres, random_codes, spread_codes
+from wingbar.networks.centres import (
+    hadamard,
+    hash_centres,
+    random_codes,
+    spread_codes,
+    telling_bits,
+)
 
 
 def test_half_of_the_bits_of_hadamard_centres_differ() -> None:
@@ -13,6 +19,27 @@ def test_half_of_the_bits_of_hadamard_centres_differ() -> None:
     centres = hash_centres(32, 16, spread=False)
     assert len({tuple(row) for row in centres.tolist()}) == 32
     assert set((centres @ centres.T).flatten().tolist()) == {-16.0, 0.0, 16.0}
+
+
+@pytest.mark.parametrize(
+    ("classes", "bits"), [(8, 16), (10, 16), (10, 32), (16, 16), (20, 64), (56, 64), (128, 64)]
+)
+def test_every_bit_of_hadamard_centres_tells_classes_apart(classes: int, bits: int) -> None:
+    torch.manual_seed(0)
+    centres = hash_centres(classes, bits, spread=True)
+    columns = {tuple(bit) for bit in (centres * centres[:1]).T.tolist()}
+    assert len(columns) == bits  # none is another one or its opposite
+    assert (1.0,) * classes not in columns  # none is the same for all classes
+    assert set((centres @ centres.T).flatten().tolist()) <= {-bits, 0.0, bits}
+    assert (centres @ centres.T).fill_diagonal_(0).max() == 0
+    assert len({tuple(row) for row in centres.tolist()}) == classes
+
+
+def test_few_classes_have_as_many_telling_bits_as_they_can() -> None:
+    torch.manual_seed(0)
+    assert telling_bits(hash_centres(2, 16, spread=True)) == 1
+    assert telling_bits(hash_centres(4, 16, spread=True)) == 7  # 2 ** 3 patterns, one constant
+    assert telling_bits(hash_centres(8, 16, spread=False)) == 7  # as published
 
 
 @pytest.mark.parametrize(("classes", "bits"), [(33, 16), (75, 12)])

@@ -140,6 +140,13 @@ def test_a_run_of_another_version_is_refused_by_what_it_lacks_or_has(
             loop.train(dlbhc, read_images(data), output, CONFIG, SMALL, resume=True)
 
 
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "run.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"run\.json cannot be read .*: begin another run"):
+        checkpoint.claim(tmp_path, {}, resume=True)
+
+
 @pytest.mark.slow
 def test_a_run_without_a_checkpoint_cannot_be_exported(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "new" / "train").mkdir(parents=True)

@@ -196,6 +196,20 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(data: Path, tmp_path: 
         assert torch.equal(value, before[f"net.{name}"])
 
 
+@pytest.mark.parametrize("value", [math.nan, 1e38])
+def test_a_network_that_is_not_finite_at_the_end_is_named(
+    data: Path, tmp_path: Path, value: float
+) -> None:
+    images = read_images(data)
+    settings = Recorded(dlbhc, CONFIG, SMALL, images, None)
+    training = loop.Training(settings, split(images, SMALL, no_progress), tmp_path)
+    with torch.no_grad():
+        for weights in training.net.parameters():
+            weights.fill_(value)
+    with pytest.raises(TrainingError, match=r"not finite after its last step: .* a lower --lr"):
+        training.finish()
+
+
 def test_a_run_that_cannot_begin_leaves_no_folder(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "m"
     with pytest.raises(ModelError, match="missing"):

@@ -37,7 +37,9 @@ class Config:
 
     Centres are rows of a Hadamard matrix where its size allows it. Elsewhere the paper draws them
     bit by bit, so that some are close and, at 12 bits, can be equal; classes with equal centres
-    cannot be told apart. `spread` draws them far apart instead.
+    cannot be told apart. `spread` draws them far apart instead, and takes rows of the matrix of
+    which no bit is the same for all classes or equal to another; the paper's first rows of few
+    classes have such bits.
     """
 
     bits: int = field(default=48, metadata={"help": "code length in bits"})
@@ -46,7 +48,10 @@ class Config:
     )
     spread: bool = field(
         default=True,
-        metadata={"help": "draw centres far apart where no Hadamard matrix has enough rows"},
+        metadata={
+            "help": "take rows of a Hadamard matrix whose bits all differ, and draw centres far "
+            "apart where none has enough rows"
+        },
     )
     head_lr: float = field(
         default=10.0, metadata={"help": "factor of --lr for everything but the backbone"}

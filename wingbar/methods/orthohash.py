@@ -44,7 +44,10 @@ class Config:
     )
     spread: bool = field(
         default=True,
-        metadata={"help": "draw class codes far apart where no Hadamard matrix has enough rows"},
+        metadata={
+            "help": "take rows of a Hadamard matrix whose bits all differ, and draw class codes "
+            "far apart where none has enough rows"
+        },
     )
     hash_std: float = field(
         default=0.01, metadata={"help": "standard deviation of the hash layer's initial weights"}

@@ -525,6 +525,12 @@ def load_weights(net: Backbone, path: Path) -> None:
     # other files make torch and safetensors raise exceptions of many kinds, pickle's among them
     except Exception as error:
         raise ModelError(f"{path} is not a weights file ({one_line(error)})") from None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise ModelError(
+            f"{path} is not a weights file: it should hold tensors by name (a state_dict)"
+        )
     own = net.state_dict()
     missing = [
         name for name in own if name not in state and not name.endswith("num_batches_tracked")

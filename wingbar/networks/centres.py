@@ -8,15 +8,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+DRAWS = 64  # of rows of a Hadamard matrix; the first few have all they can
+
 
 def hash_centres(classes: int, bits: int, spread: bool) -> Tensor:
     """Algorithm 1 of CSQ (Yuan et al., CVPR 2020): rows of a Hadamard matrix and of its negative,
     half of whose bits differ or all, where b is a power of 2 and y is at most 2 b; random bits
-    elsewhere, with `spread` those of `spread_codes`."""
+    elsewhere. These are the first rows and fair coins; with `spread` those of `hadamard_codes` and
+    of `spread_codes`."""
     if bits & (bits - 1) == 0 and classes <= 2 * bits:
         rows = hadamard(bits)
-        return torch.cat([rows, -rows])[:classes]
+        return hadamard_codes(classes, bits) if spread else torch.cat([rows, -rows])[:classes]
     return spread_codes(classes, bits) if spread else random_codes(classes, bits)
+
+
+def hadamard_codes(classes: int, bits: int) -> Tensor:
+    """Rows of a Hadamard matrix with drawn signs and, of more than b, negatives of some, such that
+    few bits are the same for all classes or say the same as another bit. The first rows of the
+    matrix are all alike in their first bit, and few of them in many more."""
+    best, least = torch.empty(0), bits + 1
+    for _ in range(DRAWS):
+        signs = torch.randint(0, 2, (bits, 1)) * 2 - 1
+        rows = (signs * hadamard(bits))[torch.randperm(bits)]
+        codes = torch.cat([rows, -rows])[:classes]
+        wasted = bits - telling_bits(codes)
+        if wasted < least:
+            best, least = codes, wasted
+        if not wasted:
+            break
+    return best
+
+
+def telling_bits(codes: Tensor) -> int:
+    """How many bits of codes [y, b] differ between classes, and each in its own way: bits that are
+    equal or opposite for all classes count once."""
+    patterns = {tuple(bit) for bit in (codes * codes[:1]).T.tolist()}
+    return len(patterns - {(1.0,) * len(codes)})
 
 
 def hadamard(bits: int) -> Tensor:

@@ -114,7 +114,12 @@ def claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
     if resume:
         if not record.is_file():
             raise TrainingError(f"{output} holds no run to resume")
-        before = json.loads(record.read_text())
+        try:
+            before = json.loads(record.read_text())
+        except ValueError as error:
+            raise TrainingError(
+                f"{record} cannot be read ({error}): begin another run, in another folder"
+            ) from None
         _require_same(output, before, described)
     elif output.exists() and any(output.iterdir()):
         raise TrainingError(

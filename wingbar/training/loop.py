@@ -312,6 +312,13 @@ class Training:
                     f"{self.step}; {kept}: try a lower --lr, or --precision float32"
                 )
 
+    def _not_finite(self) -> TrainingError:
+        """What the last step can make, whose own losses and gradient were finite."""
+        return TrainingError(
+            f"the network in {self.output} gives numbers that are not finite after its last step: "
+            "begin again, in another folder, with a lower --lr"
+        )
+
     def _log(self, record: Mapping[str, Any]) -> None:
         if self.rank == 0:
             checkpoint.append_log(self.output, record)
@@ -359,6 +366,8 @@ class Training:
         with torch.no_grad(), self._autocast():
             output = self.net(torch.from_numpy(pixels).to(self.device))
         feature = nn.functional.normalize(output.feature.float(), dim=1).cpu().numpy()
+        if not np.isfinite(feature).all():
+            raise self._not_finite()
         return feature, None if output.code is None else output.code.float().cpu().numpy()
 
     def finish(self) -> Model:
@@ -367,6 +376,8 @@ class Training:
 
         Raises TrainingError where exporting fails; what was trained is kept.
         """
+        if not all(bool(values.isfinite().all()) for values in self.net.parameters()):
+            raise self._not_finite()
         if hasattr(self.loss, "end_training"):
             self.loss.end_training(self.net)
         measured = self.measure()
