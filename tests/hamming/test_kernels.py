@@ -63,3 +63,14 @@ def test_the_likely_bound_is_that_of_an_even_sample(k: int) -> None:
     within = np.bincount(np.bitwise_count(sample ^ query), minlength=41).cumsum()
     expected = k * len(sample) / part.size
     assert found == np.searchsorted(within, expected + 3 * np.sqrt(expected) + 2)
+
+
+def test_few_allowed_rows_are_found_from_distance_0_on() -> None:
+    rng = np.random.default_rng(0)
+    packed = codes.pack(rng.random((5000, 40)) < 0.5)
+    packed[[7, 90]] = packed[11]
+    packed[30] = packed[11] ^ np.uint64(1)
+    few = Codes(packed, 40, compiled=True)
+    [found] = few.nearest(packed[11:12], 4, allowed=few.only(np.array([7, 11, 30, 90, 400])))
+    assert found.ids[:4].tolist() == [7, 11, 90, 30]
+    assert found.distances[:4].tolist() == [0, 0, 0, 1]
