@@ -305,6 +305,16 @@ def _work(cell: Cell, args: argparse.Namespace) -> Path:
     return Path(args.out / "work" / cell.name)
 
 
+def _record(cell: Cell, args: argparse.Namespace) -> Path:
+    """The file of a cell that is measured."""
+    return Path(args.out / f"{cell.name}.json")
+
+
+def _log(cell: Cell, args: argparse.Namespace) -> Path:
+    """What the process of a cell prints."""
+    return Path(args.out / "logs" / f"{cell.name}.txt")
+
+
 def _described(cell: Cell) -> dict[str, Any]:
     return {**cell._asdict(), "data": Path(cell.data).name}
 
@@ -571,7 +581,7 @@ def write_cell(cell: Cell, args: argparse.Namespace) -> None:
         "machine": {"gpu": gpu, "cpu": _processor(), "cores": cores()},
         "versions": {name: version(name) for name in ("torch", "numpy", "pillow")},
     }
-    write_whole(args.out / f"{cell.name}.json", json.dumps(record, indent=1).encode())
+    write_whole(_record(cell, args), json.dumps(record, indent=1).encode())
 
 
 def _seconds_before(cell: Cell, args: argparse.Namespace) -> float:
@@ -618,7 +628,7 @@ def run(args: argparse.Namespace) -> None:
     wanted = [*cells_of(args.data, args.methods, args.bits, args.seeds, args.rates, args.classes)]
     for cell in wanted:
         _refuse_another_budget(cell, args)
-    all_cells = [cell for cell in wanted if not (args.out / f"{cell.name}.json").exists()]
+    all_cells = [cell for cell in wanted if not _record(cell, args).exists()]
     start, waiting = time.monotonic(), list(all_cells)
     running: dict[subprocess.Popen[bytes], tuple[Cell, float]] = {}
     took: dict[str, list[float]] = {}
@@ -644,8 +654,7 @@ def run(args: argparse.Namespace) -> None:
                 took.setdefault(cell.method, []).append(seconds)
                 if process.returncode:
                     failed.append(cell.name)
-                log = args.out / "logs" / f"{cell.name}.txt"
-                state = "done" if not process.returncode else f"FAILED, see {log}"
+                state = "FAILED, see " + str(_log(cell, args)) if process.returncode else "done"
                 print(f"{time.monotonic() - start:7.1f} {cell.name} {state} ({seconds:.1f} s)")
             sys.stdout.flush()
             time.sleep(0.2)
@@ -670,7 +679,7 @@ def run(args: argparse.Namespace) -> None:
 def _refuse_another_budget(cell: Cell, args: argparse.Namespace) -> None:
     """Leave with a message where the cell is there, but was trained with other settings: its table
     would mix them."""
-    kept = args.out / f"{cell.name}.json"
+    kept = _record(cell, args)
     run = json.loads(kept.read_text()).get("run", {}) if kept.exists() else {}
     if not run:
         return
@@ -691,7 +700,7 @@ def _start(cell: Cell, args: argparse.Namespace) -> subprocess.Popen[bytes]:
     hidden = {} if args.device != "cpu" else {"CUDA_VISIBLE_DEVICES": ""}
     threads = str(max(1, cores() // args.jobs))
     environment = {**os.environ, **hidden, "OMP_NUM_THREADS": threads}
-    with (args.out / "logs" / f"{cell.name}.txt").open("w") as log:
+    with _log(cell, args).open("w") as log:
         return subprocess.Popen(
             given, stdout=log, stderr=log, env=environment, start_new_session=True
         )

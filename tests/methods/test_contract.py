@@ -114,15 +114,10 @@ def test_every_parameter_gets_a_gradient_and_a_group(method: ModuleType) -> None
 def test_the_defaults_train_every_part_and_the_backbone_at_the_rate_of_the_run(
     method: ModuleType,
 ) -> None:
-    backbone = backbones.create("resnet8")
-    config = method.Config()
-    net, loss = (
-        method.Net(backbone, config, CLASSES),
-        method.Loss(backbone, config, CLASSES, ITEMS),
-    )
+    net, loss, config = made(method)  # whose rates are the defaults
     groups = method.param_groups(net, loss, config)
     assert all(group["lr_scale"] > 0 for group in groups)
-    body = id(next(net.backbone.parameters()))
+    body = id(next(net.get_submodule("backbone").parameters()))
     [of_body] = [group for group in groups if body in map(id, group["params"])]
     assert of_body["lr_scale"] == 1
 

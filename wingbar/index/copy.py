@@ -361,10 +361,10 @@ def _copy_removals(ours: AnyStore, theirs: AnyStore) -> None:
         theirs.retried(write)
 
 
-def _mark_half(theirs: AnyStore, is_half: bool) -> None:
-    """Say whether the target lacks something. Inside `writing`."""
-    if theirs.is_half_copied() != is_half:
-        theirs.set_half_copied(is_half)
+def _mark_half(theirs: AnyStore) -> None:
+    """Say that the target still lacks something. Inside `writing`."""
+    if not theirs.is_half_copied():
+        theirs.set_half_copied(True)
 
 
 def _finish(theirs: AnyStore, is_half: bool) -> None:
@@ -379,7 +379,7 @@ def _write(theirs: AnyStore, fresh: Sequence[Row], gone: Sequence[int], model: M
 
     def write() -> None:
         with theirs.writing():
-            _mark_half(theirs, True)
+            _mark_half(theirs)
             theirs.delete(gone)
             if fresh:
                 theirs.add(
@@ -398,7 +398,7 @@ def _write_also(theirs: Store, fresh: Sequence[Row], gone: Sequence[int], model:
     """One transaction of the target, of what its second encoder has."""
     if fresh or gone:
         with theirs.writing():
-            _mark_half(theirs, True)
+            _mark_half(theirs)
             theirs.drop_embeddings(gone)
             if fresh:
                 theirs.replace_embeddings(

@@ -18,18 +18,21 @@ def hash_centres(classes: int, bits: int, spread: bool) -> Tensor:
     of `spread_codes`."""
     if bits & (bits - 1) == 0 and classes <= 2 * bits:
         rows = hadamard(bits)
-        return hadamard_codes(classes, bits) if spread else torch.cat([rows, -rows])[:classes]
+        return hadamard_codes(classes, rows) if spread else torch.cat([rows, -rows])[:classes]
     return spread_codes(classes, bits) if spread else random_codes(classes, bits)
 
 
-def hadamard_codes(classes: int, bits: int) -> Tensor:
-    """Rows of a Hadamard matrix with drawn signs and, of more than b, negatives of some, such that
-    few bits are the same for all classes or say the same as another bit. The first rows of the
-    matrix are all alike in their first bit, and few of them in many more."""
+def hadamard_codes(classes: int, matrix: Tensor) -> Tensor:
+    """Rows of a Hadamard matrix [b, b] with drawn signs and, of more than b, negatives of some.
+
+    Drawn such that few bits are the same for all classes or say the same as another bit: the first
+    rows of the matrix are all alike in their first bit, and few of them in many more.
+    """
+    bits = len(matrix)
     best, least = torch.empty(0), bits + 1
     for _ in range(DRAWS):
         signs = torch.randint(0, 2, (bits, 1)) * 2 - 1
-        rows = (signs * hadamard(bits))[torch.randperm(bits)]
+        rows = (signs * matrix)[torch.randperm(bits)]
         codes = torch.cat([rows, -rows])[:classes]
         wasted = bits - telling_bits(codes)
         if wasted < least:
