@@ -2,7 +2,7 @@
 
     python benchmarks/leaderboard.py pack butterflies small/butterflies   # pictures of 176 pixels
     python benchmarks/leaderboard.py run OUT --data small/butterflies --data small/clothing
-    python benchmarks/leaderboard.py table OUT > docs/leaderboard.md
+    python benchmarks/leaderboard.py table OUT > leaderboard.md
 
 `run` trains and measures cells, each a data set, a method, a code length, and either all classes or
 three quarters of them, with the others held out of training (protocol `unseen`). A cell is one JSON
@@ -45,6 +45,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -62,7 +63,7 @@ from unseen import sides  # type: ignore[import-not-found,unused-ignore]  # besi
 from wingbar import images, methods
 from wingbar.data.readers import read_dataset, read_parts
 from wingbar.data.records import Dataset, Entry, Images
-from wingbar.errors import counted
+from wingbar.errors import WingbarError, counted
 from wingbar.evaluation.labelled import evaluate
 from wingbar.evaluation.metrics import Buckets, health, to_buckets
 from wingbar.files import write_whole
@@ -211,6 +212,7 @@ class Side(NamedTuple):
 def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one cell; its record without the circumstances."""
     own = read_dataset(cell.data)
+    listed = _images_of(own)
     if cell.rate:
         own = within_training(own)
     train = own.train
@@ -232,8 +234,8 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
         fit = FITTED.get(cell.method, FITTED["itq"])
         rotation = fit(outputs(train)[0], labels, cell.bits, np.random.default_rng(cell.seed))
     gallery, query = (
-        _side(*raw[part], np.array([str(x) for x in listed.labels]), rotation)
-        for part, listed in (("gallery", own.gallery), ("query", own.query))
+        _side(*raw[part], np.array([str(x) for x in its.labels]), rotation)
+        for part, its in (("gallery", own.gallery), ("query", own.query))
     )
     scores: dict[str, Any] = {}
     if cell.classes == "all":
@@ -252,6 +254,7 @@ def measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     )
     return {
         **_described(cell),
+        "images": listed,
         "protocol": protocol,
         "gallery_codes": "network codes on both sides, last epoch",
         "train_images": len(train),
@@ -317,6 +320,15 @@ def _log(cell: Cell, args: argparse.Namespace) -> Path:
 
 def _described(cell: Cell) -> dict[str, Any]:
     return {**cell._asdict(), "data": Path(cell.data).name}
+
+
+def _images_of(own: Dataset) -> dict[str, Any]:
+    """What tells a data set from another of the same name, and not from a packed copy of itself:
+    how many images its parts have, and a digest of how many of each label."""
+    parts = {"train": own.train, "query": own.query, "gallery": own.gallery}
+    labels = {name: sorted(Counter(map(str, part.labels)).items()) for name, part in parts.items()}
+    digest = hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:12]
+    return {**{name: len(part) for name, part in parts.items()}, "labels": digest}
 
 
 def scored(query: Side, gallery: Side) -> dict[str, Any]:
@@ -617,22 +629,26 @@ def _processor() -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Run the cells that are not there, `jobs` at once, until the time is up."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "logs").mkdir(exist_ok=True)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU that PyTorch can use: leave --device cuda out")
     if args.rates and "all" not in args.classes:
         raise SystemExit("rates are judged on all classes: leave --rates or --classes out")
     if args.rates and not set(args.methods) & set(SETTINGS):
         raise SystemExit(f"{', '.join(args.methods)} are not trained: leave --rates out")
+    images_of = _checked(args.data, args.classes)
+    try:
+        (args.out / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"{args.out} cannot hold the cells ({error.strerror})") from None
     wanted = [*cells_of(args.data, args.methods, args.bits, args.seeds, args.rates, args.classes)]
     for cell in wanted:
-        _refuse_another_budget(cell, args)
+        _refuse_other_cell(cell, args, images_of[cell.data])
     all_cells = [cell for cell in wanted if not _record(cell, args).exists()]
     start, waiting = time.monotonic(), list(all_cells)
     running: dict[subprocess.Popen[bytes], tuple[Cell, float]] = {}
     took: dict[str, list[float]] = {}
     failed: list[str] = []
+    impossible: list[str] = []
 
     def left() -> float:
         return start + args.time_limit - time.monotonic() if args.time_limit else float("inf")
@@ -652,9 +668,13 @@ def run(args: argparse.Namespace) -> None:
                 cell, began = running.pop(process)
                 seconds = time.monotonic() - began
                 took.setdefault(cell.method, []).append(seconds)
+                state = "done"
                 if process.returncode:
                     failed.append(cell.name)
-                state = "FAILED, see " + str(_log(cell, args)) if process.returncode else "done"
+                    state = f"FAILED, see {_log(cell, args)}"
+                elif reason := _cell_of(_record(cell, args)).get("reason"):
+                    impossible.append(cell.name)
+                    state = f"is not possible: {reason}"
                 print(f"{time.monotonic() - start:7.1f} {cell.name} {state} ({seconds:.1f} s)")
             sys.stdout.flush()
             time.sleep(0.2)
@@ -669,22 +689,65 @@ def run(args: argparse.Namespace) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     undone = [cell.name for cell in waiting] + [cell.name for cell, _ in running.values()]
-    done = len(all_cells) - len(undone) - len(failed)
-    more = ": run again to go on" if undone else ""
-    print(f"{done} cells done, {len(failed)} failed, {len(undone)} not done{more}")
+    done = len(all_cells) - len(undone) - len(failed) - len(impossible)
+    counts = [f"{counted(done, 'cell')} done", f"{len(failed)} failed", f"{len(undone)} not done"]
+    counts += [f"{len(impossible)} not possible"] if impossible else []
+    print(", ".join(counts) + (": run again to go on" if undone else ""))
     if failed:
         raise SystemExit(1)
 
 
-def _refuse_another_budget(cell: Cell, args: argparse.Namespace) -> None:
-    """Leave with a message where the cell is there, but was trained with other settings: its table
-    would mix them."""
+def _checked(folders: Sequence[str], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `_images_of` says of each data set. Leave with a message where one cannot be read or has
+    too few classes, or where two would have cells of one name."""
+    names = Counter(Path(folder).resolve().name for folder in folders)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise SystemExit(
+            f"two folders are named {twice[0]}, and so would their cells be: rename one"
+        )
+    found = {}
+    for folder in folders:
+        try:
+            own = read_dataset(folder)
+            for protocol in ["unseen"] if "seen" in classes else []:
+                read_dataset(folder, protocol=protocol)
+        except WingbarError as error:
+            raise SystemExit(str(error)) from None
+        labels = {label for label in own.train.labels if label is not None}
+        if len(labels) < 2:
+            raise SystemExit(
+                f"the training images of {folder} are of {counted(len(labels), 'class', 'classes')}: "
+                "two are needed"
+            )
+        found[folder] = _images_of(own)
+    return found
+
+
+def _cell_of(path: Path) -> dict[str, Any]:
+    """The cell in a file; empty where there is none. Leaves with a message where it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise SystemExit(f"{path} is damaged ({error}): delete it to run it again") from None
+    if not isinstance(found, dict):
+        raise SystemExit(f"{path} is no cell: move it elsewhere")
+    return found
+
+
+def _refuse_other_cell(cell: Cell, args: argparse.Namespace, images_of: Mapping[str, Any]) -> None:
+    """Leave with a message where the cell is there, but of other images or of a network trained
+    with other settings: its table would mix them."""
     kept = _record(cell, args)
-    run = json.loads(kept.read_text()).get("run", {}) if kept.exists() else {}
+    found = _cell_of(kept)
+    if found.get("images", images_of) != images_of:
+        raise SystemExit(f"{kept} is of other images than {cell.data} has: name another OUT")
+    run = found.get("run")
     if not run:
         return
-    names = ("backbone", "size", "test_size", "epochs", "batch", "mirror")
     asked = _run_flags(args)
+    names = ("backbone", "size", "test_size", "epochs", "batch", "mirror")
     differ = [f"{n} {run[n]}, not {asked[n]}" for n in names if n in run and run[n] != asked[n]]
     if differ:
         raise SystemExit(f"{kept} was trained with {', '.join(differ)}: name another OUT")
@@ -728,16 +791,33 @@ def pack(args: argparse.Namespace) -> None:
 
 # -- the page
 
-PAGE = Path(__file__).with_suffix(".md")  # its text above the tables
+COLUMNS = Path(__file__).with_name("leaderboard_columns.md")  # what the columns of its tables mean
+TEXT = """\
+# Leaderboard
+
+Methods under one protocol: the same pictures, backbone, epochs, batch and crops, network codes on \
+both sides, the last epoch, nothing selected on the queries. MAP is over the whole gallery and \
+expected over ties; in brackets its lowest and highest value over the orders of ties. A row is one \
+run: an order of methods that are close is not established.
+
+```sh
+{command}
+```
+
+{circumstances}
+
+{columns}
+"""
 
 
 def table(args: argparse.Namespace) -> None:
     """Print the page that the cells make."""
-    records = [json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))]
+    records = [_cell_of(path) for path in sorted(args.out.glob("*.json"))]
     records = [record for record in records if "scores" in record]
     if not records:
         raise SystemExit(f"{args.out} has no cells: run some first")
-    lines = [_head([r for r in records if not r.get("rate")] or records)]
+    text = args.text.read_text() if args.text else TEXT
+    lines = [_head(text, [r for r in records if not r.get("rate")] or records)]
     for data in dict.fromkeys(record["data"] for record in records):
         every = [record for record in records if record["data"] == data]
         of_data = [record for record in every if not record.get("rate")]
@@ -750,9 +830,12 @@ def table(args: argparse.Namespace) -> None:
     print("\n".join(lines))
 
 
-def _head(records: Sequence[Mapping[str, Any]]) -> str:
-    command = "\n".join(_commands(records))
-    return PAGE.read_text().format(command=command, circumstances="\n".join(_machines(records)))
+def _head(text: str, records: Sequence[Mapping[str, Any]]) -> str:
+    return text.format(
+        command="\n".join(_commands(records)),
+        circumstances="\n".join(_machines(records)),
+        columns=COLUMNS.read_text().strip(),
+    )
 
 
 def _commands(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -977,6 +1060,7 @@ def main() -> None:
     tabling = verbs.add_parser("table")
     tabling.set_defaults(verb=table)
     tabling.add_argument("out", type=Path)
+    tabling.add_argument("--text", type=Path, help="what the page says above its tables")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     if args.verb is run:

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,12 +73,74 @@ def test_cells_of_another_budget_are_refused(board: Any, tmp_path: Path) -> None
     budget = {"backbone": "resnet8", "size": 32, "test_size": 32, "epochs": 1, "batch": 8}
     (tmp_path / "a-all-12-csq-0.json").write_text(json.dumps({"run": {**budget, "mirror": True}}))
     asked = {"weights": "none", "mirror": True, "workers": 0, **budget, "epochs": 2, "size": 64}
-    chosen = {"data": ["a"], "methods": ["itq", "csq"], "bits": [12], "seeds": [0]}
-    args = argparse.Namespace(
-        out=tmp_path, device="cpu", rates=[], classes=["all"], **chosen, **asked
-    )
+    data = {"data": [str(written(tmp_path / "a"))], "rates": [], "classes": ["all"]}
+    chosen = {"methods": ["itq", "csq"], "bits": [12], "seeds": [0]}
+    args = argparse.Namespace(out=tmp_path, device="cpu", **data, **chosen, **asked)
     with pytest.raises(SystemExit, match=r"with size 32, not 64, epochs 1, not 2: name another"):
         board.run(args)
+
+
+def written(folder: Path, each: int = 3) -> Path:
+    """A small data set with parts, in a folder."""
+    for part in ("train", "val"):
+        write_classes(folder / part, each)
+    return folder
+
+
+def asked(out: Path, *data: Path, classes: tuple[str, ...] = ("all",)) -> argparse.Namespace:
+    """What `run` is asked for: cells of ITQ."""
+    flags = {"device": "cpu", "rates": [], "classes": classes, "jobs": 1, "time_limit": 0}
+    chosen = {"methods": ["itq"], "bits": [8], "seeds": [0], "data": list(map(str, data))}
+    return argparse.Namespace(out=out, **flags, **chosen)
+
+
+def test_data_sets_that_no_cell_could_use_are_refused_before_any_starts(
+    board: Any, tmp_path: Path
+) -> None:
+    one, other = written(tmp_path / "a" / "birds"), written(tmp_path / "b" / "birds", 4)
+    with pytest.raises(SystemExit, match="two folders are named birds"):
+        board.run(asked(tmp_path / "out", one, other))
+    with pytest.raises(SystemExit, match="brids"):
+        board.run(asked(tmp_path / "out", tmp_path / "a" / "brids"))
+    write_classes(tmp_path / "alone" / "train", 2)
+    for name in ("red", "blue"):
+        shutil.rmtree(tmp_path / "alone" / "train" / name)
+    shutil.copytree(tmp_path / "alone" / "train", tmp_path / "alone" / "val")
+    with pytest.raises(SystemExit, match="are of 1 class: two are needed"):
+        board.run(asked(tmp_path / "out", tmp_path / "alone"))
+    with pytest.raises(SystemExit, match="has one class"):
+        board.run(asked(tmp_path / "out", tmp_path / "alone", classes=("seen",)))
+    assert not (tmp_path / "out").exists()
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(SystemExit, match="file cannot hold the cells"):
+        board.run(asked(file, one))
+
+
+def test_cells_of_other_images_are_refused(board: Any, tmp_path: Path) -> None:
+    one, other = written(tmp_path / "a" / "birds"), written(tmp_path / "b" / "birds", 4)
+    out = tmp_path / "out"
+    out.mkdir()
+    cell = out / "birds-all-8-itq-0.json"
+    cell.write_text(json.dumps({"images": board._images_of(board.read_dataset(one))}))
+    board.run(asked(out, one))  # which is done
+    with pytest.raises(SystemExit, match="is of other images than .*/b/birds has"):
+        board.run(asked(out, other))
+    cell.write_text("{")
+    with pytest.raises(SystemExit, match="birds-all-8-itq-0.json is damaged"):
+        board.run(asked(out, one))
+
+
+def test_a_copy_has_the_images_of_its_source(board: Any, tmp_path: Path) -> None:
+    one, other = written(tmp_path / "a"), written(tmp_path / "b")
+    for path in [*other.rglob("*.jpg")]:
+        path.rename(path.with_name(f"copy{path.name}"))
+    same, another = (board._images_of(board.read_dataset(folder)) for folder in (one, other))
+    assert same == another
+    assert same["train"] == 9
+    path = next((other / "train" / "red").iterdir())
+    path.rename(other / "train" / "blue" / "moved.jpg")  # as many, of other labels
+    assert board._images_of(board.read_dataset(other)) != same
 
 
 def test_rates_of_classes_never_seen_are_refused(board: Any, tmp_path: Path) -> None:
@@ -153,7 +216,11 @@ def test_cells_that_are_there_stay_and_the_time_ends(
     monkeypatch.setattr(board, "_start", start)
     (tmp_path / "d-all-12-dlbhc-0.json").write_text("{}")
     args = argparse.Namespace(
-        out=tmp_path, data=["d"], methods=["dlbhc", "crh", "csq"], bits=[12], seeds=[0]
+        out=tmp_path,
+        data=[str(written(tmp_path / "d"))],
+        methods=["dlbhc", "crh", "csq"],
+        bits=[12],
+        seeds=[0],
     )
     args.device, args.jobs, args.time_limit = "cpu", 2, 1.0
     args.rates, args.classes = [], board.CLASSES
@@ -194,7 +261,7 @@ def test_the_page_ranks_what_was_measured(
     board: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="has no cells"):
-        board.table(argparse.Namespace(out=tmp_path))
+        board.table(argparse.Namespace(out=tmp_path, text=None))
     budget = {"backbone": "b", "epochs": 3, "batch": 8, "size": 64, "test_size": 80}
     judged = {"run": budget, "command": "learn it", "machine": {"gpu": None, "cpu": "other"}}
     for i, cell in enumerate(
@@ -209,7 +276,7 @@ def test_the_page_ranks_what_was_measured(
     ):
         (tmp_path / f"{i}.json").write_text(json.dumps(cell))
     (tmp_path / "none.json").write_text(json.dumps({"data": "birds", "reason": "too many bits"}))
-    board.table(argparse.Namespace(out=tmp_path))
+    board.table(argparse.Namespace(out=tmp_path, text=None))
     page = capsys.readouterr().out
     assert page.index("| crh | **0.750** (0.750, 0.750) | <sub>0.750</sub>") < page.index(
         "| csq | **0.500** (0.500, 0.500) | <sub>0.500</sub>"
@@ -305,7 +372,8 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
     flags += " --no-mirror"
     out = tmp_path / "out"
     said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
-    assert "8 cells done, 0 failed, 0 not done" in said
+    assert "6 cells done, 0 failed, 0 not done, 2 not possible" in said
+    assert "small-all-8-itq_cca-0 is not possible: bits must be from 1 to 2, not 8" in said
     part = json.loads((out / "small-all-8-cmbh-B-0.json").read_text())
     assert not part["config"]["levels"]
     assert part["config"]["crop"] == 19
@@ -332,7 +400,7 @@ def test_a_miniature_is_trained_and_measured(tmp_path: Path) -> None:
         picture.write_bytes(bytes(then.st_size))
         os.utime(picture, ns=(then.st_atime_ns, then.st_mtime_ns))
     said = call("run", str(out), "--data", small, *flags.split(), *methods.split())
-    assert "1 cells done, 0 failed" in said
+    assert "1 cell done, 0 failed" in said
     assert json.loads(again.read_text())["scores"] == first
     again.unlink()
     os.utime(picture)  # but for a file that has changed since
