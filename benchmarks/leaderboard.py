@@ -716,8 +716,8 @@ def _checked(folders: Sequence[str], classes: Sequence[str]) -> dict[str, dict[s
         labels = {label for label in own.train.labels if label is not None}
         if len(labels) < 2:
             raise SystemExit(
-                f"the training images of {folder} are of {counted(len(labels), 'class', 'classes')}: "
-                "two are needed"
+                f"the training images of {folder} are of "
+                f"{counted(len(labels), 'class', 'classes')}: two are needed"
             )
         found[folder] = _images_of(own)
     return found

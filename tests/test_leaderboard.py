@@ -124,10 +124,10 @@ def test_cells_of_other_images_are_refused(board: Any, tmp_path: Path) -> None:
     cell = out / "birds-all-8-itq-0.json"
     cell.write_text(json.dumps({"images": board._images_of(board.read_dataset(one))}))
     board.run(asked(out, one))  # which is done
-    with pytest.raises(SystemExit, match="is of other images than .*/b/birds has"):
+    with pytest.raises(SystemExit, match=r"is of other images than .*/b/birds has"):
         board.run(asked(out, other))
     cell.write_text("{")
-    with pytest.raises(SystemExit, match="birds-all-8-itq-0.json is damaged"):
+    with pytest.raises(SystemExit, match=r"birds-all-8-itq-0\.json is damaged"):
         board.run(asked(out, one))
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from tests.commands import run
 from tests.conftest import write_classes
+from tests.model.test_model import trained_model
 from wingbar.cli import main
+from wingbar.data.readers import read_dataset
 
 SEVERAL = {"red": "red|old", "green": "blue|green", "blue": "new"}
 
@@ -181,3 +183,24 @@ def test_several_labels_and_a_radius_are_flags(
     assert (code, "has a match" in err) == (2, True)  # nothing is labelled red|old
     code, _, err = run(capsys, *asked, "--solution", "s.csv", "--radius", "3")
     assert (code, "--radius is for data sets with labels" in err) == (2, True)
+
+
+def test_unseen_classes_that_the_model_was_trained_on_are_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(*classes: str) -> tuple[str, str]:
+        """The protocol and what was said, of a model trained on `classes`."""
+        trained_model().altered({}, {"classes": list(classes)}).save(tmp_path / "m")
+        index = tmp_path / f"{len(classes)}.wb"
+        run(capsys, "index", index, photos, "--model", tmp_path / "m")
+        _, out, err = run(capsys, "evaluate", index, photos, "--protocol", "unseen", "--json")
+        return json.loads(out)["protocol"], err
+
+    held_out = read_dataset(photos, protocol="unseen").query.labels[0]
+    others = sorted({"red", "green", "blue"} - {held_out})
+    protocol, said = evaluated(*others)
+    assert "the 2 others for training" in protocol
+    assert "was trained" not in protocol + said
+    protocol, said = evaluated(*others, str(held_out))
+    assert "; the model was trained on 1 of the 1 class of the queries" in protocol
+    assert "train with --protocol unseen and --split-seed 0" in said

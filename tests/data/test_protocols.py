@@ -199,7 +199,7 @@ def test_the_command_line_takes_protocols(
     record = json.loads(capsys.readouterr().out)
     assert (record["queries"], record["queries_in_gallery"]) == (2, 0)
     assert (
-        "unseen (seed 1): queries and gallery of 1 of 3 classes, training on the 2 others only"
+        "unseen (seed 1): queries and gallery of 1 of 3 classes, the 2 others for training"
         in record["protocol"]
     )
     assert main.main(["evaluate", index, str(photos), "--split", "query", "--json", *unseen]) == 0

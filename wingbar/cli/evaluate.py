@@ -32,7 +32,7 @@ from wingbar.cli.output import (
 from wingbar.errors import WingbarError, counted
 
 if TYPE_CHECKING:
-    from wingbar.data.records import Dataset
+    from wingbar.data.records import Dataset, Images
     from wingbar.evaluation.compare import Comparison
     from wingbar.evaluation.labelled import Evaluation
     from wingbar.evaluation.landmarks import Landmarks, Revisited
@@ -164,6 +164,7 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
         report.check_installed()
         require_page(args.report)
     revisited: Revisited | None = None
+    trained = None
     with Index.open(args.index) as opened, progress_bars() as progress:
         index = opened.encoder(args.encoder)
         if args.split:
@@ -186,6 +187,9 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
                 revisited = _evaluate_revisited(args, index, data, progress)
         if revisited is None:
             refuse_flags(args, _REVISITED, "is for the revisited Oxford and Paris data sets")
+            if args.protocol == "unseen" and args.split != "train":
+                trained = _trained_on(index, queries)
+                protocol += f"; {trained}" if trained else ""
             result = labelled.evaluate(
                 index,
                 queries,
@@ -207,9 +211,27 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
         return 0
     for note in queries.notes:
         print_message(note)
+    if trained:
+        print_message(
+            f"Warning: {trained}: for classes that it never saw, train with --protocol unseen and "
+            f"--split-seed {args.seed}"
+        )
     print_failures(result.failed)
     print_result(args, asdict(result), _evaluation_text(args, result))
     return 0
+
+
+def _trained_on(index: Index, queries: Images) -> str | None:
+    """In words, that the model of `index` was trained on classes of the queries; None where it was
+    not, or does not say."""
+    asked = {entry.label for entry in queries if entry.label is not None}
+    known = asked.intersection(index.model.record.get("classes") or ())
+    if not known:
+        return None
+    return (
+        f"the model was trained on {len(known):,} of the {counted(len(asked), 'class', 'classes')} "
+        "of the queries"
+    )
 
 
 def _refuse_radius(args: argparse.Namespace) -> None:

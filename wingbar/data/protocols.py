@@ -166,7 +166,7 @@ def _unseen(parts: Parts, path: Path, seed: int) -> Dataset:
     unseen = {labels[i] for i in np.random.default_rng(seed).permutation(len(labels))[:count]}
     line = (
         f"{own.protocol}; unseen (seed {seed}): queries and gallery of {count} of {len(labels)} "
-        f"classes, training on the {len(labels) - count} others only"
+        f"classes, the {len(labels) - count} others for training"
     )
     return _dataset(
         parts,
