@@ -24,7 +24,7 @@ from wingbar.methods import Output
 from wingbar.model import proof
 from wingbar.model.model import Model, preprocessing_record, with_record
 from wingbar.networks import backbones
-from wingbar.training import export
+from wingbar.training import export, int8
 
 SEED = 0
 PREPROCESSING = images.Preprocessing(size=224)
@@ -109,7 +109,7 @@ def main() -> None:
     pixels = read_pixels(args.check, args.images)
     features = [np.concatenate([m.run([one]) for one in pixels]) for m in (exact, half)]
     proof.proven(half).save(args.output)
-    print(json.dumps(export.agreement(*features)))
+    print(json.dumps(int8.agreement(*features)))
 
 
 if __name__ == "__main__":

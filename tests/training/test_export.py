@@ -2,25 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
 
 from tests.conftest import picture
 from tests.model.test_model import trained_model
-from tests.model.test_proof import small_model
 from wingbar.data.readers import read_images
 from wingbar.errors import ModelError
 from wingbar.images import Preprocessing, load
 from wingbar.methods import Output, dlbhc
-from wingbar.model import proof, runtime
 from wingbar.model.model import Model, with_record
 from wingbar.networks import backbones
 from wingbar.training import export
@@ -197,64 +191,6 @@ def test_resnet18_costs_what_is_published() -> None:
 
 
 @pytest.mark.slow
-def test_an_int8_version_is_smaller_and_agrees(tmp_path: Path) -> None:
-    scenes = pytest.importorskip("sklearn.datasets").load_sample_images().images  # two photographs
-    crops = [
-        s[y : y + 96, x : x + 96].copy()
-        for s in scenes
-        for y in range(0, 300, 60)
-        for x in range(0, 500, 60)
-    ]
-    made = net("resnet18")
-    record = {
-        "name": "m",
-        "method": "dlbhc",
-        "dim": 512,
-        "bits": 20,
-        "fine": "pool",
-        "preparation": {"size": 64},
-        "held_out_map": {"pool": 0.5},
-    }
-    model = Model(with_record({"model.onnx": export.to_onnx(made, Preprocessing(size=64))}, record))
-    given = np.stack([load(crop, model.preprocessing) for crop in crops])
-    small, agreed = export.int8_model(model, given)
-    assert len(small.files["model.onnx"]) < len(model.files["model.onnx"]) / 3
-    assert agreed["cosine_mean"] > 0.98
-    assert (small.name, small.bits) == ("m-int8", 20)
-    assert "held_out_map" not in small.record, "it is of the exact model"
-    assert small.record["int8_agreement"] == agreed
-    weights = [
-        numpy_helper.to_array(tensor)
-        for tensor in onnx.load_from_string(small.files["model.onnx"]).graph.initializer
-        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1
-    ]
-    assert len(weights) > 10
-    assert all(abs(w.astype(int)).max() <= 64 for w in weights)
-    export.check_kernels(small.files["model.onnx"], given)
-    with pytest.raises(ModelError, match="calibration needs at least 4"):
-        export.int8_model(model, given[:2])
-    assert small.is_int8
-    assert not model.is_int8
-    with pytest.raises(ModelError, match="m-int8 is an int8 model already"):
-        export.int8_model(small, given)
-
-
-def test_an_int8_network_that_saturates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
-        def __init__(self, precise: bool) -> None:
-            self.precise = precise
-
-        def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-            return [np.full((len(inputs["pixels"]), 2), np.float32(1 if self.precise else 0.9))]
-
-    monkeypatch.setattr(
-        runtime, "open_session", lambda network, threads, name, precise: Session(precise)
-    )
-    with pytest.raises(ModelError, match="gives other features on other CPUs"):
-        export.check_kernels(b"", pixels(3))
-
-
-@pytest.mark.slow
 def test_the_exported_model_equals_the_saved_weights(trained: Path, data: Path) -> None:
     net = export.load_net(trained).eval()
     model = Model.load(trained)
@@ -284,22 +220,3 @@ def test_a_network_of_another_version_is_refused_with_its_version(
     (tmp_path / "m" / "model.json").write_text(json.dumps(record))
     with pytest.raises(ModelError, match=r"a_setting_that_went.*written by wingbar \d"):
         export.load_net(tmp_path / "m")
-
-
-class Precise(Model):
-    """A model whose int8 sums saturate on no CPU."""
-
-    @cached_property
-    def _session(self) -> Any:
-        return runtime.open_session(self.files["model.onnx"], 1, self.name, precise=True)
-
-
-def test_an_int8_model_passes_its_proof_with_and_without_the_precise_kernels() -> None:
-    given = pixels(32, 16)
-    exact = small_model()
-    network = export.quantise(exact.files["model.onnx"], given)
-    model = proof.proven(exact.altered({"model.onnx": network}))
-    assert model.batch == 16  # its ranges are fixed
-    for kind in (Model, Precise):
-        proof._computed.clear()
-        assert proof.problem(kind(model.files)) is None

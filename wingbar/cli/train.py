@@ -355,7 +355,7 @@ def _export_int8(args: argparse.Namespace) -> int:
 
     from wingbar import images
     from wingbar.model.model import Model
-    from wingbar.training.export import int8_model
+    from wingbar.training.int8 import int8_model
 
     if not args.calibrate:
         raise WingbarError("--int8 needs --calibrate DIR, a folder of typical images")

@@ -28,12 +28,12 @@ from wingbar import images, methods
 from wingbar.errors import ModelError, TrainingError, one_line
 from wingbar.files import write_whole
 from wingbar.images import Preprocessing
-from wingbar.model import proof, runtime
+from wingbar.model import proof
 from wingbar.model.itq import Rotation
-from wingbar.model.model import PROOF, Model, over_views, preprocessing_record, with_record
+from wingbar.model.model import Model, over_views, preprocessing_record, with_record
 from wingbar.networks import backbones
 from wingbar.networks.backbones import SameConv
-from wingbar.parallel import BATCH, cores
+from wingbar.parallel import BATCH
 
 PARITY_IMAGES = 16  # training images on which ONNX Runtime and PyTorch are compared
 _TRACED = (160, 224)  # height and width of the pixels with which a graph for whole images is traced
@@ -204,111 +204,8 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def quantise(network: bytes, pixels: images.Pixels) -> bytes:
-    """An int8 version of an ONNX graph: static quantisation of ONNX Runtime's default operators,
-    with uint8 activations, and weights of 7 bits that have a scale per channel. The ranges of the
-    activations come from pixels [n, H, W, 3] uint8 of typical images.
-
-    Without VNNI, CPUs add the products of two activations and two weights in 16 bits. With weights
-    from -64 to 64, the sum is at most 2 * 255 * 64 = 32,640, which 16 bits hold; with those of 8
-    bits it would saturate, and features would differ between CPUs.
-    """
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
-        def __init__(self) -> None:
-            self.remaining = iter([pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)])
-
-        def get_next(self) -> dict[str, images.Pixels] | None:
-            batch = next(self.remaining, None)
-            return None if batch is None else {"pixels": batch}
-
-    with tempfile.TemporaryDirectory() as folder:
-        exact, ready, int8 = (Path(folder) / f"{name}.onnx" for name in ("exact", "ready", "int8"))
-        exact.write_bytes(network)
-        quant_pre_process(str(exact), str(ready), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(ready),
-            str(int8),
-            Batches(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            reduce_range=True,
-        )
-        return int8.read_bytes()
-
-
-def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, float]]:
-    """`model` with an int8 network, and its `agreement` with the exact one, which its record has in
-    place of the scores of the exact one.
-
-    Of pixels [n, H, W, 3] uint8 the first half calibrates the network and the second half is
-    compared. Raises ModelError for an int8 model, one of whole images, and fewer than 4 images,
-    when fewer than three quarters keep their nearest neighbour, and when the fast kernels of this
-    CPU do not give what the precise ones give, bit for bit.
-    """
-    model.require_network()
-    if model.is_int8:
-        raise ModelError(f"{model.name} is an int8 model already: quantise the exact one")
-    if model.preprocessing.whole:
-        raise ModelError(
-            f"{model.name} takes whole images, for which there is no int8 version: train without "
-            "--whole"
-        )
-    half = len(pixels) // 2
-    if half < 2:
-        raise ModelError(
-            f"calibration needs at least 4 images, better 400; there are {len(pixels)}"
-        )
-    network = quantise(model.files["model.onnx"], pixels[:half])
-    told = {"name": f"{model.name}-int8", "held_out_map": None}
-    small = model.altered({"model.onnx": network, PROOF: None}, told)
-    dim, compared = int(model.record["dim"]), list(pixels[half:])
-    exact, quantised = (_in_batches(m, compared)[:, :dim] for m in (model, small))
-    check_kernels(network, pixels[half:])
-    agreed = agreement(exact, quantised)
-    if agreed["same_neighbour"] < 0.75:
-        raise ModelError(
-            f"the int8 model does not agree with the exact one ({agreed}): use more typical images"
-        )
-    return proof.proven(small.altered({}, {"int8_agreement": agreed})), agreed
-
-
-def check_kernels(network: bytes, pixels: images.Pixels) -> None:
-    """Raise ModelError when an int8 graph gives other outputs for pixels [n, H, W, 3] uint8 by
-    ONNX Runtime's fast kernels than by its precise ones: its sums saturate on this CPU."""
-    sessions = [
-        runtime.open_session(network, cores(), "this model", precise=precise)
-        for precise in (False, True)
-    ]
-    for batch in (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)):
-        fast, precise = (session.run(None, {"pixels": batch}) for session in sessions)
-        if not all(map(np.array_equal, fast, precise)):
-            raise ModelError(
-                "the int8 network gives other features on other CPUs, as its sums saturate: "
-                "export it with smaller weights, or serve the exact model"
-            )
-
-
-def agreement(exact: NDArray[np.float32], quantised: NDArray[np.float32]) -> dict[str, float]:
-    """How alike two unit features [n, d] of the same n images are.
-
-    cosine_mean, cosine_min: of each image's two features, in [-1, 1].
-    same_neighbour: share of the images with the same nearest neighbour, in [0, 1].
-    """
-    cosine = (exact * quantised).sum(1)
-    nearest = [(x @ x.T - 2 * np.eye(len(x), dtype=x.dtype)).argmax(1) for x in (exact, quantised)]
-    return {
-        "cosine_mean": round(float(cosine.mean()), 4),
-        "cosine_min": round(float(cosine.min()), 4),
-        "same_neighbour": round(float((nearest[0] == nearest[1]).mean()), 4),
-    }
-
-
-def _in_batches(model: Model, pixels: Sequence[images.Pixels]) -> NDArray[np.float32]:
+def in_batches(model: Model, pixels: Sequence[images.Pixels]) -> NDArray[np.float32]:
+    """What `model` gives for the pixels of n images, [n, d] or [n, d + b], a few at a time."""
     return np.concatenate([model.run(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)])
 
 
@@ -321,7 +218,7 @@ def check_parity(
     """Compare what `model` gives for the pixels of B images with PyTorch's feature [B, d] and code
     logits [B, b]. Raises ModelError when a feature differs by more than 1e-4, or a bit whose logit
     is clear of zero (proof.CLEAR)."""
-    raw = _in_batches(model, pixels)
+    raw = in_batches(model, pixels)
     onnx_feature, onnx_logits = raw[:, : feature.shape[1]], raw[:, feature.shape[1] :]
     difference = float(np.abs(onnx_feature - feature).max())
     if not difference <= 1e-4:
