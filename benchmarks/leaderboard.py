@@ -709,8 +709,8 @@ def _checked(folders: Sequence[str], classes: Sequence[str]) -> dict[str, dict[s
     for folder in folders:
         try:
             own = read_dataset(folder)
-            for protocol in ["unseen"] if "seen" in classes else []:
-                read_dataset(folder, protocol=protocol)
+            if "seen" in classes:
+                read_dataset(folder, protocol="unseen")
         except WingbarError as error:
             raise SystemExit(str(error)) from None
         labels = {label for label in own.train.labels if label is not None}

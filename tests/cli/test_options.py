@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,9 @@ import pytest
 from tests.commands import run
 from wingbar.cli import main, options
 from wingbar.data import protocols
+from wingbar.errors import TrainingError
 from wingbar.index import ranking
+from wingbar.training.run import Run
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,9 @@ from wingbar.index import ranking
         ["index", "a.wb", "p", "--bits", "0"],
         ["index", "a.wb", "p", "--threads", "-1"],
         ["index", "a.wb", "p", "--seed", "-1"],
+        ["evaluate", "a.wb", "p", "--shortlist", "-3"],
+        ["search", "a.wb", "p", "--shortlist", "0"],
+        ["explain", "a.wb", "p", "--shortlist", "0"],
     ],
 )
 def test_numbers_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,3 +127,14 @@ def test_a_flag_that_would_not_be_heeded_is_refused(
     code, out, err = run(capsys, *arguments.split())
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"wingbar: {flag} ")
+
+
+def test_a_value_out_of_range_is_told_by_its_flag() -> None:
+    args = argparse.Namespace(**{field.name: field.default for field in fields(Run)})
+    args.held_out = 2.0
+    with pytest.raises(TrainingError, match=r"^--held-out must be at least 0 and below 1"):
+        options.from_field_flags(Run, args)
+    args.held_out, args.whole = 0.1, True
+    args.scales = "9"
+    with pytest.raises(TrainingError, match="see --whole and --scales"):
+        options.from_field_flags(Run, args)

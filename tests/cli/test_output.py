@@ -53,7 +53,26 @@ def test_only_the_first_failures_are_named(capsys: pytest.CaptureFixture[str]) -
     assert "2 more; run.json lists them all" in capsys.readouterr().err
 
 
-def test_progress_is_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_a_line_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with output.progress_bars() as progress:
+        for second in range(0, 200, 7):
+            clock[0] = float(second)
+            progress("training", 32 * second, 64000)
+        clock[0] = 3600.0
+        progress("fetching a.tar", 10**6, 2 * 10**9)
+    assert capsys.readouterr().err.splitlines() == [
+        "wingbar: training: 2,016 of 64,000 images after 1 min",
+        "wingbar: training: 4,032 of 64,000 images after 2 min",
+        "wingbar: training: 6,048 of 64,000 images after 3 min",
+        "wingbar: fetching a.tar: 1 MB of 2 GB after 60 min",
+    ]
+
+
+def test_bars_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress_bars() as progress:
         progress("indexing", 1, 2)
         progress("fetching a.tar", 1000, 2000)

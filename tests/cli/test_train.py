@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from wingbar import methods
 from wingbar.cli import main
 from wingbar.cli.options import from_field_flags
 from wingbar.cli.output import LISTED
+from wingbar.cli.train import _trained_text
 from wingbar.images import Preprocessing
 from wingbar.model.model import Model
 from wingbar.networks import BACKBONES
@@ -146,6 +148,64 @@ def test_the_codes_of_a_model_are_left_open(
     assert not (tmp_path / "o").exists()
 
 
+RECORD: dict[str, Any] = {
+    "run": {"instances": False},
+    "held_out_map": {"none": 0.5, "ties": 0.75},
+    "trained": {"epochs": 3, "of_epochs": 3, "steps": 0, "images": 90, "failed": 0, "held_out": 7},
+}
+
+
+def test_what_was_trained_is_said_with_its_reservations() -> None:
+    def text(**known: object) -> list[str]:
+        trained = {**RECORD["trained"], **known}
+        parts = {**RECORD, "classes": list("abc"), "trained": trained}
+        return _trained_text(trained_model().altered({}, parts), "m").splitlines()
+
+    whole = text(unique_codes=3, constant_bits=[])
+    assert whole[1:] == [
+        "MAP of 7 held-out training images by fine mode: none 0.500, ties 0.750; searches use "
+        "ties.",
+        "Next: wingbar index photos.wb photos/ --model m",
+    ]
+    assert text(epochs=2, steps=5)[1] == (
+        "Not finished: trained for 2 of 3 epochs and 5 steps: the command that trains it, with "
+        "--resume, goes on."
+    )
+    assert text(failed=2)[1].startswith("2 images could not be read and took no part")
+    longer = "train for longer, at another --lr, or with fewer --bits."
+    assert text(unique_codes=9, constant_bits=[1, 4])[2] == (
+        f"Warning: 2 bits are constant (1, 4): {longer}"
+    )
+    assert text(unique_codes=2, constant_bits=[])[2] == f"Warning: 2 codes for 3 classes: {longer}"
+    assert len(text(unique_codes=4, constant_bits=[])) == 3
+
+
+def test_info_says_how_far_a_model_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {**RECORD["trained"], "epochs": 1, "constant_bits": [0]}
+    trained_model().altered({}, {**RECORD, "trained": known}).save(tmp_path / "m")
+    code, out, _ = run(capsys, "info", tmp_path / "m")
+    assert code == 0
+    assert "Not finished: trained for 1 of 3 epochs.\n" in out
+    assert "MAP of 7 held-out training images: " in out
+    assert "Warning: 1 bit is constant (0).\n" in out
+    code, out, _ = run(capsys, "info", tmp_path / "m", "--json")
+    assert json.loads(out)["trained"] == known
+
+
+def test_a_flag_of_another_method_is_named_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["csq", "photos", "--regions", "2"], "--regions is a flag of cmbh"),
+        (["adsh", "photos", "--spread"], "--spread is a flag of csq, orthohash"),
+        (["photos", "--bits=12"], "--bits is a flag of a method, which comes first, as in"),
+        (["csq", "photos", "--regoins", "2"], "wingbar train has no flag --regoins"),
+    ):
+        with pytest.raises(SystemExit):
+            main.main(["train", *words, "-o", "m"])
+        assert f"wingbar: {said}" in capsys.readouterr().err
+
+
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         main.main([*arguments, "--help"])
@@ -162,7 +222,7 @@ def test_images_that_cannot_be_read_are_named(
 ) -> None:
     monkeypatch.setattr("wingbar.training.loop.Training.train", lambda self: None)
     model = trained_model()
-    model.record = {**model.record, "classes": ["blue", "green", "red"]}
+    model.record = {**model.record, **RECORD, "classes": ["blue", "green", "red"]}
     monkeypatch.setattr("wingbar.training.loop.Training.finish", lambda self: model)
     for i in range(LISTED + 3):
         (photos / "red" / f"bad{i:02}.jpg").write_text("no")
@@ -220,6 +280,8 @@ def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -
     [
         (["train", "-o", "m"], "name a method (cmbh, dlbhc, dolg, csq, "),
         (["train", "dlbch", "photos", "-o", "m"], "no method named 'dlbch'"),
+        (["train", "--resume", "-o", "m"], "m holds no run"),
+        (["train", "--resume", "-o", "m", "--split", "all"], "no use with --resume alone"),
         (["train", "--repeat", "m", "dlbhc", "-o", "n"], "leave METHOD, DATA and --resume out"),
         (["export", "m", "--int8", "-o", "n"], "--int8 needs --calibrate DIR"),
         (["export", "m", "--see", "square 32"], "--see needs -o NEW"),

@@ -238,6 +238,9 @@ def test_a_mirror_must_have_the_same_files(
     monkeypatch.setitem(catalogue.DATA_SETS, name, elsewhere)
     report = catalogue.fetch(name, tmp_path / "a", url=f"{shelf.url}{name}/")
     assert report.files[0].url == f"{shelf.url}{name}/{known.files[0].name}"
+    with pytest.raises(DataError, match="refused; is this machine online"):
+        catalogue.fetch(name, tmp_path / "offline")
+    assert not list(tmp_path.glob("offline*"))
     if name == "cub-200-2011":
         shelf.files["/download/1"] = shelf.files[f"/{name}/CUB_200_2011.tgz"]
         assert catalogue.fetch(name, tmp_path / "b", url=f"{shelf.url}download/1").images == 4

@@ -174,8 +174,15 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weights file at"):
         backbones.create("resnet18", str(tmp_path / "nowhere.pth"))
     (tmp_path / "words.pth").write_text("not weights")
-    with pytest.raises(ModelError, match="is not a weights file"):
+    with pytest.raises(ModelError, match=r"is not a weights file: it should be a state_dict"):
         backbones.create("resnet18", str(tmp_path / "words.pth"))
+    (tmp_path / "words.safetensors").write_text("not weights")
+    with pytest.raises(ModelError, match=r"is not a weights file \("):
+        backbones.create("resnet18", str(tmp_path / "words.safetensors"))
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"belongs to a whole model, .* with --from "):
+        backbones.create("resnet18", str(tmp_path / "small.pth"))
+    (tmp_path / "model.json").unlink()
     for other in ([1, 2], {"epoch": 3}, {1: torch.ones(1)}):
         torch.save(other, tmp_path / "other.pth")
         with pytest.raises(ModelError, match=r"should hold tensors by name \(a state_dict\)"):

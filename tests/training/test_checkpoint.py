@@ -64,7 +64,14 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     text, error = exported.communicate(timeout=300)
     assert exported.returncode == 0, error
     assert json.loads(text)["bits"] == 12
-    loop.train(dlbhc, read_images(data), output, CONFIG, SMALL, resume=True)
+    known = json.loads(text)["trained"]
+    assert known["of_epochs"] == SMALL.epochs
+    assert known["epochs"] < SMALL.epochs
+    again = start(["train", "--resume", "-o", str(output)])  # by the settings that it recorded
+    _, error = again.communicate(timeout=300)
+    assert again.returncode == 0, error
+    known = json.loads((output / "model.json").read_text())["trained"]
+    assert (known["epochs"], known["steps"]) == (SMALL.epochs, 0)
     assert weights(output) == weights(trained)
 
 
@@ -110,7 +117,7 @@ def test_a_folder_that_holds_something_else_is_refused(
     found = read_images(data)
     with pytest.raises(TrainingError, match="is not empty: add --resume"):
         loop.train(dlbhc, found, trained, CONFIG, SMALL)
-    with pytest.raises(TrainingError, match="holds no run to resume"):
+    with pytest.raises(TrainingError, match="nowhere holds no run: there is no"):
         loop.train(dlbhc, found, tmp_path / "nowhere", CONFIG, SMALL, resume=True)
     lr, bits = SMALL.lr, CONFIG.bits
     other = replace(SMALL, lr=1.0, seed=7)
@@ -120,6 +127,10 @@ def test_a_folder_that_holds_something_else_is_refused(
         loop.train(dlbhc, found, trained, replace(CONFIG, bits=bits + 1), SMALL, resume=True)
     with pytest.raises(TrainingError, match="with method dlbhc, not csq: resume it with"):
         loop.train(csq, found, trained, csq.Config(bits=bits), SMALL, resume=True)
+    free = replace(SMALL, workers=2, checkpoint_minutes=9, measure_epochs=9)
+    loop.train(dlbhc, found, trained, CONFIG, free, resume=True)
+    with pytest.raises(TrainingError, match="with cache 0, not 99: resume it with"):
+        loop.train(dlbhc, found, trained, CONFIG, replace(SMALL, cache=99), resume=True)
     fewer = replace(found, entries=found.entries[1:])
     with pytest.raises(TrainingError, match="with other images: resume it with"):
         loop.train(dlbhc, fewer, trained, CONFIG, SMALL, resume=True)
@@ -145,6 +156,10 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "run.json").write_text("{")
     with pytest.raises(TrainingError, match=r"run\.json cannot be read .*: begin another run"):
         checkpoint.claim(tmp_path, {}, resume=True)
+    (tmp_path / "train" / "run.json").write_text('{"method": "csq"}')
+    now = {"method": "csq", "config": {}, "run": {"lr": 1.0}}
+    with pytest.raises(TrainingError, match="another version of wingbar, which differs in lr"):
+        checkpoint.claim(tmp_path, now, resume=True)
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ def test_settings_are_numbers() -> None:
                 wrong: dict[str, Any] = {field.name: value}
                 with pytest.raises(TrainingError, match=f"^{field.name} must be "):
                     run.Run(**wrong)
+    with pytest.raises(TrainingError, match="cache must be 0 or at least --size, 64, not 20"):
+        run.Run(size=64, cache=20)
     with pytest.raises(TrainingError, match="seed must be at least 0 and at most "):
         run.Run(seed=2**63)
 

@@ -33,6 +33,7 @@ from wingbar.cli.output import (
     progress_bars,
     seen_text,
     table_text,
+    unfinished_text,
     value_text,
     visible,
 )
@@ -852,8 +853,15 @@ def _model_text(path: str, model: Model, record: Mapping[str, Any]) -> str:
         lines.append(f"Network: {record['backbone']}, {size}{int8}")
     if model.has_network:
         lines.append(f"Sees {seen_text(model.preprocessing)}.")
+    known = record.get("trained", {})
+    if unfinished := unfinished_text(known):
+        lines.append(f"{unfinished}.")
     if record.get("held_out_map"):
-        lines.append(f"MAP of held-out training images: {value_text(record['held_out_map'])}.")
+        of = f"{known['held_out']:,} " if "held_out" in known else ""
+        scores = value_text(record["held_out_map"])
+        lines.append(f"MAP of {of}held-out training images: {scores}.")
+    if known.get("constant_bits"):
+        lines.append(f"Warning: {constant_bits_text(known['constant_bits'])}.")
     if "int8_agreement" in record:
         agreed = agreement_text(record["int8_agreement"])
         lines.append(f"{agreed[0].upper()}{agreed[1:]}.")

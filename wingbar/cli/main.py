@@ -314,7 +314,9 @@ def _no_argument(args: argparse.Namespace, unknown: Sequence[str]) -> str:
     verb: argparse.ArgumentParser = args.verb
     flag = next((word for word in unknown if word.startswith("-")), None)
     if flag is not None:
-        return _no_flag(verb, flag)
+        flag = flag.split("=")[0]
+        elsewhere = getattr(args, "elsewhere", {}).get(flag)
+        return f"{flag} is a flag of {elsewhere}" if elsewhere else _no_flag(verb, flag)
     return f"{verb.prog} does not take {_quoted(unknown[0])}: --help shows what it takes"
 
 

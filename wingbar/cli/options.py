@@ -29,7 +29,7 @@ class Verb:
     run: does the work with the parsed flags and returns the exit code.
     stopped: what is said when Ctrl-C ends it, where there is something to say.
     method_flags: for a verb whose first argument is a METHOD: gives a parser the flags of that
-        method; an unknown name adds none.
+        method, and as the default of `elsewhere` what else has which flag, for messages.
     """
 
     name: str
@@ -126,7 +126,7 @@ def add_ranking_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shortlist",
-        type=int,
+        type=positive_number,
         default=SearchOptions.shortlist,
         help="number of nearest codes that the fine stage re-ranks "
         f"(default {SearchOptions.shortlist})",
@@ -161,7 +161,7 @@ def add_field_flags(
     """One flag per field of a dataclass: its name, type, default and help. `defaults` override
     those of the fields."""
     for field in fields(record):
-        flag = "--" + field.name.replace("_", "-")
+        flag = flag_of(field.name)
         default = defaults.get(field.name, field.default)
         text = f"{field.metadata['help']} (default {default})"
         if isinstance(field.default, bool):
@@ -174,7 +174,19 @@ def add_field_flags(
 
 def from_field_flags(record: Any, args: argparse.Namespace) -> Any:
     """The dataclass `record` made of the flags that `add_field_flags` added for it."""
-    return record(**{field.name: getattr(args, field.name) for field in fields(record)})
+    values = {field.name: getattr(args, field.name) for field in fields(record)}
+    try:
+        return record(**values)
+    except WingbarError as error:
+        name, _, rest = str(error).partition(" ")
+        if name not in values:
+            raise
+        raise type(error)(f"{flag_of(name)} {rest}") from None
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field, as it is typed."""
+    return "--" + name.replace("_", "-")
 
 
 # -- kinds of values; argparse puts the flag before their messages

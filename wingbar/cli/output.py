@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LINE = 2000  # letters of a message, at most
 LISTED = 20  # failed images named on the terminal; --json lists all
+_LINE_SECONDS = 60.0  # between lines of progress where there is no terminal
 _STARTED = "{desc} ..."  # a bar with nothing done yet, which has no speed
 
 
@@ -67,12 +69,16 @@ def print_failures(failed: Sequence[Failure], listed_in: str = "--json") -> None
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """A bar for the current stage with its speed and the time left, on a terminal only. Print
-    nothing before the block is left: what is printed beside an open bar is glued to it."""
+    """A bar for the current stage with its speed and the time left; where standard error is no
+    terminal, a line a minute. Print nothing before the block is left: what is printed beside an
+    open bar is glued to it."""
     from tqdm import tqdm
 
     from wingbar.data.download import BYTE_STAGES
 
+    if not sys.stderr.isatty():
+        yield _progress_lines()
+        return
     bar: tqdm[Any] | None = None
     current = ""
 
@@ -91,7 +97,6 @@ def progress_bars() -> Iterator[Progress]:
                 unit_scale=in_bytes,
                 bar_format=None if done else _STARTED,
                 leave=False,
-                disable=None,
                 smoothing=0.1,
             )
         if done:
@@ -104,6 +109,26 @@ def progress_bars() -> Iterator[Progress]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def _progress_lines() -> Progress:
+    """Progress for a log: a line where a minute has passed since the last one."""
+    from wingbar.data.download import BYTE_STAGES, size_text
+
+    began = said = time.monotonic()
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < _LINE_SECONDS:
+            return
+        said = now
+        in_bytes = stage.split()[0] in BYTE_STAGES
+        counts = [size_text(n) if in_bytes else f"{n:,}" for n in (done, total)]
+        unit = "" if in_bytes else " images"
+        print_message(f"{stage}: {' of '.join(counts)}{unit} after {(now - began) / 60:.0f} min")
+
+    return report
 
 
 def continuing(args: argparse.Namespace, progress: Progress) -> Progress:
@@ -158,6 +183,16 @@ def constant_bits_text(bits: Sequence[int]) -> str:
     return f"{counted(len(bits), 'bit is', 'bits are')} constant ({listed})"
 
 
+def unfinished_text(trained: Mapping[str, Any]) -> str:
+    """How far a model was trained, of the `trained` of its record; "" for a whole run, and where
+    that is not known."""
+    epochs, of = trained.get("epochs", 0), trained.get("of_epochs", 0)
+    if epochs >= of:
+        return ""
+    steps = f" and {counted(trained['steps'], 'step')}" if trained.get("steps") else ""
+    return f"Not finished: trained for {epochs:,} of {counted(of, 'epoch')}{steps}"
+
+
 def seen_text(preprocessing: Preprocessing) -> str:
     """What a model sees of an image, as a clause."""
     size, edge, keep = preprocessing.size, preprocessing.edge, preprocessing.keep
@@ -198,6 +233,7 @@ def model_record(model: Model) -> dict[str, Any]:
         "preparation",
         "fine",
         "held_out_map",
+        "trained",
         "int8_agreement",
         "protocol",
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wingbar.cli.options import (
     Verb,
     add_field_flags,
     add_multi_label_flag,
     add_protocol_flag,
+    flag_of,
     from_field_flags,
     refuse_flags,
     whole_number,
@@ -19,6 +20,7 @@ from wingbar.cli.options import (
 from wingbar.cli.output import (
     LISTED,
     agreement_text,
+    constant_bits_text,
     model_record,
     print_failures,
     print_result,
@@ -26,6 +28,7 @@ from wingbar.cli.output import (
     require_folder,
     require_new_model,
     seen_text,
+    unfinished_text,
 )
 from wingbar.errors import ImageError, WingbarError, counted
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from wingbar.images import Preprocessing
     from wingbar.model.model import Model
 
+_LONGER = "train for longer, at another --lr, or with fewer --bits"
 CALIBRATION_IMAGES = 384  # of --calibrate, drawn with seed 0
 
 # -- train
@@ -78,7 +82,8 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the last checkpoint in the output directory",
+        help="continue from the last checkpoint in the output directory; without METHOD and DATA "
+        "by the settings recorded there",
     )
     parser.add_argument(
         "--repeat",
@@ -103,13 +108,24 @@ class _Recipe(argparse.Action):
 
 def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
     """The flags of the method `name` and of the run: the fields of its Config and of Run."""
-    from wingbar import methods
-
-    if name not in methods.NAMES:
+    if name.startswith("-"):
         return
+    from wingbar import methods
     from wingbar.training import run
 
+    its_own = {other: _flags_of(methods.get(other).Config) for other in methods.NAMES}
+    if name not in methods.NAMES:
+        of_all = set().union(_flags_of(run.Run), *its_own.values())
+        first = "a method, which comes first, as in wingbar train dlbhc photos/ -o m"
+        parser.set_defaults(elsewhere=dict.fromkeys(of_all, first))
+        return
+    elsewhere: dict[str, str] = {}
+    for other, flags in its_own.items():
+        for flag in flags - its_own[name]:
+            elsewhere[flag] = f"{elsewhere[flag]}, {other}" if flag in elsewhere else other
+    parser.set_defaults(elsewhere=elsewhere)
     method = methods.get(name)
+    parser.epilog = f"example:\n  wingbar train {name} photos/ -o models/photos48 --bits 48"
     parser.usage = f"wingbar train {name} DATA -o DIR [flags]"
     parser.add_argument(
         "--recipe",
@@ -123,6 +139,11 @@ def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
     add_field_flags(parser.add_argument_group("flags of the run"), run.Run, method.RECIPE)
 
 
+def _flags_of(record: Any) -> set[str]:
+    """The flags of the fields of a dataclass."""
+    return {flag_of(field.name) for field in fields(record)}
+
+
 def train(args: argparse.Namespace) -> int:
     """Train a method on labelled images, or repeat a recorded run."""
     from wingbar import methods
@@ -130,15 +151,17 @@ def train(args: argparse.Namespace) -> int:
     from wingbar.training import loop, run
 
     require_folder(args.output)
-    if args.repeat:
-        if args.method or args.data or args.resume:
+    again = "--repeat" if args.repeat else "--resume" if args.resume and not args.method else None
+    if again:
+        if args.method or args.data or (args.repeat and args.resume):
             raise WingbarError(
                 "--repeat takes all settings from the recorded run: leave METHOD, DATA and "
                 "--resume out"
             )
         flags = ("--split", "--protocol", "--multi-label", "--split-seed", "--from")
-        refuse_flags(args, flags, "is of no use with --repeat, which takes all settings")
-        chosen = run.recorded(args.repeat)
+        why = f"is of no use with {again} alone, which takes all settings from the recorded run"
+        refuse_flags(args, flags, why)
+        chosen = run.recorded(args.repeat or args.output)
     elif not args.method or not args.data:
         raise WingbarError(
             f"name a method ({', '.join(methods.NAMES)}) and labelled images, as in wingbar train "
@@ -184,7 +207,7 @@ TRAIN = Verb(
     "wingbar train dlbhc --help",
     flags=train_flags,
     run=train,
-    stopped="with --resume the same command continues from the last checkpoint, if there is one",
+    stopped="wingbar train --resume -o DIR continues from the last checkpoint, if there is one",
     method_flags=method_flags,
 )
 
@@ -380,18 +403,26 @@ def _export_int8(args: argparse.Namespace) -> int:
 
 def _trained_text(model: Model, path: str) -> str:
     lines = [f"{path}: {model}, {counted(len(model.record['classes']), 'class', 'classes')}"]
-    held_out = model.record.get("held_out_map", {})
+    trained = model.record["trained"]
+    if trained["failed"]:
+        lines.append(
+            f"{counted(trained['failed'], 'image')} could not be read and took no part; "
+            f"{path}/train/run.json lists them."
+        )
+    if unfinished := unfinished_text(trained):
+        lines.append(f"{unfinished}: the command that trains it, with --resume, goes on.")
+    held_out = model.record["held_out_map"]
     if held_out:
         scores = ", ".join(f"{mode} {value:.3f}" for mode, value in held_out.items())
         lines.append(
-            f"MAP of held-out training images by fine mode: {scores}; searches use {model.fine}."
+            f"MAP of {counted(trained['held_out'], 'held-out training image')} by fine mode: "
+            f"{scores}; searches use {model.fine}."
         )
+    classes = 0 if model.record["run"]["instances"] else len(model.record["classes"])
+    if constant := trained.get("constant_bits"):
+        lines.append(f"Warning: {constant_bits_text(constant)}: {_LONGER}.")
+    elif trained.get("unique_codes", classes) < classes:
+        codes = counted(trained["unique_codes"], "code")
+        lines.append(f"Warning: {codes} for {counted(classes, 'class', 'classes')}: {_LONGER}.")
     lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
-    failed = (model.record.get("trained") or {}).get("failed", 0)
-    if failed:
-        lines.insert(
-            1,
-            f"{counted(failed, 'image')} could not be read and took no part; {path}/train/run.json "
-            "lists them.",
-        )
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -391,7 +392,12 @@ def fetch(
         )
     missing = sum(file.size for file in data.files if not (work / file.name).is_file())
     download.require_free_space(work, missing - _received(work) + data.disk)
-    sums = tuple(_fetch_file(file, work, progress) for file in data.files)
+    try:
+        sums = tuple(_fetch_file(file, work, progress) for file in data.files)
+    except DataError:
+        with suppress(OSError):
+            work.rmdir()  # unless something arrived
+        raise
     unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     for file in data.files:

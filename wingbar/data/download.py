@@ -276,7 +276,7 @@ def _answer(
         )
         if again and not isinstance(error, ValueError):
             raise _CutError(str(reason) or type(reason).__name__) from None
-        raise DataError(f"{url} cannot be fetched ({reason})") from None
+        raise DataError(f"{url} cannot be fetched ({reason}; is this machine online?)") from None
     transfer.answered = True
     with answer:
         yield answer

@@ -17,7 +17,7 @@ import numpy as np
 
 from wingbar.data.records import Images, labels_of
 from wingbar.errors import DataError, counted
-from wingbar.evaluation.metrics import Health, health
+from wingbar.evaluation.metrics import REFUSED_FROM, Health, health
 from wingbar.evaluation.scoring import (
     Gallery,
     GalleryCodes,
@@ -35,7 +35,6 @@ from wingbar.index.ranking import SHORTLIST, Fine, SearchOptions
 from wingbar.parallel import Progress
 
 CURVE_RANKS = 60  # points of a curve by rank, at most
-REFUSED_FROM = 100  # items from which a constant bit is no accident
 
 
 @dataclass(frozen=True)

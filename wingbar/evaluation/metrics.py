@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from wingbar.data.records import Truth
 from wingbar.hamming import codes
 
+REFUSED_FROM = 100  # codes from which a bit that is the same in all is no accident
 _BLOCK = 65_536  # codes that are float32 bits at a time
 
 Bool = NDArray[np.bool_]

@@ -832,6 +832,7 @@ _OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "fitted": _is_fitting,
     "chosen": _is_choice,
     "held_out_map": _are_scores,
+    "trained": _is_object,
     "int8_agreement": _is_agreement,
     "config": _is_object,
     "weights": _is_object,

@@ -524,6 +524,10 @@ def load_weights(net: Backbone, path: Path) -> None:
         raise ModelError(f"there is no weights file at {path}") from None
     # other files make torch and safetensors raise exceptions of many kinds, pickle's among them
     except Exception as error:
+        if path.suffix != ".safetensors":  # PyTorch's messages tell how to read it unsafely
+            raise ModelError(
+                f"{path} is not a weights file: it should be a state_dict as .pth, or .safetensors"
+            ) from None
         raise ModelError(f"{path} is not a weights file ({one_line(error)})") from None
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
@@ -541,6 +545,11 @@ def load_weights(net: Backbone, path: Path) -> None:
         for name in state
         if name not in own and name.split(".")[0] not in ("fc", "_fc", "classifier")
     ]
+    if (path.parent / "model.json").is_file() and missing:
+        raise ModelError(
+            f"{path} belongs to a whole model, of which a backbone is a part: start from it with "
+            f"--from {path.parent}"
+        )
     if missing or misshapen or unknown:
         counts = (
             f"{len(missing)} weights missing, {len(misshapen)} of another shape, "

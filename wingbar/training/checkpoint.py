@@ -27,6 +27,10 @@ from torch import Tensor, nn
 from wingbar.errors import TrainingError
 from wingbar.files import write_whole
 from wingbar.training.pictures import Split
+from wingbar.training.run import read_record, record_path
+
+# flags that change how a run is carried out, and not a bit of what it learns
+_FREE = ("workers", "checkpoint_minutes", "measure_epochs")
 
 
 class Position(NamedTuple):
@@ -110,17 +114,8 @@ def claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
     Raises TrainingError when the folder is not empty, or, with `resume`, when it does not hold the
     same run.
     """
-    record = _record_path(output)
     if resume:
-        if not record.is_file():
-            raise TrainingError(f"{output} holds no run to resume")
-        try:
-            before = json.loads(record.read_text())
-        except ValueError as error:
-            raise TrainingError(
-                f"{record} cannot be read ({error}): begin another run, in another folder"
-            ) from None
-        _require_same(output, before, described)
+        _require_same(output, read_record(output), described)
     elif output.exists() and any(output.iterdir()):
         raise TrainingError(
             f"{output} is not empty: add --resume to continue the run in it, or name another folder"
@@ -129,17 +124,21 @@ def claim(output: Path, described: Mapping[str, Any], resume: bool) -> None:
 
 def _require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise TrainingError, naming what differs, where the run `before` of the folder `output` is
-    not the run `now`."""
+    not the run `now`; flags that change nothing in what is learned may differ."""
     if before.get("method") != now["method"]:
         differ = [f"method {before.get('method')}, not {now['method']}"]
     else:
-        was, asked = ({**run["config"], **run["run"]} for run in (before, now))
+        was, asked = ({**run.get("config", {}), **run.get("run", {})} for run in (before, now))
         if strange := sorted(was.keys() ^ asked.keys()):
             raise TrainingError(
                 f"{output} was started by another version of wingbar, which differs in "
                 f"{', '.join(strange)}: finish it with that version, or begin another run"
             )
-        differ = [f"{key} {was[key]}, not {asked[key]}" for key in was if was[key] != asked[key]]
+        differ = [
+            f"{key} {was[key]}, not {asked[key]}"
+            for key in was
+            if was[key] != asked[key] and key not in _FREE
+        ]
     rest = [key for key in now if key not in ("method", "config", "run")]
     differ += [f"other {key}" for key in rest if now[key] != before.get(key)]
     if differ:
@@ -152,10 +151,7 @@ def _require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any
 def check_unread(output: Path, split: Split) -> None:
     """Raise TrainingError where other images cannot be read than when the run in `output` began:
     what it has learned of each image is kept by its number among those that can."""
-    before = {
-        failure["path"]
-        for failure in json.loads(_record_path(output).read_text()).get("failed", [])
-    }
+    before = {failure["path"] for failure in read_record(output).get("failed", [])}
     now = {failure.path: failure.reason for failure in split.failed}
     for path in sorted(now.keys() - before):
         raise TrainingError(
@@ -179,8 +175,8 @@ def write_run(output: Path, described: Mapping[str, Any], split: Split) -> None:
         "held_out": list(split.held_paths),
         "failed": [asdict(failure) for failure in split.failed],
     }
-    _record_path(output).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(_record_path(output), json.dumps(record, indent=1).encode())
+    record_path(output).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(record_path(output), json.dumps(record, indent=1).encode())
 
 
 def append_log(output: Path, record: Mapping[str, Any]) -> None:
@@ -203,10 +199,6 @@ def _logged_at(record: Mapping[str, Any]) -> tuple[int, float]:
     if "step" in record:
         return record["epoch"], record["step"]
     return record["epoch"] - 1, float("inf")
-
-
-def _record_path(output: Path) -> Path:
-    return output / "train" / "run.json"
 
 
 def _log_path(output: Path) -> Path:

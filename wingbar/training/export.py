@@ -302,6 +302,11 @@ def load_net(folder: str | os.PathLike[str]) -> nn.Module:
 def start_from(net: nn.Module, folder: Path, backbone: str) -> None:
     """Copy the weights of the trained model in `folder` into `net`, where the shapes fit. Raises
     TrainingError when they cannot be read or the model has a different backbone than `backbone`."""
+    if str(folder) == "general" and not folder.exists():
+        raise TrainingError(
+            "the built-in model holds no weights that could be trained: start from those it was "
+            "made of, with --backbone efficientnet_lite0 --weights imagenet"
+        )
     try:
         its_backbone = Model.load(folder).record.get("backbone")
         if its_backbone is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbar import images
-from wingbar.evaluation.metrics import expected_ap
+from wingbar.evaluation.metrics import REFUSED_FROM, Health, expected_ap, health
 from wingbar.hamming import codes
 from wingbar.index.ranking import FINE, SHORTLIST, TIE_CAP, Fine, fine_places
 from wingbar.model import itq
@@ -48,11 +48,16 @@ class Measured:
     """What the held-out images say about a net.
 
     scores: MAP in [0, 1] by fine mode; {} when nothing was held out.
+    queries: how many images were held out.
+    usage: of the codes that were searched; None of fewer than REFUSED_FROM, and when nothing was
+        held out.
     rotation: makes codes of the features of a net that has none of its own; None for other nets.
     """
 
     scores: Mapping[str, float]
     rotation: Rotation | None
+    queries: int = 0
+    usage: Health | None = None
 
     def fine(self, is_of_classes: bool) -> Fine:
         """The fine mode with the highest score. Where nothing was held out, the one that can be
@@ -89,9 +94,15 @@ def measure(network: Network, split: Split, run: Run, bits: int, progress: Progr
         ]
         altered = _raw_outputs(network, copies, run, progress)
         altered_side = _side(altered, split.held_labels, bits, rotation)
-        return Measured(fine_scores(altered_side, query), rotation)
+        return _measured(altered_side, query, rotation)
     gallery = _side(raw, split.labels[rows], bits, rotation)
-    return Measured(fine_scores(query, gallery), rotation)
+    return _measured(query, gallery, rotation)
+
+
+def _measured(query: Side, gallery: Side, rotation: Rotation | None) -> Measured:
+    enough = len(gallery.labels) >= REFUSED_FROM
+    usage = health(gallery.logits >= 0) if enough else None
+    return Measured(fine_scores(query, gallery), rotation, len(query.labels), usage)
 
 
 def _raw_outputs(

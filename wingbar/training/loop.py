@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from wingbar import images, methods
 from wingbar.data.records import Images
 from wingbar.errors import DataError, TrainingError, WingbarError, counted, one_line
+from wingbar.evaluation.metrics import Health
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import Progress, no_progress
@@ -391,9 +392,12 @@ class Training:
             "protocol": self.split.protocol,
             "trained": {
                 "epochs": self.epoch,
+                "of_epochs": self.run.epochs,
                 "steps": self.step,
                 "images": len(self.split.paths),
                 "failed": len(self.split.failed),
+                "held_out": measured.queries,
+                **_code_usage(measured.usage),
             },
             **{key: value for key, value in described.items() if key != "images"},
         }
@@ -414,6 +418,13 @@ class Training:
                 f"({type(error).__name__}: {one_line(error)}): the same command with --resume "
                 "tries again"
             ) from error
+
+
+def _code_usage(usage: Health | None) -> dict[str, Any]:
+    """What a model's record says of the codes that the held-out images were searched in."""
+    if usage is None:
+        return {}
+    return {"unique_codes": usage.unique, "constant_bits": list(usage.constant)}
 
 
 class _NetAndLoss(nn.Module):

@@ -139,6 +139,10 @@ class Run:
         require(self, "momentum", "held_out", least=0, below=1)
         require(self, "area", above=0, most=1)
         require(self, "lr", above=0)
+        if 0 < self.cache < self.size:
+            raise TrainingError(
+                f"cache must be 0 or at least --size, {self.size}, not {self.cache}"
+            )
         try:
             self.preprocessing  # noqa: B018  # which checks the scales
         except ValueError as error:
@@ -188,18 +192,38 @@ def describe(settings: Recorded) -> dict[str, Any]:
     return json.loads(json.dumps(described))  # as it is read back: tuples become lists
 
 
+def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the run in `folder` recorded of itself. Raises TrainingError when it holds none, or one
+    that cannot be read."""
+    path = record_path(Path(folder))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+    except FileNotFoundError:
+        raise TrainingError(f"{folder} holds no run: there is no {path}") from None
+    except ValueError as error:
+        raise TrainingError(
+            f"{path} cannot be read ({error}): begin another run, in another folder"
+        ) from None
+    return found
+
+
+def record_path(folder: Path) -> Path:
+    """Where the run in `folder` records its settings."""
+    return folder / "train" / "run.json"
+
+
 def failures(folder: str | os.PathLike[str]) -> list[Failure]:
     """The images that the run in `folder` could not read, with the reason, as it recorded them."""
-    found = json.loads((Path(folder) / "train" / "run.json").read_text(encoding="utf-8"))
-    return [Failure(**failure) for failure in found.get("failed", [])]
+    return [Failure(**failure) for failure in read_record(folder).get("failed", [])]
 
 
 def recorded(folder: str | os.PathLike[str]) -> Recorded:
     """The run that `folder` holds. Raises TrainingError when it holds none, or one of a different
     version of wingbar."""
-    path = Path(folder) / "train" / "run.json"
+    found = read_record(folder)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         method = methods.get(found["method"])
         entries = [Entry(Path(name), label) for name, label in found["images"]]
         return Recorded(
@@ -209,9 +233,8 @@ def recorded(folder: str | os.PathLike[str]) -> Recorded:
             data=Images(entries, found["data"], multi_label=bool(found.get("multi_label", False))),
             start=found["start"],
         )
-    except FileNotFoundError:
-        raise TrainingError(f"{folder} holds no run: there is no {path}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{path} cannot be read ({error}): was it written by another version of wingbar?"
+            f"{record_path(Path(folder))} cannot be read ({error}): was it written by another "
+            "version of wingbar?"
         ) from None
