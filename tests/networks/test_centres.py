@@ -5,6 +5,7 @@ import torch
 
 from wingbar.networks.centres import (
     hadamard,
+    hadamard_codes,
     hash_centres,
     random_codes,
     spread_codes,
@@ -37,9 +38,22 @@ def test_every_bit_of_hadamard_centres_tells_classes_apart(classes: int, bits: i
 
 def test_few_classes_have_as_many_telling_bits_as_they_can() -> None:
     torch.manual_seed(0)
-    assert telling_bits(hash_centres(2, 16, spread=True)) == 1
-    assert telling_bits(hash_centres(4, 16, spread=True)) == 7  # 2 ** 3 patterns, one constant
+    assert telling_bits(hadamard_codes(2, hadamard(16))) == 1
+    assert telling_bits(hadamard_codes(4, hadamard(16))) == 7  # 2 ** 3 patterns, one constant
     assert telling_bits(hash_centres(8, 16, spread=False)) == 7  # as published
+
+
+@pytest.mark.parametrize("bits", [1, 12, 16, 48])
+@pytest.mark.parametrize(("classes", "share"), [(2, 1), (3, 2 / 3), (4, 2 / 3)])
+def test_no_bit_of_few_classes_is_the_same_for_all(classes: int, bits: int, share: float) -> None:
+    torch.manual_seed(0)
+    centres = hash_centres(classes, bits, spread=True)
+    assert centres.shape == (classes, bits)
+    assert set(centres.flatten().tolist()) <= {-1.0, 1.0}
+    assert (centres.sum(0).abs() < classes).all()
+    apart = (bits - centres @ centres.T) / 2 + bits * torch.eye(classes)
+    assert apart.min() >= int(share * bits)  # as far as codes can be (Plotkin's bound)
+    assert bits < 12 or len({tuple(bit) for bit in centres.T.tolist()}) > classes - 1
 
 
 @pytest.mark.parametrize(("classes", "bits"), [(33, 16), (75, 12)])

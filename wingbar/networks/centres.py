@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FEW = 4  # classes for which rows of a Hadamard matrix waste bits
 DRAWS = 64  # of rows of a Hadamard matrix; the first few have all they can
 
 
@@ -15,11 +16,26 @@ def hash_centres(classes: int, bits: int, spread: bool) -> Tensor:
     """Algorithm 1 of CSQ (Yuan et al., CVPR 2020): rows of a Hadamard matrix and of its negative,
     half of whose bits differ or all, where b is a power of 2 and y is at most 2 b; random bits
     elsewhere. These are the first rows and fair coins; with `spread` those of `hadamard_codes` and
-    of `spread_codes`."""
+    of `spread_codes`, and of few classes `even_codes`."""
+    if spread and 2 <= classes <= FEW:
+        return even_codes(classes, bits)
     if bits & (bits - 1) == 0 and classes <= 2 * bits:
         rows = hadamard(bits)
         return hadamard_codes(classes, rows) if spread else torch.cat([rows, -rows])[:classes]
     return spread_codes(classes, bits) if spread else random_codes(classes, bits)
+
+
+def even_codes(classes: int, bits: int) -> Tensor:
+    """Codes of 2, 3 or 4 classes, each bit of which splits them as evenly as it can, with a drawn
+    sign: no codes are farther apart, and no bit is the same for all. The ways to split them follow
+    each other in a drawn order."""
+    signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * (classes - 1)).reshape(
+        -1, classes - 1
+    )
+    splits = torch.cat([torch.ones(len(signs), 1), signs], 1)
+    splits = splits[splits.sum(1).abs() <= 1]
+    order = torch.randperm(bits) % len(splits)
+    return (splits[order] * random_codes(bits, 1)).T.contiguous()
 
 
 def hadamard_codes(classes: int, matrix: Tensor) -> Tensor:
