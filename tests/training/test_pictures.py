@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from tests.conftest import picture
 from tests.runs import SMALL
 from wingbar import images
 from wingbar.data.readers import read_images
 from wingbar.data.records import Entry, Images
+from wingbar.errors import DataError
 from wingbar.parallel import no_progress
 from wingbar.training import pictures
 from wingbar.training.pictures import Pictures
@@ -111,3 +114,18 @@ def test_pictures_in_memory_are_read_once_and_varied_alike(data: Path) -> None:
         assert given[1:] == expected[1:]
         difference = (given[0].int() - expected[0].int()).abs().float().mean()
         assert difference < 4  # JPEGs are decoded at a fraction where that is enough
+
+
+def test_data_that_nothing_can_be_learned_from_are_told_apart(tmp_path: Path) -> None:
+    for found, said in (
+        (Images([], "a list"), r"no images to train on \(a list\)"),
+        (Images([], "a folder", root=tmp_path), f"no images to train on in {tmp_path}"),
+        (Images([Entry(tmp_path / "a.jpg")], "p"), "none of 1 image has one: sort them into"),
+    ):
+        with pytest.raises(DataError, match=said):
+            pictures.split(found, SMALL, no_progress)
+    path = tmp_path / "red" / "a.jpg"
+    path.parent.mkdir()
+    picture(0).save(path)
+    with pytest.raises(DataError, match=r"two classes, these have 1 \(red\)$"):
+        pictures.split(read_images(tmp_path), SMALL, no_progress)

@@ -251,13 +251,13 @@ def _evaluation_text(args: argparse.Namespace, result: Evaluation) -> str:
         *map(visible, said.points),
         *(f"Warning: {visible(warning)}" for warning in said.warnings),
         "MAP (1 when every query finds all items of its label first, before any other):",
-        f"  {'the codes alone':24}  {result.map:.4f}  (the order of ties allows "
+        f"  {'the codes alone':27}  {result.map:.4f}  (the order of ties allows "
         f"{result.map_low:.4f} to {result.map_high:.4f})",
-        f"  {f'the search, fine={result.fine}':24}  {result.rerank_map:.4f}",
+        f"  {f'the search, fine={result.fine}':27}  {result.rerank_map:.4f}",
     ]
     if result.feature_map is not None:
         lines.append(
-            f"  {'the features alone':24}  {result.feature_map:.4f}  (first hit right: "
+            f"  {'the features alone':27}  {result.feature_map:.4f}  (first hit right: "
             f"{result.feature_top1:.1%})"
         )
     lines.append(

@@ -80,9 +80,19 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
             if failed
             else ""
         )
+        if not len(data):
+            place = f"in {data.root}" if data.root else f"({data.protocol})"
+            raise DataError(f"there are no images to train on {place}")
+        if not labelled:
+            raise DataError(
+                f"training needs labels, and none of {counted(len(data), 'image')} has one: sort "
+                "them into a folder for each class, name a CSV with a label column, or add "
+                "--instances"
+            )
+        which = f" ({classes[0]})" if classes else ""
         raise DataError(
             "training needs labelled images of at least two classes, these have "
-            f"{len(classes)}{unread}"
+            f"{len(classes)}{which}{unread}"
         )
     number = {label: i for i, label in enumerate(classes)}
     combinations = np.array([number[own[0]] for own in of])
