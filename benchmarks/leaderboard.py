@@ -700,11 +700,11 @@ def run(args: argparse.Namespace) -> None:
 def _checked(folders: Sequence[str], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What `_images_of` says of each data set. Leave with a message where one cannot be read or has
     too few classes, or where two would have cells of one name."""
-    names = Counter(Path(folder).resolve().name for folder in folders)
+    names = Counter(Path(folder).name for folder in folders)
+    if "" in names:
+        raise SystemExit("cells are named by the folder of their data: give it by its name")
     if twice := [name for name, times in names.items() if times > 1]:
-        raise SystemExit(
-            f"two folders are named {twice[0]}, and so would their cells be: rename one"
-        )
+        raise SystemExit(f"--data names {twice[0]} twice, and so would the cells: rename one")
     found = {}
     for folder in folders:
         try:
@@ -816,7 +816,10 @@ def table(args: argparse.Namespace) -> None:
     records = [record for record in records if "scores" in record]
     if not records:
         raise SystemExit(f"{args.out} has no cells: run some first")
-    text = args.text.read_text() if args.text else TEXT
+    try:
+        text = args.text.read_text() if args.text else TEXT
+    except OSError as error:
+        raise SystemExit(f"{args.text} cannot be read ({error.strerror})") from None
     lines = [_head(text, [r for r in records if not r.get("rate")] or records)]
     for data in dict.fromkeys(record["data"] for record in records):
         every = [record for record in records if record["data"] == data]
@@ -831,11 +834,14 @@ def table(args: argparse.Namespace) -> None:
 
 
 def _head(text: str, records: Sequence[Mapping[str, Any]]) -> str:
-    return text.format(
-        command="\n".join(_commands(records)),
-        circumstances="\n".join(_machines(records)),
-        columns=COLUMNS.read_text().strip(),
-    )
+    parts = {
+        "{command}": "\n".join(_commands(records)),
+        "{circumstances}": "\n".join(_machines(records)),
+        "{columns}": COLUMNS.read_text().strip(),
+    }
+    for name, part in parts.items():
+        text = text.replace(name, part)
+    return text
 
 
 def _commands(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -98,8 +98,10 @@ def test_data_sets_that_no_cell_could_use_are_refused_before_any_starts(
     board: Any, tmp_path: Path
 ) -> None:
     one, other = written(tmp_path / "a" / "birds"), written(tmp_path / "b" / "birds", 4)
-    with pytest.raises(SystemExit, match="two folders are named birds"):
+    with pytest.raises(SystemExit, match="--data names birds twice"):
         board.run(asked(tmp_path / "out", one, other))
+    with pytest.raises(SystemExit, match="give it by its name"):
+        board.run(asked(tmp_path / "out", Path()))
     with pytest.raises(SystemExit, match="brids"):
         board.run(asked(tmp_path / "out", tmp_path / "a" / "brids"))
     write_classes(tmp_path / "alone" / "train", 2)
@@ -295,6 +297,20 @@ def test_the_page_ranks_what_was_measured(
     assert page.count("- other") == 1
     assert page.count("run x --bits 12 --methods csq crh\n") == 1
     assert page.count("learn it --methods csq crh\n") == 1
+
+
+def test_a_text_of_ones_own_stands_above_the_tables(
+    board: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(record("csq", "all", 0.5)))
+    text = tmp_path / "text.md"
+    with pytest.raises(SystemExit, match=r"text\.md cannot be read"):
+        board.table(argparse.Namespace(out=tmp_path, text=text))
+    text.write_text("Ours {a} of {command}\n")
+    board.table(argparse.Namespace(out=tmp_path, text=text))
+    assert capsys.readouterr().out.startswith(
+        "Ours {a} of run x --bits 12 --methods csq\n\n## birds"
+    )
 
 
 def test_the_page_says_which_speeds_are_of_a_cpu(board: Any) -> None:

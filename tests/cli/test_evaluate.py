@@ -202,5 +202,5 @@ def test_unseen_classes_that_the_model_was_trained_on_are_named(
     assert "the 2 others for training" in protocol
     assert "was trained" not in protocol + said
     protocol, said = evaluated(*others, str(held_out))
-    assert "; the model was trained on 1 of the 1 class of the queries" in protocol
+    assert "; the model was trained on 1 of these 1 class" in protocol
     assert "train with --protocol unseen and --split-seed 0" in said

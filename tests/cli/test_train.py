@@ -148,17 +148,23 @@ def test_the_codes_of_a_model_are_left_open(
     assert not (tmp_path / "o").exists()
 
 
+_CODES = ("unique_codes", "constant_bits")
 RECORD: dict[str, Any] = {
     "run": {"instances": False},
     "held_out_map": {"none": 0.5, "ties": 0.75},
-    "trained": {"epochs": 3, "of_epochs": 3, "steps": 0, "images": 90, "failed": 0, "held_out": 7},
+    "held_out": {"queries": 7, "images": 90, "classes": 3},
+    "trained": {"epochs": 3, "of_epochs": 3, "steps": 0, "images": 90, "failed": 0},
 }
 
 
 def test_what_was_trained_is_said_with_its_reservations() -> None:
     def text(**known: object) -> list[str]:
-        trained = {**RECORD["trained"], **known}
-        parts = {**RECORD, "classes": list("abc"), "trained": trained}
+        parts: dict[str, Any] = {
+            name: {key: known.get(key, value) for key, value in RECORD[name].items()}
+            for name in ("trained", "held_out")
+        }
+        parts["held_out"] |= {key: known[key] for key in _CODES if key in known}
+        parts = {**RECORD, "classes": list("abc"), **parts}
         return _trained_text(trained_model().altered({}, parts), "m").splitlines()
 
     whole = text(unique_codes=3, constant_bits=[])
@@ -168,37 +174,68 @@ def test_what_was_trained_is_said_with_its_reservations() -> None:
         "Next: wingbar index photos.wb photos/ --model m",
     ]
     assert text(epochs=2, steps=5)[1] == (
-        "Not finished: trained for 2 of 3 epochs and 5 steps: the command that trains it, with "
-        "--resume, goes on."
+        "Not finished: trained for 2 of 3 epochs and 5 steps. wingbar train --resume -o m "
+        "continues it."
     )
     assert text(failed=2)[1].startswith("2 images could not be read and took no part")
-    longer = "train for longer, at another --lr, or with fewer --bits."
+    longer = "train for longer, or at another --lr."
     assert text(unique_codes=9, constant_bits=[1, 4])[2] == (
         f"Warning: 2 bits are constant (1, 4): {longer}"
     )
     assert text(unique_codes=2, constant_bits=[])[2] == f"Warning: 2 codes for 3 classes: {longer}"
     assert len(text(unique_codes=4, constant_bits=[])) == 3
+    assert len(text(unique_codes=2, constant_bits=[], classes=0)) == 3  # each image by itself
 
 
 def test_info_says_how_far_a_model_was_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = {**RECORD["trained"], "epochs": 1, "constant_bits": [0]}
-    trained_model().altered({}, {**RECORD, "trained": known}).save(tmp_path / "m")
+    known = {**RECORD["trained"], "epochs": 1}
+    searched = {**RECORD["held_out"], "constant_bits": [0]}
+    model = trained_model().altered({}, {**RECORD, "trained": known, "held_out": searched})
+    model.save(tmp_path / "m")
     code, out, _ = run(capsys, "info", tmp_path / "m")
     assert code == 0
     assert "Not finished: trained for 1 of 3 epochs.\n" in out
     assert "MAP of 7 held-out training images: " in out
     assert "Warning: 1 bit is constant (0).\n" in out
     code, out, _ = run(capsys, "info", tmp_path / "m", "--json")
-    assert json.loads(out)["trained"] == known
+    assert (json.loads(out)["trained"], json.loads(out)["held_out"]) == (known, searched)
+    model.opened().save(tmp_path / "open")  # whose codes are others
+    code, out, _ = run(capsys, "info", tmp_path / "open")
+    assert code == 0
+    assert "Not finished" in out
+    assert "Warning" not in out
+
+
+def test_a_record_that_info_could_not_show_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, wrong in (
+        ("trained", {"epochs": None}),
+        ("trained", {"steps": "x"}),
+        ("trained", 3),
+        ("held_out", {"queries": "seven"}),
+        ("held_out", {"constant_bits": 3}),
+        ("held_out", {"constant_bits": ["a"]}),
+        ("held_out", None),
+    ):
+        folder = tmp_path / f"{part}-{len(str(wrong))}"
+        trained_model().save(folder)
+        record = json.loads((folder / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps({**record, part: wrong}))
+        code, _, err = run(capsys, "info", folder)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"model.json cannot be read ('{part}' is " in err
 
 
 def test_a_flag_of_another_method_is_named_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["csq", "photos", "--regions", "2"], "--regions is a flag of cmbh"),
-        (["adsh", "photos", "--spread"], "--spread is a flag of csq, orthohash"),
-        (["photos", "--bits=12"], "--bits is a flag of a method, which comes first, as in"),
+        (["adsh", "photos", "--no-spread"], "--no-spread is a flag of csq, orthohash"),
+        ([".", "--bits=12"], "--bits is a flag of a method, which comes first, as in"),
+        (["--bits", "12", "csq", "photos"], "--bits is a flag of a method, which comes first"),
+        (["dlbch", "photos", "--bits", "12"], "--bits is a flag of methods, and none is named"),
         (["csq", "photos", "--regoins", "2"], "wingbar train has no flag --regoins"),
     ):
         with pytest.raises(SystemExit):
@@ -281,7 +318,7 @@ def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -
         (["train", "-o", "m"], "name a method (cmbh, dlbhc, dolg, csq, "),
         (["train", "dlbch", "photos", "-o", "m"], "no method named 'dlbch'"),
         (["train", "--resume", "-o", "m"], "m holds no run"),
-        (["train", "--resume", "-o", "m", "--split", "all"], "no use with --resume alone"),
+        (["train", "--resume", "-o", "m", "--split", "all"], "no use with --resume"),
         (["train", "--repeat", "m", "dlbhc", "-o", "n"], "leave METHOD, DATA and --resume out"),
         (["export", "m", "--int8", "-o", "n"], "--int8 needs --calibrate DIR"),
         (["export", "m", "--see", "square 32"], "--see needs -o NEW"),

@@ -53,7 +53,18 @@ def test_no_bit_of_few_classes_is_the_same_for_all(classes: int, bits: int, shar
     assert (centres.sum(0).abs() < classes).all()
     apart = (bits - centres @ centres.T) / 2 + bits * torch.eye(classes)
     assert apart.min() >= int(share * bits)  # as far as codes can be (Plotkin's bound)
-    assert bits < 12 or len({tuple(bit) for bit in centres.T.tolist()}) > classes - 1
+    assert telling_bits(centres) == min(bits, {2: 1, 3: 3, 4: 3}[classes])
+
+
+@pytest.mark.parametrize("classes", [5, 6, 7, 8, 9])
+@pytest.mark.parametrize("bits", [12, 16, 32, 48, 64, 100, 128])
+def test_no_bit_of_some_more_classes_is_either(classes: int, bits: int) -> None:
+    torch.manual_seed(0)
+    centres = hash_centres(classes, bits, spread=True)
+    assert centres.shape == (classes, bits)
+    assert (centres.sum(0).abs() < classes).all()
+    apart = (bits - centres @ centres.T) / 2 + bits * torch.eye(classes)
+    assert apart.min() >= (bits // 2 if bits & (bits - 1) == 0 else bits // 3)
 
 
 @pytest.mark.parametrize(("classes", "bits"), [(33, 16), (75, 12)])

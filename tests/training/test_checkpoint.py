@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -67,6 +68,10 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     known = json.loads(text)["trained"]
     assert known["of_epochs"] == SMALL.epochs
     assert known["epochs"] < SMALL.epochs
+    copy = shutil.copytree(output, tmp_path / "copy")
+    free = replace(SMALL, workers=1, checkpoint_minutes=9.0, measure_epochs=1)
+    loop.train(dlbhc, read_images(data), copy, CONFIG, free, resume=True)
+    assert weights(copy) == weights(trained)
     again = start(["train", "--resume", "-o", str(output)])  # by the settings that it recorded
     _, error = again.communicate(timeout=300)
     assert again.returncode == 0, error
@@ -127,8 +132,6 @@ def test_a_folder_that_holds_something_else_is_refused(
         loop.train(dlbhc, found, trained, replace(CONFIG, bits=bits + 1), SMALL, resume=True)
     with pytest.raises(TrainingError, match="with method dlbhc, not csq: resume it with"):
         loop.train(csq, found, trained, csq.Config(bits=bits), SMALL, resume=True)
-    free = replace(SMALL, workers=2, checkpoint_minutes=9, measure_epochs=9)
-    loop.train(dlbhc, found, trained, CONFIG, free, resume=True)
     with pytest.raises(TrainingError, match="with cache 0, not 99: resume it with"):
         loop.train(dlbhc, found, trained, CONFIG, replace(SMALL, cache=99), resume=True)
     fewer = replace(found, entries=found.entries[1:])

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
 
 from tests.model.test_proof import small_model
 from tests.training.test_export import net, pixels
@@ -175,13 +176,60 @@ def test_channel_means_by_hand() -> None:
 def test_the_quantiser_says_nothing_and_leaves_the_logger_as_it_was(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    root = logging.getLogger()
+    root, quantize = logging.getLogger(), quantization.quantize_static
     monkeypatch.setattr(root, "handlers", [])
-    before = root.level, list(root.handlers)
-    with int8._quiet_root_logger():
+    before = root.level
+
+    def warn(*given: Any, **more: Any) -> None:
         logging.warning("Axis 1 is out-of-range for weight")  # as it does
-    assert (root.level, list(root.handlers)) == before
+        quantize(*given, **more)
+
+    monkeypatch.setattr(quantization, "quantize_static", warn)
+    int8.quantise(*two_convolutions())
+    assert (root.level, root.handlers) == (before, [])
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_convolutions_without_a_name_or_a_bias(side: int) -> None:
+    """Of one shape or of two: each is corrected by what its own weights lost."""
+    rng = np.random.default_rng(1)
+    one, two = (
+        (rng.standard_normal((4, c, k, k)) * 10.0 ** rng.integers(-3, 1, (4, c, 1, 1))).astype(
+            np.float32
+        )
+        for c, k in ((3, 3), (4, side))
+    )
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "one", "bias"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "two"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["a"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["e"]),
+        helper.make_node("Flatten", ["d"], ["first"]),
+        helper.make_node("Flatten", ["e"], ["second"]),
+    ]
+    constants = {"one": one, "two": two, "bias": np.zeros(4, np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "unnamed",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["B", 32, 32, 3])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 4])
+            for name in ("first", "second")
+        ],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    given = pixels(16)
+    exact, rounded = (
+        runtime.open_session(each, 1, "this model", precise=True).run(None, {"pixels": given})
+        for each in (network.SerializeToString(), int8.quantise(network.SerializeToString(), given))
+    )
+    off = abs((rounded[0] - exact[0]).mean(0)) / abs(exact[0]).mean()
+    assert off.max() < 0.02
 
 
 def test_a_model_that_8_bits_do_not_suit_is_refused_in_words(

@@ -229,8 +229,8 @@ def _trained_on(index: Index, queries: Images) -> str | None:
     if not known:
         return None
     return (
-        f"the model was trained on {len(known):,} of the {counted(len(asked), 'class', 'classes')} "
-        "of the queries"
+        f"the model was trained on {len(known):,} of these "
+        f"{counted(len(asked), 'class', 'classes')}"
     )
 
 

@@ -25,6 +25,7 @@ from wingbar.cli.options import (
 from wingbar.cli.output import (
     LISTED,
     agreement_text,
+    codes_warning,
     constant_bits_text,
     model_record,
     print_failures,
@@ -853,15 +854,15 @@ def _model_text(path: str, model: Model, record: Mapping[str, Any]) -> str:
         lines.append(f"Network: {record['backbone']}, {size}{int8}")
     if model.has_network:
         lines.append(f"Sees {seen_text(model.preprocessing)}.")
-    known = record.get("trained", {})
-    if unfinished := unfinished_text(known):
+    if unfinished := unfinished_text(record.get("trained", {})):
         lines.append(f"{unfinished}.")
+    searched = record.get("held_out", {})
     if record.get("held_out_map"):
-        of = f"{known['held_out']:,} " if "held_out" in known else ""
+        of = f"{searched['queries']:,} " if "queries" in searched else ""
         scores = value_text(record["held_out_map"])
         lines.append(f"MAP of {of}held-out training images: {scores}.")
-    if known.get("constant_bits"):
-        lines.append(f"Warning: {constant_bits_text(known['constant_bits'])}.")
+    if warning := codes_warning(searched):
+        lines.append(f"{warning}.")
     if "int8_agreement" in record:
         agreed = agreement_text(record["int8_agreement"])
         lines.append(f"{agreed[0].upper()}{agreed[1:]}.")

@@ -316,7 +316,7 @@ def _no_argument(args: argparse.Namespace, unknown: Sequence[str]) -> str:
     if flag is not None:
         flag = flag.split("=")[0]
         elsewhere = getattr(args, "elsewhere", {}).get(flag)
-        return f"{flag} is a flag of {elsewhere}" if elsewhere else _no_flag(verb, flag)
+        return f"{flag} {elsewhere}" if elsewhere else _no_flag(verb, flag)
     return f"{verb.prog} does not take {_quoted(unknown[0])}: --help shows what it takes"
 
 

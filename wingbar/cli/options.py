@@ -29,7 +29,7 @@ class Verb:
     run: does the work with the parsed flags and returns the exit code.
     stopped: what is said when Ctrl-C ends it, where there is something to say.
     method_flags: for a verb whose first argument is a METHOD: gives a parser the flags of that
-        method, and as the default of `elsewhere` what else has which flag, for messages.
+        method, and as the default of `elsewhere` what to say of flags that others have.
     """
 
     name: str

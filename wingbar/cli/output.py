@@ -183,6 +183,17 @@ def constant_bits_text(bits: Sequence[int]) -> str:
     return f"{counted(len(bits), 'bit is', 'bits are')} constant ({listed})"
 
 
+def codes_warning(searched: Mapping[str, Any]) -> str:
+    """What is wrong with the codes that held-out images were searched in, of the `held_out` of a
+    model's record; "" where nothing is, and where they were too few to tell."""
+    if constant := searched.get("constant_bits"):
+        return f"Warning: {constant_bits_text(constant)}"
+    classes, unique = searched.get("classes", 0), searched.get("unique_codes")
+    if unique is not None and unique < classes:
+        return f"Warning: {counted(unique, 'code')} for {counted(classes, 'class', 'classes')}"
+    return ""
+
+
 def unfinished_text(trained: Mapping[str, Any]) -> str:
     """How far a model was trained, of the `trained` of its record; "" for a whole run, and where
     that is not known."""
@@ -233,6 +244,7 @@ def model_record(model: Model) -> dict[str, Any]:
         "preparation",
         "fine",
         "held_out_map",
+        "held_out",
         "trained",
         "int8_agreement",
         "protocol",

@@ -20,7 +20,7 @@ from wingbar.cli.options import (
 from wingbar.cli.output import (
     LISTED,
     agreement_text,
-    constant_bits_text,
+    codes_warning,
     model_record,
     print_failures,
     print_result,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from wingbar.images import Preprocessing
     from wingbar.model.model import Model
 
-_LONGER = "train for longer, at another --lr, or with fewer --bits"
 CALIBRATION_IMAGES = 384  # of --calibrate, drawn with seed 0
 
 # -- train
@@ -108,21 +107,24 @@ class _Recipe(argparse.Action):
 
 def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
     """The flags of the method `name` and of the run: the fields of its Config and of Run."""
-    if name.startswith("-"):
+    if name in ("-h", "--help"):
         return
     from wingbar import methods
     from wingbar.training import run
 
     its_own = {other: _flags_of(methods.get(other).Config) for other in methods.NAMES}
     if name not in methods.NAMES:
+        said = "is a flag of a method, which comes first, as in wingbar train dlbhc photos/ -o m"
+        if not name.startswith("-") and not Path(name).exists():
+            said = f"is a flag of methods, and none is named {name!r}: {', '.join(methods.NAMES)}"
         of_all = set().union(_flags_of(run.Run), *its_own.values())
-        first = "a method, which comes first, as in wingbar train dlbhc photos/ -o m"
-        parser.set_defaults(elsewhere=dict.fromkeys(of_all, first))
+        parser.set_defaults(elsewhere=dict.fromkeys(of_all, said))
         return
     elsewhere: dict[str, str] = {}
     for other, flags in its_own.items():
         for flag in flags - its_own[name]:
-            elsewhere[flag] = f"{elsewhere[flag]}, {other}" if flag in elsewhere else other
+            said = f"{elsewhere[flag]}, {other}" if flag in elsewhere else f"is a flag of {other}"
+            elsewhere[flag] = said
     parser.set_defaults(elsewhere=elsewhere)
     method = methods.get(name)
     parser.epilog = f"example:\n  wingbar train {name} photos/ -o models/photos48 --bits 48"
@@ -141,7 +143,8 @@ def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _flags_of(record: Any) -> set[str]:
     """The flags of the fields of a dataclass."""
-    return {flag_of(field.name) for field in fields(record)}
+    flags = {flag_of(field.name) for field in fields(record)}
+    return flags | {flag_of(f"no-{f.name}") for f in fields(record) if isinstance(f.default, bool)}
 
 
 def train(args: argparse.Namespace) -> int:
@@ -159,7 +162,7 @@ def train(args: argparse.Namespace) -> int:
                 "--resume out"
             )
         flags = ("--split", "--protocol", "--multi-label", "--split-seed", "--from")
-        why = f"is of no use with {again} alone, which takes all settings from the recorded run"
+        why = f"is of no use with {again}, which takes all settings from the recorded run"
         refuse_flags(args, flags, why)
         chosen = run.recorded(args.repeat or args.output)
     elif not args.method or not args.data:
@@ -410,19 +413,15 @@ def _trained_text(model: Model, path: str) -> str:
             f"{path}/train/run.json lists them."
         )
     if unfinished := unfinished_text(trained):
-        lines.append(f"{unfinished}: the command that trains it, with --resume, goes on.")
-    held_out = model.record["held_out_map"]
-    if held_out:
-        scores = ", ".join(f"{mode} {value:.3f}" for mode, value in held_out.items())
+        lines.append(f"{unfinished}. wingbar train --resume -o {path} continues it.")
+    if searched := model.record["held_out"]:
+        each = model.record["held_out_map"].items()
+        scores = ", ".join(f"{mode} {value:.3f}" for mode, value in each)
         lines.append(
-            f"MAP of {counted(trained['held_out'], 'held-out training image')} by fine mode: "
+            f"MAP of {counted(searched['queries'], 'held-out training image')} by fine mode: "
             f"{scores}; searches use {model.fine}."
         )
-    classes = 0 if model.record["run"]["instances"] else len(model.record["classes"])
-    if constant := trained.get("constant_bits"):
-        lines.append(f"Warning: {constant_bits_text(constant)}: {_LONGER}.")
-    elif trained.get("unique_codes", classes) < classes:
-        codes = counted(trained["unique_codes"], "code")
-        lines.append(f"Warning: {codes} for {counted(classes, 'class', 'classes')}: {_LONGER}.")
+        if warning := codes_warning(searched):
+            lines.append(f"{warning}: train for longer, or at another --lr.")
     lines.append(f"Next: wingbar index photos.wb photos/ --model {path}")
     return "\n".join(lines)

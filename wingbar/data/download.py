@@ -13,6 +13,7 @@ import lzma
 import os
 import re
 import shutil
+import socket
 import stat
 import tarfile
 import time
@@ -276,7 +277,10 @@ def _answer(
         )
         if again and not isinstance(error, ValueError):
             raise _CutError(str(reason) or type(reason).__name__) from None
-        raise DataError(f"{url} cannot be fetched ({reason}; is this machine online?)") from None
+        hint = ""
+        if isinstance(reason, (socket.gaierror, ConnectionError)):
+            hint = "; is this machine online?"
+        raise DataError(f"{url} cannot be fetched ({reason}{hint})") from None
     transfer.answered = True
     with answer:
         yield answer

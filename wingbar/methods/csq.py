@@ -37,9 +37,9 @@ class Config:
 
     Centres are rows of a Hadamard matrix where its size allows it. Elsewhere the paper draws them
     bit by bit, so that some are close and, at 12 bits, can be equal; classes with equal centres
-    cannot be told apart. `spread` draws them far apart instead, and takes rows of the matrix of
-    which no bit is the same for all classes or equal to another; the paper's first rows of few
-    classes have such bits.
+    cannot be told apart. `spread` draws them far apart instead, and takes rows of the matrix such
+    that few bits say the same as another; the paper's first rows of few classes have such bits, and
+    some that are the same for all classes, which `spread` leaves none of.
     """
 
     bits: int = field(default=48, metadata={"help": "code length in bits"})
@@ -49,8 +49,8 @@ class Config:
     spread: bool = field(
         default=True,
         metadata={
-            "help": "take rows of a Hadamard matrix whose bits all differ, and draw centres far "
-            "apart where none has enough rows"
+            "help": "take rows of a Hadamard matrix none of whose bits is constant, and draw "
+            "centres far apart where it has too few rows"
         },
     )
     head_lr: float = field(

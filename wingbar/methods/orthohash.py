@@ -45,8 +45,8 @@ class Config:
     spread: bool = field(
         default=True,
         metadata={
-            "help": "take rows of a Hadamard matrix whose bits all differ, and draw class codes "
-            "far apart where none has enough rows"
+            "help": "take rows of a Hadamard matrix none of whose bits is constant, and draw "
+            "class codes far apart where it has too few rows"
         },
     )
     hash_std: float = field(

@@ -472,7 +472,7 @@ class Model:
         """
         if self.is_label_free:
             raise ModelError(f"{self.name} learns its codes from each index already")
-        closed = dict.fromkeys(("bits", "held_out_map", "proven", "chosen"))
+        closed = dict.fromkeys(("bits", "held_out_map", "held_out", "proven", "chosen"))
         opened = {"name": f"{self.name}-open", "method": "itq", "opened": self.method}
         others = dict.fromkeys(name for name in self.files if name != "model.onnx")
         return self.altered(others, {**closed, **opened, "fine": "pool"})
@@ -508,7 +508,7 @@ class Model:
         told = {
             "name": f"{self.name}-mirrored" if newly_mirrored else self.name,
             "preparation": preprocessing_record(preprocessing),
-            **dict.fromkeys(("held_out_map", "int8_agreement", "macs")),
+            **dict.fromkeys(("held_out_map", "held_out", "int8_agreement", "macs")),
         }
         return self.altered({PROOF: None}, told)
 
@@ -773,6 +773,21 @@ def _are_scores(value: Any) -> bool:
     return isinstance(value, dict) and all(type(score) in (int, float) for score in value.values())
 
 
+def _are_counts(value: Any) -> bool:
+    """Whether a value gives names numbers from 0 up."""
+    return isinstance(value, dict) and all(type(n) is int and n >= 0 for n in value.values())
+
+
+def _is_search(value: Any) -> bool:
+    """As training.loop records how held-out images were searched for; {} where none were."""
+    if not isinstance(value, dict):
+        return False
+    bits = value.get("constant_bits", [])
+    return _are_counts({**value, "constant_bits": 0}) and (
+        isinstance(bits, list) and all(type(bit) is int for bit in bits)
+    )
+
+
 def _is_agreement(value: Any) -> bool:
     """As training.export.agreement gives it."""
     least = {"cosine_mean": -1.001, "cosine_min": -1.001, "same_neighbour": 0.0}
@@ -832,7 +847,8 @@ _OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "fitted": _is_fitting,
     "chosen": _is_choice,
     "held_out_map": _are_scores,
-    "trained": _is_object,
+    "held_out": _is_search,
+    "trained": _are_counts,
     "int8_agreement": _is_agreement,
     "config": _is_object,
     "weights": _is_object,

@@ -13,29 +13,39 @@ DRAWS = 64  # of rows of a Hadamard matrix; the first few have all they can
 
 
 def hash_centres(classes: int, bits: int, spread: bool) -> Tensor:
-    """Algorithm 1 of CSQ (Yuan et al., CVPR 2020): rows of a Hadamard matrix and of its negative,
-    half of whose bits differ or all, where b is a power of 2 and y is at most 2 b; random bits
-    elsewhere. These are the first rows and fair coins; with `spread` those of `hadamard_codes` and
-    of `spread_codes`, and of few classes `even_codes`."""
-    if spread and 2 <= classes <= FEW:
-        return even_codes(classes, bits)
-    if bits & (bits - 1) == 0 and classes <= 2 * bits:
+    """Algorithm 1 of CSQ (Yuan et al., CVPR 2020): the first rows of a Hadamard matrix and of its
+    negative, any two of which differ in half of their bits or in all, where b is a power of 2 and y
+    is at most 2 b; fair coins elsewhere.
+
+    With `spread` those of `hadamard_codes` and of `spread_codes`, in which bits that are the same
+    for all classes are replaced by such as split them evenly; of up to FEW classes all bits do.
+    """
+    has_rows = bits & (bits - 1) == 0 and classes <= 2 * bits
+    if not spread:
         rows = hadamard(bits)
-        return hadamard_codes(classes, rows) if spread else torch.cat([rows, -rows])[:classes]
-    return spread_codes(classes, bits) if spread else random_codes(classes, bits)
+        return torch.cat([rows, -rows])[:classes] if has_rows else random_codes(classes, bits)
+    if 2 <= classes <= FEW:
+        return even_codes(classes, bits)
+    codes = hadamard_codes(classes, hadamard(bits)) if has_rows else spread_codes(classes, bits)
+    constant = (codes == codes[:1]).all(0)
+    codes[:, constant] = even_splits(classes, int(constant.sum()))
+    return codes
 
 
 def even_codes(classes: int, bits: int) -> Tensor:
-    """Codes of 2, 3 or 4 classes, each bit of which splits them as evenly as it can, with a drawn
-    sign: no codes are farther apart, and no bit is the same for all. The ways to split them follow
-    each other in a drawn order."""
-    signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * (classes - 1)).reshape(
-        -1, classes - 1
-    )
-    splits = torch.cat([torch.ones(len(signs), 1), signs], 1)
+    """Codes of few classes that are as far apart as codes can be: the ways to split the classes as
+    evenly as possible follow each other, bit by bit in a drawn order."""
+    splits = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * classes)
     splits = splits[splits.sum(1).abs() <= 1]
-    order = torch.randperm(bits) % len(splits)
-    return (splits[order] * random_codes(bits, 1)).T.contiguous()
+    return splits[torch.randperm(bits) % len(splits)].T.contiguous()
+
+
+def even_splits(classes: int, bits: int) -> Tensor:
+    """Bits that are drawn, each of which splits the classes as evenly as possible."""
+    half = torch.ones(classes)
+    half[: classes // 2] = -1
+    splits = [half[torch.randperm(classes)] for _ in range(bits)]
+    return torch.stack(splits, 1) if splits else torch.empty(classes, 0)
 
 
 def hadamard_codes(classes: int, matrix: Tensor) -> Tensor:

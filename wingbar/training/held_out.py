@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,20 +44,29 @@ class Side:
     labels: Labels
 
 
+class Searches(NamedTuple):
+    """How many held-out images were searched for, in how many images, and of how many classes these
+    are; 0 where each is one by itself."""
+
+    queries: int
+    images: int
+    classes: int
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the held-out images say about a net.
 
     scores: MAP in [0, 1] by fine mode; {} when nothing was held out.
-    queries: how many images were held out.
-    usage: of the codes that were searched; None of fewer than REFUSED_FROM, and when nothing was
-        held out.
+    searches: how many queries the scores are of, in how many images of how many classes; None
+        when nothing was held out.
+    usage: of the codes that were searched; None of fewer than REFUSED_FROM.
     rotation: makes codes of the features of a net that has none of its own; None for other nets.
     """
 
     scores: Mapping[str, float]
     rotation: Rotation | None
-    queries: int = 0
+    searches: Searches | None = None
     usage: Health | None = None
 
     def fine(self, is_of_classes: bool) -> Fine:
@@ -94,15 +104,25 @@ def measure(network: Network, split: Split, run: Run, bits: int, progress: Progr
         ]
         altered = _raw_outputs(network, copies, run, progress)
         altered_side = _side(altered, split.held_labels, bits, rotation)
-        return _measured(altered_side, query, rotation)
+        return _measured(altered_side, query, rotation, is_of_classes=False)
     gallery = _side(raw, split.labels[rows], bits, rotation)
-    return _measured(query, gallery, rotation)
+    return _measured(query, gallery, rotation, is_of_classes=True)
 
 
-def _measured(query: Side, gallery: Side, rotation: Rotation | None) -> Measured:
+def _measured(
+    query: Side, gallery: Side, rotation: Rotation | None, is_of_classes: bool
+) -> Measured:
+    several = gallery.labels.ndim == 2
+    known = np.asarray(gallery.labels.any(0) if several else np.unique(gallery.labels))
+    scored = np.logical_and(query.labels, known).any(1) if several else np.isin(query.labels, known)
+    classes = int(known.sum()) if several else len(known)
     enough = len(gallery.labels) >= REFUSED_FROM
-    usage = health(gallery.logits >= 0) if enough else None
-    return Measured(fine_scores(query, gallery), rotation, len(query.labels), usage)
+    return Measured(
+        fine_scores(query, gallery),
+        rotation,
+        Searches(int(scored.sum()), len(gallery.labels), classes if is_of_classes else 0),
+        health(gallery.logits >= 0) if enough else None,
+    )
 
 
 def _raw_outputs(
@@ -114,7 +134,7 @@ def _raw_outputs(
     raw = []
     for batch in batched(pixels, _BATCH):
         raw.append(over_views(network, batch, preprocessing))
-        progress("measuring", len(raw) * _BATCH, len(pictures))
+        progress("measuring", min(len(raw) * _BATCH, len(pictures)), len(pictures))
     return np.concatenate(raw)
 
 

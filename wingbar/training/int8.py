@@ -20,7 +20,6 @@ from wingbar.model.model import PROOF, Model
 from wingbar.parallel import BATCH, cores
 from wingbar.training.export import in_batches
 
-_NONE = onnx.TensorProto()
 SAME_NEIGHBOUR = 0.75  # share of the images compared that must keep their nearest neighbour
 
 Float32 = NDArray[np.float32]
@@ -49,7 +48,7 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
             f"calibration needs at least 4 images, better 400; there are {len(pixels)}"
         )
     network = quantise(model.files["model.onnx"], pixels[:half])
-    told = {"name": f"{model.name}-int8", "held_out_map": None}
+    told = {"name": f"{model.name}-int8", "held_out_map": None, "held_out": None}
     small = model.altered({"model.onnx": network, PROOF: None}, told)
     dim, compared = int(model.record["dim"]), list(pixels[half:])
     exact, quantised = (in_batches(m, compared)[:, :dim] for m in (model, small))
@@ -91,6 +90,7 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
         exact, ready, int8 = (Path(folder) / f"{name}.onnx" for name in ("exact", "ready", "int8"))
         exact.write_bytes(network)
         quant_pre_process(str(exact), str(ready), skip_symbolic_shape=True)
+        _name_nodes(ready)
         quantization.quantize_static(
             str(ready),
             str(int8),
@@ -102,6 +102,14 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
             reduce_range=True,
         )
         return _with_mean_outputs(onnx.load(ready), onnx.load(int8), pixels).SerializeToString()
+
+
+def _name_nodes(path: Path) -> None:
+    """Give each node of an ONNX file a name of its own, by which it is found when quantised."""
+    network = onnx.load(path)
+    for i, node in enumerate(network.graph.node):
+        node.name = f"{node.op_type}_{i}"
+    onnx.save(network, path)
 
 
 @contextmanager
@@ -122,45 +130,49 @@ def _quiet_root_logger() -> Iterator[None]:
 def _with_mean_outputs(
     exact: onnx.ModelProto, int8: onnx.ModelProto, pixels: images.Pixels
 ) -> onnx.ModelProto:
-    """`int8`, of which each convolution's bias makes up for the mean of what rounding its weights
-    changed: (W - W_int8) times the mean of its input over pixels [n, H, W, 3] (bias correction:
-    Nagel et al., ICCV 2019, Sec. 4.2). The border of an image counts like the rest of it."""
+    """`int8`, in which the bias of each convolution makes up for the mean of what rounding its
+    weights changed: (W - W_int8) times the mean of its input over pixels [n, H, W, 3] (bias
+    correction: Nagel et al., ICCV 2019, Sec. 4.2). The border of an image counts like the rest of
+    it; a convolution without a bias of its own, or with float16 weights, stays as it is."""
     weights = {tensor.name: tensor for tensor in exact.graph.initializer}
     layers = {
         node.name: (numpy_helper.to_array(weights[node.input[1]]), node.input[0])
         for node in exact.graph.node
-        if node.op_type == "Conv" and len(weights.get(node.input[1], _NONE).dims) == 4
+        if node.op_type == "Conv"
+        and node.input[1] in weights
+        and len(weights[node.input[1]].dims) == 4
     }
     if not layers:
         return int8
     means = _channel_means(exact, sorted({source for _, source in layers.values()}), pixels)
-    made_by = {node.output[0]: node for node in int8.graph.node}
     constants = {tensor.name: tensor for tensor in int8.graph.initializer}
+    rounded_by = {
+        node.output[0]: node
+        for node in int8.graph.node
+        if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input)
+    }
     for node in int8.graph.node:
-        if node.op_type != "Conv" or node.name not in layers or len(node.input) < 3:
+        if node.name not in layers or any(name not in rounded_by for name in node.input[1:3]):
             continue
-        rounded, bias = (made_by.get(name) for name in node.input[1:3])
-        if rounded is None or bias is None:
+        if len(node.input) < 3:  # without a bias
             continue
+        rounded, bias = (rounded_by[name] for name in node.input[1:3])
         weight, source = layers[node.name]
         lost = (weight - _dequantised(rounded, constants)).sum((2, 3))  # [C_out, C_in / groups]
         each = len(lost) // (len(means[source]) // lost.shape[1])  # output channels of a group
         inputs = means[source].reshape(-1, lost.shape[1]).repeat(each, axis=0)
         step = numpy_helper.to_array(constants[bias.input[1]])
         number = numpy_helper.to_array(constants[bias.input[0]])
-        corrected = number + np.rint((lost * inputs).sum(1) / step).astype(np.int32)
-        constants[bias.input[0]].CopyFrom(
-            numpy_helper.from_array(corrected.astype(np.int32), bias.input[0])
-        )
+        corrected = (number + np.rint((lost * inputs).sum(1) / step)).astype(np.int32)
+        constants[bias.input[0]].CopyFrom(numpy_helper.from_array(corrected, bias.input[0]))
     return int8
 
 
 def _dequantised(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Float32:
     """What a DequantizeLinear node makes of weights [C_out, ...] with a scale per channel."""
-    number, scale, *zero = (numpy_helper.to_array(constants[name]) for name in node.input)
+    number, scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input)
     shape = (-1,) + (1,) * (number.ndim - 1)
-    offset = zero[0].reshape(shape).astype(np.float32) if zero else np.float32(0)
-    found: Float32 = (number.astype(np.float32) - offset) * scale.reshape(shape)
+    found: Float32 = (number - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
     return found
 
 

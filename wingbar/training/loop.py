@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader
 from wingbar import images, methods
 from wingbar.data.records import Images
 from wingbar.errors import DataError, TrainingError, WingbarError, counted, one_line
-from wingbar.evaluation.metrics import Health
 from wingbar.model.model import Model
 from wingbar.networks import backbones
 from wingbar.parallel import Progress, no_progress
@@ -396,9 +395,8 @@ class Training:
                 "steps": self.step,
                 "images": len(self.split.paths),
                 "failed": len(self.split.failed),
-                "held_out": measured.queries,
-                **_code_usage(measured.usage),
             },
+            "held_out": _held_out_record(measured),
             **{key: value for key, value in described.items() if key != "images"},
         }
         try:
@@ -420,11 +418,13 @@ class Training:
             ) from error
 
 
-def _code_usage(usage: Health | None) -> dict[str, Any]:
-    """What a model's record says of the codes that the held-out images were searched in."""
-    if usage is None:
+def _held_out_record(measured: held_out.Measured) -> dict[str, Any]:
+    """What a model's record says of the searches that its scores are of; {} where none were."""
+    if measured.searches is None:
         return {}
-    return {"unique_codes": usage.unique, "constant_bits": list(usage.constant)}
+    usage = measured.usage
+    codes = {} if usage is None else {"unique_codes": usage.unique, "constant_bits": usage.constant}
+    return {**measured.searches._asdict(), **codes}
 
 
 class _NetAndLoss(nn.Module):
