@@ -61,6 +61,7 @@ from PIL import Image
 from unseen import sides  # type: ignore[import-not-found,unused-ignore]  # beside this file
 
 from wingbar import images, methods
+from wingbar.cli.options import positive_number
 from wingbar.data.readers import read_dataset, read_parts
 from wingbar.data.records import Dataset, Entry, Images
 from wingbar.errors import WingbarError, counted
@@ -1036,7 +1037,7 @@ def main() -> None:
     running.add_argument("--data", action="append", required=True, metavar="FOLDER")
     running.add_argument("--methods", nargs="+", default=every, choices=[*every, *VARIANTS])
     running.add_argument("--classes", nargs="+", default=CLASSES, choices=CLASSES)
-    running.add_argument("--bits", nargs="+", type=int, default=list(BITS))
+    running.add_argument("--bits", nargs="+", type=positive_number, default=list(BITS))
     running.add_argument("--seeds", nargs="+", type=int, default=[0])
     running.add_argument("--rates", nargs="+", type=float, default=[], metavar="RATE")
     running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -1049,20 +1050,20 @@ def main() -> None:
     for verb in (running, one):
         verb.add_argument("--backbone", default="efficientnet_lite0")
         verb.add_argument("--weights", default="imagenet")
-        verb.add_argument("--size", type=int, default=160)
-        verb.add_argument("--test-size", type=int, default=SIDE)
-        verb.add_argument("--epochs", type=int, default=12)
-        verb.add_argument("--batch", type=int, default=32)
+        verb.add_argument("--size", type=positive_number, default=160)
+        verb.add_argument("--test-size", type=positive_number, default=SIDE)
+        verb.add_argument("--epochs", type=positive_number, default=12)
+        verb.add_argument("--batch", type=positive_number, default=32)
         verb.add_argument("--workers", type=int, default=1)
-        verb.add_argument("--jobs", type=int, default=1)
+        verb.add_argument("--jobs", type=positive_number, default=1)
         verb.add_argument("--commit", default="")
         verb.add_argument("--no-mirror", dest="mirror", action="store_false", help="for digits")
     packing = verbs.add_parser("pack")
     packing.set_defaults(verb=pack)
     packing.add_argument("source", type=Path)
     packing.add_argument("target", type=Path)
-    packing.add_argument("--side", type=int, default=SIDE)
-    packing.add_argument("--quality", type=int, default=75)
+    packing.add_argument("--side", type=positive_number, default=SIDE)
+    packing.add_argument("--quality", type=positive_number, default=75)
     tabling = verbs.add_parser("table")
     tabling.set_defaults(verb=table)
     tabling.add_argument("out", type=Path)

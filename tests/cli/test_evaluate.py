@@ -192,7 +192,8 @@ def test_unseen_classes_that_the_model_was_trained_on_are_named(
         """The protocol and what was said, of a model trained on `classes`."""
         trained_model().altered({}, {"classes": list(classes)}).save(tmp_path / "m")
         index = tmp_path / f"{len(classes)}.wb"
-        run(capsys, "index", index, photos, "--model", tmp_path / "m")
+        part = ("--protocol", "unseen", "--split", "gallery") if len(classes) < 3 else ()
+        run(capsys, "index", index, photos, "--model", tmp_path / "m", *part)
         _, out, err = run(capsys, "evaluate", index, photos, "--protocol", "unseen", "--json")
         return json.loads(out)["protocol"], err
 
@@ -201,6 +202,8 @@ def test_unseen_classes_that_the_model_was_trained_on_are_named(
     protocol, said = evaluated(*others)
     assert "the 2 others for training" in protocol
     assert "was trained" not in protocol + said
+    assert "searched among" not in protocol
     protocol, said = evaluated(*others, str(held_out))
     assert "; the model was trained on 1 of these 1 class" in protocol
+    assert "; searched among 2 other classes too" in protocol
     assert "train with --protocol unseen and --split-seed 0" in said

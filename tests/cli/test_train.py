@@ -65,6 +65,42 @@ def test_a_model_that_sees_so_already_is_not_made_again(
     )
 
 
+def test_a_model_is_written_into_no_folder_that_holds_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    trained_model().save(tmp_path / "m")
+    before = sorted(photos.rglob("*"))
+    for flags in (["--mirrored"], ["--open"], ["--int8", "--calibrate", photos]):
+        code, _, err = run(capsys, "export", tmp_path / "m", *flags, "-o", photos)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "photos is not empty: name another directory" in err
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_whole_images_have_no_int8_version_which_is_said_before_any_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_model().with_preprocessing(Preprocessing(size=32, whole=True)).save(tmp_path / "m")
+    flags = ("--int8", "--calibrate", tmp_path / "nowhere", "-o", tmp_path / "n")
+    code, _, err = run(capsys, "export", tmp_path / "m", *flags)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "takes whole images, for which there is no int8 version: train with --no-whole" in err
+
+
+def test_a_run_that_was_not_finished_is_no_model_yet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    (tmp_path / "m" / "train").mkdir(parents=True)
+    (tmp_path / "m" / "train" / "run.json").write_text("{}")
+    for words in (["info", tmp_path / "m"], ["index", tmp_path / "a.wb", photos, "--model"]):
+        code, _, err = run(capsys, *words, *([tmp_path / "m"] if words[0] == "index" else []))
+        assert (code, err.count("\n")) == (2, 1)
+        assert (
+            f"m is a training run that was not finished: wingbar train --resume -o {tmp_path}"
+            in (err)
+        )
+
+
 def test_calibration_names_what_it_cannot_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,8 +135,18 @@ def test_a_folder_that_holds_something_else_is_refused(
     with pytest.raises(TrainingError, match="with cache 0, not 99: resume it with"):
         loop.train(dlbhc, found, trained, CONFIG, replace(SMALL, cache=99), resume=True)
     fewer = replace(found, entries=found.entries[1:])
-    with pytest.raises(TrainingError, match="with other images: resume it with"):
+    with pytest.raises(TrainingError, match=r"with other images, as .*000\.jpg: resume it with"):
         loop.train(dlbhc, fewer, trained, CONFIG, SMALL, resume=True)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_network_is_told(trained: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(trained, tmp_path / "m")
+    record = json.loads((copy / "train" / "run.json").read_text())
+    record["config"]["bits"] += 4
+    (copy / "train" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors is of another network than"):
+        loop.export_checkpoint(copy)
 
 
 @pytest.mark.slow

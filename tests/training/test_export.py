@@ -33,7 +33,14 @@ def net(name: str = "resnet8") -> dlbhc.Net:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"), [("resnet8", 32), ("efficientnet_lite0", 64), ("resnet18", 64)]
+    ("name", "size"),
+    [
+        ("resnet8", 32),
+        ("resnet8", 8),
+        ("resnet20", 28),
+        ("efficientnet_lite0", 64),
+        ("resnet18", 64),
+    ],
 )
 def test_onnx_gives_what_pytorch_gives(name: str, size: int) -> None:
     made = net(name)

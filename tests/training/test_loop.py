@@ -295,8 +295,9 @@ def test_fine_tuning_begins_from_the_model(trained: Path, data: Path, tmp_path: 
     for name in before:
         torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=1e-6)
     assert Model.load(tmp_path / "m").record["start"] == str(trained)
+    pretrained = replace(SMALL, weights="imagenet")  # which there are none of, and none are needed
     with pytest.raises(TrainingError, match="no weights to start from"):
-        loop.train(dlbhc, read_images(data), tmp_path / "x", CONFIG, SMALL, start=tmp_path)
+        loop.train(dlbhc, read_images(data), tmp_path / "x", CONFIG, pretrained, start=tmp_path)
     Model.load(trained).opened().save(tmp_path / "open")
     with pytest.raises(TrainingError, match="is a variant of a trained model: start from that one"):
         loop.train(dlbhc, read_images(data), tmp_path / "z", CONFIG, SMALL, start=tmp_path / "open")
@@ -357,6 +358,8 @@ def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -
     found = read_images(data)
     with pytest.raises(DataError, match="none of 12 images has one: sort them into a folder"):
         loop.train(dlbhc, read_images(data / "red"), tmp_path / "m", CONFIG, SMALL)
+    with pytest.raises(TrainingError, match="alexnet needs images of at least 63 pixels"):
+        loop.train(dlbhc, found, tmp_path / "n", CONFIG, replace(SMALL, backbone="alexnet"))
     with pytest.raises(ModelError, match="no backbone named"):
         loop.train(dlbhc, found, tmp_path / "n", CONFIG, replace(SMALL, backbone="resnet19"))
 

@@ -124,6 +124,9 @@ def test_data_that_nothing_can_be_learned_from_are_told_apart(tmp_path: Path) ->
     ):
         with pytest.raises(DataError, match=said):
             pictures.split(found, SMALL, no_progress)
+    gone = Images([Entry(tmp_path / f"{i}.jpg", str(i)) for i in range(3)], "moved since")
+    with pytest.raises(DataError, match=r"none of 3 images is there, the first is .*0\.jpg: put"):
+        pictures.split(gone, SMALL, no_progress)
     path = tmp_path / "red" / "a.jpg"
     path.parent.mkdir()
     picture(0).save(path)

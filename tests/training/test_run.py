@@ -30,6 +30,11 @@ def test_settings_are_numbers() -> None:
                 wrong: dict[str, Any] = {field.name: value}
                 with pytest.raises(TrainingError, match=f"^{field.name} must be "):
                     run.Run(**wrong)
+    assert run.Run(size=28, test_size=0).test_size == 0
+    for name in ("size", "test_size"):
+        wrong_side: dict[str, Any] = {name: 7}
+        with pytest.raises(TrainingError, match=f"^{name} must be at least 8 and at most"):
+            run.Run(**wrong_side)
     with pytest.raises(TrainingError, match="cache must be 0 or at least --size, 64, not 20"):
         run.Run(size=64, cache=20)
     with pytest.raises(TrainingError, match="seed must be at least 0 and at most "):

@@ -190,6 +190,7 @@ def _evaluate_dataset(args: argparse.Namespace) -> int:
             if args.protocol == "unseen" and args.split != "train":
                 trained = _trained_on(index, queries)
                 protocol += f"; {trained}" if trained else ""
+                protocol += _other_classes(index, queries)
             result = labelled.evaluate(
                 index,
                 queries,
@@ -232,6 +233,14 @@ def _trained_on(index: Index, queries: Images) -> str | None:
         f"the model was trained on {len(known):,} of these "
         f"{counted(len(asked), 'class', 'classes')}"
     )
+
+
+def _other_classes(index: Index, queries: Images) -> str:
+    """In words for the protocol, how many classes `index` holds beside those of the queries."""
+    others = {*index.labels()} - {None} - {entry.label for entry in queries}
+    if not others:
+        return ""
+    return f"; searched among {counted(len(others), 'other class', 'other classes')} too"
 
 
 def _refuse_radius(args: argparse.Namespace) -> None:

@@ -285,7 +285,10 @@ def export(args: argparse.Namespace) -> int:
         return _export_checkpoint(args)
     if not args.output:
         raise WingbarError(f"--{asked[0]} needs -o NEW, the model directory to create")
-    require_new_model(Path(args.output))
+    output = Path(args.output)
+    require_new_model(output)
+    if output.is_dir() and any(output.iterdir()):
+        raise WingbarError(f"{output} is not empty: name another directory")
     return variants[asked[0]](args)
 
 
@@ -381,11 +384,12 @@ def _export_int8(args: argparse.Namespace) -> int:
 
     from wingbar import images
     from wingbar.model.model import Model
-    from wingbar.training.int8 import int8_model
+    from wingbar.training.int8 import int8_model, require_quantisable
 
     if not args.calibrate:
         raise WingbarError("--int8 needs --calibrate DIR, a folder of typical images")
     model = Model.load(args.path)
+    require_quantisable(model)
     paths = images.find(args.calibrate).images
     drawn = np.random.default_rng(0).permutation(len(paths))[:CALIBRATION_IMAGES]
     loaded, failures = [], []

@@ -6,6 +6,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+UNFINISHED = (
+    "a training run that was not finished: wingbar train --resume -o {0} continues it, wingbar "
+    "export {0} makes a model of its checkpoint"
+)
+
 
 def folder() -> Path:
     """Where they are: $WINGBAR_MODELS, or wingbar/models below $XDG_DATA_HOME or ~/.local/share. It

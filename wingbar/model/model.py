@@ -142,6 +142,8 @@ class Model:
         describes, or when it is no regular file inside of the directory.
         """
         folder = GENERAL if path == "general" else installed.directory_of(path)
+        if (folder / "train" / "run.json").is_file() and not (folder / "model.json").exists():
+            raise ModelError(f"{os.fspath(path)} is {installed.UNFINISHED.format(os.fspath(path))}")
         if not (folder / "model.json").is_file():
             raise ModelError(
                 f"no model in {os.fspath(path)}: a model is a directory that holds model.json, or "

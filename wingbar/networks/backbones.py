@@ -34,6 +34,7 @@ class Backbone(nn.Module):
     mean, std: [1, 3, 1, 1] float32; pixels are normalised with them.
     step: height and width of images must be multiples of it; 0 means that an exported network takes
         one size only.
+    least: the smallest side of images, in pixels.
     """
 
     widths: tuple[int, int, int]
@@ -41,6 +42,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     step = 1
+    least = 1
 
     def __init__(
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
@@ -229,6 +231,7 @@ class AlexNet(Backbone):
     widths = (192, 256, 256)
     width = 4096
     step = 0
+    least = 63
 
     def __init__(self) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ def load(output: Path, joint: nn.Module, optimizer: torch.optim.Optimizer) -> Po
     """Restore net, loss, optimizer and random generator from the checkpoint in `output`, and return
     the next step; None, and nothing is changed, when there is no checkpoint yet.
 
-    Raises TrainingError when the checkpoint is damaged.
+    Raises TrainingError when the checkpoint is damaged or of another network.
     """
     path = checkpoint_path(output)
     if not path.is_file():
@@ -86,13 +86,18 @@ def load(output: Path, joint: nn.Module, optimizer: torch.optim.Optimizer) -> Po
             position = Position(*map(int, file.metadata()["place"].split()))
     except SafetensorError as error:
         raise TrainingError(f"{path} cannot be read ({error}): delete it to start again") from None
-    joint.load_state_dict(
-        {
-            name.removeprefix("both."): value
-            for name, value in tensors.items()
-            if name.startswith("both.")
-        }
-    )
+    both = {
+        name.removeprefix("both."): value
+        for name, value in tensors.items()
+        if name.startswith("both.")
+    }
+    try:
+        joint.load_state_dict(both)
+    except RuntimeError:
+        raise TrainingError(
+            f"{path} is of another network than {record_path(output)} describes: begin another "
+            "run, in another folder"
+        ) from None
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -140,12 +145,21 @@ def _require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any
             if was[key] != asked[key] and key not in _FREE
         ]
     rest = [key for key in now if key not in ("method", "config", "run")]
-    differ += [f"other {key}" for key in rest if now[key] != before.get(key)]
+    differ += [
+        f"other images, as {_first_image(before)}" if key == "images" else f"other {key}"
+        for key in rest
+        if now[key] != before.get(key)
+    ]
     if differ:
         raise TrainingError(
             f"{output} was started with {'; '.join(differ)}: resume it with the flags that it was "
             "started with"
         )
+
+
+def _first_image(described: Mapping[str, Any]) -> str:
+    """The path of the first image of a run."""
+    return next((str(path) for path, _ in described.get("images", [])), "none")
 
 
 def check_unread(output: Path, split: Split) -> None:

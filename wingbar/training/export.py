@@ -144,8 +144,8 @@ def to_onnx(net: nn.Module, preprocessing: Preprocessing) -> bytes:
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if step == 1:
         axes |= {
-            1: torch.export.Dim("height", min=32, max=4096),
-            2: torch.export.Dim("width", min=32, max=4096),
+            1: torch.export.Dim("height", min=min(32, height), max=4096),
+            2: torch.export.Dim("width", min=min(32, width), max=4096),
         }
     elif preprocessing.whole:
         axes |= {

@@ -34,14 +34,7 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
     when fewer than three quarters keep their nearest neighbour, and when the fast kernels of this
     CPU do not give what the precise ones give, bit for bit.
     """
-    model.require_network()
-    if model.is_int8:
-        raise ModelError(f"{model.name} is an int8 model already: quantise the exact one")
-    if model.preprocessing.whole:
-        raise ModelError(
-            f"{model.name} takes whole images, for which there is no int8 version: train without "
-            "--whole"
-        )
+    require_quantisable(model)
     half = len(pixels) // 2
     if half < 2:
         raise ModelError(
@@ -63,6 +56,18 @@ def int8_model(model: Model, pixels: images.Pixels) -> tuple[Model, dict[str, fl
             "those that it is for, or keep the exact model"
         )
     return proof.proven(small.altered({}, {"int8_agreement": agreed})), agreed
+
+
+def require_quantisable(model: Model) -> None:
+    """Raise ModelError where there is no int8 version of a model."""
+    model.require_network()
+    if model.is_int8:
+        raise ModelError(f"{model.name} is an int8 model already: quantise the exact one")
+    if model.preprocessing.whole:
+        raise ModelError(
+            f"{model.name} takes whole images, for which there is no int8 version: train with "
+            "--no-whole"
+        )
 
 
 def quantise(network: bytes, pixels: images.Pixels) -> bytes:

@@ -160,7 +160,14 @@ class Training:
             )
 
         torch.manual_seed(run.seed)
-        backbone = backbones.create(run.backbone, run.weights)
+        # where it starts from a model, that has the weights
+        weights = "none" if settings.start is not None else run.weights
+        backbone = backbones.create(run.backbone, weights)
+        if run.size < backbone.least:
+            raise TrainingError(
+                f"{run.backbone} needs images of at least {backbone.least} pixels: use a larger "
+                "--size"
+            )
         self.net: nn.Module = method.Net(backbone, config, classes)
         self.loss: Any = method.Loss(backbone, config, classes, items)
         groups = method.param_groups(self.net, self.loss, config)

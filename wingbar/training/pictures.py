@@ -89,6 +89,11 @@ def split(data: Images, run: Run, progress: Progress) -> Split:
                 "them into a folder for each class, name a CSV with a label column, or add "
                 "--instances"
             )
+        if failed and not good and not any(Path(failure.path).exists() for failure in failed):
+            raise DataError(
+                f"none of {counted(len(failed), 'image')} is there, the first is {failed[0].path}: "
+                "put them where they were, or begin another run with where they are"
+            )
         which = f" ({classes[0]})" if classes else ""
         raise DataError(
             "training needs labelled images of at least two classes, these have "

@@ -17,6 +17,8 @@ from wingbar.methods.bounds import require, require_one_of
 from wingbar.model.model import MAX_SIZE
 from wingbar.networks import BACKBONES
 
+MIN_SIZE = 8  # side of images, in pixels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -131,8 +133,9 @@ class Run:
         require_one_of(self, "optimizer", "sgd", "adam")
         require_one_of(self, "precision", "auto", "float32", "bfloat16")
         require(self, "epochs", "batch", "step_epochs", least=1)
-        require(self, "size", least=1, most=MAX_SIZE)
-        require(self, "test_size", least=0, most=MAX_SIZE)
+        require(self, "size", least=MIN_SIZE, most=MAX_SIZE)
+        if self.test_size:
+            require(self, "test_size", least=MIN_SIZE, most=MAX_SIZE)
         require(self, "cache", "workers", "measure_epochs", "checkpoint_minutes", least=0)
         require(self, "seed", least=0, most=2**63 - 1)
         require(self, "warmup", "clip", "weight_decay", "lighting", least=0)
