@@ -692,7 +692,12 @@ def run(args: argparse.Namespace) -> None:
     undone = [cell.name for cell in waiting] + [cell.name for cell, _ in running.values()]
     done = len(all_cells) - len(undone) - len(failed) - len(impossible)
     counts = [f"{counted(done, 'cell')} done", f"{len(failed)} failed", f"{len(undone)} not done"]
-    counts += [f"{len(impossible)} not possible"] if impossible else []
+    there = len(wanted) - len(all_cells)
+    counts += [
+        f"{n} {what}"
+        for n, what in ((len(impossible), "not possible"), (there, "there before"))
+        if n
+    ]
     print(", ".join(counts) + (": run again to go on" if undone else ""))
     if failed:
         raise SystemExit(1)
@@ -1076,6 +1081,8 @@ def main() -> None:
     try:
         args.verb(args)
     except KeyboardInterrupt:
+        if args.verb is run:
+            print("stopped: run again to go on", file=sys.stderr)
         raise SystemExit(130) from None
 
 
