@@ -265,6 +265,17 @@ def test_a_record_that_info_could_not_show_is_refused(
         assert f"model.json cannot be read ('{part}' is " in err
 
 
+@pytest.mark.parametrize(
+    "before", [["-o", "m"], ["--json", "-o", "m"], ["--split", "all", "--json"]]
+)
+def test_flags_may_come_before_the_method(before: list[str]) -> None:
+    words = ["train", *before, "csq", "photos", "--bits", "16", "--epochs", "3"]
+    words += [] if "-o" in words else ["-o", "m"]
+    args = main.parser_for(words).parse_args(words)
+    assert (args.method, args.data, args.bits, args.epochs) == ("csq", "photos", 16, 3)
+    assert args.quantization == methods.get("csq").Config.quantization
+
+
 def test_a_flag_of_another_method_is_named_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["csq", "photos", "--regions", "2"], "--regions is a flag of cmbh"),

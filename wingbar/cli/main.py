@@ -296,7 +296,18 @@ def _add_verbs(parser: _Parser, verbs: Sequence[Verb | Group], arguments: Sequen
         added.set_defaults(run=verb.run, verb=added, stopped=verb.stopped)
         verb.flags(added)
         if verb.method_flags is not None and rest:
-            verb.method_flags(added, rest[0])
+            verb.method_flags(added, _method_of(added, rest))
+
+
+def _method_of(parser: argparse.ArgumentParser, rest: Sequence[str]) -> str:
+    """The METHOD among the arguments of a verb: the first of them, or the one behind flags that all
+    methods have."""
+    if not rest[0].startswith("-") or {"-h", "--help"} & set(rest):
+        return rest[0]
+    from wingbar import methods
+
+    found = parser.parse_known_args(list(rest))[0].method
+    return found if found in methods.NAMES else rest[0]
 
 
 def _no_verb(command: str, asked: str, names: Sequence[str]) -> str:
