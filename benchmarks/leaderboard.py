@@ -819,6 +819,7 @@ run: an order of methods that are close is not established.
 def table(args: argparse.Namespace) -> None:
     """Print the page that the cells make."""
     records = [_cell_of(path) for path in sorted(args.out.glob("*.json"))]
+    impossible = [record for record in records if "reason" in record]
     records = [record for record in records if "scores" in record]
     if not records:
         raise SystemExit(f"{args.out} has no cells: run some first")
@@ -833,6 +834,7 @@ def table(args: argparse.Namespace) -> None:
         lines += [f"## {data}", ""]
         if any("run" in record for record in of_data):
             lines += [f"Budget: {_budget(of_data)}.", ""]
+        lines += _impossible([record for record in impossible if record["data"] == data])
         lines += _all_classes([r for r in of_data if r["classes"] == "all"])
         lines += _unseen_classes([r for r in of_data if r["classes"] == "seen"])
         lines += _rates([record for record in every if record.get("rate")])
@@ -911,6 +913,17 @@ def _by_bits(
     """The records of each code length, the shortest first."""
     for bits in sorted({record["bits"] for record in records}):
         yield bits, [record for record in records if record["bits"] == bits]
+
+
+def _impossible(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each method that could not be run, with the code lengths and the reason."""
+    lines = []
+    for method, classes in dict.fromkeys((r["method"], r["classes"]) for r in records):
+        own = [r for r in records if (r["method"], r["classes"]) == (method, classes)]
+        bits = ", ".join(map(str, sorted({record["bits"] for record in own})))
+        where = " where classes are held out" if classes == "seen" else ""
+        lines += [f"Not possible: {method} with {bits} bits{where} ({own[0]['reason']}).", ""]
+    return lines
 
 
 def _all_classes(records: Sequence[Mapping[str, Any]]) -> list[str]:

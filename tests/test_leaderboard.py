@@ -277,7 +277,10 @@ def test_the_page_ranks_what_was_measured(
         ]
     ):
         (tmp_path / f"{i}.json").write_text(json.dumps(cell))
-    (tmp_path / "none.json").write_text(json.dumps({"data": "birds", "reason": "too many bits"}))
+    for bits in (12, 24):
+        refused = {"data": "birds", "method": "itq_cca", "bits": bits, "classes": "all"}
+        cell = {**refused, "reason": f"too many bits: {bits}"}
+        (tmp_path / f"none{bits}.json").write_text(json.dumps(cell))
     board.table(argparse.Namespace(out=tmp_path, text=None))
     page = capsys.readouterr().out
     assert page.index("| crh | **0.750** (0.750, 0.750) | <sub>0.750</sub>") < page.index(
@@ -297,6 +300,7 @@ def test_the_page_ranks_what_was_measured(
     assert page.count("- other") == 1
     assert page.count("run x --bits 12 --methods csq crh\n") == 1
     assert page.count("learn it --methods csq crh\n") == 1
+    assert "\nNot possible: itq_cca with 12, 24 bits (too many bits: 12).\n" in page
 
 
 def test_a_text_of_ones_own_stands_above_the_tables(
