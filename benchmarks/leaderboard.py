@@ -61,7 +61,7 @@ from PIL import Image
 from unseen import sides  # type: ignore[import-not-found,unused-ignore]  # beside this file
 
 from wingbar import images, methods
-from wingbar.cli.options import positive_number
+from wingbar.cli.options import positive_number, whole_number
 from wingbar.data.readers import read_dataset, read_parts
 from wingbar.data.records import Dataset, Entry, Images
 from wingbar.errors import WingbarError, counted
@@ -1056,7 +1056,7 @@ def main() -> None:
     running.add_argument("--methods", nargs="+", default=every, choices=[*every, *VARIANTS])
     running.add_argument("--classes", nargs="+", default=CLASSES, choices=CLASSES)
     running.add_argument("--bits", nargs="+", type=positive_number, default=list(BITS))
-    running.add_argument("--seeds", nargs="+", type=int, default=[0])
+    running.add_argument("--seeds", nargs="+", type=whole_number, default=[0])
     running.add_argument("--rates", nargs="+", type=float, default=[], metavar="RATE")
     running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     running.add_argument("--time-limit", type=float, default=0, metavar="SECONDS")

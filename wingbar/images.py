@@ -134,7 +134,7 @@ class Preprocessing:
         if not self.scales or not all(0 < scale <= 4 for scale in self.scales):
             raise ValueError(f"scales are above 0 and at most 4, not {self.scales}")
         if self.scales != (1.0,) and not self.whole:
-            raise ValueError("several scales are for whole pictures: set whole too")
+            raise ValueError("several scales are for whole pictures: set whole too, or one scale")
         if self.edge and self.edge < self.size:
             raise ValueError(f"edge is at least size, not {self.edge}")
         if self.whole + self.squash + (self.edge > 0) + (self.keep < 1) > 1:

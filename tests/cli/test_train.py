@@ -84,7 +84,10 @@ def test_whole_images_have_no_int8_version_which_is_said_before_any_is_read(
     flags = ("--int8", "--calibrate", tmp_path / "nowhere", "-o", tmp_path / "n")
     code, _, err = run(capsys, "export", tmp_path / "m", *flags)
     assert (code, err.count("\n")) == (2, 1)
-    assert "takes whole images, for which there is no int8 version: train with --no-whole" in err
+    assert (
+        "takes whole images, for which there is no int8 version: train with --no-whole --scales 1"
+        in err
+    )
 
 
 def test_a_run_that_was_not_finished_is_no_model_yet(
@@ -252,6 +255,9 @@ def test_a_record_that_info_could_not_show_is_refused(
         ("trained", {"steps": "x"}),
         ("trained", 3),
         ("held_out", {"queries": "seven"}),
+        ("held_out_map", {"none": float("nan")}),
+        ("parameters", None),
+        ("macs", "many"),
         ("held_out", {"constant_bits": 3}),
         ("held_out", {"constant_bits": ["a"]}),
         ("held_out", None),
@@ -282,6 +288,10 @@ def test_a_flag_of_another_method_is_named_as_such(capsys: pytest.CaptureFixture
         (["adsh", "photos", "--no-spread"], "--no-spread is a flag of csq, orthohash"),
         ([".", "--bits=12"], "--bits is a flag of a method, which comes first, as in"),
         (["--bits", "12", "csq", "photos"], "--bits is a flag of a method, which comes first"),
+        (
+            ["--resume", "--lr", "1"],
+            "--lr is a flag of a method, which comes first, as in wingbar ",
+        ),
         (["dlbch", "photos", "--bits", "12"], "--bits is a flag of methods, and none is named"),
         (["csq", "photos", "--regoins", "2"], "wingbar train has no flag --regoins"),
     ):
@@ -365,6 +375,7 @@ def test_the_methods_are_named_without_one(capsys: pytest.CaptureFixture[str]) -
         (["train", "-o", "m"], "name a method (cmbh, dlbhc, dolg, csq, "),
         (["train", "dlbch", "photos", "-o", "m"], "no method named 'dlbch'"),
         (["train", "--resume", "-o", "m"], "m holds no run"),
+        (["train", "csq", "--resume", "-o", "m"], "name DATA too, or leave METHOD out"),
         (["train", "--resume", "-o", "m", "--split", "all"], "no use with --resume"),
         (["train", "--repeat", "m", "dlbhc", "-o", "n"], "leave METHOD, DATA and --resume out"),
         (["export", "m", "--int8", "-o", "n"], "--int8 needs --calibrate DIR"),

@@ -360,6 +360,9 @@ def test_data_and_backbones_that_cannot_be_trained(data: Path, tmp_path: Path) -
         loop.train(dlbhc, read_images(data / "red"), tmp_path / "m", CONFIG, SMALL)
     with pytest.raises(TrainingError, match="alexnet needs images of at least 63 pixels"):
         loop.train(dlbhc, found, tmp_path / "n", CONFIG, replace(SMALL, backbone="alexnet"))
+    smaller = replace(SMALL, backbone="alexnet", size=64, test_size=62)
+    with pytest.raises(TrainingError, match="at least 63 pixels: use a larger --test-size"):
+        loop.train(dlbhc, found, tmp_path / "n", CONFIG, smaller)
     with pytest.raises(ModelError, match="no backbone named"):
         loop.train(dlbhc, found, tmp_path / "n", CONFIG, replace(SMALL, backbone="resnet19"))
 

@@ -114,7 +114,10 @@ def method_flags(parser: argparse.ArgumentParser, name: str) -> None:
 
     its_own = {other: _flags_of(methods.get(other).Config) for other in methods.NAMES}
     if name not in methods.NAMES:
-        said = "is a flag of a method, which comes first, as in wingbar train dlbhc photos/ -o m"
+        said = (
+            "is a flag of a method, which comes first, as in wingbar train dlbhc photos/ -o m; "
+            "--resume and --repeat alone take the recorded settings"
+        )
         if not name.startswith("-") and not Path(name).exists():
             said = f"is a flag of methods, and none is named {name!r}: {', '.join(methods.NAMES)}"
         of_all = set().union(_flags_of(run.Run), *its_own.values())
@@ -165,6 +168,11 @@ def train(args: argparse.Namespace) -> int:
         why = f"is of no use with {again}, which takes all settings from the recorded run"
         refuse_flags(args, flags, why)
         chosen = run.recorded(args.repeat or args.output)
+    elif args.method and args.resume and not args.data:
+        raise WingbarError(
+            "name DATA too, or leave METHOD out: --resume alone takes all settings from the "
+            "recorded run"
+        )
     elif not args.method or not args.data:
         raise WingbarError(
             f"name a method ({', '.join(methods.NAMES)}) and labelled images, as in wingbar train "

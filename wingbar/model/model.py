@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -498,8 +499,12 @@ class Model:
             raise ModelError(f"the network of {self.name} does not take images") from None
         if isinstance(height, int) and (preprocessing.whole or preprocessing.size != height):
             raise ModelError(
-                f"the network of {self.name} takes images of {width} x {height} only: train it "
-                "with --whole, or with another --test-size"
+                f"the network of {self.name} takes images of {width} x {height} only"
+                + (
+                    ": train it with --whole, or with another --test-size"
+                    if "run" in self.record
+                    else ""
+                )
             )
         if preprocessing.size % step:
             raise ModelError(
@@ -772,7 +777,14 @@ def _are_classes(value: Any) -> bool:
 
 
 def _are_scores(value: Any) -> bool:
-    return isinstance(value, dict) and all(type(score) in (int, float) for score in value.values())
+    return isinstance(value, dict) and all(
+        type(score) in (int, float) and -math.inf < score < math.inf for score in value.values()
+    )
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is a number of parameters or operations."""
+    return type(value) is int and value >= 0
 
 
 def _are_counts(value: Any) -> bool:
@@ -844,6 +856,9 @@ _PARTS: dict[str, Callable[[Any], bool]] = {
 _OPTIONAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "bits": _is_count,
     "batch": _is_count,
+    "parameters": _is_size,
+    "parameters_total": _is_size,
+    "macs": _is_size,
     "proven": _is_object,
     "classes": _are_classes,
     "fitted": _is_fitting,

@@ -66,7 +66,7 @@ def require_quantisable(model: Model) -> None:
     if model.preprocessing.whole:
         raise ModelError(
             f"{model.name} takes whole images, for which there is no int8 version: train with "
-            "--no-whole"
+            "--no-whole --scales 1"
         )
 
 

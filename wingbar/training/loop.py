@@ -163,11 +163,12 @@ class Training:
         # where it starts from a model, that has the weights
         weights = "none" if settings.start is not None else run.weights
         backbone = backbones.create(run.backbone, weights)
-        if run.size < backbone.least:
-            raise TrainingError(
-                f"{run.backbone} needs images of at least {backbone.least} pixels: use a larger "
-                "--size"
-            )
+        for flag, side in (("--size", run.size), ("--test-size", run.preprocessing.size)):
+            if side < backbone.least:
+                raise TrainingError(
+                    f"{run.backbone} needs images of at least {backbone.least} pixels: use a "
+                    f"larger {flag}"
+                )
         self.net: nn.Module = method.Net(backbone, config, classes)
         self.loss: Any = method.Loss(backbone, config, classes, items)
         groups = method.param_groups(self.net, self.loss, config)

@@ -219,7 +219,13 @@ def record_path(folder: Path) -> Path:
 
 def failures(folder: str | os.PathLike[str]) -> list[Failure]:
     """The images that the run in `folder` could not read, with the reason, as it recorded them."""
-    return [Failure(**failure) for failure in read_record(folder).get("failed", [])]
+    try:
+        return [Failure(**failure) for failure in read_record(folder).get("failed", [])]
+    except TypeError as error:
+        raise TrainingError(
+            f"{record_path(Path(folder))} cannot be read (failed: {error}): begin another run, in "
+            "another folder"
+        ) from None
 
 
 def recorded(folder: str | os.PathLike[str]) -> Recorded:
