@@ -72,13 +72,11 @@ def progress_bars() -> Iterator[Progress]:
     """A bar for the current stage with its speed and the time left; where standard error is no
     terminal, a line a minute. Print nothing before the block is left: what is printed beside an
     open bar is glued to it."""
-    from tqdm import tqdm
-
-    from wingbar.data.download import BYTE_STAGES
-
     if not sys.stderr.isatty():
         yield _progress_lines()
         return
+    from tqdm import tqdm
+
     bar: tqdm[Any] | None = None
     current = ""
 
@@ -88,7 +86,7 @@ def progress_bars() -> Iterator[Progress]:
             if bar is not None:
                 bar.close()
             current = stage
-            in_bytes = stage.split()[0] in BYTE_STAGES
+            in_bytes = _is_in_bytes(stage)
             bar = tqdm(
                 desc=stage,
                 total=total,
@@ -113,7 +111,7 @@ def progress_bars() -> Iterator[Progress]:
 
 def _progress_lines() -> Progress:
     """Progress for a log: a line where a minute has passed since the last one."""
-    from wingbar.data.download import BYTE_STAGES, size_text
+    from wingbar.data.download import size_text
 
     began = said = time.monotonic()
 
@@ -123,12 +121,19 @@ def _progress_lines() -> Progress:
         if now - said < _LINE_SECONDS:
             return
         said = now
-        in_bytes = stage.split()[0] in BYTE_STAGES
+        in_bytes = _is_in_bytes(stage)
         counts = [size_text(n) if in_bytes else f"{n:,}" for n in (done, total)]
         unit = "" if in_bytes else " images"
         print_message(f"{stage}: {' of '.join(counts)}{unit} after {(now - began) / 60:.0f} min")
 
     return report
+
+
+def _is_in_bytes(stage: str) -> bool:
+    """Whether a stage of a Progress counts bytes rather than images."""
+    from wingbar.data.download import BYTE_STAGES
+
+    return stage.split()[0] in BYTE_STAGES
 
 
 def continuing(args: argparse.Namespace, progress: Progress) -> Progress:

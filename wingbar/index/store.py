@@ -63,7 +63,7 @@ from wingbar.index.tables import (
     row_of_item,
     schema,
 )
-from wingbar.model.installed import UNFINISHED
+from wingbar.model.installed import unfinished_run
 from wingbar.model.model import Embeddings
 
 T = TypeVar("T")
@@ -870,8 +870,8 @@ def _why_no_file(path: Path) -> str:
     """What to say about a place that is no file, where an index is to be."""
     if (path / "model.json").is_file():
         return f"{path} is a model, not an index: name the file of an index"
-    if (path / "train" / "run.json").is_file():
-        return f"{path} is {UNFINISHED.format(path)}"
+    if unfinished := unfinished_run(path):
+        return unfinished
     if path.is_dir():
         return (
             f"{path} is a folder, not an index: if it holds images, make an index of them with "

@@ -6,11 +6,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-UNFINISHED = (
-    "a training run that was not finished: wingbar train --resume -o {0} continues it, wingbar "
-    "export {0} makes a model of its checkpoint"
-)
-
 
 def folder() -> Path:
     """Where they are: $WINGBAR_MODELS, or wingbar/models below $XDG_DATA_HOME or ~/.local/share. It
@@ -41,6 +36,16 @@ def problem_with_folder() -> str | None:
         if not isinstance(error, FileNotFoundError):
             return f"the models in {folder()} cannot be read ({error.strerror})"
     return None
+
+
+def unfinished_run(directory: Path) -> str | None:
+    """What to say of a directory that holds a training run and no model; None of any other."""
+    if (directory / "model.json").exists() or not (directory / "train" / "run.json").is_file():
+        return None
+    return (
+        f"{directory} is a training run that was not finished: wingbar train --resume -o "
+        f"{directory} continues it, wingbar export {directory} makes a model of its checkpoint"
+    )
 
 
 def directory_of(name: str | os.PathLike[str]) -> Path:

@@ -143,8 +143,8 @@ class Model:
         describes, or when it is no regular file inside of the directory.
         """
         folder = GENERAL if path == "general" else installed.directory_of(path)
-        if (folder / "train" / "run.json").is_file() and not (folder / "model.json").exists():
-            raise ModelError(f"{os.fspath(path)} is {installed.UNFINISHED.format(os.fspath(path))}")
+        if unfinished := installed.unfinished_run(folder):
+            raise ModelError(unfinished)
         if not (folder / "model.json").is_file():
             raise ModelError(
                 f"no model in {os.fspath(path)}: a model is a directory that holds model.json, or "
@@ -783,13 +783,13 @@ def _are_scores(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    """Whether a value is a number of parameters or operations."""
+    """Whether a value is a number of things from 0 up, however many."""
     return type(value) is int and value >= 0
 
 
 def _are_counts(value: Any) -> bool:
     """Whether a value gives names numbers from 0 up."""
-    return isinstance(value, dict) and all(type(n) is int and n >= 0 for n in value.values())
+    return isinstance(value, dict) and all(map(_is_size, value.values()))
 
 
 def _is_search(value: Any) -> bool:
@@ -803,7 +803,7 @@ def _is_search(value: Any) -> bool:
 
 
 def _is_agreement(value: Any) -> bool:
-    """As training.export.agreement gives it."""
+    """As training.int8.agreement gives it."""
     least = {"cosine_mean": -1.001, "cosine_min": -1.001, "same_neighbour": 0.0}
     return (
         _are_scores(value)

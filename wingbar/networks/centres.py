@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FEW = 4  # classes for which rows of a Hadamard matrix waste bits
+FEW = 4  # classes, at most, whose codes take all even splits in turn
 DRAWS = 64  # of rows of a Hadamard matrix; the first few have all they can
 
 
@@ -27,8 +27,8 @@ def hash_centres(classes: int, bits: int, spread: bool) -> Tensor:
     if 2 <= classes <= FEW:
         return even_codes(classes, bits)
     codes = hadamard_codes(classes, hadamard(bits)) if has_rows else spread_codes(classes, bits)
-    constant = (codes == codes[:1]).all(0)
-    codes[:, constant] = even_splits(classes, int(constant.sum()))
+    for bit in (codes == codes[:1]).all(0).nonzero().flatten().tolist():
+        codes[:, bit] = even_split(classes)
     return codes
 
 
@@ -40,12 +40,11 @@ def even_codes(classes: int, bits: int) -> Tensor:
     return splits[torch.randperm(bits) % len(splits)].T.contiguous()
 
 
-def even_splits(classes: int, bits: int) -> Tensor:
-    """Bits that are drawn, each of which splits the classes as evenly as possible."""
+def even_split(classes: int) -> Tensor:
+    """A drawn bit [y] that splits the classes as evenly as possible."""
     half = torch.ones(classes)
     half[: classes // 2] = -1
-    splits = [half[torch.randperm(classes)] for _ in range(bits)]
-    return torch.stack(splits, 1) if splits else torch.empty(classes, 0)
+    return half[torch.randperm(classes)]
 
 
 def hadamard_codes(classes: int, matrix: Tensor) -> Tensor:

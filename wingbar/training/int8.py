@@ -85,11 +85,10 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
 
     class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
         def __init__(self) -> None:
-            self.remaining = iter([pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)])
+            self.remaining = ({"pixels": batch} for batch in _batches(pixels))
 
         def get_next(self) -> dict[str, images.Pixels] | None:
-            batch = next(self.remaining, None)
-            return None if batch is None else {"pixels": batch}
+            return next(self.remaining, None)
 
     with tempfile.TemporaryDirectory() as folder, _quiet_root_logger():
         exact, ready, int8 = (Path(folder) / f"{name}.onnx" for name in ("exact", "ready", "int8"))
@@ -107,6 +106,11 @@ def quantise(network: bytes, pixels: images.Pixels) -> bytes:
             reduce_range=True,
         )
         return _with_mean_outputs(onnx.load(ready), onnx.load(int8), pixels).SerializeToString()
+
+
+def _batches(pixels: images.Pixels) -> Iterator[images.Pixels]:
+    """Pixels [n, H, W, 3] in parts of at most BATCH."""
+    return (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
 
 
 def _name_nodes(path: Path) -> None:
@@ -157,9 +161,8 @@ def _with_mean_outputs(
         if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input)
     }
     for node in int8.graph.node:
-        if node.name not in layers or any(name not in rounded_by for name in node.input[1:3]):
-            continue
-        if len(node.input) < 3:  # without a bias
+        has_bias = len(node.input) == 3
+        if not (node.name in layers and has_bias and rounded_by.keys() >= {*node.input[1:]}):
             continue
         rounded, bias = (rounded_by[name] for name in node.input[1:3])
         weight, source = layers[node.name]
@@ -195,7 +198,7 @@ def _channel_means(
         )
     session = runtime.open_session(measured.SerializeToString(), cores(), "this model")
     found: dict[str, list[Float32]] = {name: [] for name in names}
-    for batch in (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)):
+    for batch in _batches(pixels):
         values = session.run([f"{name}/mean" for name in names], {"pixels": batch})
         for name, value in zip(names, values, strict=True):
             found[name].append(value[:, :, 0, 0])
@@ -209,7 +212,7 @@ def check_kernels(network: bytes, pixels: images.Pixels) -> None:
         runtime.open_session(network, cores(), "this model", precise=precise)
         for precise in (False, True)
     ]
-    for batch in (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)):
+    for batch in _batches(pixels):
         fast, precise = (session.run(None, {"pixels": batch}) for session in sessions)
         if not all(map(np.array_equal, fast, precise)):
             raise ModelError(
